@@ -1,0 +1,189 @@
+// Files and failure: how everything that crosses the program's edge is opened, read, written and given up.
+//
+// A file is read through `File`, which knows its path and exact size, so that every message can name what was found and
+// what was expected. A file is written to a temporary name beside its own, synced and renamed: a reader sees the old
+// file or the new one, never half of one. `fail` is the only way out on an error: it removes unfinished files first.
+#ifndef FILES_H
+#define FILES_H
+
+#include <errno.h>
+#include <fcntl.h>
+#include <libgen.h>
+#include <limits.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "the file formats are little-endian and are read and written as they lie in memory"
+#endif
+
+#define HEADER_INTS 256 // every header is 256 int32, as in llm.c
+#define HEADER_BYTES (HEADER_INTS * sizeof(int32_t))
+
+typedef struct {
+    FILE *stream;             // NULL when closed
+    size_t size;              // bytes in the file when it was opened for reading
+    char path[PATH_MAX];      // the name the user knows
+    char temporary[PATH_MAX]; // where a file being written lies until it is complete; "" when reading
+} File;
+
+enum { FILES_OPEN_MAX = 8 };
+static File *files_open[FILES_OPEN_MAX]; // what `fail` has to close, and to remove when unfinished
+
+// Called by `fail` when its message is out and unfinished files are gone. The default ends the process; MPI ends all
+// ranks here, the fuzzer jumps back to its loop. Must not return.
+static void fail_exit(void) { exit(EXIT_FAILURE); }
+static void (*fail_hook)(void) = fail_exit;
+
+static void files_abandon(void) {
+    for (int i = 0; i < FILES_OPEN_MAX; i++) {
+        if (!files_open[i]) continue;
+        fclose(files_open[i]->stream);
+        if (files_open[i]->temporary[0]) unlink(files_open[i]->temporary);
+        files_open[i] = NULL;
+    }
+}
+
+// Prints "error: " and the message to stderr, removes unfinished files and ends the program with status 1.
+__attribute__((noreturn, format(printf, 1, 2))) static void fail(const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    fflush(stdout);
+    fputs("error: ", stderr);
+    vfprintf(stderr, format, arguments);
+    fputc('\n', stderr);
+    va_end(arguments);
+    files_abandon();
+    fail_hook();
+    abort();
+}
+
+// Zeroed memory on a cache-line boundary; fails with the number of bytes and what they were for.
+static void *alloc_zeroed(size_t count, size_t size, const char *what) {
+    if (size && count > SIZE_MAX / 2 / size) fail("%s: %zu x %zu bytes overflow the address space", what, count, size);
+    size_t bytes = count * size / 64 * 64 + 64;
+    void *block = aligned_alloc(64, bytes);
+    if (!block) fail("out of memory: %.1f MiB asked for %s", (double)bytes / (1 << 20), what);
+    return memset(block, 0, bytes);
+}
+
+// Joins a folder and a name; fails when the result is longer than a path may be.
+static void path_join(char out[PATH_MAX], const char *folder, const char *name) {
+    int n = snprintf(out, PATH_MAX, "%s/%s", folder, name);
+    if (n < 0 || n >= PATH_MAX) fail("%s/%s: the path is longer than %d bytes", folder, name, PATH_MAX - 1);
+}
+
+static void file_register(File *file) {
+    for (int i = 0; i < FILES_OPEN_MAX; i++) {
+        if (!files_open[i]) {
+            files_open[i] = file;
+            return;
+        }
+    }
+    fclose(file->stream);
+    fail("%s: more than %d files open at once", file->path, FILES_OPEN_MAX);
+}
+
+static void file_forget(File *file) {
+    for (int i = 0; i < FILES_OPEN_MAX; i++) {
+        if (files_open[i] == file) files_open[i] = NULL;
+    }
+}
+
+// Opens a regular file for reading. `what` is the kind of file, for messages.
+static void file_open(File *file, const char *path, const char *what) {
+    memset(file, 0, sizeof *file);
+    if (snprintf(file->path, sizeof file->path, "%s", path) >= (int)sizeof file->path) fail("%s: path too long", what);
+    struct stat info;
+    file->stream = fopen(path, "rb");
+    if (!file->stream) fail("%s: cannot open %s: %s", path, what, strerror(errno));
+    file_register(file);
+    if (fstat(fileno(file->stream), &info)) fail("%s: %s", path, strerror(errno));
+    if (!S_ISREG(info.st_mode)) fail("%s: not a regular file, expected %s", path, what);
+    file->size = (size_t)info.st_size;
+}
+
+static void file_read(File *file, void *out, size_t bytes) {
+    if (fread(out, 1, bytes, file->stream) == bytes) return;
+    if (ferror(file->stream)) fail("%s: read error: %s", file->path, strerror(errno));
+    fail("%s: ends early: it has %zu bytes, more were expected", file->path, file->size);
+}
+
+static void file_close(File *file) {
+    file_forget(file);
+    fclose(file->stream);
+    file->stream = NULL;
+}
+
+// Reads the header and checks its magic and its version, one of two (pass the same twice for one).
+static void header_read(File *file, int32_t header[HEADER_INTS], int32_t magic, int v1, int v2, const char *what) {
+    if (file->size < HEADER_BYTES) {
+        fail("%s: %zu bytes, too short for the %zu-byte header of %s", file->path, file->size, HEADER_BYTES, what);
+    }
+    file_read(file, header, HEADER_BYTES);
+    if (header[0] != magic) fail("%s: not %s: magic %d, expected %d", file->path, what, header[0], magic);
+    if (header[1] == v1 || header[1] == v2) return;
+    if (v1 == v2) fail("%s: %s of version %d, expected %d", file->path, what, header[1], v1);
+    fail("%s: %s of version %d, expected %d or %d", file->path, what, header[1], v1, v2);
+}
+
+// Begins a file at a temporary name beside `path`. Nothing exists under `path` itself before `file_commit`.
+static void file_create(File *file, const char *path) {
+    memset(file, 0, sizeof *file);
+    if (snprintf(file->path, sizeof file->path, "%s", path) >= (int)sizeof file->path) fail("%s: path too long", path);
+    if (snprintf(file->temporary, sizeof file->temporary, "%s.part", path) >= (int)sizeof file->temporary) {
+        fail("%s: path too long", path);
+    }
+    file->stream = fopen(file->temporary, "wb");
+    if (!file->stream) fail("%s: cannot write: %s", file->temporary, strerror(errno));
+    file_register(file);
+}
+
+static void file_write(File *file, const void *data, size_t bytes) {
+    if (fwrite(data, 1, bytes, file->stream) == bytes) return;
+    fail("%s: cannot write %zu bytes: %s; what was there before is untouched", file->path, bytes, strerror(errno));
+}
+
+// Makes a rename or a removal in the folder of `path` survive a power cut.
+static void folder_sync(const char *path) {
+    char copy[PATH_MAX];
+    snprintf(copy, sizeof copy, "%s", path);
+    int folder = open(dirname(copy), O_RDONLY | O_DIRECTORY);
+    if (folder < 0) return;
+    fsync(folder); // some file systems refuse to sync a folder; the file itself is synced either way
+    close(folder);
+}
+
+// Flushes, syncs and renames to the final name.
+static void file_commit(File *file) {
+    if (fflush(file->stream) || fsync(fileno(file->stream))) {
+        fail("%s: cannot write: %s; what was there before is untouched", file->path, strerror(errno));
+    }
+    if (rename(file->temporary, file->path)) fail("%s: cannot rename into place: %s", file->path, strerror(errno));
+    file->temporary[0] = 0;
+    file_close(file);
+    folder_sync(file->path);
+}
+
+// Creates a folder and those above it; an existing one is fine.
+static void folder_create(const char *path) {
+    char partial[PATH_MAX];
+    if (snprintf(partial, sizeof partial, "%s", path) >= (int)sizeof partial) fail("%s: path too long", path);
+    for (char *c = partial + 1;; c++) {
+        if (*c && *c != '/') continue;
+        char kept = *c;
+        *c = 0;
+        if (mkdir(partial, 0777) && errno != EEXIST) fail("%s: cannot make this folder: %s", partial, strerror(errno));
+        *c = kept;
+        if (!kept) break;
+    }
+    struct stat info;
+    if (stat(path, &info) || !S_ISDIR(info.st_mode)) fail("%s: exists and is not a folder", path);
+}
+
+#endif

@@ -1,0 +1,75 @@
+// The run's log, OUT/main.log: one line per event, "key:value" pairs, written by both trainers alike.
+//
+//   # <option or derived fact> <value>            one per line, at the start of each run
+//   s:0 tel:4.197431                              validation loss after 0 updates
+//   s:1 trl:4.200113 lr:1.000000e-03 norm:2.205633 ms:41.2 tok:18640 ar:12 mb:0.29 comm:0.8
+#ifndef RUNLOG_H
+#define RUNLOG_H
+
+#include "files.h"
+
+typedef struct {
+    FILE *stream; // NULL: no log
+    char path[PATH_MAX];
+} Runlog;
+
+// One update, in the units of the log line.
+typedef struct {
+    int64_t update; // from 1
+    double loss, rate, norm, ms;
+    double tokens_per_second;
+    int64_t allreduces; // activation all-reduces executed by one TP group, forward and backward
+    double mib;         // their payload
+    double comm_ms;     // time spent in them
+} RunlogUpdate;
+
+// Appends a line, in full and at once: what was logged is there if the machine goes down.
+__attribute__((format(printf, 2, 3))) static void runlog_line(Runlog *log, const char *format, ...) {
+    if (!log->stream) return;
+    va_list arguments;
+    va_start(arguments, format);
+    int failed = vfprintf(log->stream, format, arguments) < 0;
+    va_end(arguments);
+    if (failed || fputc('\n', log->stream) == EOF || fflush(log->stream)) {
+        fail("%s: cannot write: %s", log->path, strerror(errno));
+    }
+}
+
+static void runlog_update_format(char *out, size_t size, const RunlogUpdate *u) {
+    snprintf(out, size, "s:%lld trl:%.6f lr:%.6e norm:%.6f ms:%.1f tok:%.0f ar:%lld mb:%.2f comm:%.1f",
+             (long long)u->update, u->loss, u->rate, u->norm, u->ms, u->tokens_per_second, (long long)u->allreduces,
+             u->mib, u->comm_ms);
+}
+
+// Drops what a run had logged after `updates`, so that a resumed run's log reads as that of a run never stopped.
+static void runlog_cut(const char *path, int64_t updates) {
+    FILE *old = fopen(path, "r");
+    char *line = NULL;
+    size_t room = 0;
+    ssize_t length;
+    File file;
+    if (!old) return; // the log is a record for people; a checkpoint without one still resumes
+    file_create(&file, path);
+    while ((length = getline(&line, &room, old)) > 0) {
+        if (line[length - 1] != '\n') continue; // cut off by a crash
+        if (strncmp(line, "s:", 2) || strtoll(line + 2, NULL, 10) <= updates) file_write(&file, line, (size_t)length);
+    }
+    free(line);
+    fclose(old);
+    file_commit(&file);
+}
+
+// Opens FOLDER/main.log to append to it. A resumed run first drops the lines of updates after those it starts from.
+static void runlog_open(Runlog *log, const char *folder, int resumed, int64_t updates) {
+    path_join(log->path, folder, "main.log");
+    if (resumed) runlog_cut(log->path, updates);
+    log->stream = fopen(log->path, "a");
+    if (!log->stream) fail("%s: cannot write: %s", log->path, strerror(errno));
+}
+
+static void runlog_close(Runlog *log) {
+    if (log->stream && fclose(log->stream)) fail("%s: cannot write: %s", log->path, strerror(errno));
+    log->stream = NULL;
+}
+
+#endif

@@ -1,0 +1,526 @@
+// What the CPU trainer and the CUDA trainer must agree on, and nothing that touches an activation:
+// model shape, parameter table and shards, block patterns and the plan of merges, process mesh, random numbers,
+// data order, learning rate, options. Host code only; included by train_gpt2.c and train_gpt2.cu.
+//
+// The words used everywhere:
+//   B sequences per micro-batch    T tokens per sequence    C channels    NH heads    L blocks ("layers")
+//   V vocabulary size              Vp V padded to a multiple of 128
+//   R size of tensor parallelism (TP): one model is cut over R tensor ranks    F of them folded into one process
+//   DP data-parallel replicas of the model
+#ifndef TP_BLOCKS_H
+#define TP_BLOCKS_H
+
+#include "data/files.h"
+#include <limits.h>
+#include <math.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+// ----------------------------------------------------------------------------
+// model shape
+
+enum { RULE_SUM, RULE_MEAN, RULE_STREAMS };
+#define RULE_NAMES "sum mean streams"
+enum { PATTERN_MAX = 240, L_MAX = 1024, VP_MULTIPLE = 128 };
+
+typedef struct {
+    int maxT, V, L, NH, C, Vp;     // in the order of the model file's header
+    int R;                         // with s or p blocks the function computed depends on R, so R belongs to the model
+    int rule;                      // what a run of p blocks is merged to
+    char pattern[PATTERN_MAX + 1]; // letters t s p and '.', repeated to fill L blocks
+} GPT2Config;
+
+static int vocabulary_pad(int V) { return (V + VP_MULTIPLE - 1) / VP_MULTIPLE * VP_MULTIPLE; }
+
+static void range_check(const char *where, const char *name, long long found, long long low, long long high) {
+    if (found < low || found > high) fail("%s: %s is %lld, expected %lld to %lld", where, name, found, low, high);
+}
+
+// Fails unless the shape is one that can be computed with; within these bounds no size overflows 63 bits.
+// `where` is the file or the option that the shape came from.
+static void config_check(const GPT2Config *c, const char *where) {
+    range_check(where, "the longest sequence (maxT)", c->maxT, 1, 1 << 20);
+    range_check(where, "the vocabulary (V)", c->V, 1, 65536);
+    range_check(where, "the number of blocks (L)", c->L, 1, L_MAX);
+    range_check(where, "the number of heads (NH)", c->NH, 1, 4096);
+    range_check(where, "the number of channels (C)", c->C, 1, 65536);
+    if (c->C % c->NH) fail("%s: %d channels cannot be divided by %d heads", where, c->C, c->NH);
+    if (c->Vp != vocabulary_pad(c->V)) {
+        fail("%s: the vocabulary %d is padded to %d, expected %d", where, c->V, c->Vp, vocabulary_pad(c->V));
+    }
+}
+
+// Reads "d12" (GPT-2's sizes) or "LxHxC" such as "4x4x128" into a shape of V tokens. Returns 0 if it is neither.
+static int config_parse(GPT2Config *config, const char *text, int V, int maxT) {
+    static const struct { const char *name; int L, NH, C; } gpt2_sizes[] = {
+        {"d12", 12, 12, 768}, {"d24", 24, 16, 1024}, {"d36", 36, 20, 1280}, {"d48", 48, 25, 1600}};
+    GPT2Config c = {.maxT = maxT, .V = V, .Vp = vocabulary_pad(V), .R = 1, .pattern = "t"};
+    for (size_t i = 0; i < sizeof gpt2_sizes / sizeof *gpt2_sizes; i++) {
+        if (!strcmp(text, gpt2_sizes[i].name)) {
+            c.L = gpt2_sizes[i].L, c.NH = gpt2_sizes[i].NH, c.C = gpt2_sizes[i].C;
+        }
+    }
+    int used = 0;
+    if (!c.L && (strspn(text, "0123456789x") != strlen(text) || strlen(text) > 20 ||
+                 sscanf(text, "%dx%dx%d%n", &c.L, &c.NH, &c.C, &used) != 3 || text[used])) return 0;
+    config_check(&c, "-e");
+    *config = c;
+    return 1;
+}
+
+// ----------------------------------------------------------------------------
+// parameters: one row says all there is to know about a tensor
+
+enum { INIT_ZERO, INIT_ONE, INIT_NORMAL, INIT_RESIDUAL }; // RESIDUAL: normal, scaled by 1/sqrt(2L)
+
+enum {
+    WHOLE,              // on every rank, and so is its whole gradient
+    WHOLE_PARTIAL_GRAD, // on every rank, but ranks see different streams: the sum over ranks is the gradient
+    CUT_ROWS,           // rank i of R owns rows i*rows/R ..
+    CUT_QKV,            // the same within each of the three row ranges Q, K, V
+    CUT_COLUMNS,        // rank i of R owns columns i*columns/R ..
+};
+
+// The order of the rows is the order in the model file. A bias is a matrix of one column. fan-in is that of the matrix
+// a tensor belongs to, for `-wi linear`; 0 where that start does not apply.
+#define PARAMETERS(X)                                                                   \
+    /* name     layers rows columns init           decay fan-in cut over TP ranks */    \
+    X(wte,      1,     Vp,  C,      INIT_NORMAL,   1,    0,   WHOLE)                    \
+    X(wpe,      1,     maxT, C,     INIT_NORMAL,   1,    0,   WHOLE)                    \
+    X(ln1w,     L,     C,   1,      INIT_ONE,      0,    0,   WHOLE_PARTIAL_GRAD)       \
+    X(ln1b,     L,     C,   1,      INIT_ZERO,     0,    0,   WHOLE_PARTIAL_GRAD)       \
+    X(qkvw,     L,     3*C, C,      INIT_NORMAL,   1,    C,   CUT_QKV)                  \
+    X(qkvb,     L,     3*C, 1,      INIT_ZERO,     0,    C,   CUT_QKV)                  \
+    X(attprojw, L,     C,   C,      INIT_RESIDUAL, 1,    C,   CUT_COLUMNS)              \
+    X(attprojb, L,     C,   1,      INIT_ZERO,     0,    C,   WHOLE_PARTIAL_GRAD)       \
+    X(ln2w,     L,     C,   1,      INIT_ONE,      0,    0,   WHOLE_PARTIAL_GRAD)       \
+    X(ln2b,     L,     C,   1,      INIT_ZERO,     0,    0,   WHOLE_PARTIAL_GRAD)       \
+    X(fcw,      L,     4*C, C,      INIT_NORMAL,   1,    C,   CUT_ROWS)                 \
+    X(fcb,      L,     4*C, 1,      INIT_ZERO,     0,    C,   CUT_ROWS)                 \
+    X(fcprojw,  L,     C,   4*C,    INIT_RESIDUAL, 1,    4*C, CUT_COLUMNS)              \
+    X(fcprojb,  L,     C,   1,      INIT_ZERO,     0,    4*C, WHOLE_PARTIAL_GRAD)       \
+    X(lnfw,     1,     C,   1,      INIT_ONE,      0,    0,   WHOLE)                    \
+    X(lnfb,     1,     C,   1,      INIT_ZERO,     0,    0,   WHOLE)
+
+#define X(name, ...) P_##name,
+enum { PARAMETERS(X) P_COUNT };
+#undef X
+
+typedef struct {
+    const char *name;
+    int layers, rows, cols; // the whole tensor: `layers` matrices (rows, cols), one after the other
+    int init, decay, fan_in, cut;
+} ParamSpec;
+
+static void param_specs(ParamSpec specs[P_COUNT], const GPT2Config *config) {
+    int Vp = config->Vp, maxT = config->maxT, C = config->C, L = config->L;
+#define X(name, ...) {#name, __VA_ARGS__},
+    const ParamSpec table[P_COUNT] = {PARAMETERS(X)};
+#undef X
+    memcpy(specs, table, sizeof table);
+}
+
+static size_t spec_layer_size(const ParamSpec *spec) { return (size_t)spec->rows * spec->cols; }
+static size_t spec_size(const ParamSpec *spec) { return spec_layer_size(spec) * spec->layers; }
+
+static size_t param_count(const ParamSpec specs[P_COUNT]) {
+    size_t n = 0;
+    for (int p = 0; p < P_COUNT; p++) n += spec_size(&specs[p]);
+    return n;
+}
+
+// Where one part of a tensor lies inside one layer of it. Row r of the part starts at
+// offset + (r / group) * jump + (r % group) * ld, and has `cols` elements.
+typedef struct {
+    size_t offset, ld, jump;
+    int rows, cols, group;
+} Shard;
+
+// Part i of n of a tensor. A process that holds F of R ranks stores its tensors as part (first rank / F) of R / F of the
+// whole, which is again a tensor of the same form; a rank folded into it is part f of F of that. Whole tensors are not
+// cut. Contract: n divides NH.
+static Shard shard_of(const ParamSpec *spec, int i, int n) {
+    size_t rows = (size_t)spec->rows, cols = (size_t)spec->cols;
+    Shard whole = {.offset = 0, .ld = cols, .jump = rows * cols, .rows = spec->rows, .cols = spec->cols, .group = spec->rows};
+    Shard cut = whole;
+    switch (spec->cut) {
+    case CUT_ROWS:
+        cut.rows = cut.group = spec->rows / n;
+        cut.offset = (size_t)i * cut.rows * cols;
+        return cut;
+    case CUT_QKV:
+        cut.rows = spec->rows / n;
+        cut.group = spec->rows / 3 / n;
+        cut.jump = rows / 3 * cols;
+        cut.offset = (size_t)i * cut.group * cols;
+        return cut;
+    case CUT_COLUMNS:
+        cut.cols = spec->cols / n;
+        cut.offset = (size_t)i * cut.cols;
+        return cut;
+    default: return whole;
+    }
+}
+
+static size_t shard_row(const Shard *s, int r) {
+    return s->offset + (size_t)(r / s->group) * s->jump + (size_t)(r % s->group) * s->ld;
+}
+
+// ----------------------------------------------------------------------------
+// block patterns and the plan of merges
+//
+// A block is two sub-blocks, attention (even) and MLP (odd), each adding a partial output to the stream. Letters differ
+// only in where ranks merge: t after both sub-blocks, s after the MLP, p after the MLP of the last block of its run.
+// Between two merges lies a segment; within it every rank goes on from its own partial outputs alone.
+
+typedef struct {
+    int begin, end; // sub-blocks begin .. end-1; a merge stands at the end
+    // What the merge adds up: the partial outputs of sub-blocks base .. end-1 of all ranks, and the stream at `base`,
+    // which is the point up to which each rank's own stream is taken as it is. If base == begin, that stream is the same on all
+    // ranks and counts once (rule sum, and every t and s). Otherwise ranks differ there, and each brings share times its
+    // own: base = the run's last block and share 1/R is rule mean, base = end and share 1 is rule streams.
+    int base;
+    double share;
+} Segment;
+
+typedef struct {
+    Segment segments[2 * L_MAX];
+    int count;              // segments, which is merges per forward pass
+    char letters[L_MAX + 1]; // one per block
+} Plan;
+
+// Fills in a segment that ends with a block of this letter.
+static Segment segment_make(int begin, int end, char letter, int rule, int R) {
+    Segment s = {.begin = begin, .end = end, .base = begin, .share = 1};
+    if (letter != 'p') return s;
+    if (rule == RULE_MEAN && end - 2 > begin) s.base = end - 2, s.share = 1.0 / R;
+    if (rule == RULE_STREAMS) s.base = end;
+    return s;
+}
+
+// Lays the pattern over L blocks. Fails on anything that is not a pattern.
+static void plan_make(Plan *plan, const char *pattern, int L, int rule, int R) {
+    int letters = 0;
+    for (const char *c = pattern; *c; c++) {
+        if (!strchr("tsp.", *c)) fail("-p '%s': '%c' is not a block; expected letters t, s, p, and . after a p", pattern, *c);
+        if (*c == '.' && (c == pattern || c[-1] != 'p')) fail("-p '%s': a . may only stand after a p, which it closes", pattern);
+        letters += *c != '.';
+    }
+    if (!letters) fail("-p '%s': empty; expected letters t, s, p, such as t, s, sppp or pp.", pattern);
+    if (strlen(pattern) > PATTERN_MAX) fail("-p: a pattern of %zu characters, at most %d", strlen(pattern), PATTERN_MAX);
+    if (L % letters) fail("-p '%s': %d blocks cannot be filled with a pattern of %d; expected a divisor", pattern, L, letters);
+
+    memset(plan, 0, sizeof *plan);
+    int begin = 0, block = 0;
+    for (const char *c = pattern; block < L; c = c[1] ? c + 1 : pattern) {
+        if (*c == '.') continue;
+        const char *next = c[1] ? c + 1 : pattern;
+        int closes = *c != 'p' || *next != 'p' || block == L - 1; // "." and a repetition's t or s close a run too
+        plan->letters[block] = *c;
+        if (*c == 't') {
+            plan->segments[plan->count++] = segment_make(begin, 2 * block + 1, 't', rule, R);
+            begin = 2 * block + 1;
+        }
+        if (closes) {
+            plan->segments[plan->count++] = segment_make(begin, 2 * block + 2, *c, rule, R);
+            begin = 2 * block + 2;
+        }
+        block++;
+    }
+}
+
+// Plain GPT-2: the function does not depend on R, and the model file says nothing of it.
+static int pattern_is_plain(const char *pattern) { return strspn(pattern, "t") == strlen(pattern); }
+
+// ----------------------------------------------------------------------------
+// process mesh: world = DP x TP, neighbours in rank order form a TP group
+
+typedef struct {
+    int world, rank;
+    int R, F;              // tensor ranks, and how many of them each process runs itself
+    int group, group_rank; // processes in a TP group, and which of them this is; its ranks begin at group_rank * F
+    int DP, dp_rank;
+} Mesh;
+
+static Mesh mesh_make(int world, int rank, int R, int fold) {
+    int F = fold ? fold : world % R == 0 ? 1 : R;
+    if (R % F) fail("-fold %d: %d tensor ranks (-tp) cannot be laid on processes %d at a time; expected a divisor of %d", F, R, F, R);
+    int group = R / F;
+    if (world % group) {
+        fail("-tp %d -fold %d needs a multiple of %d processes, but there %s %d; try mpirun -n %d, or -fold %d for all tensor "
+             "ranks in each process", R, F, group, world == 1 ? "is" : "are", world, group, R);
+    }
+    return (Mesh){.world = world, .rank = rank, .R = R, .F = F, .group = group, .group_rank = rank % group,
+                  .DP = world / group, .dp_rank = rank / group};
+}
+
+// ----------------------------------------------------------------------------
+// random numbers: a counter-based generator, so that any part of any sequence can be drawn by itself
+
+enum { RANDOM_WEIGHTS, RANDOM_ORDER, RANDOM_SAMPLE }; // independent sequences of one seed
+
+static uint64_t random_mix(uint64_t x) { // the output function of splitmix64 (Steele, Lea, Flood 2014)
+    x += 0x9E3779B97F4A7C15u;
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
+    return x ^ (x >> 31);
+}
+
+static uint64_t random_bits(uint64_t seed, uint64_t sequence, uint64_t a, uint64_t b) {
+    return random_mix(random_mix(random_mix(random_mix(seed) ^ sequence) ^ a) ^ b);
+}
+
+static double random_uniform(uint64_t bits) { return (double)(bits >> 11) * 0x1p-53; } // [0, 1)
+
+static double random_normal(uint64_t bits) { // Box-Muller; the two halves are independent
+    double u = ((double)(bits >> 32) + 0.5) * 0x1p-32, v = (double)(bits & 0xFFFFFFFFu) * 0x1p-32;
+    return sqrt(-2.0 * log(u)) * cos(6.283185307179586 * v);
+}
+
+static uint64_t random_below(uint64_t bits, uint64_t n) { return (uint64_t)(((unsigned __int128)bits * n) >> 64); }
+
+enum { WEIGHTS_GPT2, WEIGHTS_LINEAR };
+#define WEIGHTS_NAMES "gpt2 linear"
+
+// Initial value of one element, counted from the start of the whole tensor, so that every layout draws the same weights.
+static double param_init(const ParamSpec *spec, int p, int how, int V, int L, uint64_t seed, uint64_t element) {
+    if (p == P_wte && element >= (uint64_t)V * (uint64_t)spec->cols) return 0; // rows of the padding
+    uint64_t bits = random_bits(seed, RANDOM_WEIGHTS, (uint64_t)p, element);
+    if (how == WEIGHTS_LINEAR && spec->fan_in) return (2 * random_uniform(bits) - 1) / sqrt(spec->fan_in);
+    switch (spec->init) {
+    case INIT_ONE: return 1;
+    case INIT_NORMAL: return 0.02 * random_normal(bits);
+    case INIT_RESIDUAL: return 0.02 / sqrt(2.0 * L) * random_normal(bits);
+    default: return 0;
+    }
+}
+
+// Where row r of update s (from 0; `rows` rows each) begins in a text of `count` tokens: it reads tokens start .. start+T.
+// A function of (seed, s, r) alone, so that a step does not depend on the mesh. Contract: count > T.
+static size_t row_start(int shuffle, uint64_t seed, uint64_t s, uint64_t r, uint64_t rows, size_t count, int T) {
+    if (shuffle) return random_below(random_bits(seed, RANDOM_ORDER, s, r), count - (size_t)T);
+    return (s * rows + r) % ((count - 1) / (size_t)T) * (size_t)T;
+}
+
+// ----------------------------------------------------------------------------
+// learning rate
+
+enum { SCHEDULE_COSINE, SCHEDULE_LINEAR, SCHEDULE_CONSTANT, SCHEDULE_WSD };
+#define SCHEDULE_NAMES "cosine linear constant wsd"
+#define WSD_DECAY 0.2 // warm-up, stable, decay: the last fifth falls by 1 - sqrt, as in llm.c
+
+// Learning rate of update N of X (from 1): `warmup` updates up, then down to the fraction `last` of `peak`.
+static double learning_rate(int schedule, double peak, int64_t warmup, double last, int64_t N, int64_t X) {
+    if (N <= warmup) return peak * (double)N / (double)warmup;
+    double along = X > warmup ? (double)(N - warmup) / (double)(X - warmup) : 1, left = 1;
+    switch (schedule) {
+    case SCHEDULE_COSINE: left = 0.5 * (1 + cos(3.141592653589793 * along)); break;
+    case SCHEDULE_LINEAR: left = 1 - along; break;
+    case SCHEDULE_WSD: {
+        double begin = (1 - WSD_DECAY) * (double)X;
+        left = (double)N > begin ? 1 - sqrt(((double)N - begin) / ((double)X - begin)) : 1;
+        break;
+    }
+    default: return peak;
+    }
+    return peak * (last + (1 - last) * left);
+}
+
+// ----------------------------------------------------------------------------
+// options: one row gives the parser, --help, the banner and the log's header
+
+// What a build can do; an option that needs more is refused by name. A trainer defines BUILT_IN before this header.
+enum { NEEDS_NOTHING = 0, NEEDS_NETWORK_MODEL = 1, NEEDS_CUDA = 2 };
+#ifndef BUILT_IN
+#define BUILT_IN NEEDS_NOTHING
+#endif
+#ifndef DEFAULT_MODEL
+#define DEFAULT_MODEL "4x4x128"
+#define DEFAULT_T "64"
+#endif
+
+// Kinds: TEXT any string; COUNT an integer in [low, high]; REAL a number in [low, high]; CHOICE one of the words in `words`.
+#define OPTIONS(X)                                                                                                             \
+    /* flag    field         kind    default    low high   words           needs           meaning */                          \
+    X("-i",    train_data,   TEXT,   "data/shakespeare_char/train.bin", 0, 0, "", NEEDS_NOTHING, "training tokens: a file or a quoted glob of shards") \
+    X("-j",    val_data,     TEXT,   "data/shakespeare_char/val.bin",   0, 0, "", NEEDS_NOTHING, "validation tokens")            \
+    X("-e",    model,        TEXT,   DEFAULT_MODEL, 0, 0,  "",             NEEDS_NOTHING, "model: a .bin file, d12 d24 d36 d48, or LxHxC such as 4x4x128") \
+    X("-o",    out,          TEXT,   "",        0, 0,      "",             NEEDS_NOTHING, "output folder for log and checkpoints; empty = none") \
+    X("-p",    pattern,      TEXT,   "t",       0, 0,      "",             NEEDS_NOTHING, "block pattern: t Megatron, s SPD, p parallel, . closes a p run") \
+    X("-tp",   tp,           COUNT,  "2",       1, 4096,   "",             NEEDS_NOTHING, "R, the tensor ranks one model is cut over") \
+    X("-pm",   rule,         CHOICE, "sum",     0, 0,      RULE_NAMES,     NEEDS_NOTHING, "what a run of p blocks is merged to") \
+    X("-fold", fold,         COUNT,  "0",       0, 4096,   "",             NEEDS_NOTHING, "tensor ranks run by one process; 0 = choose") \
+    X("-b",    batch,        COUNT,  "4",       1, 65536,  "",             NEEDS_NOTHING, "sequences per micro-batch and replica") \
+    X("-t",    length,       COUNT,  DEFAULT_T, 1, 1 << 20, "",            NEEDS_NOTHING, "tokens per sequence") \
+    X("-d",    update_tokens, COUNT, "0",       0, 1 << 30, "",            NEEDS_NOTHING, "tokens per update; 0 = one micro-batch on every replica") \
+    X("-x",    updates,      COUNT,  "-1",      -1, INT_MAX, "",           NEEDS_NOTHING, "updates; -1 = one epoch") \
+    X("-l",    rate,         REAL,   "3e-4",    0, 1e3,    "",             NEEDS_NOTHING, "peak learning rate") \
+    X("-u",    warmup,       COUNT,  "0",       0, INT_MAX, "",            NEEDS_NOTHING, "warm-up updates") \
+    X("-q",    rate_last,    REAL,   "1.0",     0, 1,      "",             NEEDS_NOTHING, "fraction of the peak learning rate at the end") \
+    X("-k",    schedule,     CHOICE, "cosine",  0, 0,      SCHEDULE_NAMES, NEEDS_NOTHING, "learning rate schedule") \
+    X("-c",    decay,        REAL,   "0",       0, 1e3,    "",             NEEDS_NOTHING, "weight decay of matrices and embeddings") \
+    X("-b1",   beta1,        REAL,   "0.9",     0, 0.999999999, "",        NEEDS_NOTHING, "AdamW beta1") \
+    X("-b2",   beta2,        REAL,   "0.95",    0, 0.999999999, "",        NEEDS_NOTHING, "AdamW beta2 (eps is 1e-8)") \
+    X("-gc",   clip,         REAL,   "1.0",     0, 1e30,   "",             NEEDS_NOTHING, "clip the gradient norm to this; 0 = off") \
+    X("-v",    val_every,    COUNT,  "20",      0, INT_MAX, "",            NEEDS_NOTHING, "validate every N updates, at 0 and at the end; 0 = never") \
+    X("-m",    val_batches,  COUNT,  "20",      -1, INT_MAX, "",           NEEDS_NOTHING, "batches of -b sequences per validation; -1 = all") \
+    X("-s",    sample_every, COUNT,  "0",       0, INT_MAX, "",            NEEDS_NOTHING, "print a sample every N updates and at the end; 0 = never") \
+    X("-g",    sample_tokens, COUNT, "64",      1, 1 << 20, "",            NEEDS_NOTHING, "tokens per sample") \
+    X("-gp",   prompt,       TEXT,   "",        0, 0,      "",             NEEDS_NOTHING, "prompt that samples go on from") \
+    X("-gt",   temperature,  REAL,   "0.8",     0, 100,    "",             NEEDS_NOTHING, "sampling temperature; 0 = always the likeliest token") \
+    X("-gk",   top_k,        COUNT,  "0",       0, 65536,  "",             NEEDS_NOTHING, "sample among the K likeliest tokens; 0 = all") \
+    X("-tk",   tokenizer,    TEXT,   "",        0, 0,      "",             NEEDS_NOTHING, "tokenizer file; empty = tokenizer.bin beside -i") \
+    X("-n",    save_every,   COUNT,  "0",       0, INT_MAX, "",            NEEDS_NOTHING, "checkpoint every N updates; 0 = only at the end") \
+    X("-nk",   save_keep,    COUNT,  "0",       0, INT_MAX, "",            NEEDS_NOTHING, "keep the last K checkpoints; 0 = all") \
+    X("-y",    resume,       COUNT,  "0",       0, 1,      "",             NEEDS_NOTHING, "1 = resume from the last checkpoint in -o") \
+    X("-sh",   shuffle,      COUNT,  "1",       0, 1,      "",             NEEDS_NOTHING, "1 = rows start at random offsets, 0 = rows follow one another") \
+    X("-rs",   seed,         COUNT,  "1337",    0, INT_MAX, "",            NEEDS_NOTHING, "seed of initial weights, data order and sampling") \
+    X("-wi",   weights,      CHOICE, "gpt2",    0, 0,      WEIGHTS_NAMES,  NEEDS_NOTHING, "initial weights of a new model") \
+    X("-a",    overfit,      COUNT,  "0",       0, 1,      "",             NEEDS_NOTHING, "1 = every update sees the first batch") \
+    X("-nl",   net_latency,  REAL,   "0",       0, 1e9,    "",             NEEDS_NETWORK_MODEL, "emulated network: microseconds per hop of an all-reduce") \
+    X("-nb",   net_gbits,    REAL,   "0",       0, 1e9,    "",             NEEDS_NETWORK_MODEL, "emulated network: Gbit/s per link; 0 = off") \
+    X("-cm",   comm,         CHOICE, "auto",    0, 0,      "auto nccl mpi", NEEDS_CUDA,   "all-reduce of the CUDA trainer")
+
+typedef const char *OPTION_TEXT;
+typedef int64_t OPTION_COUNT;
+typedef double OPTION_REAL;
+typedef int OPTION_CHOICE;
+
+#define X(flag, field, ...) O_##field,
+enum { OPTIONS(X) O_COUNT };
+#undef X
+
+typedef struct {
+#define X(flag, field, kind, ...) OPTION_##kind field;
+    OPTIONS(X)
+#undef X
+    char given[O_COUNT]; // 1: on the command line; 0: the default
+} Options;
+
+typedef enum { KIND_TEXT, KIND_COUNT, KIND_REAL, KIND_CHOICE } OptionKind;
+
+typedef struct {
+    const char *flag, *initial, *words, *meaning;
+    OptionKind kind;
+    double low, high;
+    int needs;
+    size_t offset; // of the field in Options
+} OptionSpec;
+
+static const OptionSpec option_specs[O_COUNT] = {
+#define X(flag, field, kind, initial, low, high, words, needs, meaning) \
+    {flag, initial, words, meaning, KIND_##kind, low, high, needs, offsetof(Options, field)},
+    OPTIONS(X)
+#undef X
+};
+
+// Position of `word` among space-separated words, or -1; word number `i` of them, into `out`.
+static int word_find(const char *words, const char *word) {
+    size_t length = strlen(word);
+    for (int i = 0; *words; i++) {
+        size_t n = strcspn(words, " ");
+        if (n == length && !memcmp(words, word, n)) return i;
+        words += n + (words[n] == ' ');
+    }
+    return -1;
+}
+
+static const char *word_at(const char *words, int i, char out[32]) {
+    while (i-- > 0) words += strcspn(words, " ") + 1;
+    snprintf(out, 32, "%.*s", (int)strcspn(words, " "), words);
+    return out;
+}
+
+static void option_set(Options *o, const OptionSpec *spec, const char *text) {
+    char *field = (char *)o + spec->offset, *end;
+    errno = 0;
+    if (spec->kind == KIND_TEXT) {
+        memcpy(field, &text, sizeof text);
+    } else if (spec->kind == KIND_CHOICE) {
+        int choice = word_find(spec->words, text);
+        if (choice < 0) fail("%s '%s': expected one of: %s", spec->flag, text, spec->words);
+        memcpy(field, &choice, sizeof choice);
+    } else if (spec->kind == KIND_COUNT) {
+        long long value = strtoll(text, &end, 10);
+        if (end == text || *end || errno || value < spec->low || value > spec->high) {
+            fail("%s '%s': expected an integer from %.0f to %.0f", spec->flag, text, spec->low, spec->high);
+        }
+        int64_t stored = value;
+        memcpy(field, &stored, sizeof stored);
+    } else {
+        double value = strtod(text, &end);
+        if (end == text || *end || !(value >= spec->low && value <= spec->high)) {
+            fail("%s '%s': expected a number from %g to %.10g", spec->flag, text, spec->low, spec->high);
+        }
+        memcpy(field, &value, sizeof value);
+    }
+}
+
+// An option's value as it would stand on a command line. `out` serves for what is not a string.
+static const char *option_value(const Options *o, int i, char out[32]) {
+    const OptionSpec *spec = &option_specs[i];
+    const char *field = (const char *)o + spec->offset;
+    int64_t count;
+    double value;
+    int choice;
+    const char *text;
+    switch (spec->kind) {
+    case KIND_TEXT: memcpy(&text, field, sizeof text); return text;
+    case KIND_CHOICE: memcpy(&choice, field, sizeof choice); return word_at(spec->words, choice, out);
+    case KIND_COUNT: memcpy(&count, field, sizeof count); snprintf(out, 32, "%lld", (long long)count); return out;
+    default: memcpy(&value, field, sizeof value); snprintf(out, 32, "%.10g", value); return out;
+    }
+}
+
+static void options_help(const char *program) {
+    printf("usage: %s [option value]...\n\n", program);
+    for (int i = 0; i < O_COUNT; i++) {
+        const OptionSpec *s = &option_specs[i];
+        printf("  %-5s %-8s %s", s->flag, s->initial[0] ? s->initial : "''", s->meaning);
+        if (s->kind == KIND_CHOICE) printf(" (one of: %s)", s->words);
+        if (s->needs & ~BUILT_IN) printf(" [not built in]");
+        printf("\n");
+    }
+    printf("  --help         print this\n");
+}
+
+static void options_parse(Options *o, int argc, char **argv) {
+    memset(o, 0, sizeof *o);
+    for (int i = 0; i < O_COUNT; i++) option_set(o, &option_specs[i], option_specs[i].initial);
+    for (int a = 1; a < argc; a++) {
+        if (!strcmp(argv[a], "--help")) {
+            options_help(argv[0]);
+            exit(EXIT_SUCCESS);
+        }
+    }
+    for (int a = 1; a < argc; a += 2) {
+        int i = 0;
+        while (i < O_COUNT && strcmp(argv[a], option_specs[i].flag)) i++;
+        if (i == O_COUNT) fail("'%s' is not an option; --help lists them", argv[a]);
+        if (a + 1 == argc) fail("%s: a value is missing (%s)", argv[a], option_specs[i].meaning);
+        option_set(o, &option_specs[i], argv[a + 1]);
+        if (option_specs[i].needs & ~BUILT_IN) fail("%s: not built in (%s)", argv[a], option_specs[i].meaning);
+        o->given[i] = 1;
+    }
+}
+
+// A model file with s or p blocks fixes pattern, R and rule: they become the defaults, and a command line that says
+// otherwise is an error. `where` is the model file.
+static void options_take_model(Options *o, const GPT2Config *c, const char *where) {
+    char found[32], asked[32];
+    if (pattern_is_plain(c->pattern)) return;
+    if (o->given[O_pattern] && strcmp(o->pattern, c->pattern)) {
+        fail("-p %s, but %s was trained with -p %s", o->pattern, where, c->pattern);
+    }
+    if (o->given[O_tp] && o->tp != c->R) fail("-tp %lld, but %s was trained with -tp %d", (long long)o->tp, where, c->R);
+    if (o->given[O_rule] && o->rule != c->rule) {
+        fail("-pm %s, but %s was trained with -pm %s", word_at(RULE_NAMES, o->rule, asked), where, word_at(RULE_NAMES, c->rule, found));
+    }
+    o->pattern = c->pattern;
+    o->tp = c->R;
+    o->rule = c->rule;
+}
+
+#endif

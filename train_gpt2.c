@@ -1,0 +1,1285 @@
+/*
+GPT-2 training on the CPU with tensor parallelism (TP) that needs few all-reduces. The numerical oracle of the project:
+the CUDA trainer has to give the same numbers.
+
+A transformer block is two sub-blocks, attention and MLP. Cut over R tensor ranks, each rank computes a partial output of
+every sub-block, and an all-reduce ("merge") adds them up. How often that is done is the block's letter (`-p`):
+
+  t  Megatron TP    merge after attention and after the MLP     2 all-reduces per block
+  s  SPD            merge after the MLP only                    1
+  p  Parallel       merge after the last p of a run             1 per run
+
+All R ranks run inside this one process ("folded"), each on views of the same tensors; what they exchange goes through
+`allreduce`, which counts and times it. So a simulation and a real run are the same code.
+
+  make train_gpt2                               builds it and prepares the text when that is missing
+  ./train_gpt2 -p sppp -x 500 -l 1e-3           trains the 4x4x128 model on Shakespeare's characters
+  OMP_NUM_THREADS=1 ./train_gpt2 -p sppp        the same numbers, bit for bit
+  ./train_gpt2 --help                           every option
+
+Shapes are written beside every tensor: B sequences, T tokens each, C channels, NH heads, HS = C/NH, V tokens (padded to
+Vp), R tensor ranks, F of them in this process. f counts ranks, k sub-blocks (2 per block), p parameter tensors.
+*/
+#include <math.h>
+#include <omp.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "tp_blocks.h"
+#include "data/checkpoint.h"
+#include "data/runlog.h"
+#include "data/tokenizer.h"
+#include "data/tokens.h"
+
+// ----------------------------------------------------------------------------
+// real numbers
+
+#ifndef REAL
+#define REAL float // double for gradient checks
+#endif
+typedef REAL real;
+
+// Mistakes that the test suite makes on purpose, one at a time, to see itself fail. Not compiled into the trainer.
+#ifdef PLANTED_FAULTS
+enum { FAULT_NONE, FAULT_LN_GRADS_NOT_SUMMED, FAULT_NORM_COUNTS_REPLICAS, FAULT_BIAS_PER_RANK };
+static int planted_fault = FAULT_NONE;
+#define FAULT(name) (planted_fault == (name))
+#else
+#define FAULT(name) 0
+#endif
+
+static double seconds_now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+// e^x, to 2 ulp in float. The C library's expf keeps compilers from vectorizing a loop; this is straight-line code:
+// x = n ln2 + r with |r| <= ln2/2, a polynomial for e^r (Cephes), and n added to the exponent. NaN stays NaN; beyond
+// the range of float the result is the largest or smallest power in range, never wrapped.
+static inline real real_exp(real x) {
+    if (sizeof(real) == sizeof(double)) return (real)exp((double)x);
+    float y = (float)x;
+    y = y > 88.0f ? 88.0f : y < -87.0f ? -87.0f : y;
+    float n = (y * 1.44269504f + 12582912.0f) - 12582912.0f; // 1.5 * 2^23 rounds to an integer
+    float r = (y - n * 0.693359375f) + n * 2.12194440e-4f;
+    float e = 1.9875691500e-4f;
+    e = e * r + 1.3981999507e-3f;
+    e = e * r + 8.3334519073e-3f;
+    e = e * r + 4.1665795894e-2f;
+    e = e * r + 1.6666665459e-1f;
+    e = e * r + 5.0000001201e-1f;
+    e = e * r * r + r + 1.0f;
+    union { float value; uint32_t bits; } power;
+    power.bits = (uint32_t)((int32_t)n + 127) << 23;
+    return (real)(e * power.value);
+}
+
+static inline real real_sqrt(real x) { return sizeof(real) == sizeof(double) ? (real)sqrt((double)x) : (real)sqrtf((float)x); }
+
+static inline real real_tanh(real x) {
+    if (sizeof(real) == sizeof(double)) return (real)tanh((double)x);
+    return 1 - 2 / (real_exp(2 * x) + 1);
+}
+
+// ----------------------------------------------------------------------------
+// matmul
+
+typedef struct { real *data; size_t ld; int group; size_t jump; } View;
+static View view_of(real *data, size_t ld) { return (View){data, ld, 0, 0}; }
+static real *view_row(View v, int i) {
+    return v.group ? v.data + (size_t)(i / v.group) * v.jump + (size_t)(i % v.group) * v.ld : v.data + (size_t)i * v.ld;
+}
+typedef struct {
+    View out, a; int a_transposed; View b; int b_transposed; View bias; int M, N, K; int accumulate;
+} Matmul;
+static void matmul_serial(Matmul m) {
+    for (int i = 0; i < m.M; i++) for (int j = 0; j < m.N; j++) {
+        real s = m.bias.data ? *view_row(m.bias, j) : 0;
+        for (int k = 0; k < m.K; k++) s += (m.a_transposed ? view_row(m.a,k)[i] : view_row(m.a,i)[k]) * (m.b_transposed ? view_row(m.b,j)[k] : view_row(m.b,k)[j]);
+        view_row(m.out,i)[j] = m.accumulate ? view_row(m.out,i)[j] + s : s;
+    }
+}
+static void matmul(Matmul m) {
+    matmul_serial(m);
+}
+
+// ----------------------------------------------------------------------------
+// layers: each as a forward and a backward function
+//
+// Every loop over threads gives each thread whole rows or whole columns to itself and adds in a fixed order, so that
+// results do not depend, in any bit, on the number of threads.
+
+enum { COLUMNS_AT_ONCE = 64 }; // columns that one thread sums at a time
+
+// out (B,T,C) = wte[token] + wpe[position]
+static void embedding_forward(real *out, const int32_t *tokens, const real *wte, const real *wpe, int B, int T, int C) {
+    #pragma omp parallel for schedule(static)
+    for (int i = 0; i < B * T; i++) {
+        const real *token = wte + (size_t)tokens[i] * C, *position = wpe + (size_t)(i % T) * C;
+        for (int c = 0; c < C; c++) out[(size_t)i * C + c] = token[c] + position[c];
+    }
+}
+
+// dwte (Vp,C) is added to: the head has been there first. dwpe (maxT,C) is written, or added to.
+static void embedding_backward(real *dwte, real *dwpe, const real *dout, const int32_t *tokens, int B, int T, int C,
+                               int accumulate) {
+    #pragma omp parallel for schedule(static)
+    for (int from = 0; from < C; from += COLUMNS_AT_ONCE) {
+        int to = from + COLUMNS_AT_ONCE < C ? from + COLUMNS_AT_ONCE : C;
+        for (int i = 0; i < B * T; i++) {
+            const real *d = dout + (size_t)i * C;
+            real *token = dwte + (size_t)tokens[i] * C, *position = dwpe + (size_t)(i % T) * C;
+            int fresh = i < T && !accumulate;
+            for (int c = from; c < to; c++) {
+                token[c] += d[c];
+                position[c] = fresh ? d[c] : position[c] + d[c];
+            }
+        }
+    }
+}
+
+// out (rows,C) = (x - mean) * rstd * w + b over each row of x (rows,C); mean, rstd (rows) are kept for the backward pass.
+static void layernorm_forward(real *out, real *mean, real *rstd, const real *x, const real *w, const real *b, int rows, int C) {
+    #pragma omp parallel for schedule(static)
+    for (int i = 0; i < rows; i++) {
+        const real *row = x + (size_t)i * C;
+        real sum = 0, squares = 0;
+        #pragma omp simd reduction(+ : sum)
+        for (int c = 0; c < C; c++) sum += row[c];
+        real m = sum / C;
+        #pragma omp simd reduction(+ : squares)
+        for (int c = 0; c < C; c++) squares += (row[c] - m) * (row[c] - m);
+        real s = 1 / (real)sqrt((double)(squares / C) + 1e-5);
+        for (int c = 0; c < C; c++) out[(size_t)i * C + c] = (row[c] - m) * s * w[c] + b[c];
+        mean[i] = m;
+        rstd[i] = s;
+    }
+}
+
+// dx (rows,C) is written, or added to if add_dx; dw, db (C) are written, or added to if add_dw.
+static void layernorm_backward(real *dx, real *dw, real *db, const real *dout, const real *x, const real *mean, const real *rstd,
+                               const real *w, int rows, int C, int add_dx, int add_dw) {
+    #pragma omp parallel for schedule(static)
+    for (int i = 0; i < rows; i++) {
+        const real *row = x + (size_t)i * C, *d = dout + (size_t)i * C;
+        real *out = dx + (size_t)i * C;
+        real m = mean[i], s = rstd[i], sum = 0, sum_norm = 0;
+        #pragma omp simd reduction(+ : sum, sum_norm)
+        for (int c = 0; c < C; c++) {
+            real dnorm = d[c] * w[c];
+            sum += dnorm;
+            sum_norm += dnorm * ((row[c] - m) * s);
+        }
+        real a = sum / C, b = sum_norm / C;
+        for (int c = 0; c < C; c++) {
+            real value = (d[c] * w[c] - a - (row[c] - m) * s * b) * s;
+            out[c] = add_dx ? out[c] + value : value;
+        }
+    }
+    #pragma omp parallel for schedule(static)
+    for (int from = 0; from < C; from += COLUMNS_AT_ONCE) {
+        int n = C - from < COLUMNS_AT_ONCE ? C - from : COLUMNS_AT_ONCE;
+        real sum_w[COLUMNS_AT_ONCE] = {0}, sum_b[COLUMNS_AT_ONCE] = {0};
+        for (int i = 0; i < rows; i++) {
+            const real *row = x + (size_t)i * C + from, *d = dout + (size_t)i * C + from;
+            real m = mean[i], s = rstd[i];
+            for (int c = 0; c < n; c++) {
+                sum_w[c] += d[c] * ((row[c] - m) * s);
+                sum_b[c] += d[c];
+            }
+        }
+        for (int c = 0; c < n; c++) {
+            dw[from + c] = add_dw ? dw[from + c] + sum_w[c] : sum_w[c];
+            db[from + c] = add_dw ? db[from + c] + sum_b[c] : sum_b[c];
+        }
+    }
+}
+
+// Gradient of a bias: out (cols,1) = or += the sum over the rows of d (rows,cols). d NULL stands for zeros.
+static void bias_backward(View out, const real *d, int rows, int cols, int accumulate) {
+    #pragma omp parallel for schedule(static)
+    for (int from = 0; from < cols; from += COLUMNS_AT_ONCE) {
+        int n = cols - from < COLUMNS_AT_ONCE ? cols - from : COLUMNS_AT_ONCE;
+        real sum[COLUMNS_AT_ONCE] = {0};
+        for (int i = 0; d && i < rows; i++) {
+            const real *row = d + (size_t)i * cols + from;
+            for (int c = 0; c < n; c++) sum[c] += row[c];
+        }
+        for (int c = 0; c < n; c++) {
+            real *to = view_row(out, from + c);
+            *to = accumulate ? *to + sum[c] : sum[c];
+        }
+    }
+}
+
+// GPT-2's GELU, 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), over n values
+#define GELU_SCALE ((real)0.7978845608028654)
+#define GELU_CUBE ((real)0.044715)
+
+static void gelu_forward(real *out, const real *x, size_t n) {
+    #pragma omp parallel for simd schedule(static)
+    for (size_t i = 0; i < n; i++) {
+        real v = x[i], t = real_tanh(GELU_SCALE * (v + GELU_CUBE * v * v * v));
+        out[i] = (real)0.5 * v * (1 + t);
+    }
+}
+
+// dx = dout * gelu'(x); dx may be dout
+static void gelu_backward(real *dx, const real *dout, const real *x, size_t n) {
+    #pragma omp parallel for simd schedule(static)
+    for (size_t i = 0; i < n; i++) {
+        real v = x[i], t = real_tanh(GELU_SCALE * (v + GELU_CUBE * v * v * v));
+        real slope = (real)0.5 * (1 + t) + (real)0.5 * v * (1 - t * t) * GELU_SCALE * (1 + 3 * GELU_CUBE * v * v);
+        dx[i] = dout[i] * slope;
+    }
+}
+
+// out = base + partial + bias over rows of C; base may be NULL (zeros), out may be partial.
+static void residual_forward(real *out, const real *base, const real *partial, const real *bias, int rows, int C) {
+    #pragma omp parallel for schedule(static)
+    for (int i = 0; i < rows; i++) {
+        size_t row = (size_t)i * C;
+        for (int c = 0; c < C; c++) out[row + c] = (base ? base[row + c] : 0) + partial[row + c] + bias[c];
+    }
+}
+
+// out = out + scale * x, or out = scale * x if not add
+static void scaled_add(real *out, const real *x, real scale, size_t n, int add) {
+    #pragma omp parallel for simd schedule(static)
+    for (size_t i = 0; i < n; i++) out[i] = add ? out[i] + scale * x[i] : scale * x[i];
+}
+
+// out = a + b; a may be NULL (zeros), out may be either
+static void sum_forward(real *out, const real *a, const real *b, size_t n) {
+    #pragma omp parallel for simd schedule(static)
+    for (size_t i = 0; i < n; i++) out[i] = (a ? a[i] : 0) + b[i];
+}
+
+// ----------------------------------------------------------------------------
+// attention: causal, one (sequence, head) per thread at a time
+//
+// Queries are taken ATTENTION_ROWS at a time, against the keys up to the last of them, so that nothing of size T x T
+// is kept: the backward pass makes the probabilities again from lse, the log of each row's sum of exponentials.
+
+enum { ATTENTION_ROWS = 64 };
+
+typedef struct {
+    int B, T, heads, HS; // heads of one tensor rank, NH/R, and their size
+    real *scratch;       // 2 (ATTENTION_ROWS, T) for each of
+    int threads;
+} AttentionShape;
+
+// Q, K or V (part 0, 1, 2) of sequence b, head h, from row t on; qkv (B,T,3,heads,HS).
+static View attention_view(const AttentionShape *s, real *qkv, int part, int b, int h, int t) {
+    size_t width = (size_t)s->heads * s->HS;
+    return view_of(qkv + ((size_t)b * s->T + t) * 3 * width + part * width + (size_t)h * s->HS, 3 * width);
+}
+
+static View attention_out_view(const AttentionShape *s, real *out, int b, int h, int t) {
+    size_t width = (size_t)s->heads * s->HS;
+    return view_of(out + ((size_t)b * s->T + t) * width + (size_t)h * s->HS, width);
+}
+
+// Probabilities of rows query t .. t+n-1 over keys 0 .. t+n-1 from the scores, in place; keys after the query get 0.
+// lse (n) is written, or read if it is known.
+static void attention_softmax(real *scores, real *lse, int t, int n, int known, real scale) {
+    int keys = t + n;
+    for (int i = 0; i < n; i++) {
+        real *row = scores + (size_t)i * keys;
+        int seen = t + i + 1;
+        if (!known) {
+            real largest = row[0], sum = 0;
+            for (int j = 1; j < seen; j++) largest = row[j] > largest ? row[j] : largest;
+            #pragma omp simd reduction(+ : sum)
+            for (int j = 0; j < seen; j++) sum += real_exp((row[j] - largest) * scale);
+            lse[i] = largest * scale + (real)log((double)sum);
+        }
+        real shift = lse[i];
+        for (int j = 0; j < seen; j++) row[j] = real_exp(row[j] * scale - shift);
+        for (int j = seen; j < keys; j++) row[j] = 0;
+    }
+}
+
+// out (B,T,heads,HS), lse (B,heads,T), qkv (B,T,3,heads,HS)
+static void attention_forward(real *out, real *lse, real *qkv, AttentionShape s) {
+    real scale = 1 / (real)sqrt((double)s.HS);
+    #pragma omp parallel for collapse(2) schedule(static) num_threads(s.threads)
+    for (int b = 0; b < s.B; b++) {
+        for (int h = 0; h < s.heads; h++) {
+            real *scores = s.scratch + (size_t)omp_get_thread_num() * 2 * ATTENTION_ROWS * s.T;
+            for (int t = 0; t < s.T; t += ATTENTION_ROWS) {
+                int n = s.T - t < ATTENTION_ROWS ? s.T - t : ATTENTION_ROWS, keys = t + n;
+                matmul_serial((Matmul){.out = view_of(scores, keys), .a = attention_view(&s, qkv, 0, b, h, t),
+                                       .b = attention_view(&s, qkv, 1, b, h, 0), .b_transposed = 1, .M = n, .N = keys, .K = s.HS});
+                attention_softmax(scores, lse + ((size_t)b * s.heads + h) * s.T + t, t, n, 0, scale);
+                matmul_serial((Matmul){.out = attention_out_view(&s, out, b, h, t), .a = view_of(scores, keys),
+                                       .b = attention_view(&s, qkv, 2, b, h, 0), .M = n, .N = s.HS, .K = keys});
+            }
+        }
+    }
+}
+
+// dscores = probabilities * (dprobabilities - delta) * scale, in place, where delta of a row is dout . out
+// (FlashAttention, arXiv 2205.14135, appendix B.2).
+static void attention_softmax_backward(real *dprobs, const real *probs, View dout, View out, int n, int keys, int HS, real scale) {
+    for (int i = 0; i < n; i++) {
+        const real *p = probs + (size_t)i * keys, *d = view_row(dout, i), *o = view_row(out, i);
+        real *dp = dprobs + (size_t)i * keys, delta = 0;
+        #pragma omp simd reduction(+ : delta)
+        for (int c = 0; c < HS; c++) delta += d[c] * o[c];
+        for (int j = 0; j < keys; j++) dp[j] = p[j] * (dp[j] - delta) * scale;
+    }
+}
+
+// dqkv is written; dout, out (B,T,heads,HS); lse, qkv as in the forward pass
+static void attention_backward(real *dqkv, real *dout, real *out, real *lse, real *qkv, AttentionShape s) {
+    real scale = 1 / (real)sqrt((double)s.HS);
+    #pragma omp parallel for collapse(2) schedule(static) num_threads(s.threads)
+    for (int b = 0; b < s.B; b++) {
+        for (int h = 0; h < s.heads; h++) {
+            real *probs = s.scratch + (size_t)omp_get_thread_num() * 2 * ATTENTION_ROWS * s.T;
+            real *dprobs = probs + (size_t)ATTENTION_ROWS * s.T;
+            View K = attention_view(&s, qkv, 1, b, h, 0), V = attention_view(&s, qkv, 2, b, h, 0);
+            View dK = attention_view(&s, dqkv, 1, b, h, 0), dV = attention_view(&s, dqkv, 2, b, h, 0);
+            for (int t = 0; t < s.T; t++) {
+                memset(view_row(dK, t), 0, (size_t)s.HS * sizeof(real));
+                memset(view_row(dV, t), 0, (size_t)s.HS * sizeof(real));
+            }
+            for (int t = 0; t < s.T; t += ATTENTION_ROWS) {
+                int n = s.T - t < ATTENTION_ROWS ? s.T - t : ATTENTION_ROWS, keys = t + n;
+                View Q = attention_view(&s, qkv, 0, b, h, t), dQ = attention_view(&s, dqkv, 0, b, h, t);
+                View d = attention_out_view(&s, dout, b, h, t), o = attention_out_view(&s, out, b, h, t);
+                View P = view_of(probs, keys), dP = view_of(dprobs, keys);
+                matmul_serial((Matmul){.out = P, .a = Q, .b = K, .b_transposed = 1, .M = n, .N = keys, .K = s.HS});
+                attention_softmax(probs, lse + ((size_t)b * s.heads + h) * s.T + t, t, n, 1, scale);
+                matmul_serial((Matmul){.out = dP, .a = d, .b = V, .b_transposed = 1, .M = n, .N = keys, .K = s.HS});
+                matmul_serial((Matmul){.out = dV, .a = P, .a_transposed = 1, .b = d, .M = keys, .N = s.HS, .K = n, .accumulate = 1});
+                attention_softmax_backward(dprobs, probs, d, o, n, keys, s.HS, scale);
+                matmul_serial((Matmul){.out = dQ, .a = dP, .b = K, .M = n, .N = s.HS, .K = keys});
+                matmul_serial((Matmul){.out = dK, .a = dP, .a_transposed = 1, .b = Q, .M = keys, .N = s.HS, .K = n, .accumulate = 1});
+            }
+        }
+    }
+}
+
+// ----------------------------------------------------------------------------
+// classifier: softmax and cross-entropy over the first V of Vp columns
+
+// losses (rows), lse (rows) of logits (rows,Vp) against targets (rows)
+static void classifier_forward(real *losses, real *lse, const real *logits, const int32_t *targets, int rows, int V, int Vp) {
+    #pragma omp parallel for schedule(static)
+    for (int i = 0; i < rows; i++) {
+        const real *row = logits + (size_t)i * Vp;
+        real largest = row[0], sum = 0;
+        #pragma omp simd reduction(max : largest)
+        for (int v = 0; v < V; v++) largest = row[v] > largest ? row[v] : largest;
+        #pragma omp simd reduction(+ : sum)
+        for (int v = 0; v < V; v++) sum += real_exp(row[v] - largest);
+        lse[i] = largest + (real)log((double)sum);
+        losses[i] = lse[i] - row[targets[i]];
+    }
+}
+
+// logits become their own gradient, (softmax - one at the target) * scale. The padding is neither read nor written.
+static void classifier_backward(real *logits, const real *lse, const int32_t *targets, real scale, int rows, int V, int Vp) {
+    #pragma omp parallel for schedule(static)
+    for (int i = 0; i < rows; i++) {
+        real *row = logits + (size_t)i * Vp, shift = lse[i];
+        for (int v = 0; v < V; v++) row[v] = real_exp(row[v] - shift) * scale;
+        row[targets[i]] -= scale;
+    }
+}
+
+// ----------------------------------------------------------------------------
+// the model and its memory
+
+// One copy of the parameter table: parameters, gradients, or an AdamW moment. at[p] holds what this process has of
+// tensor p: part (first rank / F) of R / F of the whole.
+typedef struct {
+    real *at[P_COUNT];
+    real *block; // the allocation that holds them all
+} Tensors;
+
+// What one sub-block keeps for its backward pass. Ranks that begin a segment read the same stream, of which there is one
+// copy (stride 0); inside a segment each has its own.
+typedef struct {
+    real *stream, *normed; // (copies,B,T,C): input, and LayerNorm of it
+    real *mean, *rstd;     // (copies,B,T)
+    real *inner;           // (F, B,T,3C/R) attention: q, k, v       or (F, B,T,4C/R) MLP: before GELU
+    real *outer;           // (F, B,T,C/R)  attention: heads' output or (F, B,T,4C/R) MLP: after GELU
+    real *lse;             // (F, B,NH/R,T) attention
+    int copies;            // 1 or F
+    int inner_width, outer_width; // per rank: 3C/R and C/R, or 4C/R twice
+} SubBlock;
+
+typedef struct {
+    int64_t count;  // all-reduces executed
+    size_t bytes;   // their payload, once
+    double seconds; // spent in them
+} Traffic;
+
+typedef struct {
+    GPT2Config config;
+    Plan plan;
+    Mesh mesh;
+    int F;                    // tensor ranks folded into this process; their numbers begin at rank0
+    int rank0;
+    ParamSpec whole[P_COUNT]; // shapes of whole tensors, as in files
+    ParamSpec local[P_COUNT]; // shapes of what this process holds
+    Tensors params, grads, moment1, moment2;
+    Tensors *rank_grads;      // (F) where rank f puts its gradients: `grads`, but for tensors of which each rank has a
+    real *partial_grads;      // partial gradient it is its own part of this block (F,n), until gradients_reduce
+    int B_max, T_max;         // what the activations below have room for
+    int B, T;                 // of the last forward pass
+    real *activations;        // the allocation that holds everything from here on
+    SubBlock *subs;           // (2L)
+    SubBlock last;            // the final LayerNorm: stream, normed, mean, rstd
+    real *logits;             // (B,T,Vp); its gradient after classifier_backward
+    real *losses, *lse;       // (B,T)
+    real *acc;                // (F, B,T,C) partial outputs since `base`, per rank
+    real *bias_sum;           // (C) output biases since `base`
+    real *dmerged;            // (B,T,C) gradient of a segment's merged output, the same on all ranks
+    real *dstream;            // (F, B,T,C) gradient of each rank's own stream
+    real *dpartial;           // (B,T,C) scratch: gradient of one partial output
+    real *dnormed;            // (B,T,C) scratch
+    real *dinner, *douter;    // (B,T,4C/R) scratch
+    real *attention_scratch;  // for this many threads:
+    int threads;
+    int32_t *tokens, *targets; // (B,T) of the last forward pass
+    double *row_sums;         // for the gradient norm
+    Traffic merges;           // activation all-reduces, forward and backward
+    Traffic gradient_sums;    // all-reduces of partial gradients
+} GPT2;
+
+// The parameters of a sub-block: [0] attention, [1] MLP.
+static const struct { int ln_w, ln_b, in_w, in_b, out_w, out_b; } sub_params[2] = {
+    {P_ln1w, P_ln1b, P_qkvw, P_qkvb, P_attprojw, P_attprojb},
+    {P_ln2w, P_ln2b, P_fcw, P_fcb, P_fcprojw, P_fcprojb},
+};
+
+// Rank f's part of one layer of a tensor, as a view: folding costs no copies.
+static View part_view(const GPT2 *m, const Tensors *t, int p, int layer, int f) {
+    Shard s = shard_of(&m->local[p], f, m->F);
+    real *data = t->at[p] + (size_t)layer * spec_layer_size(&m->local[p]) + s.offset;
+    return (View){data, s.ld, s.group < s.rows ? s.group : 0, s.jump};
+}
+
+// One layer of a tensor that every rank has whole.
+static real *whole_layer(const GPT2 *m, const Tensors *t, int p, int layer) {
+    return t->at[p] + (size_t)layer * spec_layer_size(&m->local[p]);
+}
+
+static int copy_of(const SubBlock *s, int f) { return s->copies == 1 ? 0 : f; }
+static real *stream_of(const GPT2 *m, const SubBlock *s, int f) {
+    return s->stream + (size_t)copy_of(s, f) * m->B * m->T * m->config.C;
+}
+// What comes after sub-block 2L-1 is the final LayerNorm.
+static SubBlock *sub_at(GPT2 *m, int k) { return k < 2 * m->config.L ? &m->subs[k] : &m->last; }
+
+static AttentionShape attention_shape(const GPT2 *m) {
+    return (AttentionShape){.B = m->B, .T = m->T, .heads = m->config.NH / m->config.R, .HS = m->config.C / m->config.NH,
+                            .scratch = m->attention_scratch, .threads = m->threads};
+}
+
+static void tensors_allocate(Tensors *t, const ParamSpec specs[P_COUNT], const char *what) {
+    t->block = alloc_zeroed(param_count(specs), sizeof(real), what);
+    real *next = t->block;
+    for (int p = 0; p < P_COUNT; p++) t->at[p] = next, next += spec_size(&specs[p]);
+}
+
+static size_t partial_grads_size(const GPT2 *m) {
+    size_t n = 0;
+    for (int p = 0; p < P_COUNT; p++) n += m->local[p].cut == WHOLE_PARTIAL_GRAD ? spec_size(&m->local[p]) : 0;
+    return n;
+}
+
+// Gradients: tensors of which each rank has only a partial gradient lie together at the end, once for each folded rank,
+// so that one all-reduce sums them all.
+static void gradients_allocate(GPT2 *m) {
+    size_t n = partial_grads_size(m), others = param_count(m->local) - n, partial = 0;
+    m->grads.block = alloc_zeroed(others + m->F * n, sizeof(real), "gradients");
+    m->partial_grads = m->grads.block + others;
+    m->rank_grads = alloc_zeroed(m->F, sizeof(Tensors), "gradient table");
+    real *next = m->grads.block;
+    for (int p = 0; p < P_COUNT; p++) {
+        int is_partial = m->local[p].cut == WHOLE_PARTIAL_GRAD;
+        for (int f = 0; f < m->F; f++) m->rank_grads[f].at[p] = is_partial ? m->partial_grads + f * n + partial : next;
+        m->grads.at[p] = m->rank_grads[0].at[p];
+        if (is_partial) partial += spec_size(&m->local[p]);
+        else next += spec_size(&m->local[p]);
+    }
+}
+
+static real *carve(real *block, size_t *used, size_t n) {
+    real *at = block ? block + *used : NULL;
+    *used += (n + 15) / 16 * 16; // keeps tensors on cache lines
+    return at;
+}
+
+// Lays all activations out in `block`, or only counts them if it is NULL. Returns the number of reals.
+static size_t activations_lay(GPT2 *m, real *block) {
+    const GPT2Config *c = &m->config;
+    size_t BT = (size_t)m->B_max * m->T_max, BTC = BT * c->C, F = m->F, used = 0;
+    int Cr = c->C / c->R, at = 0;
+    for (int k = 0; k <= 2 * c->L; k++) {
+        SubBlock *s = sub_at(m, k);
+        int begins = k == 0 || k == m->plan.segments[at].end;
+        at += k > 0 && begins;
+        s->copies = begins ? 1 : m->F;
+        s->stream = carve(block, &used, s->copies * BTC);
+        s->normed = carve(block, &used, s->copies * BTC);
+        s->mean = carve(block, &used, s->copies * BT);
+        s->rstd = carve(block, &used, s->copies * BT);
+        if (k == 2 * c->L) break;
+        s->inner_width = k % 2 ? 4 * Cr : 3 * Cr;
+        s->outer_width = k % 2 ? 4 * Cr : Cr;
+        s->inner = carve(block, &used, F * BT * s->inner_width);
+        s->outer = carve(block, &used, F * BT * s->outer_width);
+        s->lse = carve(block, &used, k % 2 ? 0 : F * BT * (c->NH / c->R));
+    }
+    m->logits = carve(block, &used, BT * c->Vp);
+    m->losses = carve(block, &used, BT);
+    m->lse = carve(block, &used, BT);
+    m->acc = carve(block, &used, F * BTC);
+    m->bias_sum = carve(block, &used, c->C);
+    m->dmerged = carve(block, &used, BTC);
+    m->dstream = carve(block, &used, F * BTC);
+    m->dpartial = carve(block, &used, BTC);
+    m->dnormed = carve(block, &used, BTC);
+    m->dinner = carve(block, &used, BT * 4 * Cr);
+    m->douter = carve(block, &used, BT * 4 * Cr);
+    m->attention_scratch = carve(block, &used, (size_t)m->threads * 2 * ATTENTION_ROWS * m->T_max);
+    return used;
+}
+
+static size_t activations_bytes(GPT2 *m) { return activations_lay(m, m->activations) * sizeof(real); }
+
+// Makes a model of this shape with room for batches (B,T), its parameters zero. Without `training` there are no
+// gradients and no moments. Fails when the shape, the pattern or R cannot be had.
+static void gpt2_create(GPT2 *m, const GPT2Config *config, Mesh mesh, int B, int T, int training) {
+    memset(m, 0, sizeof *m);
+    m->config = *config;
+    m->mesh = mesh;
+    m->F = mesh.F;
+    m->rank0 = mesh.group_rank * mesh.F;
+    m->B_max = B, m->T_max = T;
+    m->threads = omp_get_max_threads();
+    if (config->NH % config->R) fail("-tp %d: %d heads cannot be divided over %d tensor ranks", config->R, config->NH, config->R);
+    if (T > config->maxT) fail("-t %d: the model reads at most %d tokens", T, config->maxT);
+    plan_make(&m->plan, config->pattern, config->L, config->rule, config->R);
+    param_specs(m->whole, config);
+    int rows_max = 0;
+    for (int p = 0; p < P_COUNT; p++) {
+        Shard mine = shard_of(&m->whole[p], mesh.group_rank, mesh.group);
+        m->local[p] = m->whole[p];
+        m->local[p].rows = mine.rows, m->local[p].cols = mine.cols;
+        rows_max = mine.rows > rows_max ? mine.rows : rows_max;
+    }
+    tensors_allocate(&m->params, m->local, "parameters");
+    if (training) {
+        tensors_allocate(&m->moment1, m->local, "AdamW moments");
+        tensors_allocate(&m->moment2, m->local, "AdamW moments");
+        gradients_allocate(m);
+        m->row_sums = alloc_zeroed(rows_max, sizeof(double), "gradient norm");
+    }
+    m->subs = alloc_zeroed(2 * (size_t)config->L, sizeof(SubBlock), "sub-blocks");
+    m->activations = alloc_zeroed(activations_lay(m, NULL), sizeof(real), "activations (fewer with a lower -b or -t)");
+    activations_lay(m, m->activations);
+    m->tokens = alloc_zeroed((size_t)B * T, sizeof(int32_t), "tokens");
+    m->targets = alloc_zeroed((size_t)B * T, sizeof(int32_t), "targets");
+}
+
+static void gpt2_free(GPT2 *m) {
+    void *blocks[] = {m->params.block, m->grads.block, m->moment1.block, m->moment2.block, m->rank_grads, m->row_sums,
+                      m->subs, m->activations, m->tokens, m->targets};
+    for (size_t i = 0; i < sizeof blocks / sizeof *blocks; i++) free(blocks[i]);
+    memset(m, 0, sizeof *m);
+}
+
+// Random initial weights: each process draws its own part of the same whole tensors.
+static void gpt2_init_weights(GPT2 *m, int how, uint64_t seed) {
+    for (int p = 0; p < P_COUNT; p++) {
+        const ParamSpec *whole = &m->whole[p], *local = &m->local[p];
+        Shard mine = shard_of(whole, m->mesh.group_rank, m->mesh.group);
+        #pragma omp parallel for collapse(2) schedule(static)
+        for (int layer = 0; layer < local->layers; layer++) {
+            for (int r = 0; r < local->rows; r++) {
+                uint64_t first = layer * spec_layer_size(whole) + shard_row(&mine, r);
+                real *row = whole_layer(m, &m->params, p, layer) + (size_t)r * local->cols;
+                for (int c = 0; c < local->cols; c++) {
+                    row[c] = (real)param_init(whole, p, how, m->config.V, m->config.L, seed, first + c);
+                }
+            }
+        }
+    }
+}
+
+// ----------------------------------------------------------------------------
+// merges: the only place where ranks talk
+
+// Sums over all R ranks. parts (F,n) holds what the folded ranks bring; the sum is left in the first of them. All ranks
+// of the TP group take part. The order is that of the ranks, so that folded and real ranks give the same bits for R = 2.
+static void allreduce(const GPT2 *m, Traffic *traffic, real *parts, size_t n) {
+    if (m->config.R == 1) return; // nobody to talk to, nothing to count
+    double start = seconds_now();
+    #pragma omp parallel for schedule(static)
+    for (size_t i = 0; i < n; i += 1024) {
+        size_t to = i + 1024 < n ? i + 1024 : n;
+        for (int f = 1; f < m->F; f++) {
+            for (size_t j = i; j < to; j++) parts[j] += parts[f * n + j];
+        }
+    }
+    // the leg between processes comes here
+    traffic->count++;
+    traffic->bytes += n * sizeof(real);
+    traffic->seconds += seconds_now() - start;
+}
+
+// ----------------------------------------------------------------------------
+// sub-blocks: attention (even k) and MLP (odd k) differ only in what stands between their two matrices
+
+// Partial output of rank f, no output bias: acc_f = or += Wout[:, part f] . inside_f(Win[part f] . LN(stream) + b).
+static void subblock_forward(GPT2 *m, int k, int f, int add) {
+    SubBlock *s = &m->subs[k];
+    int C = m->config.C, layer = k / 2, rows = m->B * m->T, own = copy_of(s, f);
+    real *normed = s->normed + (size_t)own * rows * C;
+    real *inner = s->inner + (size_t)f * rows * s->inner_width, *outer = s->outer + (size_t)f * rows * s->outer_width;
+    if (f == own) { // the first to read this stream
+        layernorm_forward(normed, s->mean + (size_t)own * rows, s->rstd + (size_t)own * rows, stream_of(m, s, f),
+                          whole_layer(m, &m->params, sub_params[k % 2].ln_w, layer),
+                          whole_layer(m, &m->params, sub_params[k % 2].ln_b, layer), rows, C);
+    }
+    matmul((Matmul){.out = view_of(inner, s->inner_width), .a = view_of(normed, C),
+                    .b = part_view(m, &m->params, sub_params[k % 2].in_w, layer, f), .b_transposed = 1,
+                    .bias = part_view(m, &m->params, sub_params[k % 2].in_b, layer, f),
+                    .M = rows, .N = s->inner_width, .K = C});
+    if (k % 2) gelu_forward(outer, inner, (size_t)rows * s->inner_width);
+    else attention_forward(outer, s->lse + (size_t)f * rows * (m->config.NH / m->config.R), inner, attention_shape(m));
+    matmul((Matmul){.out = view_of(m->acc + (size_t)f * rows * C, C), .a = view_of(outer, s->outer_width),
+                    .b = part_view(m, &m->params, sub_params[k % 2].out_w, layer, f), .b_transposed = 1,
+                    .M = rows, .N = C, .K = s->outer_width, .accumulate = add});
+}
+
+// From the gradient of rank f's partial output (B,T,C) to the gradients of its parameters (added to if add_grads) and
+// of the stream it read, which is written to dstream_f, or added to if add_stream.
+static void subblock_backward(GPT2 *m, int k, int f, real *dpartial, int add_stream, int add_grads) {
+    SubBlock *s = &m->subs[k];
+    int C = m->config.C, layer = k / 2, rows = m->B * m->T, own = copy_of(s, f);
+    real *normed = s->normed + (size_t)own * rows * C;
+    real *inner = s->inner + (size_t)f * rows * s->inner_width, *outer = s->outer + (size_t)f * rows * s->outer_width;
+    Tensors *grads = &m->rank_grads[f];
+    View out_w = part_view(m, &m->params, sub_params[k % 2].out_w, layer, f);
+    View in_w = part_view(m, &m->params, sub_params[k % 2].in_w, layer, f);
+
+    matmul((Matmul){.out = part_view(m, grads, sub_params[k % 2].out_w, layer, f), .a = view_of(dpartial, C), .a_transposed = 1,
+                    .b = view_of(outer, s->outer_width), .M = C, .N = s->outer_width, .K = rows, .accumulate = add_grads});
+    matmul((Matmul){.out = view_of(m->douter, s->outer_width), .a = view_of(dpartial, C), .b = out_w,
+                    .M = rows, .N = s->outer_width, .K = C});
+    if (k % 2) gelu_backward(m->dinner, m->douter, inner, (size_t)rows * s->inner_width);
+    else attention_backward(m->dinner, m->douter, outer, s->lse + (size_t)f * rows * (m->config.NH / m->config.R), inner, attention_shape(m));
+    matmul((Matmul){.out = part_view(m, grads, sub_params[k % 2].in_w, layer, f), .a = view_of(m->dinner, s->inner_width),
+                    .a_transposed = 1, .b = view_of(normed, C), .M = s->inner_width, .N = C, .K = rows, .accumulate = add_grads});
+    bias_backward(part_view(m, grads, sub_params[k % 2].in_b, layer, f), m->dinner, rows, s->inner_width, add_grads);
+    matmul((Matmul){.out = view_of(m->dnormed, C), .a = view_of(m->dinner, s->inner_width), .b = in_w,
+                    .M = rows, .N = C, .K = s->inner_width});
+    layernorm_backward(m->dstream + (size_t)f * rows * C, whole_layer(m, grads, sub_params[k % 2].ln_w, layer),
+                       whole_layer(m, grads, sub_params[k % 2].ln_b, layer), m->dnormed, stream_of(m, s, f),
+                       s->mean + (size_t)own * rows, s->rstd + (size_t)own * rows,
+                       whole_layer(m, &m->params, sub_params[k % 2].ln_w, layer), rows, C, add_stream, add_grads);
+}
+
+// ----------------------------------------------------------------------------
+// segments: from one merge to the next (see tp_blocks.h for begin, end, base and share)
+
+static void segment_forward(GPT2 *m, const Segment *seg) {
+    int C = m->config.C, rows = m->B * m->T, from = seg->begin; // acc and bias_sum hold what came after sub-block `from`
+    size_t n = (size_t)rows * C;
+    for (int k = seg->begin; k < seg->end; k++) {
+        const real *bias = whole_layer(m, &m->params, sub_params[k % 2].out_b, k / 2);
+        if (k == seg->base) from = k;
+        for (int f = 0; f < m->F; f++) subblock_forward(m, k, f, k > from);
+        for (int c = 0; c < C; c++) m->bias_sum[c] = k > from ? m->bias_sum[c] + bias[c] : bias[c];
+        if (k + 1 == seg->end && seg->base < seg->end) break;
+        for (int f = 0; f < m->F; f++) { // each rank goes on from its own partial outputs; streams has them as they are
+            real *acc = m->acc + f * n, *out = k + 1 < seg->end ? stream_of(m, &m->subs[k + 1], f) : acc;
+            residual_forward(out, stream_of(m, &m->subs[from], f), acc, m->bias_sum, rows, C);
+        }
+    }
+    if (seg->base > seg->begin && seg->base < seg->end) {
+        for (int f = 0; f < m->F; f++) scaled_add(m->acc + f * n, stream_of(m, &m->subs[seg->base], f), (real)seg->share, n, 1);
+    }
+    allreduce(m, &m->merges, m->acc, n);
+    for (int c = 0; c < C; c++) {
+        if (seg->base == seg->end) m->bias_sum[c] = 0; // they are in the streams already
+        if (FAULT(FAULT_BIAS_PER_RANK)) m->bias_sum[c] *= m->config.R;
+    }
+    const real *replicated = seg->base == seg->begin ? stream_of(m, &m->subs[seg->begin], 0) : NULL;
+    residual_forward(sub_at(m, seg->end)->stream, replicated, m->acc, m->bias_sum, rows, C);
+}
+
+// dmerged, the gradient of the segment's output, becomes the gradient of its input. A sub-block's partial output reaches
+// the loss through the merge (from `base` on; that gradient is dmerged, complete on every rank) and through the later
+// sub-blocks of its own rank (dstream_f, of which each rank has its part). The bias of its output goes the same two ways,
+// but through the merge it was added once, not once a rank: rank 0 counts it.
+static void segment_backward(GPT2 *m, const Segment *seg, int add_grads) {
+    int C = m->config.C, rows = m->B * m->T;
+    size_t n = (size_t)rows * C;
+    int known = 0; // dstream holds something
+    for (int k = seg->end - 1; k >= seg->begin; k--) {
+        int through_merge = k >= seg->base;
+        if (k + 1 == seg->base) { // from here on down the merge is reached through the stream at base
+            for (int f = 0; f < m->F; f++) scaled_add(m->dstream + f * n, m->dmerged, (real)seg->share, n, known);
+            known = 1;
+        }
+        for (int f = 0; f < m->F; f++) {
+            real *dstream = m->dstream + f * n, *dpartial = through_merge ? m->dmerged : dstream;
+            if (through_merge && known) sum_forward(dpartial = m->dpartial, m->dmerged, dstream, n);
+            int counts_merge = through_merge && m->rank0 + f == 0;
+            View dbias = part_view(m, &m->rank_grads[f], sub_params[k % 2].out_b, k / 2, f);
+            bias_backward(dbias, counts_merge ? dpartial : known ? dstream : NULL, rows, C, add_grads);
+            subblock_backward(m, k, f, dpartial, known, add_grads);
+        }
+        known = 1;
+    }
+    allreduce(m, &m->merges, m->dstream, n);
+    sum_forward(m->dmerged, seg->base == seg->begin ? m->dmerged : NULL, m->dstream, n);
+}
+
+// ----------------------------------------------------------------------------
+// forward and backward pass
+
+// Logits of tokens (B,T) into m->logits (B,T,Vp); with targets (B,T), also each token's loss. Returns the mean loss in
+// nats, or NaN without targets. B and T are at most those the model was created for.
+static double gpt2_forward(GPT2 *m, const int32_t *tokens, const int32_t *targets, int B, int T) {
+    int C = m->config.C, V = m->config.V, Vp = m->config.Vp, rows = B * T;
+    m->B = B, m->T = T;
+    memcpy(m->tokens, tokens, (size_t)rows * sizeof *tokens);
+    embedding_forward(m->subs[0].stream, tokens, m->params.at[P_wte], m->params.at[P_wpe], B, T, C);
+    for (int i = 0; i < m->plan.count; i++) segment_forward(m, &m->plan.segments[i]);
+    SubBlock *last = &m->last;
+    layernorm_forward(last->normed, last->mean, last->rstd, last->stream, m->params.at[P_lnfw], m->params.at[P_lnfb], rows, C);
+    matmul((Matmul){.out = view_of(m->logits, Vp), .a = view_of(last->normed, C), .b = view_of(m->params.at[P_wte], C),
+                    .b_transposed = 1, .M = rows, .N = V, .K = C});
+    if (!targets) return NAN;
+    memcpy(m->targets, targets, (size_t)rows * sizeof *targets);
+    classifier_forward(m->losses, m->lse, m->logits, targets, rows, V, Vp);
+    double sum = 0;
+    for (int i = 0; i < rows; i++) sum += (double)m->losses[i];
+    return sum / rows;
+}
+
+// Gradients of scale * mean loss of the last forward pass. They replace what the gradients were, or are added to it.
+// Partial gradients are not yet summed over ranks: gradients_reduce does that once per update. Logits are overwritten.
+static void gpt2_backward(GPT2 *m, double scale, int add_grads) {
+    int C = m->config.C, V = m->config.V, Vp = m->config.Vp, rows = m->B * m->T;
+    SubBlock *last = &m->last;
+    View dlogits = view_of(m->logits, Vp), wte = view_of(m->params.at[P_wte], C), dwte = view_of(m->grads.at[P_wte], C);
+    classifier_backward(m->logits, m->lse, m->targets, (real)(scale / rows), rows, V, Vp);
+    matmul((Matmul){.out = dwte, .a = dlogits, .a_transposed = 1, .b = view_of(last->normed, C), .M = V, .N = C, .K = rows,
+                    .accumulate = add_grads});
+    matmul((Matmul){.out = view_of(m->dnormed, C), .a = dlogits, .b = wte, .M = rows, .N = C, .K = V});
+    layernorm_backward(m->dmerged, m->grads.at[P_lnfw], m->grads.at[P_lnfb], m->dnormed, last->stream, last->mean, last->rstd,
+                       m->params.at[P_lnfw], rows, C, 0, add_grads);
+    for (int i = m->plan.count - 1; i >= 0; i--) segment_backward(m, &m->plan.segments[i], add_grads);
+    embedding_backward(m->grads.at[P_wte], m->grads.at[P_wpe], m->dmerged, m->tokens, m->B, m->T, C, add_grads);
+}
+
+// ----------------------------------------------------------------------------
+// update: sum of partial gradients, norm, AdamW
+
+// Tensors that every rank has whole, but saw its own streams with: the sum over ranks is the gradient. One all-reduce.
+static void gradients_reduce(GPT2 *m) {
+    if (FAULT(FAULT_LN_GRADS_NOT_SUMMED)) return;
+    allreduce(m, &m->gradient_sums, m->partial_grads, partial_grads_size(m));
+}
+
+// Sum of squares of one tensor's gradient: sharded tensors over all ranks, replicated ones once. Row by row in double,
+// rows in order, so that it does not depend on threads, nor for whole rows on how ranks are folded.
+static double tensor_norm_squared(GPT2 *m, int p) {
+    const ParamSpec *spec = &m->local[p];
+    int replicated = spec->cut == WHOLE || spec->cut == WHOLE_PARTIAL_GRAD;
+    int ranks = replicated && !FAULT(FAULT_NORM_COUNTS_REPLICAS) ? 1 : m->F;
+    double total = 0;
+    for (int f = 0; f < ranks; f++) {
+        Shard s = shard_of(spec, f, m->F);
+        for (int layer = 0; layer < spec->layers; layer++) {
+            View part = part_view(m, &m->grads, p, layer, f);
+            #pragma omp parallel for schedule(static)
+            for (int r = 0; r < s.rows; r++) {
+                const real *row = view_row(part, r);
+                double sum = 0;
+                #pragma omp simd reduction(+ : sum)
+                for (int c = 0; c < s.cols; c++) sum += (double)row[c] * (double)row[c];
+                m->row_sums[r] = sum;
+            }
+            for (int r = 0; r < s.rows; r++) total += m->row_sums[r];
+        }
+    }
+    return total;
+}
+
+// Norm of the whole gradient. *culprit is the name of the first tensor whose gradient is not finite, or NULL.
+static double gradients_norm(GPT2 *m, const char **culprit) {
+    double total = 0;
+    *culprit = NULL;
+    for (int p = 0; p < P_COUNT; p++) {
+        double squared = tensor_norm_squared(m, p);
+        if (!isfinite(squared) && !*culprit) *culprit = m->local[p].name;
+        total += squared;
+    }
+    return sqrt(total);
+}
+
+typedef struct {
+    double rate, beta1, beta2, eps, decay; // decay of matrices and embeddings
+    double grad_scale;                     // clipping: gradients are multiplied by this
+} AdamW;
+
+// One AdamW step (arXiv 1711.05101), number `update` from 1.
+static void gpt2_update(GPT2 *m, AdamW h, int64_t update) {
+    real b1 = (real)h.beta1, b2 = (real)h.beta2, eps = (real)h.eps, scale = (real)h.grad_scale, rate = (real)h.rate;
+    real correct1 = (real)(1 / (1 - pow(h.beta1, (double)update))), correct2 = (real)(1 / (1 - pow(h.beta2, (double)update)));
+    for (int p = 0; p < P_COUNT; p++) {
+        real decay = (real)(m->local[p].decay ? h.decay : 0);
+        real *w = m->params.at[p], *g = m->grads.at[p], *m1 = m->moment1.at[p], *m2 = m->moment2.at[p];
+        size_t n = spec_size(&m->local[p]);
+        #pragma omp parallel for simd schedule(static)
+        for (size_t i = 0; i < n; i++) {
+            real d = g[i] * scale;
+            m1[i] = b1 * m1[i] + (1 - b1) * d;
+            m2[i] = b2 * m2[i] + (1 - b2) * d * d;
+            real root = real_sqrt(m2[i] * correct2);
+            w[i] -= rate * (m1[i] * correct1 / (root + eps) + decay * w[i]);
+        }
+    }
+}
+
+// ----------------------------------------------------------------------------
+// checkpoints: between files, which hold whole tensors, and what this process has of them
+
+static real *set_row(GPT2 *m, int set, int p, int layer, int row) {
+    Tensors *t = set == SET_PARAMS ? &m->params : set == SET_MOMENT1 ? &m->moment1 : &m->moment2;
+    return whole_layer(m, t, p, layer) + (size_t)row * m->local[p].cols;
+}
+
+static void model_rows_put(void *owner, int set, int p, int layer, int row, int rows, const float *values) {
+    GPT2 *m = owner;
+    Shard mine = shard_of(&m->whole[p], m->mesh.group_rank, m->mesh.group);
+    size_t cols = (size_t)m->whole[p].cols, first = (size_t)row * cols;
+    for (int r = 0; r < mine.rows; r++) {
+        size_t at = shard_row(&mine, r);
+        if (at < first || at >= first + (size_t)rows * cols) continue;
+        real *out = set_row(m, set, p, layer, r);
+        for (int c = 0; c < mine.cols; c++) out[c] = (real)values[at - first + c];
+    }
+}
+
+static void model_rows_get(void *owner, int set, int p, int layer, int row, int rows, float *values) {
+    GPT2 *m = owner;
+    Shard mine = shard_of(&m->whole[p], m->mesh.group_rank, m->mesh.group);
+    size_t cols = (size_t)m->whole[p].cols, first = (size_t)row * cols;
+    for (int r = 0; r < mine.rows; r++) {
+        size_t at = shard_row(&mine, r);
+        if (at < first || at >= first + (size_t)rows * cols) continue;
+        const real *in = set_row(m, set, p, layer, r);
+        for (int c = 0; c < mine.cols; c++) values[at - first + c] = (float)in[c];
+    }
+}
+
+static void gpt2_load(GPT2 *m, const char *path) {
+    File file;
+    GPT2Config config;
+    int bf16 = model_open(&file, path, &config);
+    tensors_read(&file, m->whole, bf16, SET_PARAMS, model_rows_put, m);
+    file_close(&file);
+}
+
+static void checkpoint_save(GPT2 *m, const char *folder, int64_t updates, int64_t keep) {
+    char path[PATH_MAX];
+    File done;
+    checkpoint_path(path, folder, "model", updates);
+    model_write(path, &m->config, 1, model_rows_get, m);
+    checkpoint_path(path, folder, "state", updates);
+    state_write(path, &m->config, updates, 1, model_rows_get, m);
+    checkpoint_path(path, folder, "DONE", updates);
+    file_create(&done, path);
+    file_commit(&done);
+    if (keep) checkpoint_prune(folder, keep);
+}
+
+// ----------------------------------------------------------------------------
+// sampling
+
+static int compare_descending(const void *a, const void *b) {
+    real x = *(const real *)a, y = *(const real *)b;
+    return (x < y) - (x > y);
+}
+
+// Draws a token from logits (V): `u` uniform in [0, 1), temperature 0 takes the likeliest, top_k 0 means all.
+// scratch (V).
+static int token_draw(const real *logits, real *scratch, int V, double temperature, int top_k, double u) {
+    int likeliest = 0, drawn = -1;
+    double sum = 0, below = 0;
+    for (int v = 1; v < V; v++) likeliest = logits[v] > logits[likeliest] ? v : likeliest;
+    if (temperature == 0) return likeliest;
+    real threshold = -INFINITY;
+    if (top_k > 0 && top_k < V) {
+        memcpy(scratch, logits, (size_t)V * sizeof(real));
+        qsort(scratch, (size_t)V, sizeof(real), compare_descending);
+        threshold = scratch[top_k - 1];
+    }
+    for (int v = 0; v < V; v++) {
+        double p = logits[v] >= threshold ? exp(((double)logits[v] - (double)logits[likeliest]) / temperature) : 0;
+        scratch[v] = (real)p;
+        sum += (double)scratch[v];
+    }
+    for (int v = 0; v < V; v++) {
+        if (scratch[v] == 0) continue;
+        drawn = v;
+        below += (double)scratch[v];
+        if (u * sum < below) break;
+    }
+    return drawn < 0 ? likeliest : drawn;
+}
+
+#ifndef NO_MAIN // programs that include this file for its model stop here
+
+// ----------------------------------------------------------------------------
+// a run: options made into a model, data and a log
+
+typedef struct {
+    Options options;
+    Tokens train, val;
+    Tokenizer tokenizer;
+    GPT2 model;
+    Runlog log;
+    char model_path[PATH_MAX]; // the file the weights come from; "" = new weights
+    int64_t first, updates;    // updates done before this run, and to have been done at its end
+    int64_t micro_steps;       // micro-batches per update
+    int64_t val_sequences;     // per validation
+    int32_t *tokens, *targets; // (B,T) of a micro-batch
+    int32_t *prompt;           // tokens that samples begin with
+    int prompt_length;
+    double val_loss;           // the last one measured; NaN before
+} Run;
+
+// Prints a line to the terminal and to the log.
+__attribute__((format(printf, 2, 3))) static void run_say(Run *run, const char *format, ...) {
+    char line[2 * PATH_MAX];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(line, sizeof line, format, arguments);
+    va_end(arguments);
+    printf("%s\n", line);
+    runlog_line(&run->log, "%s", line);
+}
+
+static void tokens_check_count(const Options *o, const char *option, const Tokens *tokens, const char *path, int DP) {
+    size_t needed = (size_t)o->batch * (size_t)o->length * (size_t)DP + 1;
+    if (tokens->count >= needed) return;
+    fail("%s %s: %zu tokens, but one batch needs %zu (b %lld x t %lld x DP %d + 1); lower -b or -t, or use more data", option,
+         path, tokens->count, needed, (long long)o->batch, (long long)o->length, DP);
+}
+
+// Finds the shape of the model: from the last checkpoint, from a file, or from a name.
+static void run_find_model(Run *run, GPT2Config *config) {
+    Options *o = &run->options;
+    File file;
+    size_t n = strlen(o->model);
+    if (o->resume && !o->out[0]) fail("-y 1: nothing to resume from; -o names the folder of checkpoints");
+    int64_t newest = o->out[0] ? checkpoint_find(o->out, INT64_MAX) : -1;
+    if (newest >= 0 && !o->resume) {
+        fail("-o %s: holds checkpoint %lld of an earlier run; -y 1 resumes it, another folder keeps it", o->out, (long long)newest);
+    }
+    if (newest >= 0) {
+        run->first = newest;
+        checkpoint_path(run->model_path, o->out, "model", newest);
+    } else if (n > 4 && !strcmp(o->model + n - 4, ".bin")) {
+        if (n >= PATH_MAX) fail("-e: a path of %zu bytes", n);
+        memcpy(run->model_path, o->model, n + 1);
+    }
+    if (run->model_path[0]) {
+        model_open(&file, run->model_path, config);
+        file_close(&file);
+        options_take_model(o, config, run->model_path);
+    } else if (!config_parse(config, o->model, run->train.V, (int)o->length)) {
+        fail("-e '%s': expected a model file (.bin), d12, d24, d36, d48, or LxHxC such as 4x4x128", o->model);
+    }
+    GPT2Config asked;
+    if (newest >= 0 && o->given[O_model] && config_parse(&asked, o->model, config->V, config->maxT) &&
+        (asked.L != config->L || asked.NH != config->NH || asked.C != config->C)) {
+        fail("-e %s, but %s is a %dx%dx%d model", o->model, run->model_path, config->L, config->NH, config->C);
+    }
+    if (strlen(o->pattern) > PATTERN_MAX) fail("-p: a pattern of %zu characters, at most %d", strlen(o->pattern), PATTERN_MAX);
+    if (o->pattern != config->pattern) memmove(config->pattern, o->pattern, strlen(o->pattern) + 1);
+    config->R = (int)o->tp;
+    config->rule = o->rule;
+}
+
+// Tokenizer and prompt, when samples are asked for.
+static void run_open_sampler(Run *run) {
+    Options *o = &run->options;
+    char path[PATH_MAX], folder[PATH_MAX];
+    if (!o->sample_every) {
+        if (o->given[O_prompt]) fail("-gp: samples are off; -s N prints one every N updates");
+        return;
+    }
+    snprintf(folder, sizeof folder, "%s", o->train_data);
+    path_join(path, dirname(folder), "tokenizer.bin");
+    tokenizer_open(&run->tokenizer, o->tokenizer[0] ? o->tokenizer : path);
+    if (run->tokenizer.V != run->model.config.V) {
+        fail("-tk %s: a vocabulary of %d, but the model has %d", o->tokenizer[0] ? o->tokenizer : path, run->tokenizer.V, run->model.config.V);
+    }
+    run->prompt = alloc_zeroed(strlen(o->prompt) + 1 + (size_t)o->sample_tokens, sizeof(int32_t), "sample");
+    run->prompt[0] = run->tokenizer.end_of_text;
+    run->prompt_length = o->prompt[0] ? tokenizer_encode(&run->tokenizer, o->prompt, run->prompt) : 1;
+}
+
+static void run_check_vocabulary(const char *option, const char *path, const Tokens *tokens, const GPT2Config *config) {
+    if (tokens->V == config->V) return;
+    fail("%s %s: a vocabulary of %d, but the model has %d", option, path, tokens->V, config->V);
+}
+
+// Checks everything that can be wrong before a file is written.
+static void run_open(Run *run, int argc, char **argv) {
+    GPT2Config config;
+    Options *o = &run->options;
+    memset(run, 0, sizeof *run);
+    run->val_loss = NAN;
+    options_parse(o, argc, argv);
+    int train = o->updates != 0, validate = o->val_every > 0;
+    size_t n = strlen(o->model);
+    if (train || n <= 4 || strcmp(o->model + n - 4, ".bin")) tokens_open(&run->train, o->train_data);
+    run_find_model(run, &config);
+    Mesh mesh = mesh_make(1, 0, config.R, (int)o->fold);
+    if (mesh.F != config.R) fail("-fold %d: one process has to run all %d tensor ranks (MPI is not built in)", mesh.F, config.R);
+    if (train) {
+        tokens_check_count(o, "-i", &run->train, o->train_data, mesh.DP);
+        run_check_vocabulary("-i", o->train_data, &run->train, &config);
+    }
+    if (validate) {
+        tokens_open(&run->val, o->val_data);
+        tokens_check_count(o, "-j", &run->val, o->val_data, 1);
+        run_check_vocabulary("-j", o->val_data, &run->val, &config);
+        int64_t all = (int64_t)((run->val.count - 1) / (size_t)o->length), asked = o->val_batches * o->batch;
+        run->val_sequences = o->val_batches < 0 || asked > all ? all : asked;
+    }
+    int64_t micro = o->batch * o->length * mesh.DP;
+    if (!o->update_tokens) o->update_tokens = micro;
+    if (o->update_tokens % micro) {
+        fail("-d %lld: tokens per update must be a multiple of %lld (b %lld x t %lld x DP %d)", (long long)o->update_tokens,
+             (long long)micro, (long long)o->batch, (long long)o->length, mesh.DP);
+    }
+    run->micro_steps = o->update_tokens / micro;
+    run->updates = o->updates >= 0 ? o->updates : (int64_t)((run->train.count - 1) / (size_t)o->update_tokens);
+    gpt2_create(&run->model, &config, mesh, (int)o->batch, (int)o->length, train || o->out[0]);
+    run_open_sampler(run);
+    if (run->model_path[0]) gpt2_load(&run->model, run->model_path);
+    else gpt2_init_weights(&run->model, o->weights, (uint64_t)o->seed);
+    if (run->first) {
+        char path[PATH_MAX];
+        checkpoint_path(path, o->out, "state", run->first);
+        state_read(path, &config, run->first, model_rows_put, &run->model);
+    }
+    run->tokens = alloc_zeroed((size_t)(o->batch * o->length), sizeof(int32_t), "tokens");
+    run->targets = alloc_zeroed((size_t)(o->batch * o->length), sizeof(int32_t), "targets");
+    if (o->out[0]) {
+        folder_create(o->out);
+        runlog_open(&run->log, o->out, (int)o->resume, run->first);
+    }
+}
+
+static void run_close(Run *run) {
+    runlog_close(&run->log);
+    gpt2_free(&run->model);
+    tokens_close(&run->train);
+    tokens_close(&run->val);
+    tokenizer_close(&run->tokenizer);
+    free(run->tokens);
+    free(run->targets);
+    free(run->prompt);
+}
+
+// What text the tokens were made from, as its script left it in source.txt beside them.
+static void run_say_text(Run *run) {
+    char folder[PATH_MAX], path[PATH_MAX], line[512];
+    snprintf(folder, sizeof folder, "%s", run->options.train_data);
+    path_join(path, dirname(folder), "source.txt");
+    FILE *file = fopen(path, "r");
+    if (!file) return;
+    if (fgets(line, sizeof line, file)) run_say(run, "# text %.*s", (int)strcspn(line, "\n"), line);
+    fclose(file);
+}
+
+static void run_say_facts(Run *run) {
+    GPT2 *m = &run->model;
+    const GPT2Config *c = &m->config;
+    const Options *o = &run->options;
+    char value[32];
+    for (int i = 0; i < O_COUNT; i++) {
+        if (option_specs[i].needs & ~BUILT_IN) continue;
+        const char *text = option_value(o, i, value);
+        run_say(run, "# %s %s", option_specs[i].flag, text[0] ? text : "''");
+    }
+    if (run->train.count) run_say_text(run);
+    run_say(run, "# model %s", run->model_path[0] ? run->model_path : "new weights");
+    run_say(run, "# shape L %d NH %d C %d V %d Vp %d maxT %d", c->L, c->NH, c->C, c->V, c->Vp, c->maxT);
+    run_say(run, "# parameters %zu", param_count(m->whole));
+    run_say(run, "# blocks %s", m->plan.letters);
+    run_say(run, "# merges_per_forward %d", m->plan.count);
+    run_say(run, "# mesh %d process = DP %d x TP %d, %d tensor ranks in each process, %d threads", m->mesh.world, m->mesh.DP,
+            m->mesh.R, m->mesh.F, m->threads);
+    run_say(run, "# train_tokens %zu", run->train.count);
+    run_say(run, "# val_tokens %zu, of which each validation reads %lld", run->val.count,
+            (long long)run->val_sequences * (long long)o->length);
+    run_say(run, "# update %lld tokens = %lld micro-batches of %lld x %lld", (long long)o->update_tokens,
+            (long long)run->micro_steps, (long long)o->batch, (long long)o->length);
+    run_say(run, "# updates %lld to %lld", (long long)run->first, (long long)run->updates);
+    double MiB = 1.0 / (1 << 20), tensors = (double)(param_count(m->local) * sizeof(real)) * MiB;
+    double gradients = m->grads.block ? tensors + (double)((m->F - 1) * partial_grads_size(m) * sizeof(real)) * MiB : 0;
+    run_say(run, "# memory_MiB parameters %.1f gradients %.1f moments %.1f activations %.1f", tensors, gradients,
+            m->grads.block ? 2 * tensors : 0, (double)activations_bytes(m) * MiB);
+}
+
+// ----------------------------------------------------------------------------
+// what a run does: updates, validation, samples
+
+// Row r of the batch of update s (from 0).
+static void run_load_row(Run *run, int64_t s, int64_t r, int32_t *tokens, int32_t *targets) {
+    const Options *o = &run->options;
+    int T = (int)o->length;
+    int32_t window[T + 1];
+    size_t start = row_start((int)o->shuffle, (uint64_t)o->seed, o->overfit ? 0 : (uint64_t)s, (uint64_t)r,
+                             (uint64_t)(o->update_tokens / T), run->train.count, T);
+    tokens_copy(&run->train, start, (size_t)T + 1, window);
+    memcpy(tokens, window, (size_t)T * sizeof *window);
+    memcpy(targets, window + 1, (size_t)T * sizeof *window);
+}
+
+// Update number N (from 1). Fails when loss or gradient is not a finite number; checkpoints of before stay.
+static RunlogUpdate run_update(Run *run, int64_t N) {
+    const Options *o = &run->options;
+    GPT2 *m = &run->model;
+    RunlogUpdate u = {.update = N};
+    Traffic before = m->merges;
+    double start = seconds_now();
+    for (int64_t micro = 0; micro < run->micro_steps; micro++) {
+        for (int64_t b = 0; b < o->batch; b++) {
+            int64_t r = (micro * m->mesh.DP + m->mesh.dp_rank) * o->batch + b;
+            run_load_row(run, N - 1, r, run->tokens + b * o->length, run->targets + b * o->length);
+        }
+        u.loss += gpt2_forward(m, run->tokens, run->targets, (int)o->batch, (int)o->length) / (double)run->micro_steps;
+        gpt2_backward(m, 1.0 / (double)run->micro_steps, micro > 0);
+    }
+    if (!isfinite(u.loss)) fail("update %lld: the loss is %f; checkpoints of before are kept", (long long)N, u.loss);
+    const char *culprit;
+    gradients_reduce(m);
+    u.norm = gradients_norm(m, &culprit);
+    if (culprit) fail("update %lld: the gradient of %s is not finite; checkpoints of before are kept", (long long)N, culprit);
+    u.rate = learning_rate(o->schedule, o->rate, o->warmup, o->rate_last, N, run->updates);
+    double clip = o->clip > 0 && u.norm > o->clip ? o->clip / u.norm : 1;
+    gpt2_update(m, (AdamW){.rate = u.rate, .beta1 = o->beta1, .beta2 = o->beta2, .eps = 1e-8, .decay = o->decay, .grad_scale = clip}, N);
+    u.ms = 1e3 * (seconds_now() - start);
+    u.tokens_per_second = (double)o->update_tokens / u.ms * 1e3;
+    u.allreduces = m->merges.count - before.count;
+    u.mib = (double)(m->merges.bytes - before.bytes) / (1 << 20);
+    u.comm_ms = 1e3 * (m->merges.seconds - before.seconds);
+    return u;
+}
+
+// Mean loss over the first sequences of the validation text, in order, -b at a time.
+static double run_validate(Run *run) {
+    int64_t B = run->options.batch, T = run->options.length, rows;
+    double sum = 0;
+    for (int64_t first = 0; first < run->val_sequences; first += rows) {
+        rows = run->val_sequences - first < B ? run->val_sequences - first : B;
+        tokens_copy(&run->val, (size_t)(first * T), (size_t)(rows * T), run->tokens);
+        tokens_copy(&run->val, (size_t)(first * T) + 1, (size_t)(rows * T), run->targets);
+        sum += gpt2_forward(&run->model, run->tokens, run->targets, (int)rows, (int)T) * (double)(rows * T);
+    }
+    return sum / (double)(run->val_sequences * T);
+}
+
+// Prints -g tokens after the prompt. The model reads the last -t of them.
+static void run_sample(Run *run, int64_t updates) {
+    const Options *o = &run->options;
+    GPT2 *m = &run->model;
+    int total = run->prompt_length + (int)o->sample_tokens, V = m->config.V;
+    int32_t *ids = run->prompt;
+    real *scratch = alloc_zeroed((size_t)V, sizeof(real), "sample");
+    printf("--- sample after update %lld\n%s", (long long)updates, o->prompt);
+    for (int n = run->prompt_length; n < total; n++) {
+        int T = n < o->length ? n : (int)o->length;
+        gpt2_forward(m, ids + n - T, NULL, 1, T);
+        double u = random_uniform(random_bits((uint64_t)o->seed, RANDOM_SAMPLE, (uint64_t)updates, (uint64_t)n));
+        ids[n] = token_draw(m->logits + (size_t)(T - 1) * m->config.Vp, scratch, V, o->temperature, (int)o->top_k, u);
+        tokenizer_print(&run->tokenizer, ids[n], stdout);
+        fflush(stdout);
+    }
+    printf("\n---\n");
+    free(scratch);
+}
+
+// On a terminal a line for people, with the time left; elsewhere the line of the log.
+static void run_progress(Run *run, const RunlogUpdate *u, double seconds_left) {
+    char line[256];
+    runlog_update_format(line, sizeof line, u);
+    runlog_line(&run->log, "%s", line);
+    if (!isatty(STDOUT_FILENO)) {
+        printf("%s\n", line);
+        return;
+    }
+    long left = (long)(seconds_left + 0.5);
+    printf("update %*lld/%lld | loss %8.6f | norm %7.4f | lr %.2e | %7.1f ms | %7.0f tokens/s | left %ld:%02ld:%02ld\n",
+           (int)(run->updates > 99999 ? 8 : 5), (long long)u->update, (long long)run->updates, u->loss, u->norm, u->rate, u->ms,
+           u->tokens_per_second, left / 3600, left / 60 % 60, left % 60);
+}
+
+// What is due between updates, `done` of them done: validation, sample, checkpoint. Not again where a run resumes.
+static void run_events(Run *run, int64_t done) {
+    const Options *o = &run->options;
+    int last = done == run->updates;
+    if (done == run->first && run->first > 0) return;
+    if (o->val_every && (last || done % o->val_every == 0)) {
+        run->val_loss = run_validate(run);
+        run_say(run, "s:%lld tel:%.6f", (long long)done, run->val_loss);
+    }
+    if (o->sample_every && (last || (done && done % o->sample_every == 0))) run_sample(run, done);
+    if (o->out[0] && (last || (done && o->save_every && done % o->save_every == 0))) {
+        checkpoint_save(&run->model, o->out, done, o->save_keep);
+    }
+}
+
+// What was really executed, as totals of this run.
+static void run_summary(const Run *run, int64_t executed, double seconds) {
+    const GPT2 *m = &run->model;
+    const Traffic *g = &m->gradient_sums;
+    if (!executed) return;
+    printf("%lld updates in %.1f s, %.1f ms each; activations and their gradients merged by %s blocks", (long long)executed, seconds,
+           1e3 * seconds / (double)executed, m->config.pattern);
+    printf("; partial gradients summed by %lld all-reduces, %.3f MiB, %.1f ms\n", (long long)g->count,
+           (double)g->bytes / (1 << 20), 1e3 * g->seconds);
+}
+
+int main(int argc, char **argv) {
+    static Run run;
+    run_open(&run, argc, argv);
+    run_say_facts(&run);
+    double seconds = 0; // in updates
+    for (int64_t done = run.first;; done++) {
+        run_events(&run, done);
+        if (done >= run.updates) break;
+        RunlogUpdate u = run_update(&run, done + 1);
+        seconds += u.ms * 1e-3;
+        run_progress(&run, &u, seconds / (double)(done + 1 - run.first) * (double)(run.updates - done - 1));
+    }
+    run_summary(&run, run.updates - run.first, seconds);
+    run_close(&run);
+    return 0;
+}
+#endif
