@@ -71,6 +71,9 @@ static void random_batch(int32_t *tokens, int32_t *targets, int n, int V) {
     }
 }
 
+// Activation all-reduces executed, forward and backward.
+static int64_t merges_executed(const GPT2 *m) { return m->traffic[TRAFFIC_FORWARD].count + m->traffic[TRAFFIC_BACKWARD].count; }
+
 // A whole update on a batch; returns the loss, and the gradient norm in *norm.
 static double update_once(GPT2 *m, const int32_t *tokens, const int32_t *targets, int B, int T, int64_t N, double *norm) {
     const char *culprit;
@@ -190,7 +193,7 @@ static void test_matmul(void) {
             alone.out.data = serial;
             matmul_serial(alone);
             int same = !memcmp(out, serial, room * sizeof(real));
-            check(worst <= (is_double ? 1e-13 : 3e-6) && same, "matmul %dx%dx%d%s%s%s%s%s: error %.1e, threaded and serial %s", M, N, K,
+            check(worst <= (is_double ? 1e-13 : 1e-5) && same, "matmul %dx%dx%d%s%s%s%s%s: error %.1e, threaded and serial %s", M, N, K,
                   at ? " aT" : "", bt ? " bT" : "", m.accumulate ? " +=" : "", m.bias.data ? " bias" : "", m.b.group ? " groups" : "",
                   worst, same ? "equal" : "differ");
         }
@@ -310,7 +313,7 @@ static void fixture_train(GPT2 *m, const Tokens *text, const char *line, const c
 }
 
 static void fixture_test(const char *folder, const Tokens *text, char *line) {
-    char path[PATH_MAX], name[128], *field[5] = {line};
+    char path[PATH_MAX], name[512], *field[5] = {line};
     for (int i = 1; i < 5; i++) field[i] = strchr(field[i - 1], '\t'), *field[i]++ = 0;
     GPT2 m;
     DebugState d;
@@ -321,18 +324,18 @@ static void fixture_test(const char *folder, const Tokens *text, char *line) {
     file_close(&file);
     config.R = (int)strtol(field[1], NULL, 10);
     config.rule = word_find(RULE_NAMES, field[2]);
-    snprintf(config.pattern, sizeof config.pattern, "%s", field[0]);
+    if (snprintf(config.pattern, sizeof config.pattern, "%s", field[0]) > PATTERN_MAX) fail("%s: pattern too long", field[0]);
     gpt2_create(&m, &config, mesh_folded(config.R), 2, 16, 1);
     gpt2_load(&m, path);
-    snprintf(name, sizeof name, "%s R %d %s", field[0], config.R, field[2]);
+    if (snprintf(name, sizeof name, "%s R %d %s", config.pattern, config.R, field[2]) >= (int)sizeof name) fail("%s: too long", field[2]);
     check(m.plan.count == (int)strtol(field[3], NULL, 10), "%s: %d merges per forward pass, expected %s", name, m.plan.count, field[3]);
     for (char *c = field[0]; *c; c++) *c = *c == '.' ? '+' : *c; // as in the names of the files
     if (snprintf(path, sizeof path, "%s/debug_%s_tp%d_%s.bin", folder, field[0], config.R, field[2]) >= (int)sizeof path) fail("path");
     debug_state_read(&d, path, &config, param_count(m.whole));
     fixture_compare(&m, &d, name);
     if (config.R > 1) {
-        check(m.merges.count == 2 * m.plan.count, "%s: %lld activation all-reduces executed, forward and backward, expected %d", name,
-              (long long)m.merges.count, 2 * m.plan.count);
+        check(merges_executed(&m) == 2 * m.plan.count, "%s: %lld activation all-reduces executed, forward and backward, expected %d", name,
+              (long long)merges_executed(&m), 2 * m.plan.count);
     }
     fixture_train(&m, text, field[4], name);
     free(d.x), free(d.y), free(d.logits), free(d.grads);
@@ -387,8 +390,8 @@ static Result result_of(const GPT2Config *c, int B, int T) {
         memcpy(out, m.grads.at[p], spec_size(&m.whole[p]) * sizeof(real));
         out += spec_size(&m.whole[p]);
     }
-    check(c->R == 1 ? m.merges.count == 0 : m.merges.count == 2 * m.plan.count && m.gradient_sums.count == 1,
-          "%s R %d: executed %lld activation and %lld gradient all-reduces", c->pattern, c->R, (long long)m.merges.count, (long long)m.gradient_sums.count);
+    check(c->R == 1 ? merges_executed(&m) == 0 : merges_executed(&m) == 2 * m.plan.count && m.traffic[TRAFFIC_GRADIENTS].count == 1,
+          "%s R %d: executed %lld activation and %lld gradient all-reduces", c->pattern, c->R, (long long)merges_executed(&m), (long long)m.traffic[TRAFFIC_GRADIENTS].count);
     gpt2_free(&m);
     return r;
 }
@@ -464,7 +467,7 @@ static void test_every_pattern(void) {
             gpt2_backward(&m, 1, 0);
             gradients_reduce(&m);
             good += fabs(loss - log(65)) < 0.2 && isfinite(gradients_norm(&m, &culprit)) &&
-                    m.merges.count == (c.R > 1 ? 2 * m.plan.count : 0);
+                    merges_executed(&m) == (c.R > 1 ? 2 * m.plan.count : 0);
             runs++;
             gpt2_free(&m);
         }

@@ -87,25 +87,226 @@ static inline real real_tanh(real x) {
 }
 
 // ----------------------------------------------------------------------------
-// matmul
+// matmul: most of the time is spent here
+//
+// One scheme serves the three products of a linear layer, y = x Wᵀ, dx = dy W and dW = dyᵀ x. The output is cut into tiles
+// of MR x NR elements, which the micro-kernel keeps in vector registers while it walks along K. It reads NR columns of b
+// from a packed panel, which stays in the L1 cache while all rows of a block pass by, and multiplies them with MR values
+// of a. Those are read in place when they run along K; a transposed a is first packed in panels of MR rows. K is cut in
+// steps of KC at fixed places and never split over threads, so that each element is always the same sequence of
+// operations, whichever block or thread computes it. (The scheme is that of Goto and van de Geijn, "Anatomy of
+// High-Performance Matrix Multiplication", with the panel of b in L1 instead of L2. Tiles of 12x32 and 6x64, KC of 64 and
+// 384, and packing a always were slower.)
 
-typedef struct { real *data; size_t ld; int group; size_t jump; } View;
-static View view_of(real *data, size_t ld) { return (View){data, ld, 0, 0}; }
-static real *view_row(View v, int i) {
-    return v.group ? v.data + (size_t)(i / v.group) * v.jump + (size_t)(i % v.group) * v.ld : v.data + (size_t)i * v.ld;
-}
+// A row-major matrix cut out of a bigger one. Row i starts at data + (i / group) * jump + (i % group) * ld; group 0 means
+// that the rows are not grouped. (One rank's rows of qkvw are three groups.)
 typedef struct {
-    View out, a; int a_transposed; View b; int b_transposed; View bias; int M, N, K; int accumulate;
+    real *data;
+    size_t ld;
+    int group;
+    size_t jump;
+} View;
+
+typedef struct {
+    View out;         // (M,N)
+    View a;           // (M,K), stored as (K,M) if a_transposed
+    int a_transposed;
+    View b;           // (K,N), stored as (N,K) if b_transposed
+    int b_transposed;
+    View bias;        // (N,1), added to every row of out; data NULL means none
+    int M, N, K;      // any size, 0 included
+    int accumulate;   // 0: out = a b + bias, and what out was is never read; 1: out += a b + bias
 } Matmul;
-static void matmul_serial(Matmul m) {
-    for (int i = 0; i < m.M; i++) for (int j = 0; j < m.N; j++) {
-        real s = m.bias.data ? *view_row(m.bias, j) : 0;
-        for (int k = 0; k < m.K; k++) s += (m.a_transposed ? view_row(m.a,k)[i] : view_row(m.a,i)[k]) * (m.b_transposed ? view_row(m.b,j)[k] : view_row(m.b,k)[j]);
-        view_row(m.out,i)[j] = m.accumulate ? view_row(m.out,i)[j] + s : s;
+
+#if defined(__AVX512F__)
+enum { VEC_BYTES = 64, MR = 8 }; // 16 of 32 registers accumulate: enough to hide the latency of a multiply-add
+#elif defined(__AVX__)
+enum { VEC_BYTES = 32, MR = 4 };
+#else
+enum { VEC_BYTES = 16, MR = 4 };
+#endif
+typedef real vec __attribute__((vector_size(VEC_BYTES)));
+typedef real loose_vec __attribute__((vector_size(VEC_BYTES), aligned(sizeof(real)), may_alias)); // at any address
+enum {
+    LANES = VEC_BYTES / sizeof(real),
+    NR = 2 * LANES,
+    KC = 256,               // a panel of b, KC x NR floats or 32 KiB, leaves room in L1 for the rows of a
+    MB = 512, NB = 1024,    // a block of out: its packed a and its own elements stay in L2
+    A_PANEL = (KC + 8) * MR // distance between panels of a: not a power of two, or they would share cache sets
+};
+
+// One tile of out: rows x cols elements of a full MR x NR product over `depth` values of k.
+typedef struct {
+    const real *a[MR]; // row i has its value for k at a[i][k * a_step]
+    int a_step;
+    const real *panel; // panel[k * NR + j]: element (k, j) of b
+    const real *start; // NR values that the sums start from: the bias, or zeros
+    real *out[MR];
+    int depth, rows, cols, add;
+} Tile;
+
+static int int_min(int a, int b) { return a < b ? a : b; }
+
+static View view_of(real *data, size_t ld) { return (View){.data = data, .ld = ld}; }
+
+static inline real *view_row(View v, int i) {
+    if (v.group) return v.data + (size_t)(i / v.group) * v.jump + (size_t)(i % v.group) * v.ld;
+    return v.data + (size_t)i * v.ld;
+}
+
+// Packs rows k0.. and columns j0.. of b, stored as (K,N). What stands in columns past `cols` of the panel is not used.
+static void panel_copy(View b, int k0, int depth, int j0, int cols, real *panel) {
+    for (int k = 0; k < depth; k++, panel += NR) {
+        const real *row = view_row(b, k0 + k) + j0;
+        if (cols == NR) memcpy(panel, row, NR * sizeof(real)); // of fixed size: no call
+        else memcpy(panel, row, (size_t)cols * sizeof(real));
     }
 }
+
+// The same for b stored as (N,K), in blocks of LANES x LANES. Interleaving the first half of a block with its second half
+// moves the top bit of each position to the bottom: after log2(LANES) times, rows and columns have changed places.
+static void panel_transpose(View b, int k0, int depth, int j0, int cols, real *panel) {
+    enum { HALF = LANES * LANES / 2 };
+    real block[2 * HALF] __attribute__((aligned(64))) = {0}, mixed[2 * HALF] __attribute__((aligned(64)));
+    for (int j = 0; j < cols; j += LANES) {
+        const real *rows[LANES];
+        int count = int_min(LANES, cols - j);
+        for (int i = 0; i < count; i++) rows[i] = view_row(b, j0 + j + i) + k0;
+        for (int k = 0; k < depth; k += LANES) {
+            int wide = int_min(LANES, depth - k);
+            for (int i = 0; i < count; i++) {
+                if (wide == LANES) memcpy(block + i * LANES, rows[i] + k, LANES * sizeof(real));
+                else memcpy(block + i * LANES, rows[i] + k, (size_t)wide * sizeof(real));
+            }
+            for (int step = 1; step < LANES; step *= 2) {
+                for (int n = 0; n < HALF; n++) {
+                    mixed[2 * n] = block[n];
+                    mixed[2 * n + 1] = block[n + HALF];
+                }
+                memcpy(block, mixed, sizeof block);
+            }
+            for (int i = 0; i < wide; i++) memcpy(panel + (size_t)(k + i) * NR + j, block + i * LANES, LANES * sizeof(real));
+        }
+    }
+}
+
+// Packs rows i0.. of a, stored as (K,M), in panels of MR rows: value (i, k) goes to A_PANEL * (i / MR) + k * MR + i % MR.
+static void rows_pack(View a, int i0, int rows, int k0, int depth, real *packed) {
+    for (int k = 0; k < depth; k++) {
+        const real *from = view_row(a, k0 + k) + i0;
+        real *to = packed + (size_t)k * MR;
+        int left = rows;
+        for (; left >= MR; left -= MR, from += MR, to += A_PANEL) memcpy(to, from, MR * sizeof(real));
+        memcpy(to, from, (size_t)left * sizeof(real));
+    }
+}
+
+// The micro-kernel.
+static inline void tile_compute(const Tile *t) {
+    const vec *b = (const vec *)t->panel, *start = (const vec *)t->start;
+    const real *a[MR];
+    vec acc[MR][2];
+    for (int i = 0; i < MR; i++) {
+        a[i] = t->a[i];
+        acc[i][0] = start[0];
+        acc[i][1] = start[1];
+        __builtin_prefetch(t->out[i], 1); // out may be far away in memory: fetch it while computing
+        __builtin_prefetch(t->out[i] + LANES, 1);
+    }
+    size_t at = 0, a_step = (size_t)t->a_step;
+    #pragma GCC unroll 4
+    for (int k = 0; k < t->depth; k++, b += 2, at += a_step) {
+        vec b0 = b[0], b1 = b[1];
+        #pragma GCC unroll 8
+        for (int i = 0; i < MR; i++) {
+            acc[i][0] += a[i][at] * b0;
+            acc[i][1] += a[i][at] * b1;
+        }
+    }
+    if (t->rows == MR && t->cols == NR) {
+        #pragma GCC unroll 8
+        for (int i = 0; i < MR; i++) {
+            loose_vec *to = (loose_vec *)t->out[i];
+            to[0] = t->add ? (vec)to[0] + acc[i][0] : acc[i][0];
+            to[1] = t->add ? (vec)to[1] + acc[i][1] : acc[i][1];
+        }
+        return;
+    }
+    vec edge[MR][2]; // a copy, since registers cannot be indexed
+    #pragma GCC unroll 8
+    for (int i = 0; i < MR; i++) {
+        edge[i][0] = acc[i][0];
+        edge[i][1] = acc[i][1];
+    }
+    for (int i = 0; i < t->rows; i++) {
+        const real *from = (const real *)edge[i];
+        for (int j = 0; j < t->cols; j++) t->out[i][j] = t->add ? t->out[i][j] + from[j] : from[j];
+    }
+}
+
+// Computes rows i0.. (at most MB) and columns j0.. of out.
+static void block_compute(const Matmul *m, int i0, int rows, int j0, int cols) {
+    static _Thread_local real packed[MB / MR * A_PANEL] __attribute__((aligned(64)));
+    static _Thread_local real panel[KC * NR] __attribute__((aligned(64)));
+    for (int k0 = 0; k0 == 0 || k0 < m->K; k0 += KC) { // once for K = 0, which leaves the bias
+        Tile t = {.a_step = m->a_transposed ? MR : 1, .panel = panel, .depth = int_min(KC, m->K - k0),
+                  .add = m->accumulate || k0 > 0};
+        if (m->a_transposed) rows_pack(m->a, i0, rows, k0, t.depth, packed);
+        for (int j = j0; j < j0 + cols; j += NR) {
+            real start[NR] __attribute__((aligned(64))) = {0};
+            t.start = start;
+            t.cols = int_min(NR, j0 + cols - j);
+            for (int n = 0; n < t.cols && m->bias.data && k0 == 0; n++) start[n] = *view_row(m->bias, j + n);
+            (m->b_transposed ? panel_transpose : panel_copy)(m->b, k0, t.depth, j, t.cols, panel);
+            for (int i = 0; i < rows; i += MR) {
+                t.rows = int_min(MR, rows - i);
+                for (int r = 0; r < MR; r++) {
+                    int row = i + int_min(r, t.rows - 1); // rows past the edge repeat the last one, unused
+                    t.a[r] = m->a_transposed ? packed + (size_t)(i / MR) * A_PANEL + (row - i) : view_row(m->a, i0 + row) + k0;
+                    t.out[r] = view_row(m->out, i0 + row) + j;
+                }
+                tile_compute(&t);
+            }
+        }
+    }
+}
+
+static void range_compute(const Matmul *m, int i0, int i1, int j0, int j1) {
+    for (int i = i0; i < i1; i += MB) {
+        for (int j = j0; j < j1; j += NB) block_compute(m, i, int_min(MB, i1 - i), j, int_min(NB, j1 - j));
+    }
+}
+
+// The product on the calling thread alone, for use inside a parallel region. out may not overlap a, b or bias.
+static void matmul_serial(Matmul m) { range_compute(&m, 0, m.M, 0, m.N); }
+
+// Where part number `part` of `size` elements begins, when they are shared out in whole units.
+static int part_begin(int size, int unit, int parts, int part) {
+    size_t units = ((size_t)size + (size_t)unit - 1) / (size_t)unit;
+    return int_min(size, (int)(units * (size_t)part / (size_t)parts) * unit);
+}
+
+// The same product, to the last bit, on all threads: each computes one rectangle of a grid over out.
 static void matmul(Matmul m) {
-    matmul_serial(m);
+    int threads = omp_get_max_threads(), down = 1;
+    if (threads == 1 || (double)m.M * m.N * m.K < 1 << 18) { // too short to pay for a parallel region
+        matmul_serial(m);
+        return;
+    }
+    // The time of a rectangle goes with its area, plus what it costs to read or pack the rows of a and the columns of b.
+    double best = INFINITY, row_cost = m.a_transposed ? 14 : 2, column_cost = m.b_transposed ? 14 : 7;
+    for (int d = 1; d <= threads; d++) {
+        double height = ceil((double)m.M / MR / d) * MR, width = ceil((double)m.N / NR / (threads / d)) * NR;
+        double cost = height * width + height * row_cost + width * column_cost;
+        if (cost < best) best = cost, down = d;
+    }
+    int across = threads / down;
+    #pragma omp parallel for schedule(static, 1)
+    for (int t = 0; t < down * across; t++) {
+        int y = t / across, x = t % across;
+        range_compute(&m, part_begin(m.M, MR, down, y), part_begin(m.M, MR, down, y + 1),
+                      part_begin(m.N, NR, across, x), part_begin(m.N, NR, across, x + 1));
+    }
 }
 
 // ----------------------------------------------------------------------------
@@ -417,6 +618,9 @@ typedef struct {
     int inner_width, outer_width; // per rank: 3C/R and C/R, or 4C/R twice
 } SubBlock;
 
+// All-reduces, by what they sum: activations, gradients of activations, partial gradients of replicated parameters.
+enum { TRAFFIC_FORWARD, TRAFFIC_BACKWARD, TRAFFIC_GRADIENTS, TRAFFIC_KINDS };
+
 typedef struct {
     int64_t count;  // all-reduces executed
     size_t bytes;   // their payload, once
@@ -452,8 +656,7 @@ typedef struct {
     int threads;
     int32_t *tokens, *targets; // (B,T) of the last forward pass
     double *row_sums;         // for the gradient norm
-    Traffic merges;           // activation all-reduces, forward and backward
-    Traffic gradient_sums;    // all-reduces of partial gradients
+    Traffic traffic[TRAFFIC_KINDS]; // what was executed since the model was created
 } GPT2;
 
 // The parameters of a sub-block: [0] attention, [1] MLP.
@@ -624,7 +827,7 @@ static void gpt2_init_weights(GPT2 *m, int how, uint64_t seed) {
 
 // Sums over all R ranks. parts (F,n) holds what the folded ranks bring; the sum is left in the first of them. All ranks
 // of the TP group take part. The order is that of the ranks, so that folded and real ranks give the same bits for R = 2.
-static void allreduce(const GPT2 *m, Traffic *traffic, real *parts, size_t n) {
+static void allreduce(GPT2 *m, int kind, real *parts, size_t n) {
     if (m->config.R == 1) return; // nobody to talk to, nothing to count
     double start = seconds_now();
     #pragma omp parallel for schedule(static)
@@ -635,9 +838,9 @@ static void allreduce(const GPT2 *m, Traffic *traffic, real *parts, size_t n) {
         }
     }
     // the leg between processes comes here
-    traffic->count++;
-    traffic->bytes += n * sizeof(real);
-    traffic->seconds += seconds_now() - start;
+    m->traffic[kind].count++;
+    m->traffic[kind].bytes += n * sizeof(real);
+    m->traffic[kind].seconds += seconds_now() - start;
 }
 
 // ----------------------------------------------------------------------------
@@ -713,7 +916,7 @@ static void segment_forward(GPT2 *m, const Segment *seg) {
     if (seg->base > seg->begin && seg->base < seg->end) {
         for (int f = 0; f < m->F; f++) scaled_add(m->acc + f * n, stream_of(m, &m->subs[seg->base], f), (real)seg->share, n, 1);
     }
-    allreduce(m, &m->merges, m->acc, n);
+    allreduce(m, TRAFFIC_FORWARD, m->acc, n);
     for (int c = 0; c < C; c++) {
         if (seg->base == seg->end) m->bias_sum[c] = 0; // they are in the streams already
         if (FAULT(FAULT_BIAS_PER_RANK)) m->bias_sum[c] *= m->config.R;
@@ -746,7 +949,7 @@ static void segment_backward(GPT2 *m, const Segment *seg, int add_grads) {
         }
         known = 1;
     }
-    allreduce(m, &m->merges, m->dstream, n);
+    allreduce(m, TRAFFIC_BACKWARD, m->dstream, n);
     sum_forward(m->dmerged, seg->base == seg->begin ? m->dmerged : NULL, m->dstream, n);
 }
 
@@ -795,7 +998,7 @@ static void gpt2_backward(GPT2 *m, double scale, int add_grads) {
 // Tensors that every rank has whole, but saw its own streams with: the sum over ranks is the gradient. One all-reduce.
 static void gradients_reduce(GPT2 *m) {
     if (FAULT(FAULT_LN_GRADS_NOT_SUMMED)) return;
-    allreduce(m, &m->gradient_sums, m->partial_grads, partial_grads_size(m));
+    allreduce(m, TRAFFIC_GRADIENTS, m->partial_grads, partial_grads_size(m));
 }
 
 // Sum of squares of one tensor's gradient: sharded tensors over all ranks, replicated ones once. Row by row in double,
@@ -965,8 +1168,23 @@ typedef struct {
     int32_t *tokens, *targets; // (B,T) of a micro-batch
     int32_t *prompt;           // tokens that samples begin with
     int prompt_length;
-    double val_loss;           // the last one measured; NaN before
+    Traffic executed[TRAFFIC_KINDS]; // all-reduces of this run's updates (not those of validation and samples)
 } Run;
+
+// Options on a few lines of the terminal; one per line in the log.
+static void run_say_options(Run *run) {
+    int column = 0;
+    for (int i = 0; i < O_COUNT; i++) {
+        char value[32];
+        if (option_specs[i].needs & ~BUILT_IN) continue;
+        const char *flag = option_specs[i].flag, *text = option_value(&run->options, i, value);
+        if (!text[0]) text = "''";
+        if (column + strlen(flag) + strlen(text) + 2 > 118) column = 0, printf("\n");
+        column += printf(column ? " %s %s" : "# %s %s", flag, text);
+        runlog_line(&run->log, "# %s %s", flag, text);
+    }
+    printf("\n");
+}
 
 // Prints a line to the terminal and to the log.
 __attribute__((format(printf, 2, 3))) static void run_say(Run *run, const char *format, ...) {
@@ -1050,7 +1268,6 @@ static void run_open(Run *run, int argc, char **argv) {
     GPT2Config config;
     Options *o = &run->options;
     memset(run, 0, sizeof *run);
-    run->val_loss = NAN;
     options_parse(o, argc, argv);
     int train = o->updates != 0, validate = o->val_every > 0;
     size_t n = strlen(o->model);
@@ -1120,19 +1337,14 @@ static void run_say_facts(Run *run) {
     GPT2 *m = &run->model;
     const GPT2Config *c = &m->config;
     const Options *o = &run->options;
-    char value[32];
-    for (int i = 0; i < O_COUNT; i++) {
-        if (option_specs[i].needs & ~BUILT_IN) continue;
-        const char *text = option_value(o, i, value);
-        run_say(run, "# %s %s", option_specs[i].flag, text[0] ? text : "''");
-    }
+    run_say_options(run);
     if (run->train.count) run_say_text(run);
     run_say(run, "# model %s", run->model_path[0] ? run->model_path : "new weights");
     run_say(run, "# shape L %d NH %d C %d V %d Vp %d maxT %d", c->L, c->NH, c->C, c->V, c->Vp, c->maxT);
     run_say(run, "# parameters %zu", param_count(m->whole));
     run_say(run, "# blocks %s", m->plan.letters);
     run_say(run, "# merges_per_forward %d", m->plan.count);
-    run_say(run, "# mesh %d process = DP %d x TP %d, %d tensor ranks in each process, %d threads", m->mesh.world, m->mesh.DP,
+    run_say(run, "# mesh %d process = DP %d x TP %d, of which each process runs %d tensor ranks, %d threads each", m->mesh.world, m->mesh.DP,
             m->mesh.R, m->mesh.F, m->threads);
     run_say(run, "# train_tokens %zu", run->train.count);
     run_say(run, "# val_tokens %zu, of which each validation reads %lld", run->val.count,
@@ -1166,7 +1378,8 @@ static RunlogUpdate run_update(Run *run, int64_t N) {
     const Options *o = &run->options;
     GPT2 *m = &run->model;
     RunlogUpdate u = {.update = N};
-    Traffic before = m->merges;
+    Traffic before[TRAFFIC_KINDS];
+    memcpy(before, m->traffic, sizeof before);
     double start = seconds_now();
     for (int64_t micro = 0; micro < run->micro_steps; micro++) {
         for (int64_t b = 0; b < o->batch; b++) {
@@ -1186,9 +1399,16 @@ static RunlogUpdate run_update(Run *run, int64_t N) {
     gpt2_update(m, (AdamW){.rate = u.rate, .beta1 = o->beta1, .beta2 = o->beta2, .eps = 1e-8, .decay = o->decay, .grad_scale = clip}, N);
     u.ms = 1e3 * (seconds_now() - start);
     u.tokens_per_second = (double)o->update_tokens / u.ms * 1e3;
-    u.allreduces = m->merges.count - before.count;
-    u.mib = (double)(m->merges.bytes - before.bytes) / (1 << 20);
-    u.comm_ms = 1e3 * (m->merges.seconds - before.seconds);
+    for (int kind = 0; kind < TRAFFIC_KINDS; kind++) {
+        Traffic *executed = &run->executed[kind], *now = &m->traffic[kind];
+        executed->count += now->count - before[kind].count;
+        executed->bytes += now->bytes - before[kind].bytes;
+        executed->seconds += now->seconds - before[kind].seconds;
+        if (kind == TRAFFIC_GRADIENTS) continue; // once per update, reported apart
+        u.allreduces += now->count - before[kind].count;
+        u.mib += (double)(now->bytes - before[kind].bytes) / (1 << 20);
+        u.comm_ms += 1e3 * (now->seconds - before[kind].seconds);
+    }
     return u;
 }
 
@@ -1246,8 +1466,7 @@ static void run_events(Run *run, int64_t done) {
     int last = done == run->updates;
     if (done == run->first && run->first > 0) return;
     if (o->val_every && (last || done % o->val_every == 0)) {
-        run->val_loss = run_validate(run);
-        run_say(run, "s:%lld tel:%.6f", (long long)done, run->val_loss);
+        run_say(run, "s:%lld tel:%.6f", (long long)done, run_validate(run));
     }
     if (o->sample_every && (last || (done && done % o->sample_every == 0))) run_sample(run, done);
     if (o->out[0] && (last || (done && o->save_every && done % o->save_every == 0))) {
@@ -1255,15 +1474,16 @@ static void run_events(Run *run, int64_t done) {
     }
 }
 
-// What was really executed, as totals of this run.
-static void run_summary(const Run *run, int64_t executed, double seconds) {
-    const GPT2 *m = &run->model;
-    const Traffic *g = &m->gradient_sums;
-    if (!executed) return;
-    printf("%lld updates in %.1f s, %.1f ms each; activations and their gradients merged by %s blocks", (long long)executed, seconds,
-           1e3 * seconds / (double)executed, m->config.pattern);
-    printf("; partial gradients summed by %lld all-reduces, %.3f MiB, %.1f ms\n", (long long)g->count,
-           (double)g->bytes / (1 << 20), 1e3 * g->seconds);
+// What this run's updates really executed, on average.
+static void run_summary(const Run *run, double seconds) {
+    static const char *const names[TRAFFIC_KINDS] = {"activations", "gradients of activations", "partial gradients of parameters"};
+    double n = (double)(run->updates - run->first);
+    if (n <= 0) return;
+    printf("%.0f updates in %.1f s, %.1f ms each; executed per update:\n", n, seconds, 1e3 * seconds / n);
+    for (int kind = 0; kind < TRAFFIC_KINDS; kind++) {
+        const Traffic *t = &run->executed[kind];
+        printf("  %g all-reduces of %s, %.3f MiB, %.2f ms\n", (double)t->count / n, names[kind], (double)t->bytes / n / (1 << 20), 1e3 * t->seconds / n);
+    }
 }
 
 int main(int argc, char **argv) {
@@ -1278,7 +1498,7 @@ int main(int argc, char **argv) {
         seconds += u.ms * 1e-3;
         run_progress(&run, &u, seconds / (double)(done + 1 - run.first) * (double)(run.updates - done - 1));
     }
-    run_summary(&run, run.updates - run.first, seconds);
+    run_summary(&run, seconds);
     run_close(&run);
     return 0;
 }

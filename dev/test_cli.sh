@@ -1,0 +1,683 @@
+#!/usr/bin/env bash
+# End-to-end tests of ./train_gpt2 as a user runs it: what it refuses, what it writes, what it says, and that a stopped
+# run goes on to the same bytes. Needs bash and python3, no network and no prepared data; writes only below a temporary
+# folder; takes half a minute. What the functions inside compute is test_gpt2's matter.
+#
+#     dev/test_cli.sh                            # TRAIN=./train_gpt2_asan dev/test_cli.sh for another binary
+#
+# Prints `ok <name>`, `FAILED <name>: <why>` or `skip <name>: <reason>` for each test, then
+# `test_cli: N passed, N failed, N skipped`, and exits with 1 if any failed.
+set -u
+TRAIN=${TRAIN:-./train_gpt2}
+[ -f "$TRAIN" ] && [ -x "$TRAIN" ] || { echo "FAILED setup: no program $TRAIN; make train_gpt2, or set TRAIN"; exit 1; }
+TRAIN=$(cd "$(dirname "$TRAIN")" && pwd)/$(basename "$TRAIN")
+export LC_ALL=C OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive TRAIN
+W=$(mktemp -d) || exit 1
+CHILD=
+trap '[ -z "$CHILD" ] || kill -9 "$CHILD" 2>/dev/null; rm -rf "$W"' EXIT
+trap 'exit 1' INT TERM HUP
+mkdir "$W/box" "$W/work"
+
+# ----------------------------------------------------------------------------
+# verdicts
+
+passed=0 failed=0 skipped=0
+ok()   { passed=$((passed + 1));   echo "ok $1"; }
+bad()  { failed=$((failed + 1));   echo "FAILED $1: $2"; }
+skip() { skipped=$((skipped + 1)); echo "skip $1: $2"; }
+
+# same NAME FOUND EXPECTED; differs NAME A B; holds NAME COMMAND...: COMMAND succeeds, and what it prints says why not.
+same()    { if [ "$2" = "$3" ]; then ok "$1"; else bad "$1" "found '$2', expected '$3'"; fi; }
+differs() { if [ "$2" != "$3" ] && [ -n "$2$3" ]; then ok "$1"; else bad "$1" "twice '$2'"; fi; }
+holds()   { local why; if why=$("${@:2}" 2>&1); then ok "$1"; else bad "$1" "$(head -c 600 <<<"$why" | tr '\n' ' ')"; fi; }
+compute() { python3 - "$@"; } # a condition in Python, from stdin: sys.exit("why") if it does not hold
+
+# Every test starts from these; an option given again later wins.
+SMALL=(-i train.bin -j val.bin -e 2x2x16 -t 16 -b 2 -x 2 -v 0)
+
+# train ARGS...: runs in the folder $W/work; leaves $rc, $W/stdout, $W/stderr. A run that should work and does not is
+# a failed test of its own.
+train() {
+    (cd "$W/work" && exec "$TRAIN" "${SMALL[@]}" "$@") >"$W/stdout" 2>"$W/stderr"; rc=$?
+    [ "$rc" = 0 ] && [ ! -s "$W/stderr" ] || bad "train_gpt2 $*" "exit status $rc: $(head -c 600 "$W/stderr")"
+}
+
+# Values of a key in the lines `s:` of a log or of the last run's output; these lines without what depends on the clock.
+column() { sed -nE "s/^s:.* $1:([^ ]+).*/\\1/p" "${2:-$W/stdout}" | tr '\n' ' '; }
+steps()  { sed -nE '/^s:/ { s/ ms:[0-9.]+ tok:[0-9]+//; s/ comm:[0-9.]+//; p }' "$1"; }
+
+# ----------------------------------------------------------------------------
+# files
+
+# Reads lines `format patch | ...` on stdin and writes bad/format_patch.bin for each: a good file spoiled by the patch,
+# which is missing, empty, dir, or changes joined with commas: i=v header entry i; at_i=v token i (tokens); cut=n the first n
+# bytes only; add=n bytes more; text: no header at all. Formats state and kept make bad/format_patch/, a folder of
+# checkpoint 4 whose state, or whose model, is the bad file.
+cat >"$W/make.py" <<'PY'
+import os, random, struct, sys
+random.seed(1)
+V, T = 27, 16
+def header(*ints): return struct.pack("<256i", *(ints + (0,) * (256 - len(ints))))
+def tokens(ids, V=V): return header(20240520, 1, len(ids), V) + struct.pack("<%dH" % len(ids), *ids)
+def parameters(L, C): return 128 * C + T * C + L * (12 * C * C + 13 * C) + 2 * C
+def floats(n): return struct.pack("<%df" % n, *[random.gauss(0, 0.1) for _ in range(n)])
+def model(L, NH, C, *extension): return header(20240326, 3, T, V, L, NH, C, 128, *extension) + floats(parameters(L, C))
+def tokenizer(texts, end=0): return header(20240328, 2, len(texts), end) + b"".join(bytes([len(t)]) + t for t in texts)
+letters = [b"\n"] + [bytes([c]) for c in range(ord("a"), ord("z") + 1)]
+good = {
+    "tokens": tokens([random.randrange(V - 1) for _ in range(2000)] + [V - 1]),
+    "model": model(2, 4, 4),
+    "smodel": model(2, 4, 4, 2, 1, 2, ord("s"), ord("s")), # R 2, rule mean, pattern ss
+    "state": header(20261121, 1, T, V, 2, 4, 4, 128, 4) + floats(2 * parameters(2, 4)),
+    "tokenizer": tokenizer(letters),
+}
+good["kept"] = good["model"]
+def write(path, data):
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    with open(path, "wb") as f: f.write(data)
+def spoil(data, patch, path):
+    for change in patch.split(","):
+        what, _, value = change.partition("=")
+        if what == "missing": return
+        if what == "dir": return os.makedirs(path)
+        if what == "empty": data = b""
+        elif what == "text": data = b"To be, or not to be\n" * 100
+        elif what == "cut": data = data[:int(value)]
+        elif what == "add": data += b"\0" * int(value)
+        elif what.startswith("at_"): data = bytearray(data); struct.pack_into("<H", data, 1024 + 2 * int(what[3:]), int(value))
+        else: data = bytearray(data); struct.pack_into("<i", data, 4 * int(what), int(value))
+    write(path, data)
+for line in sys.stdin:
+    if not line.strip() or line.startswith("#"): continue
+    name, patch = line.split("|")[0].split()
+    path = "bad/%s_%s" % (name, patch)
+    if name in ("state", "kept"):
+        kinds = {"model_00000004.bin": good["model"], "state_00000004.bin": good["state"], "DONE_00000004": b""}
+        wrong = "state_00000004.bin" if name == "state" else "model_00000004.bin"
+        for kind, data in kinds.items():
+            if kind != wrong: write(path + "/" + kind, data)
+        spoil(good[name], patch, path + "/" + wrong)
+    else:
+        os.makedirs("bad", exist_ok=True)
+        spoil(good[name], patch, path + ".bin")
+write("train.bin", good["tokens"])
+write("val.bin", tokens([random.randrange(V) for _ in range(200)]))
+write("few.bin", tokens([1] * 32))                          # one batch of 2 x 16 needs 33
+write("enough.bin", tokens([1] * 33))
+write("v28.bin", tokens([1] * 500, 28))
+write("tokenizer.bin", good["tokenizer"])
+write("pairs.bin", tokenizer(letters[:-1] + [b"ab"]))       # as of byte-pair encoding
+write("model.bin", good["model"])
+write("smodel.bin", good["smodel"])
+write("nan.bin", good["model"][:-400] + struct.pack("<f", float("nan")) + good["model"][-396:]) # in the last block
+for name in "model", "smodel": # checkpoints of update 4
+    write("ck_%s/model_00000004.bin" % name, good[name])
+    write("ck_%s/state_00000004.bin" % name, good["state"])
+    write("ck_%s/DONE_00000004" % name, b"")
+for name, second in ("shards_bad", good["tokens"][:-1]), ("shards_v", tokens([1] * 500, 28)), ("shards_id", tokens([1] * 400 + [27])):
+    write(name + "/0.bin", good["tokens"])
+    write(name + "/1.bin", second)
+PY
+
+# Bad files: format, patch | what the message has to say, beside the file's name.
+BAD_FILES="
+tokens    missing           | no such token file
+tokens    empty             | 0 bytes | header
+tokens    dir               | not a regular file
+tokens    text              | magic | expected 20240520
+tokens    cut=100           | 100 bytes | 1024-byte header
+tokens    cut=1500          | 1500 bytes | means 5026
+tokens    add=1             | 5027 bytes | means 5026
+tokens    0=20240326        | magic 20240326, expected 20240520
+tokens    1=2               | version 2, expected 1
+tokens    2=0               | 0 tokens
+tokens    2=-1              | -1 tokens
+tokens    2=2147483647      | 5026 bytes | 2147483647 tokens means 4294968318
+tokens    3=-1              | vocabulary of -1 | 65536
+tokens    3=65537           | vocabulary of 65537 | 65536
+tokens    3=26              | token 2000 is 26 | vocabulary has 26
+tokens    at_7=27           | token 7 is 27 | vocabulary has 27
+tokens    at_7=65535        | token 7 is 65535 | vocabulary has 27
+model     missing           | No such file
+model     empty             | 0 bytes | header
+model     dir               | not a regular file
+model     text              | magic | expected 20240326
+model     cut=1023          | 1023 bytes | 1024-byte header
+model     cut=5311          | 5311 bytes | means 5312
+model     add=4             | 5316 bytes | means 5312
+model     0=20240520        | magic 20240520, expected 20240326
+model     1=4               | version 4, expected 3 or 5
+model     1=5               | 5312 bytes | bf16 | means 3168
+model     2=0               | maxT | 0
+model     2=-16             | maxT | -16
+model     2=1073741824      | maxT | 1073741824
+model     3=0               | vocabulary | 0
+model     3=-27             | vocabulary | -27
+model     3=65537,7=65664   | vocabulary | 65537
+model     3=2147483647      | vocabulary | 2147483647
+model     4=0               | blocks | 0
+model     4=-1              | blocks | -1
+model     4=1073741824      | blocks | 1073741824
+model     5=0               | heads | 0
+model     5=-4              | heads | -4
+model     5=3               | 4 channels | 3 heads
+model     6=0               | channels | 0
+model     6=-4              | channels | -4
+model     6=1073741824      | channels | 1073741824
+model     7=0               | padded to 0, expected 128
+model     7=256             | padded to 256, expected 128
+model     7=-128            | padded to -128, expected 128
+model     4=1024,6=65536    | 5312 bytes | L 1024, C 65536
+model     2=1048576,3=65536,7=65536,4=1024,5=4096,6=65536 | 5312 bytes | L 1024, C 65536
+smodel    8=3               | 4 heads | 3 tensor ranks
+smodel    8=8               | tensor ranks | 8
+smodel    8=-1              | tensor ranks | -1
+smodel    9=7               | merge rule | 7
+smodel    9=-1              | merge rule | -1
+smodel    10=1000           | pattern | 1000
+smodel    10=-1             | pattern | -1
+smodel    11=120            | pattern | 120
+smodel    12=0              | pattern | 0
+smodel    12=371            | pattern | 371
+smodel    12=-13            | pattern | -13
+smodel    12=46             | '.'
+smodel    10=3,13=115       | sss | 2 blocks
+kept      missing           | No such file
+kept      empty             | 0 bytes
+kept      dir               | not a regular file
+kept      text              | magic
+kept      cut=5000          | 5000 bytes | means 5312
+kept      add=1             | 5313 bytes | means 5312
+state     missing           | No such file
+state     empty             | 0 bytes | header
+state     dir               | not a regular file
+state     text              | magic
+state     cut=1000          | 1000 bytes | header
+state     cut=9599          | 9599 bytes | expected 9600
+state     add=8             | 9608 bytes | expected 9600
+state     0=20240326        | magic 20240326
+state     1=2               | version 2, expected 1
+state     4=3               | 3 | 2
+state     8=5               | 5 | 4
+tokenizer missing           | No such file
+tokenizer empty             | 0 bytes | header
+tokenizer dir               | not a regular file
+tokenizer text              | magic | expected 20240328
+tokenizer cut=1023          | 1023 bytes | header
+tokenizer cut=1025          | token 0 of 27 | cut off
+tokenizer cut=1077          | token 26 of 27
+tokenizer add=1             | 1 bytes too many
+tokenizer 0=20240327        | magic 20240327, expected 20240328
+tokenizer 1=1               | version 1, expected 2
+tokenizer 2=0               | vocabulary of 0
+tokenizer 2=-1              | vocabulary of -1
+tokenizer 2=2147483647      | vocabulary of 2147483647
+tokenizer 2=28              | token 27 of 28
+tokenizer 2=26              | 2 bytes too many
+tokenizer 3=27              | end-of-text token 27
+tokenizer 3=-1              | end-of-text token -1
+tokenizer at_0=353          | token 0 of 27
+tokenizer at_0=0            | token 0 of 27
+"
+(cd "$W/box" && python3 "$W/make.py" <<<"$BAD_FILES") || { echo "FAILED setup: test files could not be made"; exit 1; }
+cp "$W/box"/*.bin "$W/work"
+
+# ----------------------------------------------------------------------------
+# refusals
+
+# All there is in the box. Folders count too: a file made and removed again changes the time of its folder.
+listing() { (cd "$W/box" && find . -printf '%p %y %s %T@ %i\n' -type f -exec cksum {} + | sort); }
+
+# refused TEXT...: the last run failed as it should; prints why it did not.
+refused() {
+    local text
+    [ "$rc" = 1 ] || { echo "exit status $rc, expected 1: $(head -c 600 "$W/stderr")"; return; }
+    [ "$(wc -l <"$W/stderr")" = 1 ] || { echo "stderr is not one line: $(head -c 600 "$W/stderr")"; return; }
+    [[ $(cat "$W/stderr") == "error: "* ]] || { echo "no 'error: ' in: $(cat "$W/stderr")"; return; }
+    for text in "$@"; do grep -qF -e "$text" "$W/stderr" || { echo "no '$text' in: $(cat "$W/stderr")"; return; }; done
+}
+
+# refuses NAME TEXT... -- ARGS...: fails with status 1 and one line that holds every TEXT, and touches no file. What an
+# error leaves unfreed is the system's to free, so the leak sanitizer is off here.
+refuses() {
+    local name=$1 texts=() why; shift
+    while [ "$1" != -- ]; do texts+=("$1"); shift; done; shift
+    (cd "$W/box" && ASAN_OPTIONS=${ASAN_OPTIONS:-}:detect_leaks=0 exec "$TRAIN" "${SMALL[@]}" -o new/deep "$@") >"$W/stdout" 2>"$W/stderr"; rc=$?
+    why=$(refused "${texts[@]}")
+    listing >"$W/after"
+    cmp -s "$W/before" "$W/after" || why="$why; files changed: $(diff "$W/before" "$W/after" | grep '^[<>]' | head -4 | tr '\n' ' ')"
+    if [ -z "$why" ]; then ok "refuses $name"; else bad "refuses $name" "$why"; rm -rf "$W/box/new"; listing >"$W/before"; fi
+}
+listing >"$W/before"
+
+# each_refuses TEXT...: refuses every `flag value text...` of stdin; the message holds flag, text and each TEXT, in which
+# VALUE stands for the value.
+each_refuses() {
+    local flag value text
+    while read -r flag value text; do
+        [ "$value" != "''" ] || value=
+        refuses "$flag '$value'" "$flag" "$text" "${@//VALUE/"'$value'"}" -- "$flag" "$value"
+    done
+}
+
+echo "# options: broken by atoi, by a missing range check, or by a message that does not name option, value and what is allowed"
+each_refuses VALUE <<'TABLE'
+-b abc integer
+-b -3 from 1
+-b 0 from 1
+-b 65537 65536
+-b 99999999999 65536
+-b 99999999999999999999 65536
+-b 3x integer
+-b 3.5 integer
+-b '' integer
+-t 0 from 1
+-x -2 from -1
+-x 2147483648 2147483647
+-l nan number
+-l inf number
+-l -1 number
+-l 1e-3x number
+-l '' number
+-q 2 from 0 to 1
+-c -1 number
+-b1 1 number
+-b2 1.5 number
+-gc -0.1 number
+-gt -1 number
+-gk -1 integer
+-g 0 from 1
+-n -1 integer
+-y 2 from 0 to 1
+-a 2 from 0 to 1
+-sh 2 from 0 to 1
+-rs -1 integer
+-k foo cosine
+-k cos cosine
+-k '' cosine
+-pm foo sum mean streams
+-pm SUM sum mean streams
+-wi xavier gpt2 linear
+-p x expected
+-p .s .
+-p s. after a p
+-p p.. after a p
+-p '' empty
+-p . .
+-p sst 2 blocks
+-p ttt 2 blocks
+-tp 0 from 1
+-e 4x4 LxHxC
+-e 4x4x LxHxC
+-e 4x4x16x2 LxHxC
+-e -2x2x16 LxHxC
+-e +2x2x16 LxHxC
+-e d13 d12
+-e d LxHxC
+-e '' LxHxC
+-d -32 integer
+-fold -1 integer
+-cm foo expected one of
+TABLE
+each_refuses <<'TABLE'
+-e 4x3x128 128 channels cannot be divided by 3 heads
+-e 0x4x128 blocks (L) is 0
+-e 4x0x128 heads (NH) is 0
+-e 4x4x0 channels (C) is 0
+-e 1025x4x16 blocks (L) is 1025
+-e 4x4x65540 channels (C) is 65540
+-e 99999999999x1x1 99999999999
+-e 4294967298x2x16 4294967298
+-e 2x4294967298x16 4294967298
+-e 2x2x4294967312 4294967312
+-d 48 -d 48: tokens per update must be a multiple of 32
+-d 31 -d 31: tokens per update must be a multiple of 32
+-tp 3 -tp 3: 2 heads
+-fold 3 -fold 3: 2 tensor ranks
+-fold 4 divisor of 2
+-fold 1 -tp 2 -fold 1 needs a multiple of 2 processes
+-zzz 1 '-zzz' is not an option; --help
+--b 1 '--b' is not an option; --help
+-B 1 '-B' is not an option; --help
+b 1 'b' is not an option; --help
+-nl 5 not built in
+-nb 1 not built in
+-cm nccl not built in
+TABLE
+refuses "-tp 5 with 4 heads" "-tp 5" "4 heads" -- -e 2x4x16 -tp 5
+refuses "-fold 3 -tp 2" "-fold 3" "divisor of 2" -- -fold 3 -tp 2
+refuses "-fold 1 -tp 2" "-tp 2 -fold 1" "2 processes" "mpirun" -- -fold 1 -tp 2
+refuses "-nl 5 -nb 1" "-nl" "not built in" -- -nl 5 -nb 1
+refuses "a flag without its value" "-b" "value is missing" -- -b
+refuses "a flag after a flag" "-b" "-t" -- -b -t 16
+refuses "a value without a flag" "'7' is not an option" -- -b 2 7 8
+refuses "-p of 241 letters" "-p" "241" "240" -- -e 241x2x16 -p "$(printf 't%.0s' {1..241})"
+refuses "-p of 100,000 letters" "-p" "100000" "240" -- -p "$(printf 's%.0s' {1..100000})"
+refuses "-e of 10,000 characters" "-e" -- -e "$(printf '1%.0s' {1..10000})"
+refuses "-e of 10,000 characters .bin" "-e" -- -e "$(printf '1%.0s' {1..10000}).bin"
+refuses "-i of 10,000 characters" "no such token file" -- -i "$(printf '1%.0s' {1..10000})"
+refuses "a newline in a value, on one line" "-k" -- -k $'co\nsine'
+
+echo "# options that contradict each other or a file: broken when the first of the two silently wins"
+refuses "-t beyond a model's maxT" "-t 17" "16" -- -e model.bin -t 17
+refuses "-y 1 without -o" "-y 1" "-o" -- -o "" -y 1
+refuses "-o with an earlier checkpoint" "-o ck_model" "checkpoint 4" "-y 1" -- -o ck_model
+refuses "-gp without -s" "-gp" "-s" -- -gp abc
+refuses "-p against a model's" "-p t" "smodel.bin" "-p ss" -- -e smodel.bin -p t
+refuses "-tp against a model's" "-tp 4" "smodel.bin" "-tp 2" -- -e smodel.bin -tp 4
+refuses "-pm against a model's" "-pm sum" "smodel.bin" "-pm mean" -- -e smodel.bin -pm sum
+refuses "-p against a checkpoint's" "-p sp" "ck_smodel" "-p ss" -- -o ck_smodel -y 1 -p sp
+refuses "-tp against a checkpoint's" "-tp 1" "ck_smodel" "-tp 2" -- -o ck_smodel -y 1 -tp 1
+refuses "-pm against a checkpoint's" "-pm streams" "ck_smodel" "-pm mean" -- -o ck_smodel -y 1 -pm streams
+refuses "-e against a checkpoint's" "-e 2x2x16" "2x4x4" -- -o ck_model -y 1 -e 2x2x16
+refuses "an empty validation" "-m" -- -v 1 -m 0
+# SMALL names a shape, which a checkpoint may contradict; its own shape is given from here on.
+RESUME=(-y 1 -e 2x4x4 -x 6)
+
+echo "# places: broken when folders are made before everything is known to be good"
+refuses "-o below a file" "train.bin" -- -o train.bin/out
+refuses "-o on a file" "train.bin" "not a folder" -- -o train.bin
+refuses "-o with a name too long" "name too long" -- -o "new/deep/$(printf 'x%.0s' {1..300})"
+refuses "-o of 10,000 characters" "too long" -- -o "$(printf 'x/%.0s' {1..5000})"
+
+echo "# files: broken by a reader that trusts a header, or does not check a size"
+while IFS='|' read -r what t1 t2 t3; do
+    read -r format patch <<<"$what"
+    texts=("$t1" "$t2" "$t3")
+    case $format in
+        tokens)    refuses "-i $patch" "bad/tokens_$patch.bin" "${texts[@]}" -- -i "bad/tokens_$patch.bin"
+                   refuses "-j $patch" "bad/tokens_$patch.bin" "${texts[@]}" -- -v 1 -j "bad/tokens_$patch.bin";;
+        kept)      refuses "checkpoint's model $patch" "bad/kept_$patch/model_00000004.bin" "${texts[@]}" -- -o "bad/kept_$patch" "${RESUME[@]}";;
+        state)     refuses "state $patch" "bad/state_$patch/state_00000004.bin" "${texts[@]}" -- -o "bad/state_$patch" "${RESUME[@]}";;
+        tokenizer) refuses "-tk $patch" "bad/tokenizer_$patch.bin" "${texts[@]}" -- -s 1 -tk "bad/tokenizer_$patch.bin";;
+        *)         refuses "-e $format $patch" "bad/${format}_$patch.bin" "${texts[@]}" -- -e "bad/${format}_$patch.bin";;
+    esac
+done < <(sed 's/ *| */|/g; /^$/d' <<<"$BAD_FILES")
+refuses "a glob with a bad shard" "shards_bad/1.bin" "5025 bytes" -- -i 'shards_bad/*.bin'
+refuses "a glob with another vocabulary" "shards_v/1.bin" "28" "shards_v/0.bin" "27" -- -i 'shards_v/*.bin'
+refuses "a glob with an id beyond V" "shards_id/1.bin" "token 400 is 27" -- -i 'shards_id/*.bin'
+refuses "a glob of nothing" "none/*.bin" -- -i 'none/*.bin'
+refuses "training text under one batch" "few.bin" "32 tokens" "33" "-b" -- -i few.bin
+refuses "validation text under one batch" "few.bin" "32 tokens" "33" "-b" -- -v 1 -j few.bin
+refuses "validation text of another vocabulary" "v28.bin" "28" "27" -- -v 1 -j v28.bin
+refuses "training text of another vocabulary than the model's" "v28.bin" "28" "27" -- -e model.bin -i v28.bin
+refuses "a tokenizer of another vocabulary than the model's" "tokenizer.bin" "27" "28" -- -i v28.bin -s 1
+refuses "-gp outside the vocabulary" "-gp" "'X'" -- -s 1 -gp abXc
+refuses "-gp outside the vocabulary, two bytes" "-gp" $'\303\234' -- -s 1 -gp $'ab\303\234c'
+refuses "-gp with a byte-pair vocabulary" "-gp" "character" -- -s 1 -gp abc -tk pairs.bin
+
+echo "# NaN: broken when a run goes on, or saves what it computed"
+cp "$W/box/nan.bin" "$W/work"
+(cd "$W/work" && ASAN_OPTIONS=${ASAN_OPTIONS:-}:detect_leaks=0 "$TRAIN" "${SMALL[@]}" -e nan.bin -o nan -n 1) >"$W/stdout" 2>"$W/stderr"; rc=$?
+same "a NaN weight stops the run, naming the update" "$(refused "update 1:")" ""
+same "a NaN weight leaves no checkpoint" "$(ls "$W/work/nan")" main.log
+(cd "$W/work" && ASAN_OPTIONS=${ASAN_OPTIONS:-}:detect_leaks=0 "$TRAIN" "${SMALL[@]}" -l 1000 -c 1000 -x 9 -n 1 -o burst) >"$W/stdout" 2>"$W/stderr"; rc=$?
+same "weights that overflow stop the run" "$(refused "update ")" ""
+holds "weights that overflow are in no checkpoint" compute "$W/work/burst" <<'PY'
+import array, glob, math, sys
+for path in sorted(glob.glob(sys.argv[1] + "/model_*.bin")):
+    bad = sum(not math.isfinite(x) for x in array.array("f", open(path, "rb").read()[1024:]))
+    if bad: sys.exit("%s: %d weights are not finite" % (path.split("/")[-1], bad))
+PY
+
+# ----------------------------------------------------------------------------
+# what a run says and writes
+
+echo "# --help: broken when it loses an option of DESIGN 5, or its status"
+train --help
+for flag in -i -j -e -o -p -tp -pm -fold -b -t -d -x -l -u -q -k -c -b1 -b2 -gc -v -m -s -g -gp -gt -gk -tk -n -nk -y -sh -rs -wi -a -nl -nb -cm --help; do
+    grep -qE -- "^ +$flag +[^ ]" "$W/stdout" || bad "--help" "no $flag"
+done
+same "--help has status 0, alone or last" "$(cd "$W" && "$TRAIN" --help >/dev/null; echo $?) $rc" "0 0"
+
+echo "# without -o nothing is written; -o makes its folders and writes exactly the files of DESIGN 4, of exactly their sizes"
+find "$W/work" | sort >"$W/before"
+train -v 1
+same "a run without -o writes nothing" "$(find "$W/work" | sort | diff "$W/before" -)" ""
+train -o a/b/c -x 3 -n 2
+n=$((128 * 16 + 16 * 16 + 2 * (12 * 16 * 16 + 13 * 16) + 2 * 16))
+same "checkpoints 2 and 3: names and sizes" "$(cd "$W/work/a/b/c" && find . -name '*0*' -printf '%f %s\n' | sort | tr '\n' ' ')" \
+    "DONE_00000002 0 DONE_00000003 0 model_00000002.bin $((1024 + 4 * n)) model_00000003.bin $((1024 + 4 * n)) state_00000002.bin $((1024 + 8 * n)) state_00000003.bin $((1024 + 8 * n)) "
+train -o keep -x 5 -n 1 -nk 2
+same "-nk 2 keeps two" "$(cd "$W/work/keep" && echo *)" \
+    "DONE_00000004 DONE_00000005 main.log model_00000004.bin model_00000005.bin state_00000004.bin state_00000005.bin"
+train -x 0 -e model.bin -o copy
+holds "a model loaded and saved is the same file" cmp "$W/work/model.bin" "$W/work/copy/model_00000000.bin"
+
+echo "# the log: broken by a line in another format, or by fewer digits than others parse"
+FORMAT='^(# [^ ]+ .+|s:[0-9]+ tel:[0-9]+\.[0-9]{6,}|s:[0-9]+ trl:[0-9]+\.[0-9]{6,} lr:[0-9]\.[0-9]{6}e[-+][0-9]+ norm:[0-9]+\.[0-9]+ ms:[0-9.]+ tok:[0-9]+ ar:[0-9]+ mb:[0-9]+\.[0-9]+ comm:[0-9.]+)$'
+train -o log -x 4 -v 2 -s 2 -g 5 -gp $'ab\ncd'
+same "every line of main.log has a format of DESIGN 4" "$(grep -vE "$FORMAT" "$W/work/log/main.log")" ""
+same "which updates have which lines" "$(grep -oE '^s:[0-9]+ tr?[el]+' "$W/work/log/main.log" | tr '\n' ' ')" \
+    "s:0 tel s:1 trl s:2 trl s:2 tel s:3 trl s:4 trl s:4 tel "
+same "stdout, not a terminal, has the log's lines" "$(grep -E '^(#|s:)' "$W/stdout")" "$(grep -E '^(#|s:)' "$W/work/log/main.log")"
+(cd "$W/work" && python3 -c 'import pty, sys; sys.exit(pty.spawn(sys.argv[1:]))' "$TRAIN" "${SMALL[@]}" -o tty) >"$W/stdout" 2>&1
+same "on a terminal lines for people, in the log the same as ever" \
+    "$(grep -c '^update .*left' "$W/stdout") $(grep -c '^s:[0-9]* trl' "$W/stdout") $(steps "$W/work/tty/main.log" | wc -l)" "2 0 2"
+
+echo "# all-reduces: broken when they are computed instead of counted, or counted once for several micro-steps"
+for row in "t 16" "tstt 14" "s 8" "psss 8" "spps 6" "pp. 4" "sppp 4" "p 2"; do
+    read -r p ar <<<"$row"
+    train -e 4x4x64 -t 32 -b 4 -x 1 -p "$p"
+    same "-p $p over 4 blocks: ar, mb" "$(column ar)$(column mb)" "$ar $(awk "BEGIN { printf \"%.2f\", $ar * 4 * 32 * 64 * 4 / 2^20 }") "
+done
+train -e 4x4x64 -t 32 -b 4 -x 2 -d 256 -p s
+same "-d of two micro-steps doubles ar and mb, in every update" "$(column ar)$(column mb)" "16 16 0.50 0.50 "
+train -p s -tp 1
+same "-tp 1 has no all-reduces" "$(column ar)" "0 0 "
+
+# ----------------------------------------------------------------------------
+# stopping and going on
+
+# resumable NAME ARGS...: run A of 12 updates; then for some N what a crash after checkpoint N leaves (a later model without DONE,
+# an unfinished file, a log that is ahead and cut off) resumes, with 3 threads, to A's bytes and A's log.
+resumable() {
+    local name=$1 a=$W/work/A b=$W/work/B n N why; shift
+    local how=(-x 12 -n 1 -v 5 -m 2 -d 64 -l 1e-2 -u 3 -q 0.1 -k cosine -c 0.1 -gc 0.5 "$@")
+    rm -rf "$a"
+    train "${how[@]}" -o A
+    for N in 1 6 11; do
+        rm -rf "$b"; cp -r "$a" "$b"
+        for ((n = N + 1; n <= 12; n++)); do
+            rm "$b/$(printf 'DONE_%08d' $n)" "$b/$(printf 'model_%08d.bin' $n)" "$b/$(printf 'state_%08d.bin' $n)"
+        done
+        head -c 2000 "$a/model_00000012.bin" | tee "$b/$(printf 'model_%08d.bin' $((N + 1)))" >"$b/$(printf 'state_%08d.bin.part' $((N + 1)))"
+        printf 's:12 trl:3.1' >>"$b/main.log"
+        OMP_NUM_THREADS=3 train "${how[@]}" -o B -y 1
+        why=$(cd "$b" && cmp model_00000012.bin "$a/model_00000012.bin" 2>&1; cmp "$b/state_00000012.bin" "$a/state_00000012.bin" 2>&1
+              grep -qxF "# model B/$(printf 'model_%08d.bin' $N)" main.log || echo "the log does not say that it went on from $N"
+              diff <(steps "$a/main.log") <(steps "$b/main.log"))
+        same "$name resumes from $N to the same bytes and log" "$(tr '\n' ' ' <<<"$why")" " "
+    done
+}
+echo "# exact resume: broken by anything that a step depends on and a checkpoint lacks, or a checkpoint taken without its DONE"
+resumable "t" -p t
+resumable "s at -tp 4" -e 2x4x16 -p s -tp 4
+resumable "sppp with rule mean" -e 4x2x16 -p sppp -pm mean
+(cd "$W/work/A" && rm -f DONE_00000012)
+train -e 4x2x16 -o A -y 1 -x 12
+same "a checkpoint without DONE is not one; -p, -tp, -pm come from the one before" \
+    "$(grep -E '^# (-p|-tp|-pm|model) ' "$W/stdout" | tr '\n' ' ')" "# -p sppp # -tp 2 # -pm mean # model A/model_00000011.bin "
+train -e 4x2x16 -o A -y 1 -x 12
+same "resuming a finished run does nothing" "$(steps "$W/stdout")" ""
+train -e 4x2x16 -o A -y 1 -x 6
+same "resuming beyond -x does nothing, and does not count backwards" "$(grep -E '^(s:|-)' "$W/stdout")" ""
+
+echo "# kill -9, again and again, at any moment: the same bytes at the end"
+STOPPED=(-x 60 -n 1 -v 7 -m 2 -u 10 -q 0 -p s)
+train "${STOPPED[@]}" -o whole
+kills=0 N=0
+while [ $kills -lt 4 ]; do
+    (cd "$W/work" && exec "$TRAIN" "${SMALL[@]}" "${STOPPED[@]}" -o shot -y 1) >/dev/null 2>"$W/stderr" & CHILD=$!
+    N=$((N + 5))                                                 # when checkpoint N is there, and a little
+    while kill -0 $CHILD 2>/dev/null && [ ! -e "$W/work/shot/$(printf 'DONE_%08d' $N)" ]; do sleep 0.002; done
+    kill -9 $CHILD 2>/dev/null
+    { wait $CHILD; } 2>/dev/null
+    rc=$? CHILD=
+    [ $rc = 137 ] && [ ! -e "$W/work/shot/DONE_00000060" ] || break
+    kills=$((kills + 1))
+    N=$(cd "$W/work/shot" && printf '%s\n' DONE_* | tail -n 1 | sed 's/DONE_0*//')
+done
+train "${STOPPED[@]}" -o shot -y 1
+if [ $kills = 0 ]; then skip "killed runs" "this machine finished before it could be killed"
+else
+    holds "killed $kills times: the same model" cmp "$W/work/whole/model_00000060.bin" "$W/work/shot/model_00000060.bin"
+    holds "killed $kills times: the same state" cmp "$W/work/whole/state_00000060.bin" "$W/work/shot/state_00000060.bin"
+    holds "killed $kills times: the same log" diff <(steps "$W/work/whole/main.log") <(steps "$W/work/shot/main.log")
+    same "killed $kills times: no unfinished files left" "$(cd "$W/work/shot" && find . -name '*.part')" ""
+fi
+mkdir "$W/work/early"
+sed '/^s:1 /,$d' "$W/work/whole/main.log" >"$W/work/early/main.log" # killed before its first checkpoint
+train "${STOPPED[@]}" -o early -y 1
+holds "killed before the first checkpoint: the same log" diff <(steps "$W/work/whole/main.log") <(steps "$W/work/early/main.log")
+
+echo "# a full disk: broken by an unchecked write, a rename before a sync, or pruning before saving"
+# Sourced by what limits the disk: resumes checkpoint 2 of FULL there; prints what is wrong.
+cat >"$W/full.sh" <<'SH'
+before=$(cksum *_0000000[12]*)
+log=$(wc -l <main.log)
+ASAN_OPTIONS=${ASAN_OPTIONS:-}:detect_leaks=0 "$TRAIN" -i ../train.bin -e 2x2x16 -t 16 -b 2 -v 0 -o . -x 9 -n 1 -nk 1 -y 1 >/dev/null 2>"$W/stderr"
+rc=$?
+[ $rc = 1 ] || echo "exit status $rc, expected 1."
+grep -qE "^error: .*(File too large|No space left)" "$W/stderr" && [ "$(wc -l <"$W/stderr")" = 1 ] || echo "stderr: $(cat "$W/stderr")"
+[ "$before" = "$(cksum *_0000000[12]*)" ] || echo "checkpoint 2 changed."
+[ "$(wc -l <main.log)" -ge "$log" ] || echo "the log lost lines."
+ls | grep -E 'part$|DONE_0000000[^12]'
+SH
+export W
+train -x 2 -n 1 -nk 1 -o full
+# name, what limits it in KiB: a file's size; or a disk's size beside what is there already
+for row in "at a model 30 20" "at a state 50 60"; do
+    read -r _ _ what limit room <<<"$row"
+    rm -rf "$W/work/limited"; cp -r "$W/work/full" "$W/work/limited"
+    same "file size limited, stopped $what $limit KiB" "$(cd "$W/work/limited" && trap '' XFSZ && ulimit -f "$limit" && . "$W/full.sh" 2>&1)" ""
+done
+mkdir "$W/work/disk"
+space=
+for try in "unshare -m" "unshare -rm"; do
+    $try mount -t tmpfs -o size=64k none "$W/work/disk" 2>/dev/null && space=$try && break
+done
+for row in "model 136" "state 172" "log 0"; do
+    read -r what size <<<"$row"
+    if [ -z "$space" ]; then skip "disk full at a $what" "no permission to mount a small disk (try as root)"; continue; fi
+    same "disk full at a $what" "$($space bash -c '
+        cd "$W/work" && mount -t tmpfs -o size=$(($1 > 0 ? $1 : 400))k none disk && cp full/* disk && cd disk || exit
+        [ $1 -gt 0 ] || { cat /dev/zero >filler 2>/dev/null; true; }
+        . "$W/full.sh"' bash "$size" 2>&1)" ""
+done
+
+# ----------------------------------------------------------------------------
+# what options do
+
+echo "# the same run twice gives the same bytes; folding and t's R change nothing, seed and weights change everything"
+LONG=(-x 8 -v 4 -m 2 -l 1e-2 -e 2x4x16)
+train "${LONG[@]}" -p s -o twin1; cp "$W/stdout" "$W/twin1"
+OMP_NUM_THREADS=2 train "${LONG[@]}" -p s -o twin2
+holds "the same run twice, 1 and 2 threads: model" cmp "$W/work/twin1/model_00000008.bin" "$W/work/twin2/model_00000008.bin"
+holds "the same run twice, 1 and 2 threads: state" cmp "$W/work/twin1/state_00000008.bin" "$W/work/twin2/state_00000008.bin"
+train "${LONG[@]}" -p s -fold 2 -tp 2
+holds "-fold 2 -tp 2 is the default mesh" diff <(steps "$W/twin1") <(steps "$W/stdout")
+train "${LONG[@]}" -tp 1; one="$(column trl)$(column tel)"
+train "${LONG[@]}" -tp 2; two="$(column trl)$(column tel)"
+holds "-p t: losses at -tp 1 and 2 within 1e-5" compute "$one" "$two" <<'PY'
+import sys
+a, b = [[float(x) for x in s.split()] for s in sys.argv[1:]]
+if len(a) != 11 or len(a) != len(b) or max(abs(x - y) for x, y in zip(a, b)) > 1e-5: sys.exit("%s\n%s" % (a, b))
+PY
+train "${LONG[@]}" -p s -tp 4; differs "-p s at -tp 4 is another function than at 2" "$(column trl)" "$(column trl "$W/twin1")"
+train "${LONG[@]}" -p s -rs 7; differs "-rs 7 is another run" "$(column trl)" "$(column trl "$W/twin1")"
+train "${LONG[@]}" -p s -wi linear; differs "-wi linear starts elsewhere" "$(column tel)" "$(column tel "$W/twin1")"
+
+echo "# data order, at learning rate 0, where a loss says which rows were read; its text has three batches and a token"
+python3 - "$W/work" <<'PY'
+import struct, sys
+ids = [(i * i + i // 7) % 27 for i in range(97)]
+open(sys.argv[1] + "/three.bin", "wb").write(struct.pack("<256i", 20240520, 1, 97, 27, *[0] * 252) + struct.pack("<97H", *ids))
+PY
+STILL=(-i three.bin -j three.bin -l 0)
+train "${STILL[@]}" -sh 0 -x 6 -v 6 -m -1; rows=$(column trl) mean=$(column tel)
+holds "-sh 0 reads rows in order and begins again; -m -1 validates on all of them" compute "$rows" "$mean" <<'PY'
+import sys
+a, (first, last) = [[float(x) for x in s.split()] for s in sys.argv[1:]]
+if a[:3] != a[3:] or len(set(a)) != 3: sys.exit("losses %s" % a)
+if abs(first - sum(a[:3]) / 3) > 2e-6 or first != last: sys.exit("validation %s, losses %s" % (first, a))
+PY
+train "${STILL[@]}" -sh 0 -x 2 -v 2 -m 1; same "-m 1 validates on the first batch" "$(column tel | cut -d' ' -f1)" "$(cut -d' ' -f1 <<<"$rows")"
+train "${STILL[@]}" -sh 0 -x 3 -v 3 -m 99; same "-m beyond the text validates on all of it" "$(column tel)" "$mean"
+train "${STILL[@]}" -sh 1 -x 6; differs "-sh 1 draws offsets" "$(column trl)" "$rows"
+train "${STILL[@]}" -a 1 -x 3; same "-a 1 reads the same rows in every update" "$(column trl | tr ' ' '\n' | sort -u | wc -w)" 1
+train "${STILL[@]}" -sh 0 -x 2 -d 96; same "-d 96 is the mean of three micro-steps" "$(column trl)" "$mean"
+train -i train.bin -x -1 -d 64; same "-x -1 is one epoch" "$(column trl | wc -w)" $((2000 / 64))
+train -i enough.bin -x 1; same "a text of exactly one batch is enough" "$(column trl | wc -w)" 1
+train -v 0 -x 3; same "-v 0 never validates" "$(column tel)" ""
+train -a 1 -x 60 -l 1e-2; loss=$(column trl)
+holds "-a 1 overfits" compute "$loss" <<'PY'
+import sys
+a = [float(x) for x in sys.argv[1].split()]
+if not a[-1] < 0.5 * a[0]: sys.exit("loss %g, then %g" % (a[0], a[-1]))
+PY
+
+echo "# learning rate and clipping: broken when an option does not reach the update"
+for row in "cosine 1.000000e-03" "linear 1.000000e-03" "constant 1.000000e-02" "wsd 1.000000e-03"; do
+    read -r k last <<<"$row"
+    train -x 10 -l 1e-2 -u 2 -q 0.1 -k $k
+    same "-k $k: warm-up, top, end" "$(column lr | cut -d' ' -f1,2,10)" "5.000000e-03 1.000000e-02 $last"
+    rates="${rates:-}$(column lr | cut -d' ' -f9) "
+done
+same "-k: four schedules" "$(tr ' ' '\n' <<<"$rates" | sort -u | wc -w)" 4
+train -x 4 -l 1e-2 -gc 0; off=$(column trl) norm=$(column norm | cut -d' ' -f1)
+train -x 4 -l 1e-2 -gc 1e30; same "-gc 0 is no clipping" "$(column trl)" "$off"
+train -x 4 -l 1e-2 -gc 1e-9; differs "-gc clips" "$(column trl)" "$off"
+same "norm is that before clipping" "$(column norm | cut -d' ' -f1)" "$norm"
+train -x 4 -l 1e-2 -gc 0 -c 1; differs "-c decays" "$(column trl)" "$off"
+
+echo "# a model written by others: broken by another order of tensors, padding in the softmax, or a need for training text"
+python3 - "$W/work" >"$W/want" <<'PY'
+import math, random, struct, sys
+random.seed(2)
+V, Vp, T, L, NH, C = 27, 128, 16, 2, 2, 8
+n = T * C + L * (12 * C * C + 13 * C)
+wte = [random.gauss(0, 1) for _ in range(Vp * C)]
+lnfb = [random.gauss(0, 1) for _ in range(C)]
+body = wte + [random.gauss(0, 1) for _ in range(n)] + [0.0] * C + lnfb # lnfw 0: logits are wte . lnfb everywhere
+with open(sys.argv[1] + "/llmc.bin", "wb") as f:
+    f.write(struct.pack("<256i", 20240326, 3, T, V, L, NH, C, Vp, *[0] * 248) + struct.pack("<%df" % len(body), *body))
+logits = [sum(wte[v * C + c] * lnfb[c] for c in range(C)) for v in range(V)]
+total = math.log(sum(math.exp(x) for x in logits))
+text = open(sys.argv[1] + "/val.bin", "rb").read()[1024:]
+ids = struct.unpack("<%dH" % (len(text) // 2), text)
+print(sum(total - logits[i] for i in ids[1:65]) / 64)
+PY
+train -x 0 -e llmc.bin -i /nowhere.bin -v 1 -m 2
+holds "validation loss of a model of llm.c's, without training text" compute "$(column tel)" "$(cat "$W/want")" <<'PY'
+import sys
+if not abs(float(sys.argv[1]) - float(sys.argv[2])) < 1e-5: sys.exit("found %s, expected %s" % tuple(sys.argv[1:]))
+PY
+train -x 0 -e smodel.bin
+same "a model of ss brings -p, -tp, -pm" "$(grep -E '^# (-p|-tp|-pm|blocks) ' "$W/stdout" | tr '\n' ' ')" "# -p ss # -tp 2 # -pm mean # blocks ss "
+train -e smodel.bin -p ss -tp 2 -pm mean -o named
+holds "they may be named, and are saved with it" cmp -n 1024 "$W/work/smodel.bin" "$W/work/named/model_00000002.bin"
+train -x 0 -e model.bin -p s -tp 4 -o brand
+same "a plain model takes any pattern and R, and keeps it" "$(od -An -td4 -j32 -N16 "$W/work/brand/model_00000000.bin" | tr -s ' ')" " 4 0 1 115"
+
+echo "# samples: broken by a wrong offset in the tokenizer, a seed that is not used, or top-k off by one"
+sample() { train -x 0 -e model.bin -i /nowhere.bin -tk tokenizer.bin -s 1 -g 40 "$@"; text=$(sed -n '/^--- sample/,/^---$/p' "$W/stdout" | sed '1d;$d'; echo .); }
+sample; first=$text
+sample; same "the same seed, the same text" "$text" "$first"
+sample -rs 2; differs "another seed, another text" "$text" "$first"
+same "40 tokens of 1 character" "$(tr -d 'a-z\n.' <<<"$text" | wc -c) $(printf %s "$text" | wc -c)" "0 42"
+sample -gt 0; likeliest=$text
+sample -gt 0 -rs 2; same "-gt 0 takes no notice of the seed" "$text" "$likeliest"
+sample -gk 1; same "-gk 1 is -gt 0" "$text" "$likeliest"
+sample -gk 27; same "-gk of the whole vocabulary is all of it" "$text" "$first"
+python3 - "$W/work" <<'PY'
+import struct, sys
+ids = [1 + i % 8 for i in range(1000)] # abcdefgh, again and again
+open(sys.argv[1] + "/circle.bin", "wb").write(struct.pack("<256i", 20240520, 1, 1000, 27, *[0] * 252) + struct.pack("<1000H", *ids))
+PY
+train -i circle.bin -x 60 -l 2e-2 -s 60 -g 12 -gt 0 -gp abc
+same "a model of abcdefgh goes on after a prompt, beyond -t; tokenizer.bin beside -i" \
+    "$(sed -n '/^--- sample after update 60$/,/^---$/p' "$W/stdout" | tr '\n' ' ')" "--- sample after update 60 abcdefghabcdefg --- "
+
+echo "test_cli: $passed passed, $failed failed, $skipped skipped"
+[ "$failed" = 0 ]
