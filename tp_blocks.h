@@ -63,8 +63,8 @@ static int config_parse(GPT2Config *config, const char *text, int V, int maxT) {
         }
     }
     int used = 0;
-    if (!c.L && (strspn(text, "0123456789x") != strlen(text) || strlen(text) > 20 ||
-                 sscanf(text, "%dx%dx%d%n", &c.L, &c.NH, &c.C, &used) != 3 || text[used])) return 0;
+    if (!c.L && (strspn(text, "0123456789x") != strlen(text) ||
+                 sscanf(text, "%9dx%9dx%9d%n", &c.L, &c.NH, &c.C, &used) != 3 || text[used])) return 0;
     config_check(&c, "-e");
     *config = c;
     return 1;
@@ -355,7 +355,7 @@ enum { NEEDS_NOTHING = 0, NEEDS_NETWORK_MODEL = 1, NEEDS_CUDA = 2 };
     X("-b",    batch,        COUNT,  "4",       1, 65536,  "",             NEEDS_NOTHING, "sequences per micro-batch and replica") \
     X("-t",    length,       COUNT,  DEFAULT_T, 1, 1 << 20, "",            NEEDS_NOTHING, "tokens per sequence") \
     X("-d",    update_tokens, COUNT, "0",       0, 1 << 30, "",            NEEDS_NOTHING, "tokens per update; 0 = one micro-batch on every replica") \
-    X("-x",    updates,      COUNT,  "-1",      -1, INT_MAX, "",           NEEDS_NOTHING, "updates; -1 = one epoch") \
+    X("-x",    updates,      COUNT,  "-1",      -1, 99999999, "",           NEEDS_NOTHING, "updates; -1 = one epoch") \
     X("-l",    rate,         REAL,   "3e-4",    0, 1e3,    "",             NEEDS_NOTHING, "peak learning rate") \
     X("-u",    warmup,       COUNT,  "0",       0, INT_MAX, "",            NEEDS_NOTHING, "warm-up updates") \
     X("-q",    rate_last,    REAL,   "1.0",     0, 1,      "",             NEEDS_NOTHING, "fraction of the peak learning rate at the end") \

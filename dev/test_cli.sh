@@ -46,6 +46,9 @@ train() {
 column() { sed -nE "s/^s:.* $1:([^ ]+).*/\\1/p" "${2:-$W/stdout}" | tr '\n' ' '; }
 steps()  { sed -nE '/^s:/ { s/ ms:[0-9.]+ tok:[0-9]+//; s/ comm:[0-9.]+//; p }' "$1"; }
 
+# banner WORD...: options and facts with their values, as the last run said them at its start, whatever the layout of lines.
+banner() { local word; for word; do sed -n 's/^# / /p' "$W/stdout" | grep -oE -m1 -e " $word [^ ]+" | head -n 1 | cut -c2- | tr '\n' ' '; done; }
+
 # ----------------------------------------------------------------------------
 # files
 
@@ -450,7 +453,9 @@ train -o log -x 4 -v 2 -s 2 -g 5 -gp $'ab\ncd'
 same "every line of main.log has a format of DESIGN 4" "$(grep -vE "$FORMAT" "$W/work/log/main.log")" ""
 same "which updates have which lines" "$(grep -oE '^s:[0-9]+ tr?[el]+' "$W/work/log/main.log" | tr '\n' ' ')" \
     "s:0 tel s:1 trl s:2 trl s:2 tel s:3 trl s:4 trl s:4 tel "
-same "stdout, not a terminal, has the log's lines" "$(grep -E '^(#|s:)' "$W/stdout")" "$(grep -E '^(#|s:)' "$W/work/log/main.log")"
+same "stdout, not a terminal, has the log's lines" "$(grep ^s: "$W/stdout")" "$(grep ^s: "$W/work/log/main.log")"
+options=$(cd "$W/work" && "$TRAIN" --help | awk '$1 ~ /^-[^-]/ && !/not built in/ { print $1 }' | sort | tr '\n' ' ')
+same "main.log has a line for every option" "$(sed -nE 's/^# (-[^ ]+) .*/\1/p' "$W/work/log/main.log" | sort | tr '\n' ' ')" "$options"
 (cd "$W/work" && python3 -c 'import pty, sys; sys.exit(pty.spawn(sys.argv[1:]))' "$TRAIN" "${SMALL[@]}" -o tty) >"$W/stdout" 2>&1
 same "on a terminal lines for people, in the log the same as ever" \
     "$(grep -c '^update .*left' "$W/stdout") $(grep -c '^s:[0-9]* trl' "$W/stdout") $(steps "$W/work/tty/main.log" | wc -l)" "2 0 2"
@@ -497,7 +502,7 @@ resumable "sppp with rule mean" -e 4x2x16 -p sppp -pm mean
 (cd "$W/work/A" && rm -f DONE_00000012)
 train -e 4x2x16 -o A -y 1 -x 12
 same "a checkpoint without DONE is not one; -p, -tp, -pm come from the one before" \
-    "$(grep -E '^# (-p|-tp|-pm|model) ' "$W/stdout" | tr '\n' ' ')" "# -p sppp # -tp 2 # -pm mean # model A/model_00000011.bin "
+    "$(banner -p -tp -pm model)" "-p sppp -tp 2 -pm mean model A/model_00000011.bin "
 train -e 4x2x16 -o A -y 1 -x 12
 same "resuming a finished run does nothing" "$(steps "$W/stdout")" ""
 train -e 4x2x16 -o A -y 1 -x 6
@@ -508,15 +513,15 @@ STOPPED=(-x 60 -n 1 -v 7 -m 2 -u 10 -q 0 -p s)
 train "${STOPPED[@]}" -o whole
 kills=0 N=0
 while [ $kills -lt 4 ]; do
+    next=$W/work/shot/$(printf 'DONE_%08d' $((N + 5)))           # when this is there, and a little
     (cd "$W/work" && exec "$TRAIN" "${SMALL[@]}" "${STOPPED[@]}" -o shot -y 1) >/dev/null 2>"$W/stderr" & CHILD=$!
-    N=$((N + 5))                                                 # when checkpoint N is there, and a little
-    while kill -0 $CHILD 2>/dev/null && [ ! -e "$W/work/shot/$(printf 'DONE_%08d' $N)" ]; do sleep 0.002; done
+    while kill -0 $CHILD 2>/dev/null && [ ! -e "$next" ]; do sleep 0.002; done
     kill -9 $CHILD 2>/dev/null
     { wait $CHILD; } 2>/dev/null
     rc=$? CHILD=
     [ $rc = 137 ] && [ ! -e "$W/work/shot/DONE_00000060" ] || break
     kills=$((kills + 1))
-    N=$(cd "$W/work/shot" && printf '%s\n' DONE_* | tail -n 1 | sed 's/DONE_0*//')
+    N=$(cd "$W/work/shot" && printf '%s\n' DONE_???????? | tail -n 1 | sed 's/DONE_0*//')
 done
 train "${STOPPED[@]}" -o shot -y 1
 if [ $kills = 0 ]; then skip "killed runs" "this machine finished before it could be killed"
@@ -654,7 +659,7 @@ import sys
 if not abs(float(sys.argv[1]) - float(sys.argv[2])) < 1e-5: sys.exit("found %s, expected %s" % tuple(sys.argv[1:]))
 PY
 train -x 0 -e smodel.bin
-same "a model of ss brings -p, -tp, -pm" "$(grep -E '^# (-p|-tp|-pm|blocks) ' "$W/stdout" | tr '\n' ' ')" "# -p ss # -tp 2 # -pm mean # blocks ss "
+same "a model of ss brings -p, -tp, -pm" "$(banner -p -tp -pm blocks)" "-p ss -tp 2 -pm mean blocks ss "
 train -e smodel.bin -p ss -tp 2 -pm mean -o named
 holds "they may be named, and are saved with it" cmp -n 1024 "$W/work/smodel.bin" "$W/work/named/model_00000002.bin"
 train -x 0 -e model.bin -p s -tp 4 -o brand

@@ -13,7 +13,7 @@ FUZZ=$(cd "$(dirname "$0")" && pwd)/fuzz
 FLAGS=(-O1 -g -std=gnu11 -Wall -Wextra -Wno-unused-function -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all)
 
 case $SECONDS_EACH in
-    *[!0-9]* | '' | 0 | 0*) echo "error: FUZZ_SECONDS '$SECONDS_EACH': expected a number of seconds from 1" >&2; exit 1;;
+    *[!0-9]* | '' | 0*) echo "error: FUZZ_SECONDS '$SECONDS_EACH': expected a number of seconds from 1" >&2; exit 1;;
 esac
 W=$(mktemp -d) || exit 1
 trap 'rm -rf "$W"' EXIT
@@ -73,6 +73,13 @@ files.update({"model": model(), "bf16": model(version=5), "heads": model(T=3, V=
 # Optimizer state of the model in state_config.
 def state(updates=3, n=2 * count(1, 1, 128, 1)): return b"s" + header(20261121, 1, 1, 1, 1, 1, 1, 128, updates) + bytes(i % 253 for i in range(4 * n))
 files.update({"state": state(), "older": state(2), "half": state(3, count(1, 1, 128, 1))})
+
+# Every entry of a header at the ends of its type, around 0 and too large for its neighbours.
+for name, entries in (("tokens", 4), ("letters", 4), ("heads", 12), ("state", 9)):
+    for entry in range(entries):
+        for value in (-1 << 31, -1, 0, 1, 1 << 16, (1 << 31) - 1):
+            data = files[name]
+            files["%s-%d-%d" % (name, entry, value)] = data[:1 + 4 * entry] + struct.pack("<i", value) + data[5 + 4 * entry:]
 for name, data in files.items(): write("fuzz_files", name, data)
 
 lines = ["", "-b 8 -t 64 -x 10 -l 1e-3 -k linear", "-e 4x4x128 -p sppp -tp 4 -pm mean -fold 2", "-q 0.1 -b1 0.9 -b2 0.999999999 -gc 0",
@@ -108,8 +115,7 @@ fuzz() {
     executions=$(sed -nE 's/^stat::number_of_executed_units: ([0-9]+)$/\1/p' "$log")
     if [ $status -eq 0 ] && [ "${executions:-0}" -gt 0 ]; then
         passed=$((passed + 1))
-        echo "ok $name: $executions executions"
-        sed -nE 's/^(#[0-9]+[[:space:]]+DONE.*)$/   \1/p' "$log"
+        echo "ok $name: $executions executions$(sed -nE 's/^#[0-9]+[[:space:]]+DONE +(cov: [0-9]+ ft: [0-9]+).*$/, \1/p' "$log")"
         return
     fi
     failed=$((failed + 1))
@@ -122,4 +128,5 @@ fuzz() {
 
 fuzz fuzz_files
 fuzz fuzz_options
+rmdir "$FUZZ/corpus" 2>/dev/null # when nothing was kept
 finish

@@ -73,10 +73,18 @@ static uint16_t token_expected(const uint8_t *a, size_t count_a, const uint8_t *
     return id;
 }
 
+static int tokens_vocabulary(const uint8_t *file) {
+    int32_t V;
+    memcpy(&V, file + 3 * sizeof V, sizeof V);
+    return V ? V : GPT2_V;
+}
+
 static void fuzz_tokens(const char *pattern, const uint8_t *a, size_t size_a, const uint8_t *b, size_t size_b) {
     tokens_open(&tokens, pattern);
     size_t count_a = (size_a - HEADER_BYTES) / 2, count = count_a + (b ? (size_b - HEADER_BYTES) / 2 : 0);
     CHECK(tokens.count == count && tokens.shard_count == (b ? 2 : 1) && tokens.V >= 1 && tokens.V <= 65536);
+    CHECK(tokens.V == tokens_vocabulary(a) && (!b || tokens.V == tokens_vocabulary(b)));
+    for (size_t i = 0; i < count; i++) CHECK(token_expected(a, count_a, b, i) < tokens.V); // so few are all checked at once
     const size_t starts[] = {0, 1, count / 2, count_a - 1, count_a, count - 1};
     for (size_t k = 0; k < sizeof starts / sizeof *starts; k++) {
         size_t start = starts[k];
@@ -171,6 +179,9 @@ static void fuzz_model(const uint8_t *data, size_t size) {
     int32_t header[HEADER_INTS];
     Rows rows = {.at = data + HEADER_BYTES, .end = data + size};
     int bf16 = model_open(&file, PATH_A, &config);
+    CHECK(config.R >= 1 && config.NH % config.R == 0 && config.C % config.NH == 0 && config.L >= 1 && config.L <= L_MAX);
+    CHECK(config.V >= 1 && config.V <= config.Vp && config.maxT >= 1 && config.rule >= RULE_SUM && config.rule <= RULE_STREAMS);
+    CHECK(strlen(config.pattern) >= 1 && strlen(config.pattern) <= PATTERN_MAX);
     rows.bf16 = bf16;
     param_specs(rows.specs, &config);
     tensors_read(&file, rows.specs, bf16, SET_PARAMS, rows_check, &rows);
