@@ -97,7 +97,7 @@ static void test_patterns(void) {
         {"sspp", 4, 3}, {"sppp", 4, 2}, {"p", 4, 1}, {"pp.", 4, 2}, {"p.p", 4, 4 - 1}};
     static Plan plan;
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
-        plan_make(&plan, known[i].pattern, known[i].L, RULE_SUM, 2);
+        plan_make(&plan, known[i].pattern, known[i].L, RULE_SUM, 2, "-p");
         int at = 0, whole = 1;
         for (int s = 0; s < plan.count; s++) {
             whole &= plan.segments[s].begin == at && plan.segments[s].end > at;

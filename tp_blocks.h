@@ -200,17 +200,17 @@ static Segment segment_make(int begin, int end, char letter, int rule, int R) {
     return s;
 }
 
-// Lays the pattern over L blocks. Fails on anything that is not a pattern.
-static void plan_make(Plan *plan, const char *pattern, int L, int rule, int R) {
+// Lays the pattern over L blocks. Fails on anything that is not a pattern; `where` is what it came from, "-p" or a file.
+static void plan_make(Plan *plan, const char *pattern, int L, int rule, int R, const char *where) {
     int letters = 0;
     for (const char *c = pattern; *c; c++) {
-        if (!strchr("tsp.", *c)) fail("-p '%s': '%c' is not a block; expected letters t, s, p, and . after a p", pattern, *c);
-        if (*c == '.' && (c == pattern || c[-1] != 'p')) fail("-p '%s': a . may only stand after a p, which it closes", pattern);
+        if (!strchr("tsp.", *c)) fail("%s '%s': '%c' is not a block; expected t, s, p, and . after a p", where, pattern, *c);
+        if (*c == '.' && (c == pattern || c[-1] != 'p')) fail("%s '%s': a . may only stand after a p, which it closes", where, pattern);
         letters += *c != '.';
     }
-    if (!letters) fail("-p '%s': empty; expected letters t, s, p, such as t, s, sppp or pp.", pattern);
-    if (strlen(pattern) > PATTERN_MAX) fail("-p: a pattern of %zu characters, at most %d", strlen(pattern), PATTERN_MAX);
-    if (L % letters) fail("-p '%s': %d blocks cannot be filled with a pattern of %d; expected a divisor", pattern, L, letters);
+    if (!letters) fail("%s '%s': empty; expected letters t, s, p, such as t, s, sppp or pp.", where, pattern);
+    if (strlen(pattern) > PATTERN_MAX) fail("%s: a pattern of %zu characters, at most %d", where, strlen(pattern), PATTERN_MAX);
+    if (L % letters) fail("%s '%s': %d letters cannot fill %d blocks; expected a divisor of %d", where, pattern, letters, L, L);
 
     memset(plan, 0, sizeof *plan);
     int begin = 0, block = 0;
@@ -435,6 +435,7 @@ static const char *word_at(const char *words, int i, char out[32]) {
 
 static void option_set(Options *o, const OptionSpec *spec, const char *text) {
     char *field = (char *)o + spec->offset, *end;
+    int is_number = text[0] && strspn(text, "-+.0123456789eE") == strlen(text); // no spaces, hexadecimals, nan or inf
     errno = 0;
     if (spec->kind == KIND_TEXT) {
         memcpy(field, &text, sizeof text);
@@ -444,14 +445,14 @@ static void option_set(Options *o, const OptionSpec *spec, const char *text) {
         memcpy(field, &choice, sizeof choice);
     } else if (spec->kind == KIND_COUNT) {
         long long value = strtoll(text, &end, 10);
-        if (end == text || *end || errno || value < spec->low || value > spec->high) {
+        if (!is_number || *end || errno || value < spec->low || value > spec->high) {
             fail("%s '%s': expected an integer from %.0f to %.0f", spec->flag, text, spec->low, spec->high);
         }
         int64_t stored = value;
         memcpy(field, &stored, sizeof stored);
     } else {
         double value = strtod(text, &end);
-        if (end == text || *end || !(value >= spec->low && value <= spec->high)) {
+        if (!is_number || *end || !(value >= spec->low && value <= spec->high)) {
             fail("%s '%s': expected a number from %g to %.10g", spec->flag, text, spec->low, spec->high);
         }
         memcpy(field, &value, sizeof value);

@@ -79,6 +79,9 @@ static inline real real_exp(real x) {
     return (real)(e * power.value);
 }
 
+// A logarithm of a probability, which rounding can push above 0, the more the larger its terms. NaN stays NaN.
+static inline real not_positive(real x) { return x > 0 ? 0 : x; }
+
 static inline real real_sqrt(real x) { return sizeof(real) == sizeof(double) ? (real)sqrt((double)x) : (real)sqrtf((float)x); }
 
 static inline real real_tanh(real x) {
@@ -486,22 +489,30 @@ static View attention_out_view(const AttentionShape *s, real *out, int b, int h,
     return view_of(out + ((size_t)b * s->T + t) * width + (size_t)h * s->HS, width);
 }
 
-// Probabilities of rows query t .. t+n-1 over keys 0 .. t+n-1 from the scores, in place; keys after the query get 0.
-// lse (n) is written, or read if it is known.
-static void attention_softmax(real *scores, real *lse, int t, int n, int known, real scale) {
+// Probabilities of queries t .. t+n-1 over keys 0 .. t+n-1 from their scores, in place; keys after a query get 0.
+// lse (n) is written.
+static void attention_softmax(real *scores, real *lse, int t, int n, real scale) {
     int keys = t + n;
     for (int i = 0; i < n; i++) {
-        real *row = scores + (size_t)i * keys;
+        real *row = scores + (size_t)i * keys, largest = row[0], sum = 0;
         int seen = t + i + 1;
-        if (!known) {
-            real largest = row[0], sum = 0;
-            for (int j = 1; j < seen; j++) largest = row[j] > largest ? row[j] : largest;
-            #pragma omp simd reduction(+ : sum)
-            for (int j = 0; j < seen; j++) sum += real_exp((row[j] - largest) * scale);
-            lse[i] = largest * scale + (real)log((double)sum);
-        }
-        real shift = lse[i];
-        for (int j = 0; j < seen; j++) row[j] = real_exp(row[j] * scale - shift);
+        #pragma omp simd reduction(max : largest)
+        for (int j = 0; j < seen; j++) largest = row[j] > largest ? row[j] : largest;
+        #pragma omp simd reduction(+ : sum)
+        for (int j = 0; j < seen; j++) sum += row[j] = real_exp((row[j] - largest) * scale);
+        for (int j = 0; j < seen; j++) row[j] *= 1 / sum;
+        for (int j = seen; j < keys; j++) row[j] = 0;
+        lse[i] = largest * scale + (real)log((double)sum);
+    }
+}
+
+// The same probabilities once more from the scores and lse.
+static void attention_softmax_again(real *scores, const real *lse, int t, int n, real scale) {
+    int keys = t + n;
+    for (int i = 0; i < n; i++) {
+        real *row = scores + (size_t)i * keys, shift = lse[i];
+        int seen = t + i + 1;
+        for (int j = 0; j < seen; j++) row[j] = real_exp(not_positive(row[j] * scale - shift));
         for (int j = seen; j < keys; j++) row[j] = 0;
     }
 }
@@ -517,7 +528,7 @@ static void attention_forward(real *out, real *lse, real *qkv, AttentionShape s)
                 int n = s.T - t < ATTENTION_ROWS ? s.T - t : ATTENTION_ROWS, keys = t + n;
                 matmul_serial((Matmul){.out = view_of(scores, keys), .a = attention_view(&s, qkv, 0, b, h, t),
                                        .b = attention_view(&s, qkv, 1, b, h, 0), .b_transposed = 1, .M = n, .N = keys, .K = s.HS});
-                attention_softmax(scores, lse + ((size_t)b * s.heads + h) * s.T + t, t, n, 0, scale);
+                attention_softmax(scores, lse + ((size_t)b * s.heads + h) * s.T + t, t, n, scale);
                 matmul_serial((Matmul){.out = attention_out_view(&s, out, b, h, t), .a = view_of(scores, keys),
                                        .b = attention_view(&s, qkv, 2, b, h, 0), .M = n, .N = s.HS, .K = keys});
             }
@@ -557,7 +568,7 @@ static void attention_backward(real *dqkv, real *dout, real *out, real *lse, rea
                 View d = attention_out_view(&s, dout, b, h, t), o = attention_out_view(&s, out, b, h, t);
                 View P = view_of(probs, keys), dP = view_of(dprobs, keys);
                 matmul_serial((Matmul){.out = P, .a = Q, .b = K, .b_transposed = 1, .M = n, .N = keys, .K = s.HS});
-                attention_softmax(probs, lse + ((size_t)b * s.heads + h) * s.T + t, t, n, 1, scale);
+                attention_softmax_again(probs, lse + ((size_t)b * s.heads + h) * s.T + t, t, n, scale);
                 matmul_serial((Matmul){.out = dP, .a = d, .b = V, .b_transposed = 1, .M = n, .N = keys, .K = s.HS});
                 matmul_serial((Matmul){.out = dV, .a = P, .a_transposed = 1, .b = d, .M = keys, .N = s.HS, .K = n, .accumulate = 1});
                 attention_softmax_backward(dprobs, probs, d, o, n, keys, s.HS, scale);
@@ -591,7 +602,7 @@ static void classifier_backward(real *logits, const real *lse, const int32_t *ta
     #pragma omp parallel for schedule(static)
     for (int i = 0; i < rows; i++) {
         real *row = logits + (size_t)i * Vp, shift = lse[i];
-        for (int v = 0; v < V; v++) row[v] = real_exp(row[v] - shift) * scale;
+        for (int v = 0; v < V; v++) row[v] = real_exp(not_positive(row[v] - shift)) * scale;
         row[targets[i]] -= scale;
     }
 }
@@ -774,7 +785,7 @@ static void gpt2_create(GPT2 *m, const GPT2Config *config, Mesh mesh, int B, int
     m->threads = omp_get_max_threads();
     if (config->NH % config->R) fail("-tp %d: %d heads cannot be divided over %d tensor ranks", config->R, config->NH, config->R);
     if (T > config->maxT) fail("-t %d: the model reads at most %d tokens", T, config->maxT);
-    plan_make(&m->plan, config->pattern, config->L, config->rule, config->R);
+    plan_make(&m->plan, config->pattern, config->L, config->rule, config->R, "-p");
     param_specs(m->whole, config);
     int rows_max = 0;
     for (int p = 0; p < P_COUNT; p++) {
@@ -1175,13 +1186,14 @@ typedef struct {
 static void run_say_options(Run *run) {
     int column = 0;
     for (int i = 0; i < O_COUNT; i++) {
-        char value[32];
+        char value[32], pair[PATH_MAX];
         if (option_specs[i].needs & ~BUILT_IN) continue;
-        const char *flag = option_specs[i].flag, *text = option_value(&run->options, i, value);
-        if (!text[0]) text = "''";
-        if (column + strlen(flag) + strlen(text) + 2 > 118) column = 0, printf("\n");
-        column += printf(column ? " %s %s" : "# %s %s", flag, text);
-        runlog_line(&run->log, "# %s %s", flag, text);
+        const char *text = option_value(&run->options, i, value);
+        snprintf(pair, sizeof pair, "%s %s", option_specs[i].flag, text[0] ? text : "''");
+        text_printable(pair);
+        if (column + strlen(pair) > 117) column = 0, printf("\n");
+        column += printf(column ? " %s" : "# %s", pair);
+        runlog_line(&run->log, "# %s", pair);
     }
     printf("\n");
 }
@@ -1193,7 +1205,7 @@ __attribute__((format(printf, 2, 3))) static void run_say(Run *run, const char *
     va_start(arguments, format);
     vsnprintf(line, sizeof line, format, arguments);
     va_end(arguments);
-    printf("%s\n", line);
+    printf("%s\n", text_printable(line));
     runlog_line(&run->log, "%s", line);
 }
 
@@ -1225,6 +1237,10 @@ static void run_find_model(Run *run, GPT2Config *config) {
         model_open(&file, run->model_path, config);
         file_close(&file);
         options_take_model(o, config, run->model_path);
+        if (newest >= 0 && pattern_is_plain(config->pattern) && !pattern_is_plain(o->pattern)) {
+            fail("-p %s, but the run in -o %s was trained with -p t; to start a new one from its model: -e %s and another -o",
+                 o->pattern, o->out, run->model_path);
+        }
     } else if (!config_parse(config, o->model, run->train.V, (int)o->length)) {
         fail("-e '%s': expected a model file (.bin), d12, d24, d36, d48, or LxHxC such as 4x4x128", o->model);
     }
@@ -1280,6 +1296,7 @@ static void run_open(Run *run, int argc, char **argv) {
         run_check_vocabulary("-i", o->train_data, &run->train, &config);
     }
     if (validate) {
+        if (!o->val_batches) fail("-m 0: expected at least 1, or -1 for all; -v 0 turns validation off");
         tokens_open(&run->val, o->val_data);
         tokens_check_count(o, "-j", &run->val, o->val_data, 1);
         run_check_vocabulary("-j", o->val_data, &run->val, &config);
@@ -1294,6 +1311,10 @@ static void run_open(Run *run, int argc, char **argv) {
     }
     run->micro_steps = o->update_tokens / micro;
     run->updates = o->updates >= 0 ? o->updates : (int64_t)((run->train.count - 1) / (size_t)o->update_tokens);
+    if (o->updates < 0 && !run->updates) {
+        fail("-x -1: one epoch of %zu tokens is less than one update of -d %lld; lower -d or name a number of updates",
+             run->train.count, (long long)o->update_tokens);
+    }
     gpt2_create(&run->model, &config, mesh, (int)o->batch, (int)o->length, train || o->out[0]);
     run_open_sampler(run);
     if (run->model_path[0]) gpt2_load(&run->model, run->model_path);
@@ -1307,7 +1328,7 @@ static void run_open(Run *run, int argc, char **argv) {
     run->targets = alloc_zeroed((size_t)(o->batch * o->length), sizeof(int32_t), "targets");
     if (o->out[0]) {
         folder_create(o->out);
-        runlog_open(&run->log, o->out, (int)o->resume, run->first);
+        runlog_open(&run->log, o->out, (int)o->resume, run->first ? run->first : -1);
     }
 }
 
@@ -1339,6 +1360,7 @@ static void run_say_facts(Run *run) {
     const Options *o = &run->options;
     run_say_options(run);
     if (run->train.count) run_say_text(run);
+    if (o->resume && !run->first) run_say(run, "# resume no checkpoint in %s yet: starts at update 0", o->out);
     run_say(run, "# model %s", run->model_path[0] ? run->model_path : "new weights");
     run_say(run, "# shape L %d NH %d C %d V %d Vp %d maxT %d", c->L, c->NH, c->C, c->V, c->Vp, c->maxT);
     run_say(run, "# parameters %zu", param_count(m->whole));
@@ -1365,12 +1387,10 @@ static void run_say_facts(Run *run) {
 static void run_load_row(Run *run, int64_t s, int64_t r, int32_t *tokens, int32_t *targets) {
     const Options *o = &run->options;
     int T = (int)o->length;
-    int32_t window[T + 1];
     size_t start = row_start((int)o->shuffle, (uint64_t)o->seed, o->overfit ? 0 : (uint64_t)s, (uint64_t)r,
                              (uint64_t)(o->update_tokens / T), run->train.count, T);
-    tokens_copy(&run->train, start, (size_t)T + 1, window);
-    memcpy(tokens, window, (size_t)T * sizeof *window);
-    memcpy(targets, window + 1, (size_t)T * sizeof *window);
+    tokens_copy(&run->train, start, (size_t)T, tokens);
+    tokens_copy(&run->train, start + 1, (size_t)T, targets);
 }
 
 // Update number N (from 1). Fails when loss or gradient is not a finite number; checkpoints of before stay.
@@ -1500,6 +1520,7 @@ int main(int argc, char **argv) {
     }
     run_summary(&run, seconds);
     run_close(&run);
+    if (fflush(stdout) || ferror(stdout)) fail("standard output: %s", strerror(errno));
     return 0;
 }
 #endif

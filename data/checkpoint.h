@@ -63,6 +63,10 @@ static void model_header_parse(const int32_t h[HEADER_INTS], GPT2Config *c, cons
         c->pattern[i] = (char)letter;
     }
     if (!c->pattern[0]) memcpy(c->pattern, "t", 2); // plain GPT-2
+    char where[PATH_MAX + 32];
+    Plan plan;
+    snprintf(where, sizeof where, "%s: block pattern", path);
+    plan_make(&plan, c->pattern, c->L, c->rule, c->R, where);
 }
 
 // ----------------------------------------------------------------------------

@@ -49,15 +49,21 @@ static void files_abandon(void) {
     }
 }
 
+// Replaces control characters: a message or a log line stays one line, whatever a path or an option holds.
+static char *text_printable(char *text) {
+    for (char *c = text; *c; c++) *c = (unsigned char)*c < 32 || *c == 127 ? '?' : *c;
+    return text;
+}
+
 // Prints "error: " and the message to stderr, removes unfinished files and ends the program with status 1.
 __attribute__((noreturn, format(printf, 1, 2))) static void fail(const char *format, ...) {
+    char message[8 * PATH_MAX];
     va_list arguments;
     va_start(arguments, format);
-    fflush(stdout);
-    fputs("error: ", stderr);
-    vfprintf(stderr, format, arguments);
-    fputc('\n', stderr);
+    vsnprintf(message, sizeof message, format, arguments);
     va_end(arguments);
+    fflush(stdout);
+    fprintf(stderr, "error: %s\n", text_printable(message));
     files_abandon();
     fail_hook();
     abort();
@@ -99,12 +105,12 @@ static void file_forget(File *file) {
 static void file_open(File *file, const char *path, const char *what) {
     memset(file, 0, sizeof *file);
     if (snprintf(file->path, sizeof file->path, "%s", path) >= (int)sizeof file->path) fail("%s: path too long", what);
-    struct stat info;
+    struct stat info; // looked at first: opening a pipe would wait for somebody to write to it
+    if (stat(path, &info)) fail("%s: cannot open %s: %s", path, what, strerror(errno));
+    if (!S_ISREG(info.st_mode)) fail("%s: not a regular file, expected %s", path, what);
     file->stream = fopen(path, "rb");
     if (!file->stream) fail("%s: cannot open %s: %s", path, what, strerror(errno));
     file_register(file);
-    if (fstat(fileno(file->stream), &info)) fail("%s: %s", path, strerror(errno));
-    if (!S_ISREG(info.st_mode)) fail("%s: not a regular file, expected %s", path, what);
     file->size = (size_t)info.st_size;
 }
 
@@ -170,20 +176,29 @@ static void file_commit(File *file) {
     folder_sync(file->path);
 }
 
-// Creates a folder and those above it; an existing one is fine.
+// Creates a folder and those above it; an existing one is fine. On failure those it made are removed again.
 static void folder_create(const char *path) {
     char partial[PATH_MAX];
-    if (snprintf(partial, sizeof partial, "%s", path) >= (int)sizeof partial) fail("%s: path too long", path);
-    for (char *c = partial + 1;; c++) {
-        if (*c && *c != '/') continue;
-        char kept = *c;
-        *c = 0;
-        if (mkdir(partial, 0777) && errno != EEXIST) fail("%s: cannot make this folder: %s", partial, strerror(errno));
-        *c = kept;
-        if (!kept) break;
-    }
     struct stat info;
-    if (stat(path, &info) || !S_ISDIR(info.st_mode)) fail("%s: exists and is not a folder", path);
+    size_t made[PATH_MAX / 2];
+    int count = 0;
+    const char *failed = NULL;
+    if (snprintf(partial, sizeof partial, "%s", path) >= (int)sizeof partial) fail("%s: path too long", path);
+    for (size_t end = 1; !failed && end <= strlen(path); end++) {
+        if (path[end] && path[end] != '/') continue;
+        partial[end] = 0;
+        if (!mkdir(partial, 0777)) made[count++] = end;
+        else if (errno != EEXIST) failed = strerror(errno);
+        else if (stat(partial, &info) || !S_ISDIR(info.st_mode)) failed = "it exists and is not a folder";
+        if (!failed) partial[end] = path[end];
+    }
+    if (!failed) return;
+    while (count-- > 0) {
+        char folder[PATH_MAX];
+        snprintf(folder, sizeof folder, "%.*s", (int)made[count], path);
+        rmdir(folder);
+    }
+    fail("%s: cannot make this folder: %s", partial, failed);
 }
 
 #endif

@@ -59,7 +59,8 @@ static void runlog_cut(const char *path, int64_t updates) {
     file_commit(&file);
 }
 
-// Opens FOLDER/main.log to append to it. A resumed run first drops the lines of updates after those it starts from.
+// Opens FOLDER/main.log to append to it. A resumed run first drops the lines of updates after those it starts from
+// (-1 for a start from nothing, which will write the line of update 0 again).
 static void runlog_open(Runlog *log, const char *folder, int resumed, int64_t updates) {
     path_join(log->path, folder, "main.log");
     if (resumed) runlog_cut(log->path, updates);

@@ -93,7 +93,7 @@ static int merges_after(const char *letter, int last) { return *letter != 'p' ||
 static void fuzz_plan(int rule, int R, int L) {
     static Plan plan;
     static char blocks[2 * L_MAX + PATTERN_MAX + 1];
-    plan_make(&plan, text, L, rule, R);
+    plan_make(&plan, text, L, rule, R, "-p");
 
     CHECK(plan.count >= 1 && plan.count <= 2 * L);
     int segment = 0, begin = 0, length = 0, block = 0;
