@@ -154,10 +154,13 @@ static void test_schedule(void) {
 // ----------------------------------------------------------------------------
 // layers against plain loops: broken by a wrong index in matmul or attention, or a wrong exponential
 
-static double plain_element(View v, int transposed, int i, int j) { return (double)(transposed ? view_row(v, j)[i] : view_row(v, i)[j]); }
+static double plain_element(View v, int transposed, int i, int j) {
+    return (double)(transposed ? view_row(v, j)[i] : view_row(v, i)[j]);
+}
 
 static void test_matmul(void) {
-    static const int sizes[][3] = {{1, 1, 1}, {3, 5, 7}, {64, 64, 32}, {33, 65, 17}, {130, 48, 300}, {7, 200, 1}, {96, 6, 520}, {257, 129, 260}};
+    static const int sizes[][3] = {{1, 1, 1}, {3, 5, 7}, {64, 64, 32}, {33, 65, 17}, {130, 48, 300}, {7, 200, 1},
+                                   {96, 6, 520}, {257, 129, 260}};
     size_t room = 600 * 600 * 3;
     real *a = alloc_zeroed(room, sizeof(real), "test"), *b = alloc_zeroed(room, sizeof(real), "test");
     real *out = alloc_zeroed(room, sizeof(real), "test"), *serial = alloc_zeroed(room, sizeof(real), "test");
@@ -193,9 +196,9 @@ static void test_matmul(void) {
             alone.out.data = serial;
             matmul_serial(alone);
             int same = !memcmp(out, serial, room * sizeof(real));
-            check(worst <= (is_double ? 1e-13 : 1e-5) && same, "matmul %dx%dx%d%s%s%s%s%s: error %.1e, threaded and serial %s", M, N, K,
-                  at ? " aT" : "", bt ? " bT" : "", m.accumulate ? " +=" : "", m.bias.data ? " bias" : "", m.b.group ? " groups" : "",
-                  worst, same ? "equal" : "differ");
+            check(worst <= (is_double ? 1e-13 : 1e-5) && same, "matmul %dx%dx%d%s%s%s%s%s: error %.1e, threaded and serial %s",
+                  M, N, K, at ? " aT" : "", bt ? " bT" : "", m.accumulate ? " +=" : "", m.bias.data ? " bias" : "",
+                  m.b.group ? " groups" : "", worst, same ? "equal" : "differ");
         }
     }
     free(a), free(b), free(out), free(serial), free(bias);
@@ -214,14 +217,17 @@ static void test_attention(void) { // T beyond one tile of queries, and not a mu
         for (int h = 0; h < H; h++) {
             for (int t = 0; t < T; t++) {
                 double p[T], sum = 0;
+                const real *query = qkv + ((b * T + t) * 3 + 0) * W + h * HS;
                 for (int u = 0; u <= t; u++) {
+                    const real *key = qkv + ((b * T + u) * 3 + 1) * W + h * HS;
                     double dot = 0;
-                    for (int c = 0; c < HS; c++) dot += (double)qkv[((b * T + t) * 3 + 0) * W + h * HS + c] * (double)qkv[((b * T + u) * 3 + 1) * W + h * HS + c];
+                    for (int c = 0; c < HS; c++) dot += (double)query[c] * (double)key[c];
                     sum += p[u] = exp(dot / sqrt(HS));
                 }
                 for (int c = 0; c < HS; c++) {
+                    const real *value = qkv + (b * T * 3 + 2) * W + h * HS + c;
                     double expected = 0;
-                    for (int u = 0; u <= t; u++) expected += p[u] / sum * (double)qkv[((b * T + u) * 3 + 2) * W + h * HS + c];
+                    for (int u = 0; u <= t; u++) expected += p[u] / sum * (double)value[u * 3 * W];
                     double error = fabs(expected - (double)out[(b * T + t) * W + h * HS + c]);
                     worst = error > worst || error != error ? error : worst;
                 }
@@ -327,15 +333,18 @@ static void fixture_test(const char *folder, const Tokens *text, char *line) {
     if (snprintf(config.pattern, sizeof config.pattern, "%s", field[0]) > PATTERN_MAX) fail("%s: pattern too long", field[0]);
     gpt2_create(&m, &config, mesh_folded(config.R), 2, 16, 1);
     gpt2_load(&m, path);
-    if (snprintf(name, sizeof name, "%s R %d %s", config.pattern, config.R, field[2]) >= (int)sizeof name) fail("%s: too long", field[2]);
-    check(m.plan.count == (int)strtol(field[3], NULL, 10), "%s: %d merges per forward pass, expected %s", name, m.plan.count, field[3]);
+    int length = snprintf(name, sizeof name, "%s R %d %s", config.pattern, config.R, field[2]);
+    if (length >= (int)sizeof name) fail("%s: too long", field[2]);
+    check(m.plan.count == (int)strtol(field[3], NULL, 10), "%s: %d merges per forward pass, expected %s", name,
+          m.plan.count, field[3]);
     for (char *c = field[0]; *c; c++) *c = *c == '.' ? '+' : *c; // as in the names of the files
-    if (snprintf(path, sizeof path, "%s/debug_%s_tp%d_%s.bin", folder, field[0], config.R, field[2]) >= (int)sizeof path) fail("path");
+    length = snprintf(path, sizeof path, "%s/debug_%s_tp%d_%s.bin", folder, field[0], config.R, field[2]);
+    if (length >= (int)sizeof path) fail("%s: too long", folder);
     debug_state_read(&d, path, &config, param_count(m.whole));
     fixture_compare(&m, &d, name);
     if (config.R > 1) {
-        check(merges_executed(&m) == 2 * m.plan.count, "%s: %lld activation all-reduces executed, forward and backward, expected %d", name,
-              (long long)merges_executed(&m), 2 * m.plan.count);
+        check(merges_executed(&m) == 2 * m.plan.count, "%s: %lld all-reduces executed, forward and backward, expected %d",
+              name, (long long)merges_executed(&m), 2 * m.plan.count);
     }
     fixture_train(&m, text, field[4], name);
     free(d.x), free(d.y), free(d.logits), free(d.grads);
@@ -390,8 +399,10 @@ static Result result_of(const GPT2Config *c, int B, int T) {
         memcpy(out, m.grads.at[p], spec_size(&m.whole[p]) * sizeof(real));
         out += spec_size(&m.whole[p]);
     }
-    check(c->R == 1 ? merges_executed(&m) == 0 : merges_executed(&m) == 2 * m.plan.count && m.traffic[TRAFFIC_GRADIENTS].count == 1,
-          "%s R %d: executed %lld activation and %lld gradient all-reduces", c->pattern, c->R, (long long)merges_executed(&m), (long long)m.traffic[TRAFFIC_GRADIENTS].count);
+    int64_t merges = merges_executed(&m), sums = m.traffic[TRAFFIC_GRADIENTS].count;
+    check(c->R == 1 ? merges == 0 && sums == 0 : merges == 2 * m.plan.count && sums == 1,
+          "%s R %d: executed %lld all-reduces of activations and %lld of partial gradients", c->pattern, c->R,
+          (long long)merges, (long long)sums);
     gpt2_free(&m);
     return r;
 }
@@ -403,8 +414,7 @@ static double result_distance(Result a, Result b) {
         difference += d * d;
         norm += (double)b.grads[i] * (double)b.grads[i];
     }
-    double relative = sqrt(difference / norm), loss = fabs(a.loss - b.loss) / b.loss, norms = fabs(a.norm - b.norm) / b.norm;
-    return relative + loss + norms;
+    return sqrt(difference / norm) + fabs(a.loss - b.loss) / b.loss + fabs(a.norm - b.norm) / b.norm;
 }
 
 static void test_equalities(void) {
@@ -437,8 +447,10 @@ static void test_equalities(void) {
         snprintf(name, sizeof name, "R %d", sizes[i]);
         check_error("all-t is plain GPT-2:", name, result_distance(t, dense), tolerance);
         check(p1.loss == s.loss && p1.norm == s.norm, "a run of one p is an s block, rule sum, bitwise: R %d", sizes[i]);
-        check(p1_mean.loss == s.loss && p1_mean.norm == s.norm, "a run of one p is an s block, rule mean, bitwise: R %d", sizes[i]);
-        check(result_distance(s, dense) > 1e-3, "s at R %d is a function of its own: distance to plain %.1e", sizes[i], result_distance(s, dense));
+        check(p1_mean.loss == s.loss && p1_mean.norm == s.norm, "a run of one p is an s block, rule mean, bitwise: R %d",
+              sizes[i]);
+        check(result_distance(s, dense) > 1e-3, "s at R %d is a function of its own: distance to plain %.1e", sizes[i],
+              result_distance(s, dense));
         free(t.grads), free(s.grads), free(p1.grads), free(p1_mean.grads);
     }
     free(dense.grads);
@@ -500,7 +512,8 @@ static void test_threads(void) {
                 }
                 gradients_reduce(&m);
                 double norm = gradients_norm(&m, &culprit);
-                gpt2_update(&m, (AdamW){.rate = 1e-3, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .decay = 0.1, .grad_scale = 1 / norm}, s);
+                gpt2_update(&m, (AdamW){.rate = 1e-3, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .decay = 0.1,
+                                        .grad_scale = 1 / norm}, s);
             }
             size_t bytes = param_count(m.whole) * sizeof(real);
             if (!first) first = memcpy(alloc_zeroed(bytes, 1, "test"), m.params.block, bytes);
@@ -571,7 +584,8 @@ static void test_tokens(const char *folder) {
 
     int rows = 0;
     for (uint64_t r = 0; r < 1000; r++) rows += row_start(1, 3, 5, r, 1000, 30, 8) <= 30 - 9;
-    good = rows == 1000 && row_start(0, 3, 2, 1, 2, 30, 8) == 5 % 3 * 8 && row_start(1, 3, 5, 7, 9, 1u << 30, 8) == row_start(1, 3, 5, 7, 11, 1u << 30, 8);
+    good = rows == 1000 && row_start(0, 3, 2, 1, 2, 30, 8) == 5 % 3 * 8;
+    good &= row_start(1, 3, 5, 7, 9, 1u << 30, 8) == row_start(1, 3, 5, 7, 11, 1u << 30, 8);
     check(good, "rows start where a row and its target fit, in order without shuffling, and whatever the batch size");
 }
 
@@ -585,8 +599,10 @@ static void test_model_files(const char *folder) {
         int32_t header[HEADER_INTS];
         gpt2_create(&m, &c, mesh_folded(2), 1, 8, 1);
         gpt2_init_weights(&m, WEIGHTS_GPT2, 5);
-        for (size_t j = 0; j < param_count(m.local); j++) m.moment1.block[j] = (real)(float)random_uniform(random_bits(1, 1, 1, j));
-        for (size_t j = 0; j < param_count(m.local); j++) m.params.block[j] = (real)(float)m.params.block[j]; // files are fp32
+        for (size_t j = 0; j < param_count(m.local); j++) { // files are fp32
+            m.moment1.block[j] = (real)(float)random_uniform(random_bits(1, 1, 1, j));
+            m.params.block[j] = (real)(float)m.params.block[j];
+        }
         checkpoint_save(&m, folder, 7 + i, 0);
         checkpoint_path(path, folder, "model", 7 + i);
         file_open(&file, path, "model");
@@ -594,24 +610,28 @@ static void test_model_files(const char *folder) {
         file_close(&file);
         int good = 1, plain = i < 2;
         for (int h = H_R; h < HEADER_INTS; h++) good &= !plain || !header[h];
-        if (!plain) good &= header[8] == 2 && header[9] == 1 && header[10] == (int)strlen(patterns[i]) && header[11] == patterns[i][0];
+        if (!plain) good &= header[8] == 2 && header[9] == 1 && header[10] == (int)strlen(patterns[i]);
+        if (!plain) good &= header[11] == patterns[i][0];
         model_open(&file, path, &read);
         file_close(&file);
         good &= read.L == 4 && read.NH == 4 && read.C == 16 && read.V == 65 && read.Vp == 128 && read.maxT == 8;
-        good &= plain ? read.R == 1 && !strcmp(read.pattern, "t") : read.R == 2 && read.rule == RULE_MEAN && !strcmp(read.pattern, patterns[i]);
+        good &= plain ? read.R == 1 && !strcmp(read.pattern, "t")
+                      : read.R == 2 && read.rule == RULE_MEAN && !strcmp(read.pattern, patterns[i]);
         check(good, "model file of pattern %s: header", patterns[i]);
         gpt2_create(&again, &c, mesh_folded(2), 1, 8, 1);
         gpt2_load(&again, path);
         checkpoint_path(path, folder, "state", 7 + i);
         state_read(path, &c, 7 + i, model_rows_put, &again);
         size_t bytes = param_count(m.local) * sizeof(real);
-        check(!memcmp(m.params.block, again.params.block, bytes) && !memcmp(m.moment1.block, again.moment1.block, bytes) &&
-              !memcmp(m.moment2.block, again.moment2.block, bytes), "model and state of pattern %s: every bit comes back", patterns[i]);
+        good = !memcmp(m.params.block, again.params.block, bytes) && !memcmp(m.moment1.block, again.moment1.block, bytes) &&
+               !memcmp(m.moment2.block, again.moment2.block, bytes);
+        check(good, "model and state of pattern %s: every bit comes back", patterns[i]);
         gpt2_free(&m), gpt2_free(&again);
     }
     checkpoint_prune(folder, 2);
     int64_t newest = checkpoint_find(folder, INT64_MAX), second = checkpoint_find(folder, newest);
-    check(newest == 10 && second == 9 && checkpoint_find(folder, second) == -1, "the last two checkpoints are kept, older ones removed");
+    check(newest == 10 && second == 9 && checkpoint_find(folder, second) == -1,
+          "the last two checkpoints are kept, older ones removed");
 }
 
 static void test_bf16_model(const char *folder) {
@@ -651,8 +671,10 @@ static void test_sampling(const char *folder) {
     double sum = 1 + exp(2) + exp(1) + exp(-1);
     check(abs(counts[1] - (int)(1e4 * exp(2) / sum)) <= 2 && abs(counts[3] - (int)(1e4 * exp(-1) / sum)) <= 2,
           "samples follow the softmax: %d of 10000, expected %.0f", counts[1], 1e4 * exp(2) / sum);
-    check(top[0] == 0 && top[3] == 0 && abs(top[2] - (int)(1e4 * exp(1) / (exp(2) + exp(1)))) <= 2, "top-k 2 draws among two");
-    check(token_draw(logits, scratch, 4, 0, 0, 0.99) == 1 && token_draw(logits, scratch, 4, 1, 0, 0.9999999999) == 3, "temperature 0 is the likeliest; u near 1 the last");
+    int expected = (int)(1e4 * exp(1) / (exp(2) + exp(1)));
+    check(top[0] == 0 && top[3] == 0 && abs(top[2] - expected) <= 2, "top-k 2 draws among two");
+    check(token_draw(logits, scratch, 4, 0, 0, 0.99) == 1, "temperature 0 is the likeliest token");
+    check(token_draw(logits, scratch, 4, 1, 0, 0.9999999999) == 3, "u near 1 is the last token");
 
     char path[PATH_MAX];
     File file;
@@ -665,7 +687,8 @@ static void test_sampling(const char *folder) {
     file_commit(&file);
     tokenizer_open(&tokenizer, path);
     int n = tokenizer_encode(&tokenizer, "b\xc3\xa9" "a", ids);
-    check(n == 3 && ids[0] == 2 && ids[1] == 1 && ids[2] == 0 && tokenizer.end_of_text == 1, "a prompt of characters, one of two bytes, encodes");
+    check(n == 3 && ids[0] == 2 && ids[1] == 1 && ids[2] == 0 && tokenizer.end_of_text == 1,
+          "a prompt of characters, one of two bytes, encodes");
     tokenizer_close(&tokenizer);
 }
 

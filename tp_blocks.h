@@ -143,8 +143,7 @@ typedef struct {
 // cut. Contract: n divides NH.
 static Shard shard_of(const ParamSpec *spec, int i, int n) {
     size_t rows = (size_t)spec->rows, cols = (size_t)spec->cols;
-    Shard whole = {.offset = 0, .ld = cols, .jump = rows * cols, .rows = spec->rows, .cols = spec->cols, .group = spec->rows};
-    Shard cut = whole;
+    Shard cut = {.ld = cols, .jump = rows * cols, .rows = spec->rows, .cols = spec->cols, .group = spec->rows}; // whole
     switch (spec->cut) {
     case CUT_ROWS:
         cut.rows = cut.group = spec->rows / n;
@@ -160,7 +159,7 @@ static Shard shard_of(const ParamSpec *spec, int i, int n) {
         cut.cols = spec->cols / n;
         cut.offset = (size_t)i * cut.cols;
         return cut;
-    default: return whole;
+    default: return cut;
     }
 }
 
@@ -205,7 +204,9 @@ static void plan_make(Plan *plan, const char *pattern, int L, int rule, int R, c
     int letters = 0;
     for (const char *c = pattern; *c; c++) {
         if (!strchr("tsp.", *c)) fail("%s '%s': '%c' is not a block; expected t, s, p, and . after a p", where, pattern, *c);
-        if (*c == '.' && (c == pattern || c[-1] != 'p')) fail("%s '%s': a . may only stand after a p, which it closes", where, pattern);
+        if (*c == '.' && (c == pattern || c[-1] != 'p')) {
+            fail("%s '%s': a . may only stand after a p, which it closes", where, pattern);
+        }
         letters += *c != '.';
     }
     if (!letters) fail("%s '%s': empty; expected letters t, s, p, such as t, s, sppp or pp.", where, pattern);
@@ -246,11 +247,11 @@ typedef struct {
 
 static Mesh mesh_make(int world, int rank, int R, int fold) {
     int F = fold ? fold : world % R == 0 ? 1 : R;
-    if (R % F) fail("-fold %d: %d tensor ranks (-tp) cannot be laid on processes %d at a time; expected a divisor of %d", F, R, F, R);
+    if (R % F) fail("-fold %d: expected a divisor of the %d tensor ranks (-tp), of which each process runs as many", F, R);
     int group = R / F;
     if (world % group) {
-        fail("-tp %d -fold %d needs a multiple of %d processes, but there %s %d; try mpirun -n %d, or -fold %d for all tensor "
-             "ranks in each process", R, F, group, world == 1 ? "is" : "are", world, group, R);
+        fail("-tp %d -fold %d needs a multiple of %d processes, but there %s %d; try mpirun -n %d, or -fold %d for all "
+             "tensor ranks in each process", R, F, group, world == 1 ? "is" : "are", world, group, R);
     }
     return (Mesh){.world = world, .rank = rank, .R = R, .F = F, .group = group, .group_rank = rank % group,
                   .DP = world / group, .dp_rank = rank / group};
@@ -331,57 +332,61 @@ static double learning_rate(int schedule, double peak, int64_t warmup, double la
 // ----------------------------------------------------------------------------
 // options: one row gives the parser, --help, the banner and the log's header
 
-// What a build can do; an option that needs more is refused by name. A trainer defines BUILT_IN before this header.
-enum { NEEDS_NOTHING = 0, NEEDS_NETWORK_MODEL = 1, NEEDS_CUDA = 2 };
+// What an option needs; a build that lacks it refuses the option by name. A trainer defines BUILT_IN before this header.
+enum { ALWAYS = 0, NETWORK = 1, CUDA = 2 };
 #ifndef BUILT_IN
-#define BUILT_IN NEEDS_NOTHING
+#define BUILT_IN ALWAYS
 #endif
+#define DEFAULT_TRAIN "data/shakespeare_char/train.bin"
+#define DEFAULT_VAL "data/shakespeare_char/val.bin"
 #ifndef DEFAULT_MODEL
 #define DEFAULT_MODEL "4x4x128"
 #define DEFAULT_T "64"
 #endif
 
-// Kinds: TEXT any string; COUNT an integer in [low, high]; REAL a number in [low, high]; CHOICE one of the words in `words`.
-#define OPTIONS(X)                                                                                                             \
-    /* flag    field         kind    default    low high   words           needs           meaning */                          \
-    X("-i",    train_data,   TEXT,   "data/shakespeare_char/train.bin", 0, 0, "", NEEDS_NOTHING, "training tokens: a file or a quoted glob of shards") \
-    X("-j",    val_data,     TEXT,   "data/shakespeare_char/val.bin",   0, 0, "", NEEDS_NOTHING, "validation tokens")            \
-    X("-e",    model,        TEXT,   DEFAULT_MODEL, 0, 0,  "",             NEEDS_NOTHING, "model: a .bin file, d12 d24 d36 d48, or LxHxC such as 4x4x128") \
-    X("-o",    out,          TEXT,   "",        0, 0,      "",             NEEDS_NOTHING, "output folder for log and checkpoints; empty = none") \
-    X("-p",    pattern,      TEXT,   "t",       0, 0,      "",             NEEDS_NOTHING, "block pattern: t Megatron, s SPD, p parallel, . closes a p run") \
-    X("-tp",   tp,           COUNT,  "2",       1, 4096,   "",             NEEDS_NOTHING, "R, the tensor ranks one model is cut over") \
-    X("-pm",   rule,         CHOICE, "sum",     0, 0,      RULE_NAMES,     NEEDS_NOTHING, "what a run of p blocks is merged to") \
-    X("-fold", fold,         COUNT,  "0",       0, 4096,   "",             NEEDS_NOTHING, "tensor ranks run by one process; 0 = choose") \
-    X("-b",    batch,        COUNT,  "4",       1, 65536,  "",             NEEDS_NOTHING, "sequences per micro-batch and replica") \
-    X("-t",    length,       COUNT,  DEFAULT_T, 1, 1 << 20, "",            NEEDS_NOTHING, "tokens per sequence") \
-    X("-d",    update_tokens, COUNT, "0",       0, 1 << 30, "",            NEEDS_NOTHING, "tokens per update; 0 = one micro-batch on every replica") \
-    X("-x",    updates,      COUNT,  "-1",      -1, 99999999, "",           NEEDS_NOTHING, "updates; -1 = one epoch") \
-    X("-l",    rate,         REAL,   "3e-4",    0, 1e3,    "",             NEEDS_NOTHING, "peak learning rate") \
-    X("-u",    warmup,       COUNT,  "0",       0, INT_MAX, "",            NEEDS_NOTHING, "warm-up updates") \
-    X("-q",    rate_last,    REAL,   "1.0",     0, 1,      "",             NEEDS_NOTHING, "fraction of the peak learning rate at the end") \
-    X("-k",    schedule,     CHOICE, "cosine",  0, 0,      SCHEDULE_NAMES, NEEDS_NOTHING, "learning rate schedule") \
-    X("-c",    decay,        REAL,   "0",       0, 1e3,    "",             NEEDS_NOTHING, "weight decay of matrices and embeddings") \
-    X("-b1",   beta1,        REAL,   "0.9",     0, 0.999999999, "",        NEEDS_NOTHING, "AdamW beta1") \
-    X("-b2",   beta2,        REAL,   "0.95",    0, 0.999999999, "",        NEEDS_NOTHING, "AdamW beta2 (eps is 1e-8)") \
-    X("-gc",   clip,         REAL,   "1.0",     0, 1e30,   "",             NEEDS_NOTHING, "clip the gradient norm to this; 0 = off") \
-    X("-v",    val_every,    COUNT,  "20",      0, INT_MAX, "",            NEEDS_NOTHING, "validate every N updates, at 0 and at the end; 0 = never") \
-    X("-m",    val_batches,  COUNT,  "20",      -1, INT_MAX, "",           NEEDS_NOTHING, "batches of -b sequences per validation; -1 = all") \
-    X("-s",    sample_every, COUNT,  "0",       0, INT_MAX, "",            NEEDS_NOTHING, "print a sample every N updates and at the end; 0 = never") \
-    X("-g",    sample_tokens, COUNT, "64",      1, 1 << 20, "",            NEEDS_NOTHING, "tokens per sample") \
-    X("-gp",   prompt,       TEXT,   "",        0, 0,      "",             NEEDS_NOTHING, "prompt that samples go on from") \
-    X("-gt",   temperature,  REAL,   "0.8",     0, 100,    "",             NEEDS_NOTHING, "sampling temperature; 0 = always the likeliest token") \
-    X("-gk",   top_k,        COUNT,  "0",       0, 65536,  "",             NEEDS_NOTHING, "sample among the K likeliest tokens; 0 = all") \
-    X("-tk",   tokenizer,    TEXT,   "",        0, 0,      "",             NEEDS_NOTHING, "tokenizer file; empty = tokenizer.bin beside -i") \
-    X("-n",    save_every,   COUNT,  "0",       0, INT_MAX, "",            NEEDS_NOTHING, "checkpoint every N updates; 0 = only at the end") \
-    X("-nk",   save_keep,    COUNT,  "0",       0, INT_MAX, "",            NEEDS_NOTHING, "keep the last K checkpoints; 0 = all") \
-    X("-y",    resume,       COUNT,  "0",       0, 1,      "",             NEEDS_NOTHING, "1 = resume from the last checkpoint in -o") \
-    X("-sh",   shuffle,      COUNT,  "1",       0, 1,      "",             NEEDS_NOTHING, "1 = rows start at random offsets, 0 = rows follow one another") \
-    X("-rs",   seed,         COUNT,  "1337",    0, INT_MAX, "",            NEEDS_NOTHING, "seed of initial weights, data order and sampling") \
-    X("-wi",   weights,      CHOICE, "gpt2",    0, 0,      WEIGHTS_NAMES,  NEEDS_NOTHING, "initial weights of a new model") \
-    X("-a",    overfit,      COUNT,  "0",       0, 1,      "",             NEEDS_NOTHING, "1 = every update sees the first batch") \
-    X("-nl",   net_latency,  REAL,   "0",       0, 1e9,    "",             NEEDS_NETWORK_MODEL, "emulated network: microseconds per hop of an all-reduce") \
-    X("-nb",   net_gbits,    REAL,   "0",       0, 1e9,    "",             NEEDS_NETWORK_MODEL, "emulated network: Gbit/s per link; 0 = off") \
-    X("-cm",   comm,         CHOICE, "auto",    0, 0,      "auto nccl mpi", NEEDS_CUDA,   "all-reduce of the CUDA trainer")
+// Kinds: TEXT any string; COUNT an integer in [low, high]; REAL a number in [low, high]; CHOICE one of `words`.
+// clang-format off
+#define OPTIONS(X)                                                                                                                                             \
+    /* flag   field          kind    default      low high         words           needs    meaning */                                                         \
+    X("-i",    train_data,    TEXT,   DEFAULT_TRAIN, 0,  0,          "",             ALWAYS,  "training tokens: a file or a quoted glob of shards")            \
+    X("-j",    val_data,      TEXT,   DEFAULT_VAL, 0,  0,            "",             ALWAYS,  "validation tokens")                                             \
+    X("-e",    model,         TEXT,   DEFAULT_MODEL, 0, 0,           "",             ALWAYS,  "model: a .bin file, d12 d24 d36 d48, or LxHxC such as 4x4x128") \
+    X("-o",    out,           TEXT,   "",          0,  0,           "",             ALWAYS,  "output folder for log and checkpoints; empty = none")            \
+    X("-p",    pattern,       TEXT,   "t",         0,  0,           "",             ALWAYS,  "block pattern: t Megatron, s SPD, p parallel, . closes a p run") \
+    X("-tp",   tp,            COUNT,  "2",         1,  4096,        "",             ALWAYS,  "R, the tensor ranks one model is cut over")                      \
+    X("-pm",   rule,          CHOICE, "sum",       0,  0,           RULE_NAMES,     ALWAYS,  "what a run of p blocks is merged to")                            \
+    X("-fold", fold,          COUNT,  "0",         0,  4096,        "",             ALWAYS,  "tensor ranks run by one process; 0 = choose")                    \
+    X("-b",    batch,         COUNT,  "4",         1,  65536,       "",             ALWAYS,  "sequences per micro-batch and replica")                          \
+    X("-t",    length,        COUNT,  DEFAULT_T,   1,  1 << 20,     "",             ALWAYS,  "tokens per sequence")                                            \
+    X("-d",    update_tokens, COUNT,  "0",         0,  1 << 30,     "",             ALWAYS,  "tokens per update; 0 = one micro-batch on every replica")        \
+    X("-x",    updates,       COUNT,  "-1",        -1, 99999999,    "",             ALWAYS,  "updates; -1 = one epoch")                                        \
+    X("-l",    rate,          REAL,   "3e-4",      0,  1e3,         "",             ALWAYS,  "peak learning rate")                                             \
+    X("-u",    warmup,        COUNT,  "0",         0,  INT_MAX,     "",             ALWAYS,  "warm-up updates")                                                \
+    X("-q",    rate_last,     REAL,   "1.0",       0,  1,           "",             ALWAYS,  "fraction of the peak learning rate at the end")                  \
+    X("-k",    schedule,      CHOICE, "cosine",    0,  0,           SCHEDULE_NAMES, ALWAYS,  "learning rate schedule")                                         \
+    X("-c",    decay,         REAL,   "0",         0,  1e3,         "",             ALWAYS,  "weight decay of matrices and embeddings")                        \
+    X("-b1",   beta1,         REAL,   "0.9",       0,  0.999999999, "",             ALWAYS,  "AdamW beta1")                                                    \
+    X("-b2",   beta2,         REAL,   "0.95",      0,  0.999999999, "",             ALWAYS,  "AdamW beta2 (eps is 1e-8)")                                      \
+    X("-gc",   clip,          REAL,   "1.0",       0,  1e30,        "",             ALWAYS,  "clip the gradient norm to this; 0 = off")                        \
+    X("-v",    val_every,     COUNT,  "20",        0,  INT_MAX,     "",             ALWAYS,  "validate every N updates, at 0 and at the end; 0 = never")       \
+    X("-m",    val_batches,   COUNT,  "20",        -1, INT_MAX,     "",             ALWAYS,  "batches of -b sequences per validation; -1 = all")               \
+    X("-s",    sample_every,  COUNT,  "0",         0,  INT_MAX,     "",             ALWAYS,  "print a sample every N updates and at the end; 0 = never")       \
+    X("-g",    sample_tokens, COUNT,  "64",        1,  1 << 20,     "",             ALWAYS,  "tokens per sample")                                              \
+    X("-gp",   prompt,        TEXT,   "",          0,  0,           "",             ALWAYS,  "prompt that samples go on from")                                 \
+    X("-gt",   temperature,   REAL,   "0.8",       0,  100,         "",             ALWAYS,  "sampling temperature; 0 = always the likeliest token")           \
+    X("-gk",   top_k,         COUNT,  "0",         0,  65536,       "",             ALWAYS,  "sample among the K likeliest tokens; 0 = all")                   \
+    X("-tk",   tokenizer,     TEXT,   "",          0,  0,           "",             ALWAYS,  "tokenizer file; empty = tokenizer.bin beside -i")                \
+    X("-n",    save_every,    COUNT,  "0",         0,  INT_MAX,     "",             ALWAYS,  "checkpoint every N updates; 0 = only at the end")                \
+    X("-nk",   save_keep,     COUNT,  "0",         0,  INT_MAX,     "",             ALWAYS,  "keep the last K checkpoints; 0 = all")                           \
+    X("-y",    resume,        COUNT,  "0",         0,  1,           "",             ALWAYS,  "1 = resume from the last checkpoint in -o")                      \
+    X("-sh",   shuffle,       COUNT,  "1",         0,  1,           "",             ALWAYS,  "1 = rows start at random offsets, 0 = rows follow one another")  \
+    X("-rs",   seed,          COUNT,  "1337",      0,  INT_MAX,     "",             ALWAYS,  "seed of initial weights, data order and sampling")               \
+    X("-wi",   weights,       CHOICE, "gpt2",      0,  0,           WEIGHTS_NAMES,  ALWAYS,  "initial weights of a new model")                                 \
+    X("-a",    overfit,       COUNT,  "0",         0,  1,           "",             ALWAYS,  "1 = every update sees the first batch")                          \
+    X("-nl",   net_latency,   REAL,   "0",         0,  1e9,         "",             NETWORK, "emulated network: microseconds per hop of an all-reduce")        \
+    X("-nb",   net_gbits,     REAL,   "0",         0,  1e9,         "",             NETWORK, "emulated network: Gbit/s per link; 0 = off")                     \
+    X("-cm",   comm,          CHOICE, "auto",      0,  0,           "auto nccl mpi", CUDA,    "all-reduce of the CUDA trainer")
+// clang-format on
 
 typedef const char *OPTION_TEXT;
 typedef int64_t OPTION_COUNT;
@@ -517,7 +522,8 @@ static void options_take_model(Options *o, const GPT2Config *c, const char *wher
     }
     if (o->given[O_tp] && o->tp != c->R) fail("-tp %lld, but %s was trained with -tp %d", (long long)o->tp, where, c->R);
     if (o->given[O_rule] && o->rule != c->rule) {
-        fail("-pm %s, but %s was trained with -pm %s", word_at(RULE_NAMES, o->rule, asked), where, word_at(RULE_NAMES, c->rule, found));
+        fail("-pm %s, but %s was trained with -pm %s", word_at(RULE_NAMES, o->rule, asked), where,
+             word_at(RULE_NAMES, c->rule, found));
     }
     o->pattern = c->pattern;
     o->tp = c->R;

@@ -82,7 +82,9 @@ static inline real real_exp(real x) {
 // A logarithm of a probability, which rounding can push above 0, the more the larger its terms. NaN stays NaN.
 static inline real not_positive(real x) { return x > 0 ? 0 : x; }
 
-static inline real real_sqrt(real x) { return sizeof(real) == sizeof(double) ? (real)sqrt((double)x) : (real)sqrtf((float)x); }
+static inline real real_sqrt(real x) {
+    return sizeof(real) == sizeof(double) ? (real)sqrt((double)x) : (real)sqrtf((float)x);
+}
 
 static inline real real_tanh(real x) {
     if (sizeof(real) == sizeof(double)) return (real)tanh((double)x);
@@ -188,7 +190,9 @@ static void panel_transpose(View b, int k0, int depth, int j0, int cols, real *p
                 }
                 memcpy(block, mixed, sizeof block);
             }
-            for (int i = 0; i < wide; i++) memcpy(panel + (size_t)(k + i) * NR + j, block + i * LANES, LANES * sizeof(real));
+            for (int i = 0; i < wide; i++) {
+                memcpy(panel + (size_t)(k + i) * NR + j, block + i * LANES, LANES * sizeof(real));
+            }
         }
     }
 }
@@ -265,7 +269,8 @@ static void block_compute(const Matmul *m, int i0, int rows, int j0, int cols) {
                 t.rows = int_min(MR, rows - i);
                 for (int r = 0; r < MR; r++) {
                     int row = i + int_min(r, t.rows - 1); // rows past the edge repeat the last one, unused
-                    t.a[r] = m->a_transposed ? packed + (size_t)(i / MR) * A_PANEL + (row - i) : view_row(m->a, i0 + row) + k0;
+                    t.a[r] = m->a_transposed ? packed + (size_t)(i / MR) * A_PANEL + (row - i)
+                                             : view_row(m->a, i0 + row) + k0;
                     t.out[r] = view_row(m->out, i0 + row) + j;
                 }
                 tile_compute(&t);
@@ -334,7 +339,7 @@ static void embedding_backward(real *dwte, real *dwpe, const real *dout, const i
                                int accumulate) {
     #pragma omp parallel for schedule(static)
     for (int from = 0; from < C; from += COLUMNS_AT_ONCE) {
-        int to = from + COLUMNS_AT_ONCE < C ? from + COLUMNS_AT_ONCE : C;
+        int to = int_min(C, from + COLUMNS_AT_ONCE);
         for (int i = 0; i < B * T; i++) {
             const real *d = dout + (size_t)i * C;
             real *token = dwte + (size_t)tokens[i] * C, *position = dwpe + (size_t)(i % T) * C;
@@ -348,7 +353,8 @@ static void embedding_backward(real *dwte, real *dwpe, const real *dout, const i
 }
 
 // out (rows,C) = (x - mean) * rstd * w + b over each row of x (rows,C); mean, rstd (rows) are kept for the backward pass.
-static void layernorm_forward(real *out, real *mean, real *rstd, const real *x, const real *w, const real *b, int rows, int C) {
+static void layernorm_forward(real *out, real *mean, real *rstd, const real *x, const real *w, const real *b, int rows,
+                              int C) {
     #pragma omp parallel for schedule(static)
     for (int i = 0; i < rows; i++) {
         const real *row = x + (size_t)i * C;
@@ -366,8 +372,8 @@ static void layernorm_forward(real *out, real *mean, real *rstd, const real *x, 
 }
 
 // dx (rows,C) is written, or added to if add_dx; dw, db (C) are written, or added to if add_dw.
-static void layernorm_backward(real *dx, real *dw, real *db, const real *dout, const real *x, const real *mean, const real *rstd,
-                               const real *w, int rows, int C, int add_dx, int add_dw) {
+static void layernorm_backward(real *dx, real *dw, real *db, const real *dout, const real *x, const real *mean,
+                               const real *rstd, const real *w, int rows, int C, int add_dx, int add_dw) {
     #pragma omp parallel for schedule(static)
     for (int i = 0; i < rows; i++) {
         const real *row = x + (size_t)i * C, *d = dout + (size_t)i * C;
@@ -387,7 +393,7 @@ static void layernorm_backward(real *dx, real *dw, real *db, const real *dout, c
     }
     #pragma omp parallel for schedule(static)
     for (int from = 0; from < C; from += COLUMNS_AT_ONCE) {
-        int n = C - from < COLUMNS_AT_ONCE ? C - from : COLUMNS_AT_ONCE;
+        int n = int_min(COLUMNS_AT_ONCE, C - from);
         real sum_w[COLUMNS_AT_ONCE] = {0}, sum_b[COLUMNS_AT_ONCE] = {0};
         for (int i = 0; i < rows; i++) {
             const real *row = x + (size_t)i * C + from, *d = dout + (size_t)i * C + from;
@@ -408,7 +414,7 @@ static void layernorm_backward(real *dx, real *dw, real *db, const real *dout, c
 static void bias_backward(View out, const real *d, int rows, int cols, int accumulate) {
     #pragma omp parallel for schedule(static)
     for (int from = 0; from < cols; from += COLUMNS_AT_ONCE) {
-        int n = cols - from < COLUMNS_AT_ONCE ? cols - from : COLUMNS_AT_ONCE;
+        int n = int_min(COLUMNS_AT_ONCE, cols - from);
         real sum[COLUMNS_AT_ONCE] = {0};
         for (int i = 0; d && i < rows; i++) {
             const real *row = d + (size_t)i * cols + from;
@@ -523,14 +529,16 @@ static void attention_forward(real *out, real *lse, real *qkv, AttentionShape s)
     #pragma omp parallel for collapse(2) schedule(static) num_threads(s.threads)
     for (int b = 0; b < s.B; b++) {
         for (int h = 0; h < s.heads; h++) {
-            real *scores = s.scratch + (size_t)omp_get_thread_num() * 2 * ATTENTION_ROWS * s.T;
+            real *probs = s.scratch + (size_t)omp_get_thread_num() * 2 * ATTENTION_ROWS * s.T;
+            real *lse_head = lse + ((size_t)b * s.heads + h) * s.T;
+            View K = attention_view(&s, qkv, 1, b, h, 0), V = attention_view(&s, qkv, 2, b, h, 0);
             for (int t = 0; t < s.T; t += ATTENTION_ROWS) {
-                int n = s.T - t < ATTENTION_ROWS ? s.T - t : ATTENTION_ROWS, keys = t + n;
-                matmul_serial((Matmul){.out = view_of(scores, keys), .a = attention_view(&s, qkv, 0, b, h, t),
-                                       .b = attention_view(&s, qkv, 1, b, h, 0), .b_transposed = 1, .M = n, .N = keys, .K = s.HS});
-                attention_softmax(scores, lse + ((size_t)b * s.heads + h) * s.T + t, t, n, scale);
-                matmul_serial((Matmul){.out = attention_out_view(&s, out, b, h, t), .a = view_of(scores, keys),
-                                       .b = attention_view(&s, qkv, 2, b, h, 0), .M = n, .N = s.HS, .K = keys});
+                int n = int_min(ATTENTION_ROWS, s.T - t), keys = t + n;
+                View P = view_of(probs, keys), Q = attention_view(&s, qkv, 0, b, h, t);
+                matmul_serial((Matmul){.out = P, .a = Q, .b = K, .b_transposed = 1, .M = n, .N = keys, .K = s.HS});
+                attention_softmax(probs, lse_head + t, t, n, scale);
+                matmul_serial((Matmul){.out = attention_out_view(&s, out, b, h, t), .a = P, .b = V, .M = n, .N = s.HS,
+                                       .K = keys});
             }
         }
     }
@@ -538,7 +546,8 @@ static void attention_forward(real *out, real *lse, real *qkv, AttentionShape s)
 
 // dscores = probabilities * (dprobabilities - delta) * scale, in place, where delta of a row is dout . out
 // (FlashAttention, arXiv 2205.14135, appendix B.2).
-static void attention_softmax_backward(real *dprobs, const real *probs, View dout, View out, int n, int keys, int HS, real scale) {
+static void attention_softmax_backward(real *dprobs, const real *probs, View dout, View out, int n, int keys, int HS,
+                                       real scale) {
     for (int i = 0; i < n; i++) {
         const real *p = probs + (size_t)i * keys, *d = view_row(dout, i), *o = view_row(out, i);
         real *dp = dprobs + (size_t)i * keys, delta = 0;
@@ -555,7 +564,7 @@ static void attention_backward(real *dqkv, real *dout, real *out, real *lse, rea
     for (int b = 0; b < s.B; b++) {
         for (int h = 0; h < s.heads; h++) {
             real *probs = s.scratch + (size_t)omp_get_thread_num() * 2 * ATTENTION_ROWS * s.T;
-            real *dprobs = probs + (size_t)ATTENTION_ROWS * s.T;
+            real *dprobs = probs + (size_t)ATTENTION_ROWS * s.T, *lse_head = lse + ((size_t)b * s.heads + h) * s.T;
             View K = attention_view(&s, qkv, 1, b, h, 0), V = attention_view(&s, qkv, 2, b, h, 0);
             View dK = attention_view(&s, dqkv, 1, b, h, 0), dV = attention_view(&s, dqkv, 2, b, h, 0);
             for (int t = 0; t < s.T; t++) {
@@ -563,17 +572,19 @@ static void attention_backward(real *dqkv, real *dout, real *out, real *lse, rea
                 memset(view_row(dV, t), 0, (size_t)s.HS * sizeof(real));
             }
             for (int t = 0; t < s.T; t += ATTENTION_ROWS) {
-                int n = s.T - t < ATTENTION_ROWS ? s.T - t : ATTENTION_ROWS, keys = t + n;
+                int n = int_min(ATTENTION_ROWS, s.T - t), keys = t + n;
                 View Q = attention_view(&s, qkv, 0, b, h, t), dQ = attention_view(&s, dqkv, 0, b, h, t);
                 View d = attention_out_view(&s, dout, b, h, t), o = attention_out_view(&s, out, b, h, t);
                 View P = view_of(probs, keys), dP = view_of(dprobs, keys);
                 matmul_serial((Matmul){.out = P, .a = Q, .b = K, .b_transposed = 1, .M = n, .N = keys, .K = s.HS});
-                attention_softmax_again(probs, lse + ((size_t)b * s.heads + h) * s.T + t, t, n, scale);
+                attention_softmax_again(probs, lse_head + t, t, n, scale);
                 matmul_serial((Matmul){.out = dP, .a = d, .b = V, .b_transposed = 1, .M = n, .N = keys, .K = s.HS});
-                matmul_serial((Matmul){.out = dV, .a = P, .a_transposed = 1, .b = d, .M = keys, .N = s.HS, .K = n, .accumulate = 1});
+                matmul_serial((Matmul){.out = dV, .a = P, .a_transposed = 1, .b = d, .M = keys, .N = s.HS, .K = n,
+                                       .accumulate = 1});
                 attention_softmax_backward(dprobs, probs, d, o, n, keys, s.HS, scale);
                 matmul_serial((Matmul){.out = dQ, .a = dP, .b = K, .M = n, .N = s.HS, .K = keys});
-                matmul_serial((Matmul){.out = dK, .a = dP, .a_transposed = 1, .b = Q, .M = keys, .N = s.HS, .K = n, .accumulate = 1});
+                matmul_serial((Matmul){.out = dK, .a = dP, .a_transposed = 1, .b = Q, .M = keys, .N = s.HS, .K = n,
+                                       .accumulate = 1});
             }
         }
     }
@@ -583,7 +594,8 @@ static void attention_backward(real *dqkv, real *dout, real *out, real *lse, rea
 // classifier: softmax and cross-entropy over the first V of Vp columns
 
 // losses (rows), lse (rows) of logits (rows,Vp) against targets (rows)
-static void classifier_forward(real *losses, real *lse, const real *logits, const int32_t *targets, int rows, int V, int Vp) {
+static void classifier_forward(real *losses, real *lse, const real *logits, const int32_t *targets, int rows, int V,
+                               int Vp) {
     #pragma omp parallel for schedule(static)
     for (int i = 0; i < rows; i++) {
         const real *row = logits + (size_t)i * Vp;
@@ -598,7 +610,8 @@ static void classifier_forward(real *losses, real *lse, const real *logits, cons
 }
 
 // logits become their own gradient, (softmax - one at the target) * scale. The padding is neither read nor written.
-static void classifier_backward(real *logits, const real *lse, const int32_t *targets, real scale, int rows, int V, int Vp) {
+static void classifier_backward(real *logits, const real *lse, const int32_t *targets, real scale, int rows, int V,
+                                int Vp) {
     #pragma omp parallel for schedule(static)
     for (int i = 0; i < rows; i++) {
         real *row = logits + (size_t)i * Vp, shift = lse[i];
@@ -669,12 +682,6 @@ typedef struct {
     double *row_sums;         // for the gradient norm
     Traffic traffic[TRAFFIC_KINDS]; // what was executed since the model was created
 } GPT2;
-
-// The parameters of a sub-block: [0] attention, [1] MLP.
-static const struct { int ln_w, ln_b, in_w, in_b, out_w, out_b; } sub_params[2] = {
-    {P_ln1w, P_ln1b, P_qkvw, P_qkvb, P_attprojw, P_attprojb},
-    {P_ln2w, P_ln2b, P_fcw, P_fcb, P_fcprojw, P_fcprojb},
-};
 
 // Rank f's part of one layer of a tensor, as a view: folding costs no copies.
 static View part_view(const GPT2 *m, const Tensors *t, int p, int layer, int f) {
@@ -783,7 +790,9 @@ static void gpt2_create(GPT2 *m, const GPT2Config *config, Mesh mesh, int B, int
     m->rank0 = mesh.group_rank * mesh.F;
     m->B_max = B, m->T_max = T;
     m->threads = omp_get_max_threads();
-    if (config->NH % config->R) fail("-tp %d: %d heads cannot be divided over %d tensor ranks", config->R, config->NH, config->R);
+    if (config->NH % config->R) {
+        fail("-tp %d: %d heads cannot be divided over %d tensor ranks", config->R, config->NH, config->R);
+    }
     if (T > config->maxT) fail("-t %d: the model reads at most %d tokens", T, config->maxT);
     plan_make(&m->plan, config->pattern, config->L, config->rule, config->R, "-p");
     param_specs(m->whole, config);
@@ -857,54 +866,69 @@ static void allreduce(GPT2 *m, int kind, real *parts, size_t n) {
 // ----------------------------------------------------------------------------
 // sub-blocks: attention (even k) and MLP (odd k) differ only in what stands between their two matrices
 
-// Partial output of rank f, no output bias: acc_f = or += Wout[:, part f] . inside_f(Win[part f] . LN(stream) + b).
+// Their parameters: [0] attention, [1] MLP.
+typedef struct { int ln_w, ln_b, in_w, in_b, out_w, out_b; } SubParams;
+static const SubParams sub_params[2] = {
+    {P_ln1w, P_ln1b, P_qkvw, P_qkvb, P_attprojw, P_attprojb},
+    {P_ln2w, P_ln2b, P_fcw, P_fcb, P_fcprojw, P_fcprojb},
+};
+
+// Rank f's own of what a sub-block keeps.
+typedef struct { real *stream, *normed, *mean, *rstd, *inner, *outer, *lse; } RankActs;
+
+static RankActs rank_acts(const GPT2 *m, const SubBlock *s, int f) {
+    size_t rows = (size_t)m->B * m->T, C = (size_t)m->config.C, copy = (size_t)copy_of(s, f), rank = (size_t)f;
+    return (RankActs){.stream = s->stream + copy * rows * C, .normed = s->normed + copy * rows * C,
+                      .mean = s->mean + copy * rows, .rstd = s->rstd + copy * rows,
+                      .inner = s->inner + rank * rows * s->inner_width, .outer = s->outer + rank * rows * s->outer_width,
+                      .lse = s->lse + rank * rows * (m->config.NH / m->config.R)};
+}
+
+// Partial output of rank f, no output bias: acc_f = or += Wout[:, part f] . inside(Win[part f] . LN(stream) + b[part f]).
 static void subblock_forward(GPT2 *m, int k, int f, int add) {
-    SubBlock *s = &m->subs[k];
-    int C = m->config.C, layer = k / 2, rows = m->B * m->T, own = copy_of(s, f);
-    real *normed = s->normed + (size_t)own * rows * C;
-    real *inner = s->inner + (size_t)f * rows * s->inner_width, *outer = s->outer + (size_t)f * rows * s->outer_width;
-    if (f == own) { // the first to read this stream
-        layernorm_forward(normed, s->mean + (size_t)own * rows, s->rstd + (size_t)own * rows, stream_of(m, s, f),
-                          whole_layer(m, &m->params, sub_params[k % 2].ln_w, layer),
-                          whole_layer(m, &m->params, sub_params[k % 2].ln_b, layer), rows, C);
+    const SubBlock *s = &m->subs[k];
+    const SubParams *p = &sub_params[k % 2];
+    const Tensors *w = &m->params;
+    RankActs a = rank_acts(m, s, f);
+    int C = m->config.C, layer = k / 2, rows = m->B * m->T;
+    if (f == copy_of(s, f)) { // the first to read this stream
+        layernorm_forward(a.normed, a.mean, a.rstd, a.stream, whole_layer(m, w, p->ln_w, layer),
+                          whole_layer(m, w, p->ln_b, layer), rows, C);
     }
-    matmul((Matmul){.out = view_of(inner, s->inner_width), .a = view_of(normed, C),
-                    .b = part_view(m, &m->params, sub_params[k % 2].in_w, layer, f), .b_transposed = 1,
-                    .bias = part_view(m, &m->params, sub_params[k % 2].in_b, layer, f),
+    matmul((Matmul){.out = view_of(a.inner, s->inner_width), .a = view_of(a.normed, C),
+                    .b = part_view(m, w, p->in_w, layer, f), .b_transposed = 1, .bias = part_view(m, w, p->in_b, layer, f),
                     .M = rows, .N = s->inner_width, .K = C});
-    if (k % 2) gelu_forward(outer, inner, (size_t)rows * s->inner_width);
-    else attention_forward(outer, s->lse + (size_t)f * rows * (m->config.NH / m->config.R), inner, attention_shape(m));
-    matmul((Matmul){.out = view_of(m->acc + (size_t)f * rows * C, C), .a = view_of(outer, s->outer_width),
-                    .b = part_view(m, &m->params, sub_params[k % 2].out_w, layer, f), .b_transposed = 1,
+    if (k % 2) gelu_forward(a.outer, a.inner, (size_t)rows * s->inner_width);
+    else attention_forward(a.outer, a.lse, a.inner, attention_shape(m));
+    matmul((Matmul){.out = view_of(m->acc + (size_t)f * rows * C, C), .a = view_of(a.outer, s->outer_width),
+                    .b = part_view(m, w, p->out_w, layer, f), .b_transposed = 1,
                     .M = rows, .N = C, .K = s->outer_width, .accumulate = add});
 }
 
 // From the gradient of rank f's partial output (B,T,C) to the gradients of its parameters (added to if add_grads) and
 // of the stream it read, which is written to dstream_f, or added to if add_stream.
 static void subblock_backward(GPT2 *m, int k, int f, real *dpartial, int add_stream, int add_grads) {
-    SubBlock *s = &m->subs[k];
-    int C = m->config.C, layer = k / 2, rows = m->B * m->T, own = copy_of(s, f);
-    real *normed = s->normed + (size_t)own * rows * C;
-    real *inner = s->inner + (size_t)f * rows * s->inner_width, *outer = s->outer + (size_t)f * rows * s->outer_width;
-    Tensors *grads = &m->rank_grads[f];
-    View out_w = part_view(m, &m->params, sub_params[k % 2].out_w, layer, f);
-    View in_w = part_view(m, &m->params, sub_params[k % 2].in_w, layer, f);
+    const SubBlock *s = &m->subs[k];
+    const SubParams *p = &sub_params[k % 2];
+    const Tensors *w = &m->params, *grads = &m->rank_grads[f];
+    RankActs a = rank_acts(m, s, f);
+    int C = m->config.C, layer = k / 2, rows = m->B * m->T;
+    View dout = view_of(dpartial, C), douter = view_of(m->douter, s->outer_width), dinner = view_of(m->dinner, s->inner_width);
 
-    matmul((Matmul){.out = part_view(m, grads, sub_params[k % 2].out_w, layer, f), .a = view_of(dpartial, C), .a_transposed = 1,
-                    .b = view_of(outer, s->outer_width), .M = C, .N = s->outer_width, .K = rows, .accumulate = add_grads});
-    matmul((Matmul){.out = view_of(m->douter, s->outer_width), .a = view_of(dpartial, C), .b = out_w,
+    matmul((Matmul){.out = part_view(m, grads, p->out_w, layer, f), .a = dout, .a_transposed = 1,
+                    .b = view_of(a.outer, s->outer_width), .M = C, .N = s->outer_width, .K = rows, .accumulate = add_grads});
+    matmul((Matmul){.out = douter, .a = dout, .b = part_view(m, w, p->out_w, layer, f),
                     .M = rows, .N = s->outer_width, .K = C});
-    if (k % 2) gelu_backward(m->dinner, m->douter, inner, (size_t)rows * s->inner_width);
-    else attention_backward(m->dinner, m->douter, outer, s->lse + (size_t)f * rows * (m->config.NH / m->config.R), inner, attention_shape(m));
-    matmul((Matmul){.out = part_view(m, grads, sub_params[k % 2].in_w, layer, f), .a = view_of(m->dinner, s->inner_width),
-                    .a_transposed = 1, .b = view_of(normed, C), .M = s->inner_width, .N = C, .K = rows, .accumulate = add_grads});
-    bias_backward(part_view(m, grads, sub_params[k % 2].in_b, layer, f), m->dinner, rows, s->inner_width, add_grads);
-    matmul((Matmul){.out = view_of(m->dnormed, C), .a = view_of(m->dinner, s->inner_width), .b = in_w,
+    if (k % 2) gelu_backward(m->dinner, m->douter, a.inner, (size_t)rows * s->inner_width);
+    else attention_backward(m->dinner, m->douter, a.outer, a.lse, a.inner, attention_shape(m));
+    matmul((Matmul){.out = part_view(m, grads, p->in_w, layer, f), .a = dinner, .a_transposed = 1,
+                    .b = view_of(a.normed, C), .M = s->inner_width, .N = C, .K = rows, .accumulate = add_grads});
+    bias_backward(part_view(m, grads, p->in_b, layer, f), m->dinner, rows, s->inner_width, add_grads);
+    matmul((Matmul){.out = view_of(m->dnormed, C), .a = dinner, .b = part_view(m, w, p->in_w, layer, f),
                     .M = rows, .N = C, .K = s->inner_width});
-    layernorm_backward(m->dstream + (size_t)f * rows * C, whole_layer(m, grads, sub_params[k % 2].ln_w, layer),
-                       whole_layer(m, grads, sub_params[k % 2].ln_b, layer), m->dnormed, stream_of(m, s, f),
-                       s->mean + (size_t)own * rows, s->rstd + (size_t)own * rows,
-                       whole_layer(m, &m->params, sub_params[k % 2].ln_w, layer), rows, C, add_stream, add_grads);
+    layernorm_backward(m->dstream + (size_t)f * rows * C, whole_layer(m, grads, p->ln_w, layer),
+                       whole_layer(m, grads, p->ln_b, layer), m->dnormed, a.stream, a.mean, a.rstd,
+                       whole_layer(m, w, p->ln_w, layer), rows, C, add_stream, add_grads);
 }
 
 // ----------------------------------------------------------------------------
@@ -925,7 +949,9 @@ static void segment_forward(GPT2 *m, const Segment *seg) {
         }
     }
     if (seg->base > seg->begin && seg->base < seg->end) {
-        for (int f = 0; f < m->F; f++) scaled_add(m->acc + f * n, stream_of(m, &m->subs[seg->base], f), (real)seg->share, n, 1);
+        for (int f = 0; f < m->F; f++) {
+            scaled_add(m->acc + f * n, stream_of(m, &m->subs[seg->base], f), (real)seg->share, n, 1);
+        }
     }
     allreduce(m, TRAFFIC_FORWARD, m->acc, n);
     for (int c = 0; c < C; c++) {
@@ -976,7 +1002,8 @@ static double gpt2_forward(GPT2 *m, const int32_t *tokens, const int32_t *target
     embedding_forward(m->subs[0].stream, tokens, m->params.at[P_wte], m->params.at[P_wpe], B, T, C);
     for (int i = 0; i < m->plan.count; i++) segment_forward(m, &m->plan.segments[i]);
     SubBlock *last = &m->last;
-    layernorm_forward(last->normed, last->mean, last->rstd, last->stream, m->params.at[P_lnfw], m->params.at[P_lnfb], rows, C);
+    layernorm_forward(last->normed, last->mean, last->rstd, last->stream, m->params.at[P_lnfw], m->params.at[P_lnfb],
+                      rows, C);
     matmul((Matmul){.out = view_of(m->logits, Vp), .a = view_of(last->normed, C), .b = view_of(m->params.at[P_wte], C),
                     .b_transposed = 1, .M = rows, .N = V, .K = C});
     if (!targets) return NAN;
@@ -994,11 +1021,11 @@ static void gpt2_backward(GPT2 *m, double scale, int add_grads) {
     SubBlock *last = &m->last;
     View dlogits = view_of(m->logits, Vp), wte = view_of(m->params.at[P_wte], C), dwte = view_of(m->grads.at[P_wte], C);
     classifier_backward(m->logits, m->lse, m->targets, (real)(scale / rows), rows, V, Vp);
-    matmul((Matmul){.out = dwte, .a = dlogits, .a_transposed = 1, .b = view_of(last->normed, C), .M = V, .N = C, .K = rows,
-                    .accumulate = add_grads});
+    matmul((Matmul){.out = dwte, .a = dlogits, .a_transposed = 1, .b = view_of(last->normed, C),
+                    .M = V, .N = C, .K = rows, .accumulate = add_grads});
     matmul((Matmul){.out = view_of(m->dnormed, C), .a = dlogits, .b = wte, .M = rows, .N = C, .K = V});
-    layernorm_backward(m->dmerged, m->grads.at[P_lnfw], m->grads.at[P_lnfb], m->dnormed, last->stream, last->mean, last->rstd,
-                       m->params.at[P_lnfw], rows, C, 0, add_grads);
+    layernorm_backward(m->dmerged, m->grads.at[P_lnfw], m->grads.at[P_lnfb], m->dnormed, last->stream, last->mean,
+                       last->rstd, m->params.at[P_lnfw], rows, C, 0, add_grads);
     for (int i = m->plan.count - 1; i >= 0; i--) segment_backward(m, &m->plan.segments[i], add_grads);
     embedding_backward(m->grads.at[P_wte], m->grads.at[P_wpe], m->dmerged, m->tokens, m->B, m->T, C, add_grads);
 }
@@ -1057,7 +1084,8 @@ typedef struct {
 // One AdamW step (arXiv 1711.05101), number `update` from 1.
 static void gpt2_update(GPT2 *m, AdamW h, int64_t update) {
     real b1 = (real)h.beta1, b2 = (real)h.beta2, eps = (real)h.eps, scale = (real)h.grad_scale, rate = (real)h.rate;
-    real correct1 = (real)(1 / (1 - pow(h.beta1, (double)update))), correct2 = (real)(1 / (1 - pow(h.beta2, (double)update)));
+    real correct1 = (real)(1 / (1 - pow(h.beta1, (double)update)));
+    real correct2 = (real)(1 / (1 - pow(h.beta2, (double)update)));
     for (int p = 0; p < P_COUNT; p++) {
         real decay = (real)(m->local[p].decay ? h.decay : 0);
         real *w = m->params.at[p], *g = m->grads.at[p], *m1 = m->moment1.at[p], *m2 = m->moment2.at[p];
@@ -1212,8 +1240,8 @@ __attribute__((format(printf, 2, 3))) static void run_say(Run *run, const char *
 static void tokens_check_count(const Options *o, const char *option, const Tokens *tokens, const char *path, int DP) {
     size_t needed = (size_t)o->batch * (size_t)o->length * (size_t)DP + 1;
     if (tokens->count >= needed) return;
-    fail("%s %s: %zu tokens, but one batch needs %zu (b %lld x t %lld x DP %d + 1); lower -b or -t, or use more data", option,
-         path, tokens->count, needed, (long long)o->batch, (long long)o->length, DP);
+    fail("%s %s: %zu tokens, but one batch needs %zu (b %lld x t %lld x DP %d + 1); lower -b or -t, or use more data",
+         option, path, tokens->count, needed, (long long)o->batch, (long long)o->length, DP);
 }
 
 // Finds the shape of the model: from the last checkpoint, from a file, or from a name.
@@ -1224,7 +1252,8 @@ static void run_find_model(Run *run, GPT2Config *config) {
     if (o->resume && !o->out[0]) fail("-y 1: nothing to resume from; -o names the folder of checkpoints");
     int64_t newest = o->out[0] ? checkpoint_find(o->out, INT64_MAX) : -1;
     if (newest >= 0 && !o->resume) {
-        fail("-o %s: holds checkpoint %lld of an earlier run; -y 1 resumes it, another folder keeps it", o->out, (long long)newest);
+        fail("-o %s: holds checkpoint %lld of an earlier run; -y 1 resumes it, another folder keeps it", o->out,
+             (long long)newest);
     }
     if (newest >= 0) {
         run->first = newest;
@@ -1249,7 +1278,8 @@ static void run_find_model(Run *run, GPT2Config *config) {
         (asked.L != config->L || asked.NH != config->NH || asked.C != config->C)) {
         fail("-e %s, but %s is a %dx%dx%d model", o->model, run->model_path, config->L, config->NH, config->C);
     }
-    if (strlen(o->pattern) > PATTERN_MAX) fail("-p: a pattern of %zu characters, at most %d", strlen(o->pattern), PATTERN_MAX);
+    size_t letters = strlen(o->pattern);
+    if (letters > PATTERN_MAX) fail("-p: a pattern of %zu characters, at most %d", letters, PATTERN_MAX);
     if (o->pattern != config->pattern) memmove(config->pattern, o->pattern, strlen(o->pattern) + 1);
     config->R = (int)o->tp;
     config->rule = o->rule;
@@ -1265,9 +1295,10 @@ static void run_open_sampler(Run *run) {
     }
     snprintf(folder, sizeof folder, "%s", o->train_data);
     path_join(path, dirname(folder), "tokenizer.bin");
-    tokenizer_open(&run->tokenizer, o->tokenizer[0] ? o->tokenizer : path);
+    const char *used = o->tokenizer[0] ? o->tokenizer : path;
+    tokenizer_open(&run->tokenizer, used);
     if (run->tokenizer.V != run->model.config.V) {
-        fail("-tk %s: a vocabulary of %d, but the model has %d", o->tokenizer[0] ? o->tokenizer : path, run->tokenizer.V, run->model.config.V);
+        fail("-tk %s: a vocabulary of %d, but the model has %d", used, run->tokenizer.V, run->model.config.V);
     }
     run->prompt = alloc_zeroed(strlen(o->prompt) + 1 + (size_t)o->sample_tokens, sizeof(int32_t), "sample");
     run->prompt[0] = run->tokenizer.end_of_text;
@@ -1290,7 +1321,9 @@ static void run_open(Run *run, int argc, char **argv) {
     if (train || n <= 4 || strcmp(o->model + n - 4, ".bin")) tokens_open(&run->train, o->train_data);
     run_find_model(run, &config);
     Mesh mesh = mesh_make(1, 0, config.R, (int)o->fold);
-    if (mesh.F != config.R) fail("-fold %d: one process has to run all %d tensor ranks (MPI is not built in)", mesh.F, config.R);
+    if (mesh.F != config.R) {
+        fail("-fold %d: one process has to run all %d tensor ranks (MPI is not built in)", mesh.F, config.R);
+    }
     if (train) {
         tokens_check_count(o, "-i", &run->train, o->train_data, mesh.DP);
         run_check_vocabulary("-i", o->train_data, &run->train, &config);
@@ -1366,8 +1399,8 @@ static void run_say_facts(Run *run) {
     run_say(run, "# parameters %zu", param_count(m->whole));
     run_say(run, "# blocks %s", m->plan.letters);
     run_say(run, "# merges_per_forward %d", m->plan.count);
-    run_say(run, "# mesh %d process = DP %d x TP %d, of which each process runs %d tensor ranks, %d threads each", m->mesh.world, m->mesh.DP,
-            m->mesh.R, m->mesh.F, m->threads);
+    run_say(run, "# mesh %d process = DP %d x TP %d, of which each process runs %d tensor ranks, %d threads each",
+            m->mesh.world, m->mesh.DP, m->mesh.R, m->mesh.F, m->threads);
     run_say(run, "# train_tokens %zu", run->train.count);
     run_say(run, "# val_tokens %zu, of which each validation reads %lld", run->val.count,
             (long long)run->val_sequences * (long long)o->length);
@@ -1413,10 +1446,13 @@ static RunlogUpdate run_update(Run *run, int64_t N) {
     const char *culprit;
     gradients_reduce(m);
     u.norm = gradients_norm(m, &culprit);
-    if (culprit) fail("update %lld: the gradient of %s is not finite; checkpoints of before are kept", (long long)N, culprit);
+    if (culprit) {
+        fail("update %lld: the gradient of %s is not finite; checkpoints of before are kept", (long long)N, culprit);
+    }
     u.rate = learning_rate(o->schedule, o->rate, o->warmup, o->rate_last, N, run->updates);
     double clip = o->clip > 0 && u.norm > o->clip ? o->clip / u.norm : 1;
-    gpt2_update(m, (AdamW){.rate = u.rate, .beta1 = o->beta1, .beta2 = o->beta2, .eps = 1e-8, .decay = o->decay, .grad_scale = clip}, N);
+    gpt2_update(m, (AdamW){.rate = u.rate, .beta1 = o->beta1, .beta2 = o->beta2, .eps = 1e-8, .decay = o->decay,
+                           .grad_scale = clip}, N);
     u.ms = 1e3 * (seconds_now() - start);
     u.tokens_per_second = (double)o->update_tokens / u.ms * 1e3;
     for (int kind = 0; kind < TRAFFIC_KINDS; kind++) {
@@ -1496,13 +1532,15 @@ static void run_events(Run *run, int64_t done) {
 
 // What this run's updates really executed, on average.
 static void run_summary(const Run *run, double seconds) {
-    static const char *const names[TRAFFIC_KINDS] = {"activations", "gradients of activations", "partial gradients of parameters"};
+    static const char *const names[TRAFFIC_KINDS] = {"activations", "gradients of activations",
+                                                     "partial gradients of parameters"};
     double n = (double)(run->updates - run->first);
     if (n <= 0) return;
     printf("%.0f updates in %.1f s, %.1f ms each; executed per update:\n", n, seconds, 1e3 * seconds / n);
     for (int kind = 0; kind < TRAFFIC_KINDS; kind++) {
         const Traffic *t = &run->executed[kind];
-        printf("  %g all-reduces of %s, %.3f MiB, %.2f ms\n", (double)t->count / n, names[kind], (double)t->bytes / n / (1 << 20), 1e3 * t->seconds / n);
+        printf("  %g all-reduces of %s, %.3f MiB, %.2f ms\n", (double)t->count / n, names[kind],
+               (double)t->bytes / n / (1 << 20), 1e3 * t->seconds / n);
     }
 }
 
