@@ -132,6 +132,7 @@ enum { VEC_BYTES = 16, MR = 4 };
 #endif
 typedef real vec __attribute__((vector_size(VEC_BYTES)));
 typedef real loose_vec __attribute__((vector_size(VEC_BYTES), aligned(sizeof(real)), may_alias)); // at any address
+typedef __typeof__((vec){0} < (vec){0}) lane_index; // integers as wide as real
 enum {
     LANES = VEC_BYTES / sizeof(real),
     NR = 2 * LANES,
@@ -168,31 +169,51 @@ static void panel_copy(View b, int k0, int depth, int j0, int cols, real *panel)
     }
 }
 
-// The same for b stored as (N,K), in blocks of LANES x LANES. Interleaving the first half of a block with its second half
-// moves the top bit of each position to the bottom: after log2(LANES) times, rows and columns have changed places.
+// Lane i of the result is lane from[i] of the 2 * LANES lanes of x followed by y.
+static inline vec vec_pick(vec x, vec y, lane_index from) {
+#if defined(__clang__)
+    vec z = x;
+    for (int i = 0; i < LANES; i++) z[i] = from[i] < LANES ? x[from[i]] : y[from[i] - LANES];
+    return z;
+#else
+    return __builtin_shuffle(x, y, from);
+#endif
+}
+
+// Transposes a block of LANES x LANES. Interleaving the first half of a block with its second half moves the top bit of
+// each position to the bottom: after log2(LANES) times, rows and columns have changed places.
+static inline void block_transpose(vec block[LANES]) {
+    lane_index low, high;
+    for (int i = 0; i < LANES; i++) {
+        low[i] = i / 2 + i % 2 * LANES;
+        high[i] = low[i] + LANES / 2;
+    }
+    for (int step = 1; step < LANES; step *= 2) {
+        vec mixed[LANES];
+        for (int i = 0; i < LANES / 2; i++) {
+            mixed[2 * i] = vec_pick(block[i], block[i + LANES / 2], low);
+            mixed[2 * i + 1] = vec_pick(block[i], block[i + LANES / 2], high);
+        }
+        memcpy(block, mixed, sizeof mixed);
+    }
+}
+
+// The same panel for b stored as (N,K).
 static void panel_transpose(View b, int k0, int depth, int j0, int cols, real *panel) {
-    enum { HALF = LANES * LANES / 2 };
-    real block[2 * HALF] __attribute__((aligned(64))) = {0}, mixed[2 * HALF] __attribute__((aligned(64)));
     for (int j = 0; j < cols; j += LANES) {
-        const real *rows[LANES];
         int count = int_min(LANES, cols - j);
-        for (int i = 0; i < count; i++) rows[i] = view_row(b, j0 + j + i) + k0;
+        const real *rows[LANES];
+        for (int i = 0; i < LANES; i++) rows[i] = view_row(b, j0 + j + int_min(i, count - 1)) + k0; // past the edge: unused
         for (int k = 0; k < depth; k += LANES) {
-            int wide = int_min(LANES, depth - k);
-            for (int i = 0; i < count; i++) {
-                if (wide == LANES) memcpy(block + i * LANES, rows[i] + k, LANES * sizeof(real));
-                else memcpy(block + i * LANES, rows[i] + k, (size_t)wide * sizeof(real));
+            vec block[LANES];
+            if (depth - k >= LANES) {
+                for (int i = 0; i < LANES; i++) block[i] = *(const loose_vec *)(rows[i] + k);
+            } else {
+                memset(block, 0, sizeof block);
+                for (int i = 0; i < count; i++) memcpy(&block[i], rows[i] + k, (size_t)(depth - k) * sizeof(real));
             }
-            for (int step = 1; step < LANES; step *= 2) {
-                for (int n = 0; n < HALF; n++) {
-                    mixed[2 * n] = block[n];
-                    mixed[2 * n + 1] = block[n + HALF];
-                }
-                memcpy(block, mixed, sizeof block);
-            }
-            for (int i = 0; i < wide; i++) {
-                memcpy(panel + (size_t)(k + i) * NR + j, block + i * LANES, LANES * sizeof(real));
-            }
+            block_transpose(block); // KC is a multiple of LANES: the panel has room for all of it
+            for (int i = 0; i < LANES; i++) *(vec *)(panel + (size_t)(k + i) * NR + j) = block[i];
         }
     }
 }

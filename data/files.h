@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -69,12 +70,18 @@ __attribute__((noreturn, format(printf, 1, 2))) static void fail(const char *for
     abort();
 }
 
-// Zeroed memory on a cache-line boundary; fails with the number of bytes and what they were for.
+// Zeroed memory on a cache-line boundary; fails with the number of bytes and what they were for. Large blocks ask for
+// huge pages: a matrix product walks down rows that lie pages apart.
 static void *alloc_zeroed(size_t count, size_t size, const char *what) {
     if (size && count > SIZE_MAX / 2 / size) fail("%s: %zu x %zu bytes overflow the address space", what, count, size);
-    size_t bytes = count * size / 64 * 64 + 64;
-    void *block = aligned_alloc(64, bytes);
+    const size_t line = 64, huge = 2 << 20;
+    size_t bytes = count * size, unit = bytes >= 4 * huge ? huge : line;
+    bytes = bytes / unit * unit + unit;
+    void *block = aligned_alloc(unit, bytes);
     if (!block) fail("out of memory: %.1f MiB asked for %s", (double)bytes / (1 << 20), what);
+#ifdef MADV_HUGEPAGE
+    if (unit == huge) madvise(block, bytes, MADV_HUGEPAGE); // a hint: without it all is well, only slower
+#endif
     return memset(block, 0, bytes);
 }
 
