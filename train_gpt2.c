@@ -392,41 +392,48 @@ static void layernorm_forward(real *out, real *mean, real *rstd, const real *x, 
     }
 }
 
+// One row of dx: written, or added to if add_dx.
+static void layernorm_backward_row(real *dx, const real *d, const real *x, real m, real s, const real *w, int C, int add_dx) {
+    real sum = 0, sum_norm = 0;
+    #pragma omp simd reduction(+ : sum, sum_norm)
+    for (int c = 0; c < C; c++) {
+        real dnorm = d[c] * w[c];
+        sum += dnorm;
+        sum_norm += dnorm * ((x[c] - m) * s);
+    }
+    real a = sum / C, b = sum_norm / C;
+    for (int c = 0; c < C; c++) {
+        real value = (d[c] * w[c] - a - (x[c] - m) * s * b) * s;
+        dx[c] = add_dx ? dx[c] + value : value;
+    }
+}
+
 // dx (rows,C) is written, or added to if add_dx; dw, db (C) are written, or added to if add_dw.
 static void layernorm_backward(real *dx, real *dw, real *db, const real *dout, const real *x, const real *mean,
                                const real *rstd, const real *w, int rows, int C, int add_dx, int add_dw) {
-    #pragma omp parallel for schedule(static)
-    for (int i = 0; i < rows; i++) {
-        const real *row = x + (size_t)i * C, *d = dout + (size_t)i * C;
-        real *out = dx + (size_t)i * C;
-        real m = mean[i], s = rstd[i], sum = 0, sum_norm = 0;
-        #pragma omp simd reduction(+ : sum, sum_norm)
-        for (int c = 0; c < C; c++) {
-            real dnorm = d[c] * w[c];
-            sum += dnorm;
-            sum_norm += dnorm * ((row[c] - m) * s);
-        }
-        real a = sum / C, b = sum_norm / C;
-        for (int c = 0; c < C; c++) {
-            real value = (d[c] * w[c] - a - (row[c] - m) * s * b) * s;
-            out[c] = add_dx ? out[c] + value : value;
-        }
-    }
-    #pragma omp parallel for schedule(static)
-    for (int from = 0; from < C; from += COLUMNS_AT_ONCE) {
-        int n = int_min(COLUMNS_AT_ONCE, C - from);
-        real sum_w[COLUMNS_AT_ONCE] = {0}, sum_b[COLUMNS_AT_ONCE] = {0};
+    #pragma omp parallel
+    {
+        #pragma omp for schedule(static) nowait // the second loop reads nothing of the first
         for (int i = 0; i < rows; i++) {
-            const real *row = x + (size_t)i * C + from, *d = dout + (size_t)i * C + from;
-            real m = mean[i], s = rstd[i];
-            for (int c = 0; c < n; c++) {
-                sum_w[c] += d[c] * ((row[c] - m) * s);
-                sum_b[c] += d[c];
-            }
+            size_t row = (size_t)i * C;
+            layernorm_backward_row(dx + row, dout + row, x + row, mean[i], rstd[i], w, C, add_dx);
         }
-        for (int c = 0; c < n; c++) {
-            dw[from + c] = add_dw ? dw[from + c] + sum_w[c] : sum_w[c];
-            db[from + c] = add_dw ? db[from + c] + sum_b[c] : sum_b[c];
+        #pragma omp for schedule(static)
+        for (int from = 0; from < C; from += COLUMNS_AT_ONCE) {
+            int n = int_min(COLUMNS_AT_ONCE, C - from);
+            real sum_w[COLUMNS_AT_ONCE] = {0}, sum_b[COLUMNS_AT_ONCE] = {0};
+            for (int i = 0; i < rows; i++) {
+                const real *row = x + (size_t)i * C + from, *d = dout + (size_t)i * C + from;
+                real m = mean[i], s = rstd[i];
+                for (int c = 0; c < n; c++) {
+                    sum_w[c] += d[c] * ((row[c] - m) * s);
+                    sum_b[c] += d[c];
+                }
+            }
+            for (int c = 0; c < n; c++) {
+                dw[from + c] = add_dw ? dw[from + c] + sum_w[c] : sum_w[c];
+                db[from + c] = add_dw ? db[from + c] + sum_b[c] : sum_b[c];
+            }
         }
     }
 }
