@@ -5,6 +5,7 @@
 #
 # A program without such a line, or with a status that does not fit it, counts as one more failure. Exit status 1 if any.
 passed=0 failed=0 skipped=0
+export GOMP_SPINCOUNT="${GOMP_SPINCOUNT:-1000}" # threads that wait give up their core soon: others may need it
 log=$(mktemp) || exit 1
 trap 'rm -f "$log"' EXIT
 for program in "$@"; do
