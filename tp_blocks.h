@@ -247,7 +247,7 @@ typedef struct {
 
 static Mesh mesh_make(int world, int rank, int R, int fold) {
     int F = fold ? fold : world % R == 0 ? 1 : R;
-    if (R % F) fail("-fold %d: expected a divisor of the %d tensor ranks (-tp), of which each process runs as many", F, R);
+    if (R % F) fail("-fold %d: %d tensor ranks (-tp) cannot be run %d to a process; expected a divisor of %d", F, R, F, R);
     int group = R / F;
     if (world % group) {
         fail("-tp %d -fold %d needs a multiple of %d processes, but there %s %d; try mpirun -n %d, or -fold %d for all "
