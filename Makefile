@@ -18,13 +18,24 @@ LIBS := -lm
 # Tests and benchmarks include the trainer and do not call all of it.
 PART := -Wno-unused-function
 
+# MPI, when a program with it can be built: then mpirun -n 2 ./train_gpt2 is real tensor parallelism.
+MPICC ?= mpicc
+HAS_MPI := $(shell t=$$(mktemp) && printf '\043include <mpi.h>\nint main(void) { return MPI_Init(0, 0); }\n' | \
+    $(MPICC) -x c - -o $$t >/dev/null 2>&1 && echo 1; rm -f $$t)
+ifeq ($(HAS_MPI),1)
+TRAINER_CC := OMPI_CC="$(CC)" MPICH_CC="$(CC)" $(MPICC) -DUSE_MPI
+else
+TRAINER_CC := $(CC)
+endif
+
 TRAINER := train_gpt2.c tp_blocks.h $(wildcard data/*.h)
 DATA := data/shakespeare_char/train.bin
 
 all: train_gpt2
 
 train_gpt2: $(TRAINER) | $(DATA)
-	$(CC) $(CFLAGS) $(OPT) $< -o $@ $(LIBS)
+	$(if $(HAS_MPI),,@echo "no MPI here: one process runs all tensor ranks (Debian: apt-get install libopenmpi-dev openmpi-bin)")
+	$(TRAINER_CC) $(CFLAGS) $(OPT) $< -o $@ $(LIBS)
 
 # The default text: Shakespeare, or when it cannot be had, a text that says it is not.
 $(DATA):

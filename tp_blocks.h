@@ -12,6 +12,9 @@
 
 #include "data/files.h"
 #include <limits.h>
+#ifdef USE_MPI
+#include <mpi.h>
+#endif
 #include <math.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -124,6 +127,9 @@ static void param_specs(ParamSpec specs[P_COUNT], const GPT2Config *config) {
 
 static size_t spec_layer_size(const ParamSpec *spec) { return (size_t)spec->rows * spec->cols; }
 static size_t spec_size(const ParamSpec *spec) { return spec_layer_size(spec) * spec->layers; }
+
+// Ranks have different parts of it, rather than all the same whole.
+static int spec_is_cut(const ParamSpec *spec) { return spec->cut != WHOLE && spec->cut != WHOLE_PARTIAL_GRAD; }
 
 static size_t param_count(const ParamSpec specs[P_COUNT]) {
     size_t n = 0;
@@ -243,6 +249,9 @@ typedef struct {
     int R, F;              // tensor ranks, and how many of them each process runs itself
     int group, group_rank; // processes in a TP group, and which of them this is; its ranks begin at group_rank * F
     int DP, dp_rank;
+#ifdef USE_MPI
+    MPI_Comm tp, dp; // this process's TP group, and the processes with the same tensor ranks in all replicas
+#endif
 } Mesh;
 
 static Mesh mesh_make(int world, int rank, int R, int fold) {
@@ -255,6 +264,113 @@ static Mesh mesh_make(int world, int rank, int R, int fold) {
     }
     return (Mesh){.world = world, .rank = rank, .R = R, .F = F, .group = group, .group_rank = rank % group,
                   .DP = world / group, .dp_rank = rank / group};
+}
+
+// ----------------------------------------------------------------------------
+// processes: what the mesh needs of MPI, and the same for a process alone
+//
+// A program that mpirun did not start does not touch MPI, so that it runs where there is none. Collectives here take all
+// processes of the named group; those of one process do nothing.
+
+#ifdef USE_MPI
+#define MPI_CHECK(call)                                                                         \
+    do {                                                                                        \
+        int code_ = (call);                                                                     \
+        if (code_ != MPI_SUCCESS) {                                                             \
+            char text_[MPI_MAX_ERROR_STRING];                                                   \
+            int length_;                                                                        \
+            MPI_Error_string(code_, text_, &length_);                                           \
+            fail("%s:%d: %s: %s", __FILE__, __LINE__, #call, text_);                            \
+        }                                                                                       \
+    } while (0)
+
+static void processes_abort(void) { MPI_Abort(MPI_COMM_WORLD, EXIT_FAILURE); }
+
+// Set by the launchers of OpenMPI and of MPICH and its kin.
+static int processes_launched(void) { return getenv("OMPI_COMM_WORLD_SIZE") || getenv("PMI_SIZE") || getenv("PMI_RANK"); }
+#endif
+
+// Joins the other processes, if there are any. From here on a failure of one ends all.
+static void processes_begin(int *world, int *rank) {
+    *world = 1, *rank = 0;
+#ifdef USE_MPI
+    if (!processes_launched()) return;
+    int provided;
+    MPI_CHECK(MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided));
+    MPI_CHECK(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN));
+    MPI_CHECK(MPI_Comm_size(MPI_COMM_WORLD, world));
+    MPI_CHECK(MPI_Comm_rank(MPI_COMM_WORLD, rank));
+    fail_hook = processes_abort;
+    if (*world > 1) fail_rank = *rank;
+#endif
+}
+
+static void processes_end(void) {
+#ifdef USE_MPI
+    if (processes_launched()) MPI_CHECK(MPI_Finalize());
+#endif
+}
+
+// Forms the groups of a mesh. All processes take part.
+static void mesh_connect(Mesh *mesh) {
+    (void)mesh;
+#ifdef USE_MPI
+    if (mesh->world == 1) return;
+    MPI_CHECK(MPI_Comm_split(MPI_COMM_WORLD, mesh->dp_rank, mesh->rank, &mesh->tp));
+    MPI_CHECK(MPI_Comm_split(MPI_COMM_WORLD, mesh->group_rank, mesh->rank, &mesh->dp));
+#endif
+}
+
+enum { MESH_TP, MESH_DP };
+static int mesh_size(const Mesh *mesh, int which) { return which == MESH_TP ? mesh->group : mesh->DP; }
+
+#ifdef USE_MPI
+static MPI_Comm mesh_comm(const Mesh *mesh, int which) { return which == MESH_TP ? mesh->tp : mesh->dp; }
+#endif
+
+// Sums n elements of `size` bytes (4 float, 8 double) in place over a group; every process gets the same bits.
+static void mesh_sum(const Mesh *mesh, int which, void *x, size_t n, size_t size) {
+    if (mesh_size(mesh, which) == 1) return;
+    (void)x, (void)n, (void)size;
+#ifdef USE_MPI
+    MPI_Datatype type = size == sizeof(float) ? MPI_FLOAT : MPI_DOUBLE;
+    for (size_t done = 0, here; done < n; done += here) { // MPI counts in int
+        here = n - done < 1 << 30 ? n - done : 1 << 30;
+        MPI_CHECK(MPI_Allreduce(MPI_IN_PLACE, (char *)x + done * size, (int)here, type, MPI_SUM, mesh_comm(mesh, which)));
+    }
+#endif
+}
+
+// Collects n doubles of each process of the TP group, in rank order: out (group,n).
+static void mesh_gather(const Mesh *mesh, const double *x, int n, double *out) {
+    (void)mesh;
+    memcpy(out, x, (size_t)n * sizeof(double));
+#ifdef USE_MPI
+    if (mesh->group > 1) MPI_CHECK(MPI_Allgather(x, n, MPI_DOUBLE, out, n, MPI_DOUBLE, mesh->tp));
+#endif
+}
+
+// Puts the pieces of a buffer together in the first process of the TP group: each brings its own bits and zeros
+// elsewhere. Bits are or-ed, not added, since adding would lose the sign of a zero.
+static void mesh_join(const Mesh *mesh, float *x, size_t n) {
+    (void)mesh, (void)x, (void)n;
+#ifdef USE_MPI
+    if (mesh->group == 1) return;
+    if (mesh->group_rank) MPI_CHECK(MPI_Reduce(x, NULL, (int)n, MPI_UINT32_T, MPI_BOR, 0, mesh->tp));
+    else MPI_CHECK(MPI_Reduce(MPI_IN_PLACE, x, (int)n, MPI_UINT32_T, MPI_BOR, 0, mesh->tp));
+#endif
+}
+
+// Fails unless `bytes` of x are what rank 0 of the world has; `what` names them.
+static void processes_same(const Mesh *mesh, const void *x, size_t bytes, const char *what) {
+    (void)x, (void)bytes, (void)what;
+    if (mesh->world == 1) return;
+#ifdef USE_MPI
+    char *first = memcpy(alloc_zeroed(bytes, 1, what), x, bytes);
+    MPI_CHECK(MPI_Bcast(first, (int)bytes, MPI_BYTE, 0, MPI_COMM_WORLD));
+    if (memcmp(first, x, bytes)) fail("%s differs from rank 0's", what);
+    free(first);
+#endif
 }
 
 // ----------------------------------------------------------------------------
@@ -306,6 +422,21 @@ static size_t row_start(int shuffle, uint64_t seed, uint64_t s, uint64_t r, uint
 }
 
 // ----------------------------------------------------------------------------
+// network model
+
+typedef struct {
+    double latency_us; // per hop
+    double gbits;      // per link, Gbit/s; 0: not a limit
+} Network;
+
+// Seconds that a ring all-reduce of n bytes over R ranks takes: 2(R-1) hops, each moving n/R bytes.
+static double network_seconds(const Network *net, int R, size_t bytes) {
+    double us = 2.0 * (R - 1) * net->latency_us;
+    if (net->gbits > 0) us += 2.0 * (R - 1) / R * 8.0 * (double)bytes / (net->gbits * 1e3);
+    return us * 1e-6;
+}
+
+// ----------------------------------------------------------------------------
 // learning rate
 
 enum { SCHEDULE_COSINE, SCHEDULE_LINEAR, SCHEDULE_CONSTANT, SCHEDULE_WSD };
@@ -333,7 +464,7 @@ static double learning_rate(int schedule, double peak, int64_t warmup, double la
 // options: one row gives the parser, --help, the banner and the log's header
 
 // What an option needs; a build that lacks it refuses the option by name. A trainer defines BUILT_IN before this header.
-enum { ALWAYS = 0, NETWORK = 1, CUDA = 2 };
+enum { ALWAYS = 0, CUDA = 1 };
 #ifndef BUILT_IN
 #define BUILT_IN ALWAYS
 #endif
@@ -383,8 +514,8 @@ enum { ALWAYS = 0, NETWORK = 1, CUDA = 2 };
     X("-rs",   seed,          COUNT,  "1337",      0,  INT_MAX,     "",             ALWAYS,  "seed of initial weights, data order and sampling")               \
     X("-wi",   weights,       CHOICE, "gpt2",      0,  0,           WEIGHTS_NAMES,  ALWAYS,  "initial weights of a new model")                                 \
     X("-a",    overfit,       COUNT,  "0",         0,  1,           "",             ALWAYS,  "1 = every update sees the first batch")                          \
-    X("-nl",   net_latency,   REAL,   "0",         0,  1e9,         "",             NETWORK, "emulated network: microseconds per hop of an all-reduce")        \
-    X("-nb",   net_gbits,     REAL,   "0",         0,  1e9,         "",             NETWORK, "emulated network: Gbit/s per link; 0 = off")                     \
+    X("-nl",   net_latency,   REAL,   "0",         0,  1e9,         "",             ALWAYS,  "emulated network: microseconds per hop of an all-reduce")        \
+    X("-nb",   net_gbits,     REAL,   "0",         0,  1e9,         "",             ALWAYS,  "emulated network: Gbit/s per link; 0 = off")                     \
     X("-cm",   comm,          CHOICE, "auto",      0,  0,           "auto nccl mpi", CUDA,    "all-reduce of the CUDA trainer")
 // clang-format on
 
@@ -510,6 +641,24 @@ static void options_parse(Options *o, int argc, char **argv) {
         if (option_specs[i].needs & ~BUILT_IN) fail("%s: not built in (%s)", argv[a], option_specs[i].meaning);
         o->given[i] = 1;
     }
+}
+
+// Fails if an option differs between processes; it is named with both values.
+static void options_same(const Options *o, const Mesh *mesh) {
+    (void)o;
+    if (mesh->world == 1) return;
+#ifdef USE_MPI
+    enum { ROOM = 256 };
+    static char mine[O_COUNT][ROOM], first[O_COUNT][ROOM];
+    char value[32];
+    for (int i = 0; i < O_COUNT; i++) snprintf(mine[i], ROOM, "%s", option_value(o, i, value));
+    memcpy(first, mine, sizeof mine);
+    MPI_CHECK(MPI_Bcast(first, sizeof first, MPI_CHAR, 0, MPI_COMM_WORLD));
+    for (int i = 0; i < O_COUNT; i++) {
+        if (!strcmp(mine[i], first[i])) continue;
+        fail("%s '%s', but rank 0 has %s '%s'", option_specs[i].flag, mine[i], option_specs[i].flag, first[i]);
+    }
+#endif
 }
 
 // A model file with s or p blocks fixes pattern, R and rule: they become the defaults, and a command line that says

@@ -709,6 +709,7 @@ typedef struct {
     int32_t *tokens, *targets; // (B,T) of the last forward pass
     double *row_sums;         // for the gradient norm
     Traffic traffic[TRAFFIC_KINDS]; // what was executed since the model was created
+    Network network;          // emulated
 } GPT2;
 
 // Rank f's part of one layer of a tensor, as a view: folding costs no copies.
@@ -873,8 +874,21 @@ static void gpt2_init_weights(GPT2 *m, int how, uint64_t seed) {
 // ----------------------------------------------------------------------------
 // merges: the only place where ranks talk
 
+// Returns at `until`: sleeps for most of the time, which leaves the core to others, and spins for the rest.
+static void wait_until(double until) {
+    const double wake_up = 200e-6;
+    double left = until - seconds_now();
+    if (left > wake_up) {
+        struct timespec t = {.tv_sec = (time_t)(left - wake_up)};
+        t.tv_nsec = (long)(1e9 * (left - wake_up - (double)t.tv_sec));
+        nanosleep(&t, NULL);
+    }
+    while (seconds_now() < until) continue;
+}
+
 // Sums over all R ranks. parts (F,n) holds what the folded ranks bring; the sum is left in the first of them. All ranks
 // of the TP group take part. The order is that of the ranks, so that folded and real ranks give the same bits for R = 2.
+// With an emulated network it takes at least as long as that would.
 static void allreduce(GPT2 *m, int kind, real *parts, size_t n) {
     if (m->config.R == 1) return; // nobody to talk to, nothing to count
     double start = seconds_now();
@@ -885,7 +899,10 @@ static void allreduce(GPT2 *m, int kind, real *parts, size_t n) {
             for (size_t j = i; j < to; j++) parts[j] += parts[f * n + j];
         }
     }
-    // the leg between processes comes here
+    mesh_sum(&m->mesh, MESH_TP, parts, n, sizeof(real));
+    if (m->network.latency_us > 0 || m->network.gbits > 0) {
+        wait_until(start + network_seconds(&m->network, m->config.R, n * sizeof(real)));
+    }
     m->traffic[kind].count++;
     m->traffic[kind].bytes += n * sizeof(real);
     m->traffic[kind].seconds += seconds_now() - start;
@@ -1063,44 +1080,57 @@ static void gpt2_backward(GPT2 *m, double scale, int add_grads) {
 
 // Tensors that every rank has whole, but saw its own streams with: the sum over ranks is the gradient. One all-reduce.
 static void gradients_reduce(GPT2 *m) {
-    if (FAULT(FAULT_LN_GRADS_NOT_SUMMED)) return;
-    allreduce(m, TRAFFIC_GRADIENTS, m->partial_grads, partial_grads_size(m));
+    if (!FAULT(FAULT_LN_GRADS_NOT_SUMMED)) allreduce(m, TRAFFIC_GRADIENTS, m->partial_grads, partial_grads_size(m));
+    mesh_sum(&m->mesh, MESH_DP, m->grads.block, param_count(m->local), sizeof(real)); // the rank's first copies are in it
 }
 
-// Sum of squares of one tensor's gradient: sharded tensors over all ranks, replicated ones once. Row by row in double,
-// rows in order, so that it does not depend on threads, nor for whole rows on how ranks are folded.
-static double tensor_norm_squared(GPT2 *m, int p) {
+// Sum of squares of rank f's part of one tensor's gradient. Row by row in double, rows in order, so that it depends neither
+// on threads nor on how ranks are folded.
+static double part_norm_squared(GPT2 *m, int p, int f) {
     const ParamSpec *spec = &m->local[p];
-    int replicated = spec->cut == WHOLE || spec->cut == WHOLE_PARTIAL_GRAD;
-    int ranks = replicated && !FAULT(FAULT_NORM_COUNTS_REPLICAS) ? 1 : m->F;
+    Shard s = shard_of(spec, f, m->F);
     double total = 0;
-    for (int f = 0; f < ranks; f++) {
-        Shard s = shard_of(spec, f, m->F);
-        for (int layer = 0; layer < spec->layers; layer++) {
-            View part = part_view(m, &m->grads, p, layer, f);
-            #pragma omp parallel for schedule(static)
-            for (int r = 0; r < s.rows; r++) {
-                const real *row = view_row(part, r);
-                double sum = 0;
-                #pragma omp simd reduction(+ : sum)
-                for (int c = 0; c < s.cols; c++) sum += (double)row[c] * (double)row[c];
-                m->row_sums[r] = sum;
-            }
-            for (int r = 0; r < s.rows; r++) total += m->row_sums[r];
+    for (int layer = 0; layer < spec->layers; layer++) {
+        View part = part_view(m, &m->grads, p, layer, f);
+        #pragma omp parallel for schedule(static)
+        for (int r = 0; r < s.rows; r++) {
+            const real *row = view_row(part, r);
+            double sum = 0;
+            #pragma omp simd reduction(+ : sum)
+            for (int c = 0; c < s.cols; c++) sum += (double)row[c] * (double)row[c];
+            m->row_sums[r] = sum;
         }
+        for (int r = 0; r < s.rows; r++) total += m->row_sums[r];
     }
     return total;
 }
 
-// Norm of the whole gradient. *culprit is the name of the first tensor whose gradient is not finite, or NULL.
+static int counted_per_rank(const GPT2 *m, int p) {
+    return spec_is_cut(&m->local[p]) || FAULT(FAULT_NORM_COUNTS_REPLICAS);
+}
+
+// Norm of the whole gradient: sharded tensors over all ranks, replicated ones once. *culprit is the name of the first
+// tensor whose gradient is not finite, or NULL. All ranks of the TP group take part and get the same.
 static double gradients_norm(GPT2 *m, const char **culprit) {
+    int R = m->config.R, n = m->F * P_COUNT;
+    double *mine = alloc_zeroed(n, sizeof(double), "norm"), *all = alloc_zeroed((size_t)R * P_COUNT, sizeof(double), "norm");
     double total = 0;
     *culprit = NULL;
-    for (int p = 0; p < P_COUNT; p++) {
-        double squared = tensor_norm_squared(m, p);
-        if (!isfinite(squared) && !*culprit) *culprit = m->local[p].name;
-        total += squared;
+    for (int f = 0; f < m->F; f++) {
+        for (int p = 0; p < P_COUNT; p++) {
+            if (f == 0 || counted_per_rank(m, p)) mine[f * P_COUNT + p] = part_norm_squared(m, p, f);
+        }
     }
+    mesh_gather(&m->mesh, mine, n, all);
+    for (int p = 0; p < P_COUNT; p++) {
+        int ranks = counted_per_rank(m, p) ? R : 1;
+        for (int rank = 0; rank < ranks; rank++) {
+            double squared = all[rank * P_COUNT + p];
+            if (!isfinite(squared) && !*culprit) *culprit = m->local[p].name;
+            total += squared;
+        }
+    }
+    free(mine), free(all);
     return sqrt(total);
 }
 
@@ -1149,16 +1179,20 @@ static void model_rows_put(void *owner, int set, int p, int layer, int row, int 
     }
 }
 
+// What other processes have is zero here until they are joined; of a replicated tensor the first brings all.
 static void model_rows_get(void *owner, int set, int p, int layer, int row, int rows, float *values) {
     GPT2 *m = owner;
     Shard mine = shard_of(&m->whole[p], m->mesh.group_rank, m->mesh.group);
     size_t cols = (size_t)m->whole[p].cols, first = (size_t)row * cols;
-    for (int r = 0; r < mine.rows; r++) {
+    int cut = spec_is_cut(&m->whole[p]);
+    memset(values, 0, (size_t)rows * cols * sizeof(float));
+    for (int r = 0; r < mine.rows && (cut || m->mesh.group_rank == 0); r++) {
         size_t at = shard_row(&mine, r);
         if (at < first || at >= first + (size_t)rows * cols) continue;
         const real *in = set_row(m, set, p, layer, r);
         for (int c = 0; c < mine.cols; c++) values[at - first + c] = (float)in[c];
     }
+    mesh_join(&m->mesh, values, (size_t)rows * cols);
 }
 
 static void gpt2_load(GPT2 *m, const char *path) {
@@ -1169,13 +1203,17 @@ static void gpt2_load(GPT2 *m, const char *path) {
     file_close(&file);
 }
 
+// The first TP group gathers, its first process writes.
 static void checkpoint_save(GPT2 *m, const char *folder, int64_t updates, int64_t keep) {
     char path[PATH_MAX];
     File done;
+    if (m->mesh.dp_rank) return;
+    int writer = m->mesh.rank == 0;
     checkpoint_path(path, folder, "model", updates);
-    model_write(path, &m->config, 1, model_rows_get, m);
+    model_write(path, &m->config, writer, model_rows_get, m);
     checkpoint_path(path, folder, "state", updates);
-    state_write(path, &m->config, updates, 1, model_rows_get, m);
+    state_write(path, &m->config, updates, writer, model_rows_get, m);
+    if (!writer) return;
     checkpoint_path(path, folder, "DONE", updates);
     file_create(&done, path);
     file_commit(&done);
@@ -1338,8 +1376,42 @@ static void run_check_vocabulary(const char *option, const char *path, const Tok
     fail("%s %s: a vocabulary of %d, but the model has %d", option, path, tokens->V, config->V);
 }
 
+// A number that changes when any bit of the tensors changes that every rank has whole.
+static uint64_t replicated_hash(const GPT2 *m) {
+    uint64_t hash = 0;
+    for (int p = 0; p < P_COUNT; p++) {
+        if (spec_is_cut(&m->local[p])) continue;
+        const unsigned char *bytes = (const unsigned char *)m->params.at[p];
+        for (size_t i = 0, n = spec_size(&m->local[p]) * sizeof(real); i < n; i += 4) {
+            uint32_t word;
+            memcpy(&word, bytes + i, sizeof word);
+            hash = random_mix(hash ^ word);
+        }
+    }
+    return hash;
+}
+
+// Replicated tensors are bitwise the same in all processes, or a run has gone wrong without a word.
+static void run_check_replicas(const Run *run, int64_t done) {
+    char what[96];
+    uint64_t hash = replicated_hash(&run->model);
+    snprintf(what, sizeof what, "after update %lld this rank's copy of the replicated tensors", (long long)done);
+    processes_same(&run->model.mesh, &hash, sizeof hash, what);
+}
+
+// Processes that read different files would train a model that nobody asked for.
+static void run_check_files(Run *run) {
+    const Mesh *mesh = &run->model.mesh;
+    if (mesh->world == 1) return;
+    uint64_t train = tokens_hash(&run->train), val = tokens_hash(&run->val), weights = replicated_hash(&run->model);
+    processes_same(mesh, &train, sizeof train, "the text of -i");
+    processes_same(mesh, &val, sizeof val, "the text of -j");
+    processes_same(mesh, &run->first, sizeof run->first, "the checkpoint that -y resumes from");
+    processes_same(mesh, &weights, sizeof weights, "the model of -e");
+}
+
 // Checks everything that can be wrong before a file is written.
-static void run_open(Run *run, int argc, char **argv) {
+static void run_open(Run *run, int argc, char **argv, int world, int rank) {
     GPT2Config config;
     Options *o = &run->options;
     memset(run, 0, sizeof *run);
@@ -1348,10 +1420,9 @@ static void run_open(Run *run, int argc, char **argv) {
     size_t n = strlen(o->model);
     if (train || n <= 4 || strcmp(o->model + n - 4, ".bin")) tokens_open(&run->train, o->train_data);
     run_find_model(run, &config);
-    Mesh mesh = mesh_make(1, 0, config.R, (int)o->fold);
-    if (mesh.F != config.R) {
-        fail("-fold %d: one process has to run all %d tensor ranks (MPI is not built in)", mesh.F, config.R);
-    }
+    Mesh mesh = mesh_make(world, rank, config.R, (int)o->fold);
+    mesh_connect(&mesh);
+    options_same(o, &mesh);
     if (train) {
         tokens_check_count(o, "-i", &run->train, o->train_data, mesh.DP);
         run_check_vocabulary("-i", o->train_data, &run->train, &config);
@@ -1377,6 +1448,7 @@ static void run_open(Run *run, int argc, char **argv) {
              run->train.count, (long long)o->update_tokens);
     }
     gpt2_create(&run->model, &config, mesh, (int)o->batch, (int)o->length, train || o->out[0]);
+    run->model.network = (Network){.latency_us = o->net_latency, .gbits = o->net_gbits};
     run_open_sampler(run);
     if (run->model_path[0]) gpt2_load(&run->model, run->model_path);
     else gpt2_init_weights(&run->model, o->weights, (uint64_t)o->seed);
@@ -1387,7 +1459,8 @@ static void run_open(Run *run, int argc, char **argv) {
     }
     run->tokens = alloc_zeroed((size_t)(o->batch * o->length), sizeof(int32_t), "tokens");
     run->targets = alloc_zeroed((size_t)(o->batch * o->length), sizeof(int32_t), "targets");
-    if (o->out[0]) {
+    run_check_files(run);
+    if (o->out[0] && rank == 0) {
         folder_create(o->out);
         runlog_open(&run->log, o->out, (int)o->resume, run->first ? run->first : -1);
     }
@@ -1415,6 +1488,26 @@ static void run_say_text(Run *run) {
     fclose(file);
 }
 
+// One line per process: where it is and which part of which replica it runs. All processes take part.
+static void run_say_mesh(Run *run) {
+    const GPT2 *m = &run->model;
+    const Mesh *mesh = &m->mesh;
+    run_say(run, "# mesh %d process%s = DP %d x TP %d, of which each process runs %d tensor rank%s, %d thread%s each", mesh->world,
+            mesh->world > 1 ? "es" : "", mesh->DP, mesh->R, mesh->F, mesh->F > 1 ? "s" : "", m->threads, m->threads > 1 ? "s" : "");
+#ifdef USE_MPI
+    if (mesh->world == 1) return;
+    char host[64] = "", *hosts = alloc_zeroed((size_t)mesh->world, sizeof host, "host names");
+    gethostname(host, sizeof host - 1);
+    MPI_CHECK(MPI_Gather(host, sizeof host, MPI_CHAR, hosts, sizeof host, MPI_CHAR, 0, MPI_COMM_WORLD));
+    for (int i = 0; i < mesh->world && mesh->rank == 0; i++) {
+        int first = i % mesh->group * mesh->F;
+        run_say(run, "# process %d host %s dp_rank %d tp_ranks %d to %d", i, hosts + i * sizeof host, i / mesh->group, first,
+                first + mesh->F - 1);
+    }
+    free(hosts);
+#endif
+}
+
 static void run_say_facts(Run *run) {
     GPT2 *m = &run->model;
     const GPT2Config *c = &m->config;
@@ -1427,8 +1520,7 @@ static void run_say_facts(Run *run) {
     run_say(run, "# parameters %zu", param_count(m->whole));
     run_say(run, "# blocks %s", m->plan.letters);
     run_say(run, "# merges_per_forward %d", m->plan.count);
-    run_say(run, "# mesh %d process = DP %d x TP %d, of which each process runs %d tensor ranks, %d threads each",
-            m->mesh.world, m->mesh.DP, m->mesh.R, m->mesh.F, m->threads);
+    run_say_mesh(run);
     run_say(run, "# train_tokens %zu", run->train.count);
     run_say(run, "# val_tokens %zu, of which each validation reads %lld", run->val.count,
             (long long)run->val_sequences * (long long)o->length);
@@ -1468,14 +1560,16 @@ static RunlogUpdate run_update(Run *run, int64_t N) {
             run_load_row(run, N - 1, r, run->tokens + b * o->length, run->targets + b * o->length);
         }
         u.loss += gpt2_forward(m, run->tokens, run->targets, (int)o->batch, (int)o->length) / (double)run->micro_steps;
-        gpt2_backward(m, 1.0 / (double)run->micro_steps, micro > 0);
+        gpt2_backward(m, 1.0 / (double)(run->micro_steps * m->mesh.DP), micro > 0);
     }
-    if (!isfinite(u.loss)) fail("update %lld: the loss is %f; checkpoints of before are kept", (long long)N, u.loss);
+    mesh_sum(&m->mesh, MESH_DP, &u.loss, 1, sizeof u.loss);
+    u.loss /= m->mesh.DP;
     const char *culprit;
     gradients_reduce(m);
     u.norm = gradients_norm(m, &culprit);
-    if (culprit) {
-        fail("update %lld: the gradient of %s is not finite; checkpoints of before are kept", (long long)N, culprit);
+    if (culprit || !isfinite(u.loss)) {
+        fail("update %lld: loss %f, and the gradient of %s is not finite; checkpoints of before are kept", (long long)N, u.loss,
+             culprit ? culprit : "no tensor");
     }
     u.rate = learning_rate(o->schedule, o->rate, o->warmup, o->rate_last, N, run->updates);
     double clip = o->clip > 0 && u.norm > o->clip ? o->clip / u.norm : 1;
@@ -1496,16 +1590,18 @@ static RunlogUpdate run_update(Run *run, int64_t N) {
     return u;
 }
 
-// Mean loss over the first sequences of the validation text, in order, -b at a time.
+// Mean loss over the first sequences of the validation text, -b at a time, shared out over the replicas.
 static double run_validate(Run *run) {
-    int64_t B = run->options.batch, T = run->options.length, rows;
+    int64_t B = run->options.batch, T = run->options.length;
+    const Mesh *mesh = &run->model.mesh;
     double sum = 0;
-    for (int64_t first = 0; first < run->val_sequences; first += rows) {
-        rows = run->val_sequences - first < B ? run->val_sequences - first : B;
+    for (int64_t first = mesh->dp_rank * B; first < run->val_sequences; first += mesh->DP * B) {
+        int64_t rows = run->val_sequences - first < B ? run->val_sequences - first : B;
         tokens_copy(&run->val, (size_t)(first * T), (size_t)(rows * T), run->tokens);
         tokens_copy(&run->val, (size_t)(first * T) + 1, (size_t)(rows * T), run->targets);
         sum += gpt2_forward(&run->model, run->tokens, run->targets, (int)rows, (int)T) * (double)(rows * T);
     }
+    mesh_sum(mesh, MESH_DP, &sum, 1, sizeof sum);
     return sum / (double)(run->val_sequences * T);
 }
 
@@ -1534,8 +1630,9 @@ static void run_progress(Run *run, const RunlogUpdate *u, double seconds_left) {
     char line[256];
     runlog_update_format(line, sizeof line, u);
     runlog_line(&run->log, "%s", line);
-    if (!isatty(STDOUT_FILENO)) {
+    if (!isatty(STDOUT_FILENO) || run->model.mesh.world > 1) { // mpirun's pipes look like terminals
         printf("%s\n", line);
+        fflush(stdout);
         return;
     }
     long left = (long)(seconds_left + 0.5);
@@ -1554,6 +1651,7 @@ static void run_events(Run *run, int64_t done) {
     }
     if (o->sample_every && (last || (done && done % o->sample_every == 0))) run_sample(run, done);
     if (o->out[0] && (last || (done && o->save_every && done % o->save_every == 0))) {
+        run_check_replicas(run, done);
         checkpoint_save(&run->model, o->out, done, o->save_keep);
     }
 }
@@ -1574,7 +1672,10 @@ static void run_summary(const Run *run, double seconds) {
 
 int main(int argc, char **argv) {
     static Run run;
-    run_open(&run, argc, argv);
+    int world, rank;
+    processes_begin(&world, &rank);
+    if (rank && !freopen("/dev/null", "w", stdout)) fail("/dev/null: %s", strerror(errno)); // rank 0 speaks for all
+    run_open(&run, argc, argv, world, rank);
     run_say_facts(&run);
     double seconds = 0; // in updates
     for (int64_t done = run.first;; done++) {
@@ -1582,11 +1683,15 @@ int main(int argc, char **argv) {
         if (done >= run.updates) break;
         RunlogUpdate u = run_update(&run, done + 1);
         seconds += u.ms * 1e-3;
+#ifdef DEBUG
+        run_check_replicas(&run, done + 1);
+#endif
         run_progress(&run, &u, seconds / (double)(done + 1 - run.first) * (double)(run.updates - done - 1));
     }
     run_summary(&run, seconds);
     run_close(&run);
     if (fflush(stdout) || ferror(stdout)) fail("standard output: %s", strerror(errno));
+    processes_end();
     return 0;
 }
 #endif

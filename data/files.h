@@ -40,6 +40,7 @@ static File *files_open[FILES_OPEN_MAX]; // what `fail` has to close, and to rem
 // ranks here, the fuzzer jumps back to its loop. Must not return.
 static void fail_exit(void) { exit(EXIT_FAILURE); }
 static void (*fail_hook)(void) = fail_exit;
+static int fail_rank = -1; // stands in messages when there are several processes
 
 static void files_abandon(void) {
     for (int i = 0; i < FILES_OPEN_MAX; i++) {
@@ -56,7 +57,7 @@ static char *text_printable(char *text) {
     return text;
 }
 
-// Prints "error: " and the message to stderr, removes unfinished files and ends the program with status 1.
+// Prints "error: " (and the rank, among several) and the message to stderr, removes unfinished files and ends the program with status 1.
 __attribute__((noreturn, format(printf, 1, 2))) static void fail(const char *format, ...) {
     char message[8 * PATH_MAX];
     va_list arguments;
@@ -64,7 +65,8 @@ __attribute__((noreturn, format(printf, 1, 2))) static void fail(const char *for
     vsnprintf(message, sizeof message, format, arguments);
     va_end(arguments);
     fflush(stdout);
-    fprintf(stderr, "error: %s\n", text_printable(message));
+    if (fail_rank < 0) fprintf(stderr, "error: %s\n", text_printable(message));
+    else fprintf(stderr, "error: rank %d: %s\n", fail_rank, text_printable(message));
     files_abandon();
     fail_hook();
     abort();

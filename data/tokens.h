@@ -110,4 +110,15 @@ static void tokens_copy(const Tokens *tokens, size_t start, size_t n, int32_t *o
     }
 }
 
+// A number that differs for different texts: of the length, the vocabulary and the first TOKENS_CHECKED_AT_OPEN tokens.
+static uint64_t tokens_hash(const Tokens *tokens) {
+    uint64_t hash = tokens->count ^ (uint64_t)tokens->V << 48, left = TOKENS_CHECKED_AT_OPEN;
+    for (int i = 0; i < tokens->shard_count; i++) {
+        for (size_t j = 0; j < tokens->shards[i].count && left > 0; j++, left--) {
+            hash = (hash ^ tokens->shards[i].ids[j]) * 0x100000001B3u; // FNV-1a
+        }
+    }
+    return hash;
+}
+
 #endif

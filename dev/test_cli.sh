@@ -351,14 +351,11 @@ each_refuses <<'TABLE'
 --b 1 '--b' is not an option; --help
 -B 1 '-B' is not an option; --help
 b 1 'b' is not an option; --help
--nl 5 not built in
--nb 1 not built in
 -cm nccl not built in
 TABLE
 refuses "-tp 5 with 4 heads" "-tp 5" "4 heads" -- -e 2x4x16 -tp 5
 refuses "-fold 3 -tp 2" "-fold 3" "divisor of 2" -- -fold 3 -tp 2
 refuses "-fold 1 -tp 2" "-tp 2 -fold 1" "2 processes" "mpirun" -- -fold 1 -tp 2
-refuses "-nl 5 -nb 1" "-nl" "not built in" -- -nl 5 -nb 1
 refuses "a flag without its value" "-b" "value is missing" -- -b
 refuses "a flag after a flag" "-b" "-t" -- -b -t 16
 refuses "a value without a flag" "'7' is not an option" -- -b 2 7 8
