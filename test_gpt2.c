@@ -456,6 +456,55 @@ static void test_equalities(void) {
     free(dense.grads);
 }
 
+// The vocabulary cut over ranks: the same loss and gradients as whole, also where R does not divide V or Vp.
+static void test_vocab_parallel(void) {
+    static const int sizes[] = {2, 3, 4, 6, 12};
+    static const char *const patterns[] = {"t", "sppp"};
+    enum { B = 2, T = 8 };
+    int32_t tokens[B * T], targets[B * T];
+    for (int i = 0; i < 20; i++) {
+        int V = i < 10 ? 65 : GPT2_V;
+        GPT2Config c = config_of(4, 12, 24, V, T, patterns[i % 2], sizes[i / 2 % 5], RULE_SUM);
+        double loss[2], norm[2], ends[2];
+        random_batch(tokens, targets, B * T, c.V);
+        for (int cut = 0; cut < 2; cut++) {
+            GPT2 m;
+            Mesh mesh = mesh_folded(c.R);
+            mesh.vocab_parallel = cut;
+            gpt2_create(&m, &c, mesh, B, T, 1);
+            gpt2_init_weights(&m, WEIGHTS_LINEAR, 1);
+            loss[cut] = update_once(&m, tokens, targets, B, T, 1, &norm[cut]);
+            ends[cut] = gpt2_forward(&m, tokens, targets, B, T);
+            gpt2_free(&m);
+        }
+        char name[64];
+        snprintf(name, sizeof name, "V %d, R %d, %s", V, c.R, patterns[i % 2]);
+        double error = fabs(loss[0] - loss[1]) + fabs(norm[0] / norm[1] - 1) + fabs(ends[0] - ends[1]);
+        check_error("vocabulary cut over ranks:", name, error, is_double ? 1e-12 : 1e-5);
+    }
+    // A known answer: logits 0..7 over and over on four ranks.
+    GPT2 m;
+    GPT2Config c = config_of(1, 4, 8, 128, 4, "t", 4, RULE_SUM);
+    Mesh mesh = mesh_folded(4);
+    mesh.vocab_parallel = 1;
+    gpt2_create(&m, &c, mesh, 1, 4, 0);
+    m.B = 1, m.T = 4;
+    for (int f = 0; f < 4; f++) {
+        for (int i = 0; i < 4 * m.vocab_width; i++) logits_part(&m, f)[i] = (real)(i % m.vocab_width % 8);
+    }
+    double sum = 0, worst = 0;
+    for (int k = 0; k < 8; k++) sum += 16 * exp(k);
+    for (int t = 0; t < 4; t++) m.targets[t] = 33 * t + t; // one on each rank
+    losses_compute(&m);
+    for (int t = 0; t < 4; t++) {
+        double error = fabs((double)m.losses[t] - (log(sum) - (33 * t + t) % 32 % 8));
+        worst = error > worst || error != error ? error : worst;
+    }
+    check_error("vocabulary cut over ranks:", "logits 0..7 on four ranks, known answer", worst, is_double ? 1e-12 : 2e-6);
+    check(m.traffic[TRAFFIC_VOCABULARY].count == 2, "its loss takes two all-reduces: %lld", (long long)m.traffic[TRAFFIC_VOCABULARY].count);
+    gpt2_free(&m);
+}
+
 // Every pattern of four letters with every rule and R runs, and executes the all-reduces that its plan says.
 static void test_every_pattern(void) {
     static const int sizes[] = {1, 2, 3, 4, 6, 12};
@@ -722,6 +771,7 @@ int main(void) {
     test_matmul();
     test_attention();
     test_equalities();
+    test_vocab_parallel();
     test_every_pattern();
     test_threads();
     test_accumulation();

@@ -169,6 +169,13 @@ static Shard shard_of(const ParamSpec *spec, int i, int n) {
     }
 }
 
+// With the vocabulary cut over R ranks wte is CUT_ROWS. Its rows, when R does not divide them, are filled up in memory;
+// in files they are Vp as ever. What is past V takes no part in anything.
+static void specs_cut_vocabulary(ParamSpec specs[P_COUNT], int R) {
+    specs[P_wte].rows = (specs[P_wte].rows + R - 1) / R * R;
+    specs[P_wte].cut = CUT_ROWS;
+}
+
 static size_t shard_row(const Shard *s, int r) {
     return s->offset + (size_t)(r / s->group) * s->jump + (size_t)(r % s->group) * s->ld;
 }
@@ -249,6 +256,7 @@ typedef struct {
     int R, F;              // tensor ranks, and how many of them each process runs itself
     int group, group_rank; // processes in a TP group, and which of them this is; its ranks begin at group_rank * F
     int DP, dp_rank;
+    int vocab_parallel;    // 1: the rows of wte are cut over the tensor ranks too
 #ifdef USE_MPI
     MPI_Comm tp, dp; // this process's TP group, and the processes with the same tensor ranks in all replicas
 #endif
@@ -338,6 +346,16 @@ static void mesh_sum(const Mesh *mesh, int which, void *x, size_t n, size_t size
         here = n - done < 1 << 30 ? n - done : 1 << 30;
         MPI_CHECK(MPI_Allreduce(MPI_IN_PLACE, (char *)x + done * size, (int)here, type, MPI_SUM, mesh_comm(mesh, which)));
     }
+#endif
+}
+
+// The largest of each of n elements over the TP group, in place.
+static void mesh_max(const Mesh *mesh, void *x, size_t n, size_t size) {
+    (void)mesh, (void)x, (void)n, (void)size;
+#ifdef USE_MPI
+    if (mesh->group == 1) return;
+    MPI_Datatype type = size == sizeof(float) ? MPI_FLOAT : MPI_DOUBLE;
+    MPI_CHECK(MPI_Allreduce(MPI_IN_PLACE, x, (int)n, type, MPI_MAX, mesh->tp));
 #endif
 }
 
@@ -487,6 +505,7 @@ enum { ALWAYS = 0, CUDA = 1 };
     X("-tp",   tp,            COUNT,  "2",         1,  4096,        "",             ALWAYS,  "R, the tensor ranks one model is cut over")                      \
     X("-pm",   rule,          CHOICE, "sum",       0,  0,           RULE_NAMES,     ALWAYS,  "what a run of p blocks is merged to")                            \
     X("-fold", fold,          COUNT,  "0",         0,  4096,        "",             ALWAYS,  "tensor ranks run by one process; 0 = choose")                    \
+    X("-vp",   vocab_parallel, COUNT, "0",         0,  1,           "",             ALWAYS,  "1 = the vocabulary is cut over the ranks too: embedding, head, loss")\
     X("-b",    batch,         COUNT,  "4",         1,  65536,       "",             ALWAYS,  "sequences per micro-batch and replica")                          \
     X("-t",    length,        COUNT,  DEFAULT_T,   1,  1 << 20,     "",             ALWAYS,  "tokens per sequence")                                            \
     X("-d",    update_tokens, COUNT,  "0",         0,  1 << 30,     "",             ALWAYS,  "tokens per update; 0 = one micro-batch on every replica")        \

@@ -346,29 +346,46 @@ static void matmul(Matmul m) {
 
 enum { COLUMNS_AT_ONCE = 64 }; // columns that one thread sums at a time
 
-// out (B,T,C) = wte[token] + wpe[position]
-static void embedding_forward(real *out, const int32_t *tokens, const real *wte, const real *wpe, int B, int T, int C) {
+// out (B,T,C) = wte[token] for tokens first .. first+count-1, whose rows wte (count,C) holds; zeros for others
+static void embedding_forward(real *out, const int32_t *tokens, const real *wte, int first, int count, int rows, int C) {
     #pragma omp parallel for schedule(static)
-    for (int i = 0; i < B * T; i++) {
-        const real *token = wte + (size_t)tokens[i] * C, *position = wpe + (size_t)(i % T) * C;
-        for (int c = 0; c < C; c++) out[(size_t)i * C + c] = token[c] + position[c];
+    for (int i = 0; i < rows; i++) {
+        int held = tokens[i] >= first && tokens[i] < first + count;
+        if (held) memcpy(out + (size_t)i * C, wte + (size_t)(tokens[i] - first) * C, (size_t)C * sizeof(real));
+        else memset(out + (size_t)i * C, 0, (size_t)C * sizeof(real));
     }
 }
 
-// dwte (Vp,C) is added to: the head has been there first. dwpe (maxT,C) is written, or added to.
-static void embedding_backward(real *dwte, real *dwpe, const real *dout, const int32_t *tokens, int B, int T, int C,
-                               int accumulate) {
+// dwte (count,C) is added to: the head has been there first.
+static void embedding_backward(real *dwte, const real *dout, const int32_t *tokens, int first, int count, int rows, int C) {
     #pragma omp parallel for schedule(static)
     for (int from = 0; from < C; from += COLUMNS_AT_ONCE) {
         int to = int_min(C, from + COLUMNS_AT_ONCE);
-        for (int i = 0; i < B * T; i++) {
-            const real *d = dout + (size_t)i * C;
-            real *token = dwte + (size_t)tokens[i] * C, *position = dwpe + (size_t)(i % T) * C;
-            int fresh = i < T && !accumulate;
-            for (int c = from; c < to; c++) {
-                token[c] += d[c];
-                position[c] = fresh ? d[c] : position[c] + d[c];
-            }
+        for (int i = 0; i < rows; i++) {
+            if (tokens[i] < first || tokens[i] >= first + count) continue;
+            real *row = dwte + (size_t)(tokens[i] - first) * C;
+            for (int c = from; c < to; c++) row[c] += dout[(size_t)i * C + c];
+        }
+    }
+}
+
+// out (B,T,C) = x + wpe[position]; out may be x
+static void position_forward(real *out, const real *x, const real *wpe, int B, int T, int C) {
+    #pragma omp parallel for schedule(static)
+    for (int i = 0; i < B * T; i++) {
+        size_t row = (size_t)i * C, position = (size_t)(i % T) * C;
+        for (int c = 0; c < C; c++) out[row + c] = x[row + c] + wpe[position + c];
+    }
+}
+
+// dwpe (maxT,C) is written, or added to.
+static void position_backward(real *dwpe, const real *dout, int B, int T, int C, int accumulate) {
+    #pragma omp parallel for schedule(static)
+    for (int t = 0; t < T; t++) {
+        for (int b = 0; b < B; b++) {
+            const real *d = dout + ((size_t)b * T + t) * C;
+            real *row = dwpe + (size_t)t * C;
+            for (int c = 0; c < C; c++) row[c] = b == 0 && !accumulate ? d[c] : row[c] + d[c];
         }
     }
 }
@@ -619,32 +636,36 @@ static void attention_backward(real *dqkv, real *dout, real *out, real *lse, rea
 }
 
 // ----------------------------------------------------------------------------
-// classifier: softmax and cross-entropy over the first V of Vp columns
+// classifier: softmax and cross-entropy over logits (rows,width) of the tokens first .. first+count-1, in the first `count`
+// columns. Columns after them are neither read nor written.
 
-// losses (rows), lse (rows) of logits (rows,Vp) against targets (rows)
-static void classifier_forward(real *losses, real *lse, const real *logits, const int32_t *targets, int rows, int V,
-                               int Vp) {
+// largest, sum (rows): the largest logit and the sum of exponentials relative to it; chosen (rows): the target's logit,
+// 0 if it is not among these.
+static void classifier_forward(real *largest, real *sum, real *chosen, const real *logits, const int32_t *targets, int rows,
+                               int first, int count, int width) {
     #pragma omp parallel for schedule(static)
     for (int i = 0; i < rows; i++) {
-        const real *row = logits + (size_t)i * Vp;
-        real largest = row[0], sum = 0;
-        #pragma omp simd reduction(max : largest)
-        for (int v = 0; v < V; v++) largest = row[v] > largest ? row[v] : largest;
-        #pragma omp simd reduction(+ : sum)
-        for (int v = 0; v < V; v++) sum += real_exp(row[v] - largest);
-        lse[i] = largest + (real)log((double)sum);
-        losses[i] = lse[i] - row[targets[i]];
+        const real *row = logits + (size_t)i * width;
+        real most = -INFINITY, total = 0;
+        #pragma omp simd reduction(max : most)
+        for (int v = 0; v < count; v++) most = row[v] > most ? row[v] : most;
+        #pragma omp simd reduction(+ : total)
+        for (int v = 0; v < count; v++) total += real_exp(row[v] - most);
+        largest[i] = most;
+        sum[i] = total;
+        chosen[i] = targets[i] >= first && targets[i] < first + count ? row[targets[i] - first] : 0;
     }
 }
 
-// logits become their own gradient, (softmax - one at the target) * scale. The padding is neither read nor written.
-static void classifier_backward(real *logits, const real *lse, const int32_t *targets, real scale, int rows, int V,
-                                int Vp) {
+// logits become their own gradient, (softmax - one at the target) * scale; lse (rows) is the log of the sum of
+// exponentials over the whole vocabulary.
+static void classifier_backward(real *logits, const real *lse, const int32_t *targets, real scale, int rows, int first,
+                                int count, int width) {
     #pragma omp parallel for schedule(static)
     for (int i = 0; i < rows; i++) {
-        real *row = logits + (size_t)i * Vp, shift = lse[i];
-        for (int v = 0; v < V; v++) row[v] = real_exp(not_positive(row[v] - shift)) * scale;
-        row[targets[i]] -= scale;
+        real *row = logits + (size_t)i * width, shift = lse[i];
+        for (int v = 0; v < count; v++) row[v] = real_exp(not_positive(row[v] - shift)) * scale;
+        if (targets[i] >= first && targets[i] < first + count) row[targets[i] - first] -= scale;
     }
 }
 
@@ -670,8 +691,9 @@ typedef struct {
     int inner_width, outer_width; // per rank: 3C/R and C/R, or 4C/R twice
 } SubBlock;
 
-// All-reduces, by what they sum: activations, gradients of activations, partial gradients of replicated parameters.
-enum { TRAFFIC_FORWARD, TRAFFIC_BACKWARD, TRAFFIC_GRADIENTS, TRAFFIC_KINDS };
+// All-reduces, by what they are for: merges of activations, of their gradients, partial gradients of replicated parameters,
+// and embedding, head and loss of a vocabulary that is cut over ranks.
+enum { TRAFFIC_FORWARD, TRAFFIC_BACKWARD, TRAFFIC_GRADIENTS, TRAFFIC_VOCABULARY, TRAFFIC_KINDS };
 
 typedef struct {
     int64_t count;  // all-reduces executed
@@ -685,7 +707,7 @@ typedef struct {
     Mesh mesh;
     int F;                    // tensor ranks folded into this process; their numbers begin at rank0
     int rank0;
-    ParamSpec whole[P_COUNT]; // shapes of whole tensors, as in files
+    ParamSpec whole[P_COUNT]; // shapes of whole tensors, of which this process holds part group_rank of `group`
     ParamSpec local[P_COUNT]; // shapes of what this process holds
     Tensors params, grads, moment1, moment2;
     Tensors *rank_grads;      // (F) where rank f puts its gradients: `grads`, but for tensors of which each rank has a
@@ -695,7 +717,10 @@ typedef struct {
     real *activations;        // the allocation that holds everything from here on
     SubBlock *subs;           // (2L)
     SubBlock last;            // the final LayerNorm: stream, normed, mean, rstd
-    real *logits;             // (B,T,Vp); its gradient after classifier_backward
+    int vocab_parts;          // in how many parts this process holds the vocabulary: 1, or F if it is cut over ranks
+    int vocab_width;          // columns of each part: Vp, or the rows of wte that a rank has
+    real *logits;             // (vocab_parts, B,T,vocab_width); their gradient after classifier_backward
+    real *largest, *sums;     // (vocab_parts, B,T) and (vocab_parts, 2,B,T): of each part, see classifier_forward
     real *losses, *lse;       // (B,T)
     real *acc;                // (F, B,T,C) partial outputs since `base`, per rank
     real *bias_sum;           // (C) output biases since `base`
@@ -792,7 +817,9 @@ static size_t activations_lay(GPT2 *m, real *block) {
         s->outer = carve(block, &used, F * BT * s->outer_width);
         s->lse = carve(block, &used, k % 2 ? 0 : F * BT * (c->NH / c->R));
     }
-    m->logits = carve(block, &used, BT * c->Vp);
+    m->logits = carve(block, &used, (size_t)m->vocab_parts * BT * m->vocab_width);
+    m->largest = carve(block, &used, m->vocab_parts * BT);
+    m->sums = carve(block, &used, 2 * m->vocab_parts * BT);
     m->losses = carve(block, &used, BT);
     m->lse = carve(block, &used, BT);
     m->acc = carve(block, &used, F * BTC);
@@ -825,6 +852,10 @@ static void gpt2_create(GPT2 *m, const GPT2Config *config, Mesh mesh, int B, int
     if (T > config->maxT) fail("-t %d: the model reads at most %d tokens", T, config->maxT);
     plan_make(&m->plan, config->pattern, config->L, config->rule, config->R, "-p");
     param_specs(m->whole, config);
+    int cut = mesh.vocab_parallel && config->R > 1;
+    if (cut) specs_cut_vocabulary(m->whole, config->R);
+    m->vocab_parts = cut ? m->F : 1;
+    m->vocab_width = cut ? m->whole[P_wte].rows / config->R : config->Vp;
     int rows_max = 0;
     for (int p = 0; p < P_COUNT; p++) {
         Shard mine = shard_of(&m->whole[p], mesh.group_rank, mesh.group);
@@ -886,9 +917,17 @@ static void wait_until(double until) {
     while (seconds_now() < until) continue;
 }
 
+// Ends an all-reduce that began at `start`: on an emulated network it takes at least as long as that would; it is counted.
+static void traffic_count(GPT2 *m, int kind, size_t bytes, double start) {
+    Traffic *t = &m->traffic[kind];
+    if (m->network.latency_us > 0 || m->network.gbits > 0) wait_until(start + network_seconds(&m->network, m->config.R, bytes));
+    t->count++;
+    t->bytes += bytes;
+    t->seconds += seconds_now() - start;
+}
+
 // Sums over all R ranks. parts (F,n) holds what the folded ranks bring; the sum is left in the first of them. All ranks
 // of the TP group take part. The order is that of the ranks, so that folded and real ranks give the same bits for R = 2.
-// With an emulated network it takes at least as long as that would.
 static void allreduce(GPT2 *m, int kind, real *parts, size_t n) {
     if (m->config.R == 1) return; // nobody to talk to, nothing to count
     double start = seconds_now();
@@ -900,12 +939,7 @@ static void allreduce(GPT2 *m, int kind, real *parts, size_t n) {
         }
     }
     mesh_sum(&m->mesh, MESH_TP, parts, n, sizeof(real));
-    if (m->network.latency_us > 0 || m->network.gbits > 0) {
-        wait_until(start + network_seconds(&m->network, m->config.R, n * sizeof(real)));
-    }
-    m->traffic[kind].count++;
-    m->traffic[kind].bytes += n * sizeof(real);
-    m->traffic[kind].seconds += seconds_now() - start;
+    traffic_count(m, kind, n * sizeof(real), start);
 }
 
 // ----------------------------------------------------------------------------
@@ -1036,24 +1070,97 @@ static void segment_backward(GPT2 *m, const Segment *seg, int add_grads) {
 }
 
 // ----------------------------------------------------------------------------
+// embedding and head, which share wte. Either every rank has all of it, or its rows are cut over the tensor ranks
+// (`-vp 1`; Megatron-LM, arXiv 1909.08053, section 3), and a rank embeds and scores the tokens it has the rows of.
+
+typedef struct { int first, count; } TokenRange;
+
+// The tokens whose rows part f of this process holds.
+static TokenRange vocab_range(const GPT2 *m, int f) {
+    if (!spec_is_cut(&m->whole[P_wte])) return (TokenRange){0, m->config.V};
+    int first = (m->rank0 + f) * m->vocab_width, left = m->config.V - first;
+    return (TokenRange){first, left < 0 ? 0 : int_min(left, m->vocab_width)};
+}
+
+static real *logits_part(const GPT2 *m, int f) { return m->logits + (size_t)f * m->B * m->T * m->vocab_width; }
+
+// Sums what the parts of the vocabulary bring, parts (vocab_parts,n), into the first.
+static void vocab_sum(GPT2 *m, real *parts, size_t n) {
+    if (spec_is_cut(&m->whole[P_wte])) allreduce(m, TRAFFIC_VOCABULARY, parts, n);
+}
+
+static void tokens_embed(GPT2 *m) {
+    int C = m->config.C, rows = m->B * m->T;
+    size_t n = (size_t)rows * C;
+    for (int f = 0; f < m->vocab_parts; f++) {
+        TokenRange r = vocab_range(m, f);
+        embedding_forward(m->acc + f * n, m->tokens, part_view(m, &m->params, P_wte, 0, f).data, r.first, r.count, rows, C);
+    }
+    vocab_sum(m, m->acc, n);
+    position_forward(m->subs[0].stream, m->acc, m->params.at[P_wpe], m->B, m->T, C);
+}
+
+// Loss of each token, and lse, from the logits of all parts of all ranks.
+static void losses_compute(GPT2 *m) {
+    int rows = m->B * m->T;
+    size_t n = (size_t)rows;
+    for (int f = 0; f < m->vocab_parts; f++) {
+        TokenRange r = vocab_range(m, f);
+        classifier_forward(m->largest + f * n, m->sums + 2 * f * n, m->sums + (2 * f + 1) * n, logits_part(m, f), m->targets, rows,
+                           r.first, r.count, m->vocab_width);
+    }
+    real *most = m->lse; // over all ranks; lse itself comes after
+    memcpy(most, m->largest, n * sizeof(real));
+    if (spec_is_cut(&m->whole[P_wte])) {
+        double start = seconds_now();
+        for (int f = 1; f < m->vocab_parts; f++) {
+            for (size_t i = 0; i < n; i++) most[i] = m->largest[f * n + i] > most[i] ? m->largest[f * n + i] : most[i];
+        }
+        mesh_max(&m->mesh, most, n, sizeof(real));
+        traffic_count(m, TRAFFIC_VOCABULARY, n * sizeof(real), start);
+        for (int f = 0; f < m->vocab_parts; f++) {
+            for (size_t i = 0; i < n; i++) m->sums[2 * f * n + i] *= real_exp(m->largest[f * n + i] - most[i]);
+        }
+    }
+    vocab_sum(m, m->sums, 2 * n);
+    for (size_t i = 0; i < n; i++) {
+        m->lse[i] = most[i] + (real)log((double)m->sums[i]);
+        m->losses[i] = m->lse[i] - m->sums[n + i];
+    }
+}
+
+// Logits of one row (a token of the last forward pass) over the whole vocabulary: out (V). All ranks take part.
+static void logits_collect(const GPT2 *m, int row, real *out) {
+    memset(out, 0, (size_t)m->config.V * sizeof(real));
+    for (int f = 0; f < m->vocab_parts; f++) {
+        TokenRange r = vocab_range(m, f);
+        memcpy(out + r.first, logits_part(m, f) + (size_t)row * m->vocab_width, (size_t)r.count * sizeof(real));
+    }
+    if (spec_is_cut(&m->whole[P_wte])) mesh_sum(&m->mesh, MESH_TP, out, (size_t)m->config.V, sizeof(real));
+}
+
+// ----------------------------------------------------------------------------
 // forward and backward pass
 
-// Logits of tokens (B,T) into m->logits (B,T,Vp); with targets (B,T), also each token's loss. Returns the mean loss in
-// nats, or NaN without targets. B and T are at most those the model was created for.
+// Logits of tokens (B,T) into m->logits; with targets (B,T), also each token's loss. Returns the mean loss in nats, or
+// NaN without targets. B and T are at most those the model was created for.
 static double gpt2_forward(GPT2 *m, const int32_t *tokens, const int32_t *targets, int B, int T) {
-    int C = m->config.C, V = m->config.V, Vp = m->config.Vp, rows = B * T;
+    int C = m->config.C, rows = B * T;
     m->B = B, m->T = T;
     memcpy(m->tokens, tokens, (size_t)rows * sizeof *tokens);
-    embedding_forward(m->subs[0].stream, tokens, m->params.at[P_wte], m->params.at[P_wpe], B, T, C);
+    tokens_embed(m);
     for (int i = 0; i < m->plan.count; i++) segment_forward(m, &m->plan.segments[i]);
     SubBlock *last = &m->last;
     layernorm_forward(last->normed, last->mean, last->rstd, last->stream, m->params.at[P_lnfw], m->params.at[P_lnfb],
                       rows, C);
-    matmul((Matmul){.out = view_of(m->logits, Vp), .a = view_of(last->normed, C), .b = view_of(m->params.at[P_wte], C),
-                    .b_transposed = 1, .M = rows, .N = V, .K = C});
+    for (int f = 0; f < m->vocab_parts; f++) {
+        matmul((Matmul){.out = view_of(logits_part(m, f), m->vocab_width), .a = view_of(last->normed, C),
+                        .b = part_view(m, &m->params, P_wte, 0, f), .b_transposed = 1,
+                        .M = rows, .N = vocab_range(m, f).count, .K = C});
+    }
     if (!targets) return NAN;
     memcpy(m->targets, targets, (size_t)rows * sizeof *targets);
-    classifier_forward(m->losses, m->lse, m->logits, targets, rows, V, Vp);
+    losses_compute(m);
     double sum = 0;
     for (int i = 0; i < rows; i++) sum += (double)m->losses[i];
     return sum / rows;
@@ -1062,17 +1169,27 @@ static double gpt2_forward(GPT2 *m, const int32_t *tokens, const int32_t *target
 // Gradients of scale * mean loss of the last forward pass. They replace what the gradients were, or are added to it.
 // Partial gradients are not yet summed over ranks: gradients_reduce does that once per update. Logits are overwritten.
 static void gpt2_backward(GPT2 *m, double scale, int add_grads) {
-    int C = m->config.C, V = m->config.V, Vp = m->config.Vp, rows = m->B * m->T;
+    int C = m->config.C, rows = m->B * m->T;
+    size_t n = (size_t)rows * C;
     SubBlock *last = &m->last;
-    View dlogits = view_of(m->logits, Vp), wte = view_of(m->params.at[P_wte], C), dwte = view_of(m->grads.at[P_wte], C);
-    classifier_backward(m->logits, m->lse, m->targets, (real)(scale / rows), rows, V, Vp);
-    matmul((Matmul){.out = dwte, .a = dlogits, .a_transposed = 1, .b = view_of(last->normed, C),
-                    .M = V, .N = C, .K = rows, .accumulate = add_grads});
-    matmul((Matmul){.out = view_of(m->dnormed, C), .a = dlogits, .b = wte, .M = rows, .N = C, .K = V});
-    layernorm_backward(m->dmerged, m->grads.at[P_lnfw], m->grads.at[P_lnfb], m->dnormed, last->stream, last->mean,
+    for (int f = 0; f < m->vocab_parts; f++) {
+        TokenRange r = vocab_range(m, f);
+        View dlogits = view_of(logits_part(m, f), m->vocab_width);
+        classifier_backward(dlogits.data, m->lse, m->targets, (real)(scale / rows), rows, r.first, r.count, m->vocab_width);
+        matmul((Matmul){.out = part_view(m, &m->grads, P_wte, 0, f), .a = dlogits, .a_transposed = 1,
+                        .b = view_of(last->normed, C), .M = r.count, .N = C, .K = rows, .accumulate = add_grads});
+        matmul((Matmul){.out = view_of(m->acc + f * n, C), .a = dlogits, .b = part_view(m, &m->params, P_wte, 0, f),
+                        .M = rows, .N = C, .K = r.count});
+    }
+    vocab_sum(m, m->acc, n);
+    layernorm_backward(m->dmerged, m->grads.at[P_lnfw], m->grads.at[P_lnfb], m->acc, last->stream, last->mean,
                        last->rstd, m->params.at[P_lnfw], rows, C, 0, add_grads);
     for (int i = m->plan.count - 1; i >= 0; i--) segment_backward(m, &m->plan.segments[i], add_grads);
-    embedding_backward(m->grads.at[P_wte], m->grads.at[P_wpe], m->dmerged, m->tokens, m->B, m->T, C, add_grads);
+    for (int f = 0; f < m->vocab_parts; f++) {
+        TokenRange r = vocab_range(m, f);
+        embedding_backward(part_view(m, &m->grads, P_wte, 0, f).data, m->dmerged, m->tokens, r.first, r.count, rows, C);
+    }
+    position_backward(m->grads.at[P_wpe], m->dmerged, m->B, m->T, C, add_grads);
 }
 
 // ----------------------------------------------------------------------------
@@ -1198,8 +1315,10 @@ static void model_rows_get(void *owner, int set, int p, int layer, int row, int 
 static void gpt2_load(GPT2 *m, const char *path) {
     File file;
     GPT2Config config;
+    ParamSpec specs[P_COUNT];
     int bf16 = model_open(&file, path, &config);
-    tensors_read(&file, m->whole, bf16, SET_PARAMS, model_rows_put, m);
+    param_specs(specs, &config);
+    tensors_read(&file, specs, bf16, SET_PARAMS, model_rows_put, m);
     file_close(&file);
 }
 
@@ -1421,6 +1540,7 @@ static void run_open(Run *run, int argc, char **argv, int world, int rank) {
     if (train || n <= 4 || strcmp(o->model + n - 4, ".bin")) tokens_open(&run->train, o->train_data);
     run_find_model(run, &config);
     Mesh mesh = mesh_make(world, rank, config.R, (int)o->fold);
+    mesh.vocab_parallel = (int)o->vocab_parallel;
     mesh_connect(&mesh);
     options_same(o, &mesh);
     if (train) {
@@ -1517,7 +1637,9 @@ static void run_say_facts(Run *run) {
     if (o->resume && !run->first) run_say(run, "# resume no checkpoint in %s yet: starts at update 0", o->out);
     run_say(run, "# model %s", run->model_path[0] ? run->model_path : "new weights");
     run_say(run, "# shape L %d NH %d C %d V %d Vp %d maxT %d", c->L, c->NH, c->C, c->V, c->Vp, c->maxT);
-    run_say(run, "# parameters %zu", param_count(m->whole));
+    ParamSpec specs[P_COUNT];
+    param_specs(specs, c);
+    run_say(run, "# parameters %zu", param_count(specs));
     run_say(run, "# blocks %s", m->plan.letters);
     run_say(run, "# merges_per_forward %d", m->plan.count);
     run_say_mesh(run);
@@ -1582,7 +1704,7 @@ static RunlogUpdate run_update(Run *run, int64_t N) {
         executed->count += now->count - before[kind].count;
         executed->bytes += now->bytes - before[kind].bytes;
         executed->seconds += now->seconds - before[kind].seconds;
-        if (kind == TRAFFIC_GRADIENTS) continue; // once per update, reported apart
+        if (kind != TRAFFIC_FORWARD && kind != TRAFFIC_BACKWARD) continue; // reported apart
         u.allreduces += now->count - before[kind].count;
         u.mib += (double)(now->bytes - before[kind].bytes) / (1 << 20);
         u.comm_ms += 1e3 * (now->seconds - before[kind].seconds);
@@ -1611,18 +1733,19 @@ static void run_sample(Run *run, int64_t updates) {
     GPT2 *m = &run->model;
     int total = run->prompt_length + (int)o->sample_tokens, V = m->config.V;
     int32_t *ids = run->prompt;
-    real *scratch = alloc_zeroed((size_t)V, sizeof(real), "sample");
+    real *logits = alloc_zeroed((size_t)V, sizeof(real), "sample"), *scratch = alloc_zeroed((size_t)V, sizeof(real), "sample");
     printf("--- sample after update %lld\n%s", (long long)updates, o->prompt);
     for (int n = run->prompt_length; n < total; n++) {
         int T = n < o->length ? n : (int)o->length;
         gpt2_forward(m, ids + n - T, NULL, 1, T);
         double u = random_uniform(random_bits((uint64_t)o->seed, RANDOM_SAMPLE, (uint64_t)updates, (uint64_t)n));
-        ids[n] = token_draw(m->logits + (size_t)(T - 1) * m->config.Vp, scratch, V, o->temperature, (int)o->top_k, u);
+        logits_collect(m, T - 1, logits);
+        ids[n] = token_draw(logits, scratch, V, o->temperature, (int)o->top_k, u);
         tokenizer_print(&run->tokenizer, ids[n], stdout);
         fflush(stdout);
     }
     printf("\n---\n");
-    free(scratch);
+    free(logits), free(scratch);
 }
 
 // On a terminal a line for people, with the time left; elsewhere the line of the log.
@@ -1659,12 +1782,13 @@ static void run_events(Run *run, int64_t done) {
 // What this run's updates really executed, on average.
 static void run_summary(const Run *run, double seconds) {
     static const char *const names[TRAFFIC_KINDS] = {"activations", "gradients of activations",
-                                                     "partial gradients of parameters"};
+                                                     "partial gradients of parameters", "the cut vocabulary"};
     double n = (double)(run->updates - run->first);
     if (n <= 0) return;
     printf("%.0f updates in %.1f s, %.1f ms each; executed per update:\n", n, seconds, 1e3 * seconds / n);
     for (int kind = 0; kind < TRAFFIC_KINDS; kind++) {
         const Traffic *t = &run->executed[kind];
+        if (kind == TRAFFIC_VOCABULARY && !t->count) continue;
         printf("  %g all-reduces of %s, %.3f MiB, %.2f ms\n", (double)t->count / n, names[kind],
                (double)t->bytes / n / (1 << 20), 1e3 * t->seconds / n);
     }

@@ -325,6 +325,16 @@ static void bench_bias_and_residual(int rows, int C, int inner) {
     free(base), free(partial), free(bias), free(out), free(d), free(dbias);
 }
 
+static void embed(real *out, const int32_t *tokens, const real *wte, const real *wpe, int V, int B, int T, int C) {
+    embedding_forward(out, tokens, wte, 0, V, B * T, C);
+    position_forward(out, out, wpe, B, T, C);
+}
+
+static void embed_backward(real *dwte, real *dwpe, const real *dout, const int32_t *tokens, int V, int B, int T, int C) {
+    embedding_backward(dwte, dout, tokens, 0, V, B * T, C);
+    position_backward(dwpe, dout, B, T, C, 0);
+}
+
 static void bench_embedding(int B, int T, int C, int V) {
     int rows = B * T;
     size_t n = (size_t)rows * C;
@@ -332,15 +342,15 @@ static void bench_embedding(int B, int T, int C, int V) {
     int32_t *tokens = alloc_zeroed(rows, sizeof(int32_t), "benchmark");
     double forward = 0, backward = 0;
     for (int i = 0; i < rows; i++) tokens[i] = (int32_t)random_below(random_bits(4, 0, 0, (uint64_t)i), (uint64_t)V);
-    embedding_forward(out, tokens, wte, wpe, B, T, C);
+    embed(out, tokens, wte, wpe, V, B, T, C);
     for (size_t i = 0; i < n; i++) {
         size_t row = i / (size_t)C, c = i % (size_t)C;
         forward = larger(forward, (double)out[i], (double)wte[(size_t)tokens[row] * C + c] + (double)wpe[row % (size_t)T * C + c], 1);
     }
-    double seconds = MEDIAN_SECONDS(embedding_forward(out, tokens, wte, wpe, B, T, C));
-    report("embedding forward", seconds, 3.0 * n * sizeof(real), forward, 1e-5);
+    double seconds = MEDIAN_SECONDS(embed(out, tokens, wte, wpe, V, B, T, C));
+    report("embedding forward", seconds, 5.0 * n * sizeof(real), forward, 1e-5);
     memset(wte, 0, (size_t)V * C * sizeof(real));
-    embedding_backward(wte, wpe, out, tokens, B, T, C, 0);
+    embed_backward(wte, wpe, out, tokens, V, B, T, C);
     for (int c = 0; c < C; c++) {
         double sum = 0, position = 0;
         for (int i = 0; i < rows; i++) {
@@ -350,7 +360,7 @@ static void bench_embedding(int B, int T, int C, int V) {
         backward = larger(backward, (double)wte[(size_t)tokens[rows / 2] * C + c], sum, 1);
         backward = larger(backward, (double)wpe[(size_t)(T / 2) * C + c], position, 1);
     }
-    seconds = MEDIAN_SECONDS(embedding_backward(wte, wpe, out, tokens, B, T, C, 0));
+    seconds = MEDIAN_SECONDS(embed_backward(wte, wpe, out, tokens, V, B, T, C));
     report("embedding backward", seconds, 5.0 * n * sizeof(real), backward, 1e-4);
     free(out), free(wte), free(wpe), free(tokens);
 }
@@ -358,22 +368,24 @@ static void bench_embedding(int B, int T, int C, int V) {
 static void bench_classifier(int rows, int V) {
     int Vp = vocabulary_pad(V);
     size_t n = (size_t)rows * Vp;
-    real *logits = random_reals(n, 1, 1), *losses = random_reals(rows, 2, 1), *lse = random_reals(rows, 3, 1);
+    real *logits = random_reals(n, 1, 1), *most = random_reals(rows, 2, 1), *sums = random_reals(rows, 3, 1);
+    real *chosen = random_reals(rows, 4, 1), *lse = random_reals(rows, 5, 1);
     int32_t *targets = alloc_zeroed(rows, sizeof(int32_t), "benchmark");
     double forward = 0, backward = 0, sum = 0;
     int row = rows / 2;
     for (int i = 0; i < rows; i++) targets[i] = (int32_t)random_below(random_bits(4, 0, 0, (uint64_t)i), (uint64_t)V);
-    classifier_forward(losses, lse, logits, targets, rows, V, Vp);
+    classifier_forward(most, sums, chosen, logits, targets, rows, 0, V, Vp);
     real *kept = memcpy(alloc_zeroed(Vp, sizeof(real), "row"), logits + (size_t)row * Vp, (size_t)Vp * sizeof(real));
     for (int v = 0; v < V; v++) sum += exp((double)kept[v]);
-    forward = larger(0, (double)losses[row], log(sum) - (double)kept[targets[row]], 1);
-    classifier_backward(logits, lse, targets, 1, rows, V, Vp);
+    for (int i = 0; i < rows; i++) lse[i] = most[i] + (real)log((double)sums[i]);
+    forward = larger(0, (double)(lse[row] - chosen[row]), log(sum) - (double)kept[targets[row]], 1);
+    classifier_backward(logits, lse, targets, 1, rows, 0, V, Vp);
     for (int v = 0; v < V; v++) backward = larger(backward, (double)logits[(size_t)row * Vp + v], exp((double)kept[v]) / sum - (v == targets[row]), 1);
-    double seconds = MEDIAN_SECONDS(classifier_forward(losses, lse, logits, targets, rows, V, Vp));
+    double seconds = MEDIAN_SECONDS(classifier_forward(most, sums, chosen, logits, targets, rows, 0, V, Vp));
     report("classifier forward", seconds, 1.0 * rows * V * sizeof(real), forward, 1e-5);
-    seconds = MEDIAN_SECONDS(classifier_backward(logits, lse, targets, 1, rows, V, Vp));
+    seconds = MEDIAN_SECONDS(classifier_backward(logits, lse, targets, 1, rows, 0, V, Vp));
     report("classifier backward", seconds, 2.0 * rows * V * sizeof(real), backward, 1e-5);
-    free(logits), free(losses), free(lse), free(targets), free(kept);
+    free(logits), free(most), free(sums), free(chosen), free(lse), free(targets), free(kept);
 }
 
 // ----------------------------------------------------------------------------
