@@ -349,6 +349,40 @@ static void mesh_sum(const Mesh *mesh, int which, void *x, size_t n, size_t size
 #endif
 }
 
+// Sums that go on while the caller computes. MPI moves them when it is called: sums_progress is such a call.
+typedef struct {
+    int count;
+#ifdef USE_MPI
+    MPI_Request requests[6 * L_MAX];
+#endif
+} PendingSums;
+
+// As mesh_sum over the replicas, but x may be neither read nor written until sums_finish.
+static void sums_begin(PendingSums *sums, const Mesh *mesh, void *x, size_t n, size_t size) {
+    (void)sums, (void)x, (void)n, (void)size;
+    if (mesh->DP == 1) return;
+#ifdef USE_MPI
+    if (n > INT_MAX) fail("a tensor of %zu elements is too large for one all-reduce", n);
+    MPI_Datatype type = size == sizeof(float) ? MPI_FLOAT : MPI_DOUBLE;
+    MPI_CHECK(MPI_Iallreduce(MPI_IN_PLACE, x, (int)n, type, MPI_SUM, mesh->dp, &sums->requests[sums->count++]));
+#endif
+}
+
+static void sums_progress(PendingSums *sums) {
+    (void)sums;
+#ifdef USE_MPI
+    int done;
+    if (sums->count) MPI_CHECK(MPI_Testall(sums->count, sums->requests, &done, MPI_STATUSES_IGNORE));
+#endif
+}
+
+static void sums_finish(PendingSums *sums) {
+#ifdef USE_MPI
+    if (sums->count) MPI_CHECK(MPI_Waitall(sums->count, sums->requests, MPI_STATUSES_IGNORE));
+#endif
+    sums->count = 0;
+}
+
 // The largest of each of n elements over the TP group, in place.
 static void mesh_max(const Mesh *mesh, void *x, size_t n, size_t size) {
     (void)mesh, (void)x, (void)n, (void)size;

@@ -735,6 +735,8 @@ typedef struct {
     double *row_sums;         // for the gradient norm
     Traffic traffic[TRAFFIC_KINDS]; // what was executed since the model was created
     Network network;          // emulated
+    int last_pass;            // this backward pass is the update's last: sums over replicas may begin
+    PendingSums replica_sums; // those that have
 } GPT2;
 
 // Rank f's part of one layer of a tensor, as a view: folding costs no copies.
@@ -1041,6 +1043,17 @@ static void segment_forward(GPT2 *m, const Segment *seg) {
     residual_forward(sub_at(m, seg->end)->stream, replicated, m->acc, m->bias_sum, rows, C);
 }
 
+// The matrices and the inner bias of sub-block k have their gradients of this update, but for the sum over data-parallel
+// replicas: it goes on while earlier sub-blocks compute. Tensors of which ranks have partial gradients come later.
+static void replica_sums_begin(GPT2 *m, int k) {
+    const int tensors[3] = {sub_params[k % 2].in_w, sub_params[k % 2].in_b, sub_params[k % 2].out_w};
+    for (int i = 0; i < 3; i++) {
+        size_t n = spec_layer_size(&m->local[tensors[i]]);
+        sums_begin(&m->replica_sums, &m->mesh, whole_layer(m, &m->grads, tensors[i], k / 2), n, sizeof(real));
+    }
+    sums_progress(&m->replica_sums);
+}
+
 // dmerged, the gradient of the segment's output, becomes the gradient of its input. A sub-block's partial output reaches
 // the loss through the merge (from `base` on; that gradient is dmerged, complete on every rank) and through the later
 // sub-blocks of its own rank (dstream_f, of which each rank has its part). The bias of its output goes the same two ways,
@@ -1064,6 +1077,7 @@ static void segment_backward(GPT2 *m, const Segment *seg, int add_grads) {
             subblock_backward(m, k, f, dpartial, known, add_grads);
         }
         known = 1;
+        if (m->last_pass) replica_sums_begin(m, k);
     }
     allreduce(m, TRAFFIC_BACKWARD, m->dstream, n);
     sum_forward(m->dmerged, seg->base == seg->begin ? m->dmerged : NULL, m->dstream, n);
@@ -1195,10 +1209,18 @@ static void gpt2_backward(GPT2 *m, double scale, int add_grads) {
 // ----------------------------------------------------------------------------
 // update: sum of partial gradients, norm, AdamW
 
-// Tensors that every rank has whole, but saw its own streams with: the sum over ranks is the gradient. One all-reduce.
+// Ends an update's gradients. Tensors that every rank has whole, but saw its own streams with: the sum over ranks is the
+// gradient, one all-reduce. Then the sums over replicas: those begun in the last backward pass, and the rest.
 static void gradients_reduce(GPT2 *m) {
     if (!FAULT(FAULT_LN_GRADS_NOT_SUMMED)) allreduce(m, TRAFFIC_GRADIENTS, m->partial_grads, partial_grads_size(m));
-    mesh_sum(&m->mesh, MESH_DP, m->grads.block, param_count(m->local), sizeof(real)); // the rank's first copies are in it
+    int begun = m->replica_sums.count;
+    sums_finish(&m->replica_sums);
+    mesh_sum(&m->mesh, MESH_DP, m->partial_grads, partial_grads_size(m), sizeof(real));
+    for (int p = 0; p < P_COUNT; p++) {
+        const ParamSpec *spec = &m->local[p];
+        int done = spec->cut == WHOLE_PARTIAL_GRAD || (begun && spec->fan_in);
+        if (!done) mesh_sum(&m->mesh, MESH_DP, m->grads.at[p], spec_size(spec), sizeof(real));
+    }
 }
 
 // Sum of squares of rank f's part of one tensor's gradient. Row by row in double, rows in order, so that it depends neither
@@ -1682,6 +1704,7 @@ static RunlogUpdate run_update(Run *run, int64_t N) {
             run_load_row(run, N - 1, r, run->tokens + b * o->length, run->targets + b * o->length);
         }
         u.loss += gpt2_forward(m, run->tokens, run->targets, (int)o->batch, (int)o->length) / (double)run->micro_steps;
+        m->last_pass = micro == run->micro_steps - 1;
         gpt2_backward(m, 1.0 / (double)(run->micro_steps * m->mesh.DP), micro > 0);
     }
     mesh_sum(&m->mesh, MESH_DP, &u.loss, 1, sizeof u.loss);

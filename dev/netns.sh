@@ -41,6 +41,7 @@ done
 
 HOST1=gpt2-$$-1 HOST2=gpt2-$$-2 # the namespaces; the device in each is called veth
 W=$(mktemp -d) || exit 1
+LIMIT= # seconds a run may take; empty for as long as it likes
 CHILD= # what this script waits for: mpirun, or in a test another netns.sh
 
 # Whatever still runs inside goes first: a namespace with a process in it would live on without a name.
@@ -53,12 +54,19 @@ hosts_remove() {
     done
 }
 
-# A TERM of its own lets a netns.sh that a test started remove what is its own.
+finish_child() {
+    [ -n "$CHILD" ] || return 0
+    kill "$CHILD" 2>/dev/null
+    wait "$CHILD" 2>/dev/null
+    CHILD=
+}
+
+# A TERM lets a netns.sh that a test started remove what is its own.
 finish() {
     trap '' INT TERM HUP
     [ -z "$CHILD" ] || kill "$CHILD" 2>/dev/null
     hosts_remove
-    [ -z "$CHILD" ] || wait "$CHILD" 2>/dev/null
+    finish_child
     rm -rf "$W"
 }
 trap finish EXIT
@@ -104,7 +112,7 @@ network_slow() {
         [ "$host" = "$HOST2" ] || echo "netns: this kernel has no netem ($(tr '\n' ' ' <"$W/netem"))" >&2
         [ -z "$delay" ] || [ "$host" = "$HOST2" ] || echo "netns: --delay $delay is left out" >&2
         [ -n "$rate" ] || continue
-        # The burst holds a whole segment that the sender has not cut yet (64 KiB), else tbf would drop it.
+        # The burst holds a whole segment that the sender has not cut yet (64 KiB).
         tc -n "$host" qdisc add dev veth root tbf rate "${rate}mbit" burst 128kb latency 100ms 2>"$W/tbf" && continue
         [ "$host" = "$HOST2" ] || echo "netns: nor tbf ($(tr '\n' ' ' <"$W/tbf")): --rate $rate is left out" >&2
     done
@@ -114,7 +122,7 @@ network_slow() {
 sent()     { ip netns exec "$HOST1" cat /sys/class/net/veth/statistics/tx_bytes; }
 received() { ip netns exec "$HOST1" cat /sys/class/net/veth/statistics/rx_bytes; }
 
-# across ARGS...: the trainer with these options, one rank on each host; the status is mpirun's.
+# across ARGS...: the trainer with these options, one rank on each host; the status is mpirun's, or 124 after $LIMIT seconds.
 # mpirun runs on host 1 and reaches host 2 with the agent where it would use ssh. Each side has a host name of its own,
 # because OpenMPI takes two daemons of one name for one host. Each side also believes that it has the machine for itself
 # and would bind its rank to core 0, hence --bind-to none. PATH and OMP_NUM_THREADS reach host 2 through the agent.
@@ -126,7 +134,7 @@ shift
 exec ip netns exec $HOST2 unshare --uts sh -c 'hostname netns-2 && eval "exec \$1"' sh "\$*"
 AGENT
     chmod +x "$W/agent"
-    ip netns exec "$HOST1" unshare --uts sh -c 'hostname netns-1 && exec "$@"' sh \
+    ${LIMIT:+timeout -k 5 "$LIMIT"} ip netns exec "$HOST1" unshare --uts sh -c 'hostname netns-1 && exec "$@"' sh \
         mpirun --mca plm rsh --mca plm_rsh_agent "$W/agent" --mca orte_tmpdir_base "$W" \
         --mca oob_tcp_if_include 10.77.0.0/30 --mca btl_tcp_if_include 10.77.0.0/30 --mca btl tcp,self --mca pml ob1 \
         --host 10.77.0.1:1,10.77.0.2:1 --map-by node --bind-to none --oversubscribe -n 2 "$TRAIN" "$@" &
@@ -158,11 +166,10 @@ verdict() { echo "netns: $passed passed, $failed failed, $skipped skipped"; [ "$
 
 # The lines `s:` of a log without what depends on the clock; the sum of their all-reduces; a file's start on one line.
 steps()   { sed -nE '/^s:/ { s/ (ms|tok|comm):[^ ]+//g; p }' "$1"; }
-reduces() { sed -nE 's/^s:.* ar:([0-9]+).*/\1/p' "$1" | paste -sd+ | bc_or_0; }
-bc_or_0() { local sum; read -r sum && echo $((sum)) || echo 0; }
+reduces() { local n sum=0; for n in $(sed -nE 's/^s:.* ar:([0-9]+).*/\1/p' "$1"); do sum=$((sum + n)); done; echo $sum; }
 start()   { head -c 800 "$1" | tr '\n' ' '; }
 
-UPDATES=5
+UPDATES=5 LIMIT=120 # a run that hangs is a failed test
 TINY=(-i "$W/train.bin" -j "$W/train.bin" -t 16 -b 2 -x $UPDATES -v 0 -tp 2)
 
 # test_pattern PATTERN SHAPE: across two hosts as in one process. Leaves $tx, $rx, $ar: bytes sent and received, all-reduces.
@@ -173,10 +180,7 @@ test_pattern() {
         bad "folded_$name" "$(start "$W/stderr")"; return
     fi
     tx=$(sent) rx=$(received)
-    # A run that hangs is ended from inside: without its processes mpirun ends too.
-    (sleep 120; ip netns pids "$HOST1" | xargs -r kill -9) >/dev/null 2>&1 & local watchdog=$!
     across "${args[@]}" -o "$out" >"$W/stdout" 2>"$W/stderr"; rc=$?
-    kill "$watchdog" 2>/dev/null; wait "$watchdog" 2>/dev/null
     tx=$(($(sent) - tx)) rx=$(($(received) - rx))
     if [ $rc = 0 ]; then ok "run_$name"; else bad "run_$name" "status $rc: $(start "$W/stderr") $(start "$W/stdout")"; return; fi
     ar=$(reduces "$out/main.log")
@@ -195,7 +199,7 @@ test_traffic() {
     else bad traffic "$ar1 all-reduces sent $tx1 and received $rx1 bytes, $ar2 sent $tx2 and received $rx2: expected $payload more"; fi
 }
 
-# Fails if host 2's rank is not really on another host.
+# Reads what the last run said. Fails if host 2's rank is not really on another host.
 test_hosts() {
     local seen
     seen=$(grep -oE 'netns-[12]' "$W/stdout" | sort -u | tr '\n' ' ')
@@ -206,12 +210,21 @@ test_hosts() {
 # Fails if the trap is lost or waits for the run's end.
 test_removed() {
     local pid i left
-    TRAIN=$TRAIN "$0" -- "${TINY[@]}" -x 100000000 -e 2x2x16 -p t -o "$W/endless" >"$W/stdout" 2>"$W/stderr" & pid=$! CHILD=$!
-    for i in {1..300}; do [ -s "$W/endless/main.log" ] && grep -q '^s:' "$W/endless/main.log" && break; sleep 0.1; done
-    [ "$i" -lt 300 ] || { bad removed_when_ended "no update in 30 s: $(start "$W/stderr")"; return; }
-    kill -TERM "$pid"
-    wait "$pid"; CHILD=
-    left=$(ip netns list | grep "^gpt2-$pid-"; pgrep -f "$W/endless")
+    TRAIN=$TRAIN "$0" -- "${TINY[@]}" -x 99999999 -e 2x2x16 -p t -o "$W/endless" >"$W/stdout" 2>"$W/stderr" & pid=$! CHILD=$!
+    for i in {1..300}; do
+        grep -qs '^s:' "$W/endless/main.log" && break
+        kill -0 "$pid" 2>/dev/null || break
+        sleep 0.1
+    done
+    if ! grep -qs '^s:' "$W/endless/main.log"; then
+        bad removed_when_ended "no update in 30 s: $(start "$W/stderr")"; finish_child; return
+    fi
+    finish_child
+    for i in {1..20}; do # what is killed needs a moment to be gone
+        left=$(ip netns list | grep "^gpt2-$pid-"; grep -lsFf - /proc/[0-9]*/cmdline <<<"$W/endless")
+        [ -n "$left" ] || break
+        sleep 0.1
+    done
     if [ -z "$left" ]; then ok removed_when_ended; else bad removed_when_ended "left: $(tr '\n' ' ' <<<"$left")"; fi
 }
 
@@ -225,7 +238,7 @@ fi
 TRAIN=$(cd "$(dirname "$TRAIN")" && pwd)/$(basename "$TRAIN")
 
 why=$(lacking)
-[ -n "$why" ] || why=$(hosts_make) || why="no permission to make two namespaces and a veth pair here: $(tr '\n' ' ' <<<"$why")"
+[ -n "$why" ] || said=$(hosts_make) || why="no permission to make two namespaces and a veth pair here: $(tr '\n' ' ' <<<"$said")"
 if [ -n "$why" ]; then
     [ -n "$testing" ] || die "$why"
     skip netns "$why"; verdict

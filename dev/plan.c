@@ -19,6 +19,7 @@ It is not a model of compute: that is taken to be the measured one for every pat
 LayerNorms where ranks are folded into one process), and nothing overlaps. Sums over data-parallel replicas count as
 compute, as they were measured. Loss is not its subject: a pattern that is faster learns something else.
 */
+#include <stddef.h>
 #include "../tp_blocks.h"
 #include "../data/runlog.h"
 
@@ -27,7 +28,7 @@ static const size_t element_size = sizeof(float); // of activations and gradient
 
 // The patterns of the README's and DESIGN's tables; those that do not fit L are left out.
 static const char *const known_patterns[] = {"t", "tstt", "ts", "tsst", "tss", "tsss", "s", "psss", "spss", "sp", "spps",
-                                             "sspp", "spp", "sppp", "pp.", "ppp.", "pppp.", "pppppp.", "p"};
+                                             "sspp", "spp", "sppp", "p", "pp.", "ppp.", "pppp.", "pppppp."};
 
 // ----------------------------------------------------------------------------
 // the measured run
