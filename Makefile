@@ -6,7 +6,7 @@
 #   make asan        the same tests under the address and undefined-behaviour sanitizers
 #   make bench       the CPU kernels, as a share of what this machine can do
 #
-# Needs gcc (with OpenMP), make and python3 (for the data only). clang is used for fuzzing when it is there.
+# Needs gcc (with OpenMP), make and python3 (for the data only). MPI is used when it is there, clang for fuzzing.
 
 CC ?= cc
 PYTHON ?= python3
@@ -53,6 +53,12 @@ dev/gradcheck: dev/gradcheck.c $(TRAINER)
 dev/bench_cpu: dev/bench_cpu.c $(TRAINER)
 	$(CC) $(CFLAGS) $(OPT) $(PART) $< -o $@ $(LIBS)
 
+dev/plan: dev/plan.c tp_blocks.h $(wildcard data/*.h)
+	$(CC) $(CFLAGS) $(OPT) $(PART) $< -o $@ $(LIBS)
+
+dev/bench_allreduce: dev/bench_allreduce.c $(TRAINER)
+	$(TRAINER_CC) $(CFLAGS) $(OPT) $(PART) $< -o $@ $(LIBS)
+
 # The same programs with sanitizers, under names of their own.
 train_gpt2_asan: $(TRAINER) | $(DATA)
 	$(CC) $(SANITIZE) $(OPT) $< -o $@ $(LIBS)
@@ -70,13 +76,14 @@ bench: dev/bench_cpu
 	dev/bench_cpu
 
 test: train_gpt2 test_gpt2 test_gpt2_double dev/gradcheck
-	dev/run_tests.sh ./test_gpt2 ./test_gpt2_double dev/gradcheck dev/test_cli.sh dev/test_data.sh dev/test_fuzz.sh
+	dev/run_tests.sh ./test_gpt2 ./test_gpt2_double dev/gradcheck dev/test_cli.sh dev/test_mpi.sh "dev/netns.sh --test" \
+	    dev/test_data.sh dev/test_fuzz.sh
 
 asan: train_gpt2_asan test_gpt2_asan dev/gradcheck_asan
 	TRAIN=./train_gpt2_asan dev/run_tests.sh ./test_gpt2_asan dev/gradcheck_asan dev/test_cli.sh
 
 clean:
 	rm -f train_gpt2 train_gpt2_asan test_gpt2 test_gpt2_asan test_gpt2_double
-	rm -f dev/gradcheck dev/gradcheck_asan dev/bench_cpu dev/fuzz/fuzz_files dev/fuzz/fuzz_options
+	rm -f dev/gradcheck dev/gradcheck_asan dev/bench_cpu dev/plan dev/bench_allreduce dev/fuzz/fuzz_files dev/fuzz/fuzz_options
 
 .PHONY: all demo bench test asan clean

@@ -280,6 +280,13 @@ static Mesh mesh_make(int world, int rank, int R, int fold) {
 // A program that mpirun did not start does not touch MPI, so that it runs where there is none. Collectives here take all
 // processes of the named group; those of one process do nothing.
 
+// How many processes the launcher of OpenMPI, or of MPICH and its kin, started; 0 when there was none.
+static int processes_launched(void) {
+    const char *size = getenv("OMPI_COMM_WORLD_SIZE");
+    if (!size) size = getenv("PMI_SIZE");
+    return size ? (int)strtol(size, NULL, 10) : 0;
+}
+
 #ifdef USE_MPI
 #define MPI_CHECK(call)                                                                         \
     do {                                                                                        \
@@ -293,15 +300,17 @@ static Mesh mesh_make(int world, int rank, int R, int fold) {
     } while (0)
 
 static void processes_abort(void) { MPI_Abort(MPI_COMM_WORLD, EXIT_FAILURE); }
-
-// Set by the launchers of OpenMPI and of MPICH and its kin.
-static int processes_launched(void) { return getenv("OMPI_COMM_WORLD_SIZE") || getenv("PMI_SIZE") || getenv("PMI_RANK"); }
 #endif
 
 // Joins the other processes, if there are any. From here on a failure of one ends all.
 static void processes_begin(int *world, int *rank) {
     *world = 1, *rank = 0;
-#ifdef USE_MPI
+#ifndef USE_MPI
+    if (processes_launched() > 1) {
+        fail("started as one of %d processes, but this program was built without MPI (Debian: apt-get install libopenmpi-dev "
+             "openmpi-bin, then make again)", processes_launched());
+    }
+#else
     if (!processes_launched()) return;
     int provided;
     MPI_CHECK(MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided));

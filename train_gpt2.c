@@ -9,12 +9,14 @@ every sub-block, and an all-reduce ("merge") adds them up. How often that is don
   s  SPD            merge after the MLP only                    1
   p  Parallel       merge after the last p of a run             1 per run
 
-All R ranks run inside this one process ("folded"), each on views of the same tensors; what they exchange goes through
-`allreduce`, which counts and times it. So a simulation and a real run are the same code.
+Ranks live in processes of their own under mpirun, or together in one process ("folded"), each on views of the same
+tensors; what they exchange goes through `allreduce`, which counts and times it. A simulation and a real run are the same
+code and, for two ranks, the same bits.
 
   make train_gpt2                               builds it and prepares the text when that is missing
   ./train_gpt2 -p sppp -x 500 -l 1e-3           trains the 4x4x128 model on Shakespeare's characters
   OMP_NUM_THREADS=1 ./train_gpt2 -p sppp        the same numbers, bit for bit
+  mpirun -n 2 ./train_gpt2 -p sppp              the same again, each process with its half of the model
   ./train_gpt2 --help                           every option
 
 Shapes are written beside every tensor: B sequences, T tokens each, C channels, NH heads, HS = C/NH, V tokens (padded to

@@ -65,9 +65,12 @@ finish_child() {
 finish() {
     trap '' INT TERM HUP
     [ -z "$CHILD" ] || kill "$CHILD" 2>/dev/null
-    hosts_remove
-    finish_child
+    { hosts_remove; finish_child; } 2>/dev/null # bash would report the killed mpirun with its whole command
     rm -rf "$W"
+    local name
+    for name in "$HOST1" "$HOST2"; do
+        [ ! -e "/run/netns/$name" ] || echo "netns: could not remove $name: ip netns del $name" >&2
+    done
 }
 trap finish EXIT
 trap 'exit 1' INT TERM HUP
@@ -170,7 +173,7 @@ reduces() { local n sum=0; for n in $(sed -nE 's/^s:.* ar:([0-9]+).*/\1/p' "$1")
 start()   { head -c 800 "$1" | tr '\n' ' '; }
 
 UPDATES=5 LIMIT=120 # a run that hangs is a failed test
-TINY=(-i "$W/train.bin" -j "$W/train.bin" -t 16 -b 2 -x $UPDATES -v 0 -tp 2)
+TINY=(-i "$W/train.bin" -j "$W/train.bin" -t 16 -b 2 -x "$UPDATES" -v 0 -tp 2)
 
 # test_pattern PATTERN SHAPE: across two hosts as in one process. Leaves $tx, $rx, $ar: bytes sent and received, all-reduces.
 # Fails if the ranks do not meet (each would then train alone), or if the sum over them differs from the folded one.
@@ -221,7 +224,7 @@ test_removed() {
     fi
     finish_child
     for i in {1..20}; do # what is killed needs a moment to be gone
-        left=$(ip netns list | grep "^gpt2-$pid-"; grep -lsFf - /proc/[0-9]*/cmdline <<<"$W/endless")
+        left=$(ip netns list | grep "^gpt2-$pid-"; grep -lsF -f - /proc/[0-9]*/cmdline <<<"$W/endless")
         [ -n "$left" ] || break
         sleep 0.1
     done

@@ -35,10 +35,10 @@ static const char *const known_patterns[] = {"t", "tstt", "ts", "tsst", "tss", "
 
 typedef struct {
     const char *path;
-    Options options;  // those of `wanted`
+    Options options; // those of `wanted`
     GPT2Config shape;
     long long micro_batches; // per update
-    double *ms, *comm; // of every update
+    double *ms, *comm;       // of every update
     size_t updates, room;
     long long allreduces;
     double mib;
@@ -62,9 +62,12 @@ static void measured_take_option(Measured *m, const char *line) {
     char flag[8], value[WORD_MAX];
     if (sscanf(line, "# %7s %240s", flag, value) != 2) return;
     for (int i = 0; i < WANTED; i++) {
-        const OptionSpec *spec = &option_specs[wanted[i]];
-        if (strcmp(flag, spec->flag)) continue;
-        option_set(&m->options, spec, strdup(value)); // a text stays; these few are never given back
+        OptionSpec spec = option_specs[wanted[i]];
+        char name[PATH_MAX + 16];
+        if (strcmp(flag, spec.flag)) continue;
+        snprintf(name, sizeof name, "%s: %s", m->path, flag);
+        spec.flag = name;
+        option_set(&m->options, &spec, strdup(value)); // a text stays; these few are never given back
         m->options.given[wanted[i]] = 1;
     }
     if (!strcmp(flag, "-vp") && strcmp(value, "0")) {
@@ -102,7 +105,7 @@ static void measured_check(const Measured *m) {
     if (m->updates < 3) fail("%s: %zu updates in the last run, expected at least 3; raise -x", m->path, m->updates);
     plan_make(&plan, o->pattern, c->L, o->rule, (int)o->tp, m->path);
     long long expected = 2 * plan.count * m->micro_batches;
-    double mib = (double)(expected * o->batch * o->length * c->C) * (double)element_size / (1 << 20);
+    double mib = (double)expected * (double)(o->batch * o->length * c->C) * (double)element_size / (1 << 20);
     if (m->allreduces != expected || fabs(m->mib - mib) > 0.006) {
         fail("%s: -p %s executed %lld all-reduces of %.2f MiB per update, expected %lld of %.2f; is the log of another program, or its "
              "element size not %zu bytes?", m->path, o->pattern, m->allreduces, m->mib, expected, mib, element_size);
@@ -207,7 +210,8 @@ static int letters_of(const char *pattern) {
 
 static int compare_rows(const void *a, const void *b) {
     const Row *x = a, *y = b;
-    return x->ms != y->ms ? (x->ms > y->ms) - (x->ms < y->ms) : strcmp(x->pattern, y->pattern);
+    if (x->ms != y->ms) return x->ms < y->ms ? -1 : 1;
+    return x->merges != y->merges ? x->merges - y->merges : strcmp(x->pattern, y->pattern);
 }
 
 static void table_print(const Table *table) {
@@ -272,9 +276,9 @@ int main(int argc, char **argv) {
         if (c->L % letters_of(known_patterns[i]) == 0) table_add(&table, &m, &net, known_patterns[i], "DESIGN");
     }
     qsort(table.rows, (size_t)table.count, sizeof *table.rows, compare_rows);
-    printf("measured: %s, -p %s, %dx%dx%d, R %d, %lld micro-batches of %lld x %lld; compute %.1f ms per update, median of %zu updates\n",
-           argv[1], o->pattern, c->L, c->NH, c->C, (int)o->tp, m.micro_batches, (long long)o->batch, (long long)o->length,
-           table.compute, used);
+    printf("measured: %s, -p %s, %dx%dx%d, R %d, %lld x %lld tokens x %lld micro-batches\n", argv[1], o->pattern, c->L, c->NH,
+           c->C, (int)o->tp, (long long)o->batch, (long long)o->length, m.micro_batches);
+    printf("compute:  %.1f ms per update, median of %zu updates\n", table.compute, used);
     printf("network:  %g us per hop, %g Gbit/s per link%s; partial gradients take %.1f ms per update of it in every row\n\n",
            net.latency_us, net.gbits, net.gbits > 0 ? "" : " (0: no limit)", table.gradients);
     table_print(&table);

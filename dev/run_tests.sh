@@ -10,9 +10,9 @@ log=$(mktemp) || exit 1
 trap 'rm -f "$log"' EXIT
 for program in "$@"; do
     echo "== $program"
-    "$program" >"$log" 2>&1
+    $program >"$log" 2>&1 # split into words: a program and its arguments
     status=$?
-    grep -vE '^ok |^[a-z_0-9]+: [0-9]+ passed' "$log" # what passed is counted, not shown
+    grep -vE '^ok +|^[a-z_0-9]+: [0-9]+ passed' "$log" # what passed is counted, not shown
     set -- $(sed -nE 's/^[a-z_0-9]+: ([0-9]+) passed, ([0-9]+) failed, ([0-9]+) skipped$/\1 \2 \3/p' "$log" | tail -n 1)
     if [ $# -ne 3 ]; then
         echo "FAILED $program: exit status $status and no closing line"
