@@ -56,7 +56,7 @@ dev/bench_cpu: dev/bench_cpu.c $(TRAINER)
 dev/plan: dev/plan.c tp_blocks.h $(wildcard data/*.h)
 	$(CC) $(CFLAGS) $(OPT) $(PART) $< -o $@ $(LIBS)
 
-dev/bench_allreduce: dev/bench_allreduce.c $(TRAINER)
+dev/bench_allreduce: dev/bench_allreduce.c tp_blocks.h data/files.h
 	$(TRAINER_CC) $(CFLAGS) $(OPT) $(PART) $< -o $@ $(LIBS)
 
 # The same programs with sanitizers, under names of their own.
@@ -75,7 +75,7 @@ demo: train_gpt2
 bench: dev/bench_cpu
 	dev/bench_cpu
 
-test: train_gpt2 test_gpt2 test_gpt2_double dev/gradcheck
+test: train_gpt2 test_gpt2 test_gpt2_double dev/gradcheck dev/plan dev/bench_allreduce
 	dev/run_tests.sh ./test_gpt2 ./test_gpt2_double dev/gradcheck dev/test_cli.sh dev/test_mpi.sh "dev/netns.sh --test" \
 	    dev/test_data.sh dev/test_fuzz.sh
 

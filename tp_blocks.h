@@ -16,6 +16,7 @@
 #include <mpi.h>
 #endif
 #include <math.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -17,7 +17,6 @@ large messages fall out of the cache, the column beside the times says how far o
 
 It does not time the sum over ranks folded into one process (dev/bench_cpu does), nor NCCL.
 */
-#include <stddef.h>
 #include "../tp_blocks.h"
 #include <time.h>
 

@@ -2,7 +2,8 @@
 # dev/plan against runs on emulated networks. A run of t without a network is measured, the milliseconds per update of t,
 # s, sppp and p on three networks are predicted from it, and then measured. Prints a table; asserts nothing, since it is
 # about time. Every run on a network follows its own run without one, and the medians over ROUNDS such pairs are
-# printed: the speed of a machine that others use drifts by more than the prediction is off.
+# printed (of predicted, measured, and the error within a pair): the speed of a machine that others use drifts by more than
+# the prediction is off.
 #
 #   make train_gpt2 dev/plan && dev/check_plan.sh          two to three minutes
 #   ROUNDS=9 TRAIN=./train_gpt2 PLAN=dev/plan dev/check_plan.sh
@@ -36,7 +37,7 @@ pair() {
 echo "predicted from: OMP_NUM_THREADS=$OMP_NUM_THREADS $train $settings -p t -x 20"
 echo "measured:       the same with -p PATTERN -nl LATENCY_US -nb GBITS; median of $rounds pairs"
 echo
-echo "latency    Gbit/s   pattern   predicted      measured      error"
+echo "latency    Gbit/s   pattern   predicted      measured      error of a pair"
 for network in "100 10 20" "5000 1 20" "20000 0.1 6"; do
     # shellcheck disable=SC2086 # three words
     set -- $network

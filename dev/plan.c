@@ -19,7 +19,6 @@ It is not a model of compute: that is taken to be the measured one for every pat
 LayerNorms where ranks are folded into one process), and nothing overlaps. Sums over data-parallel replicas count as
 compute, as they were measured. Loss is not its subject: a pattern that is faster learns something else.
 */
-#include <stddef.h>
 #include "../tp_blocks.h"
 #include "../data/runlog.h"
 
