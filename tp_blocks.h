@@ -432,6 +432,7 @@ static void processes_same(const Mesh *mesh, const void *x, size_t bytes, const 
     MPI_CHECK(MPI_Bcast(first, (int)bytes, MPI_BYTE, 0, MPI_COMM_WORLD));
     if (memcmp(first, x, bytes)) fail("%s differs from rank 0's", what);
     free(first);
+    MPI_CHECK(MPI_Barrier(MPI_COMM_WORLD)); // nobody goes on, and writes, before all have agreed
 #endif
 }
 
@@ -721,6 +722,7 @@ static void options_same(const Options *o, const Mesh *mesh) {
         if (!strcmp(mine[i], first[i])) continue;
         fail("%s '%s', but rank 0 has %s '%s'", option_specs[i].flag, mine[i], option_specs[i].flag, first[i]);
     }
+    MPI_CHECK(MPI_Barrier(MPI_COMM_WORLD)); // nobody goes on, and writes, before all have agreed
 #endif
 }
 

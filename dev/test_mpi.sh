@@ -178,6 +178,8 @@ done <<'ARGS'
 -p pp. -pm mean -wi linear -c 0.1
 -p p -d 192 -gc 0
 -p p -pm streams
+-p sppp -vp 1
+-p t -vp 1 -pm sum
 ARGS
 mpi 4 -p sppp -b 2 -o real_dp2
 mpi 2 -p sppp -b 2 -fold 2 -o folded_dp2
