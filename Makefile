@@ -53,6 +53,10 @@ dev/gradcheck: dev/gradcheck.c $(TRAINER)
 dev/bench_cpu: dev/bench_cpu.c $(TRAINER)
 	$(CC) $(CFLAGS) $(OPT) $(PART) $< -o $@ $(LIBS)
 
+# For the tests: replicas are compared after every update, and PLANTED_FAULT=4 makes rank 1's drift.
+dev/train_faulty: $(TRAINER)
+	$(TRAINER_CC) $(CFLAGS) $(OPT) -DDEBUG -DPLANTED_FAULTS $< -o $@ $(LIBS)
+
 dev/plan: dev/plan.c tp_blocks.h $(wildcard data/*.h)
 	$(CC) $(CFLAGS) $(OPT) $(PART) $< -o $@ $(LIBS)
 
@@ -75,8 +79,8 @@ demo: train_gpt2
 bench: dev/bench_cpu
 	dev/bench_cpu
 
-test: train_gpt2 test_gpt2 test_gpt2_double dev/gradcheck dev/plan dev/bench_allreduce
-	dev/run_tests.sh ./test_gpt2 ./test_gpt2_double dev/gradcheck dev/test_cli.sh dev/test_mpi.sh "dev/netns.sh --test" \
+test: train_gpt2 test_gpt2 test_gpt2_double dev/gradcheck dev/plan dev/bench_allreduce dev/train_faulty
+	dev/run_tests.sh ./test_gpt2 ./test_gpt2_double dev/gradcheck dev/test_cli.sh dev/test_mpi.sh "dev/netns.sh --test" dev/test_plan.sh \
 	    dev/test_data.sh dev/test_fuzz.sh
 
 asan: train_gpt2_asan test_gpt2_asan dev/gradcheck_asan
@@ -84,6 +88,6 @@ asan: train_gpt2_asan test_gpt2_asan dev/gradcheck_asan
 
 clean:
 	rm -f train_gpt2 train_gpt2_asan test_gpt2 test_gpt2_asan test_gpt2_double
-	rm -f dev/gradcheck dev/gradcheck_asan dev/bench_cpu dev/plan dev/bench_allreduce dev/fuzz/fuzz_files dev/fuzz/fuzz_options
+	rm -f dev/gradcheck dev/gradcheck_asan dev/bench_cpu dev/plan dev/bench_allreduce dev/train_faulty dev/fuzz/fuzz_files dev/fuzz/fuzz_options
 
 .PHONY: all demo bench test asan clean
