@@ -10,7 +10,7 @@
 //   e  4 bytes: V - 1 and T - 1 (little-endian); then the name of a model, such as d12 or 4x4x128
 //
 // What the text means is worked out a second time, in another way. CHECK prints what does not hold and aborts.
-#define BUILT_IN (NETWORK | CUDA) // every row of the option table is to be reached
+#define BUILT_IN CUDA // every row of the option table is to be reached
 #include <setjmp.h>
 #include <stddef.h>
 #include <stdint.h>
