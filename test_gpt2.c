@@ -5,7 +5,7 @@ Tests of the CPU trainer. Includes train_gpt2.c and looks at everything it compu
   FIXTURES=folder ./test_gpt2            also against losses, logits and gradients of an independent float64 program
 
 Each check prints its error beside its tolerance. The last line is "test_gpt2: N passed, N failed, N skipped"; the exit
-status is 1 if anything failed. `./test_gpt2 fault` runs the fixture comparison with each planted fault and must fail.
+status is 1 if anything failed. At the end three mistakes are planted, one at a time, and the suite has to see each.
 */
 #define NO_MAIN
 #define PLANTED_FAULTS
