@@ -392,22 +392,25 @@ static void position_backward(real *dwpe, const real *dout, int B, int T, int C,
     }
 }
 
+static void layernorm_forward_row(real *out, real *mean, real *rstd, const real *x, const real *w, const real *b, int C) {
+    real sum = 0, squares = 0;
+    #pragma omp simd reduction(+ : sum)
+    for (int c = 0; c < C; c++) sum += x[c];
+    real m = sum / C;
+    #pragma omp simd reduction(+ : squares)
+    for (int c = 0; c < C; c++) squares += (x[c] - m) * (x[c] - m);
+    real s = 1 / (real)sqrt((double)(squares / C) + 1e-5);
+    for (int c = 0; c < C; c++) out[c] = (x[c] - m) * s * w[c] + b[c];
+    *mean = m;
+    *rstd = s;
+}
+
 // out (rows,C) = (x - mean) * rstd * w + b over each row of x (rows,C); mean, rstd (rows) are kept for the backward pass.
 static void layernorm_forward(real *out, real *mean, real *rstd, const real *x, const real *w, const real *b, int rows,
                               int C) {
     #pragma omp parallel for schedule(static)
     for (int i = 0; i < rows; i++) {
-        const real *row = x + (size_t)i * C;
-        real sum = 0, squares = 0;
-        #pragma omp simd reduction(+ : sum)
-        for (int c = 0; c < C; c++) sum += row[c];
-        real m = sum / C;
-        #pragma omp simd reduction(+ : squares)
-        for (int c = 0; c < C; c++) squares += (row[c] - m) * (row[c] - m);
-        real s = 1 / (real)sqrt((double)(squares / C) + 1e-5);
-        for (int c = 0; c < C; c++) out[(size_t)i * C + c] = (row[c] - m) * s * w[c] + b[c];
-        mean[i] = m;
-        rstd[i] = s;
+        layernorm_forward_row(out + (size_t)i * C, mean + i, rstd + i, x + (size_t)i * C, w, b, C);
     }
 }
 
@@ -496,12 +499,16 @@ static void gelu_backward(real *dx, const real *dout, const real *x, size_t n) {
     }
 }
 
+static void residual_forward_row(real *out, const real *base, const real *partial, const real *bias, int C) {
+    for (int c = 0; c < C; c++) out[c] = (base ? base[c] : 0) + partial[c] + bias[c];
+}
+
 // out = base + partial + bias over rows of C; base may be NULL (zeros), out may be partial.
 static void residual_forward(real *out, const real *base, const real *partial, const real *bias, int rows, int C) {
     #pragma omp parallel for schedule(static)
     for (int i = 0; i < rows; i++) {
         size_t row = (size_t)i * C;
-        for (int c = 0; c < C; c++) out[row + c] = (base ? base[row + c] : 0) + partial[row + c] + bias[c];
+        residual_forward_row(out + row, base ? base + row : NULL, partial + row, bias, C);
     }
 }
 
@@ -968,6 +975,27 @@ static RankActs rank_acts(const GPT2 *m, const SubBlock *s, int f) {
                       .lse = s->lse + rank * rows * (m->config.NH / m->config.R)};
 }
 
+// Gain and bias of the LayerNorm that sub-block k begins with; the final one for k = 2L.
+typedef struct { const real *w, *b; } Norm;
+static Norm norm_of(const GPT2 *m, int k) {
+    const Tensors *t = &m->params;
+    if (k == 2 * m->config.L) return (Norm){t->at[P_lnfw], t->at[P_lnfb]};
+    return (Norm){whole_layer(m, t, sub_params[k % 2].ln_w, k / 2), whole_layer(m, t, sub_params[k % 2].ln_b, k / 2)};
+}
+
+// Rank f enters sub-block k: its stream is base + partial + bias_sum (base may be NULL), and is normed while it is in cache.
+static void stream_enter(GPT2 *m, int k, int f, const real *base, const real *partial) {
+    RankActs a = rank_acts(m, sub_at(m, k), f);
+    Norm norm = norm_of(m, k);
+    int C = m->config.C, rows = m->B * m->T;
+    #pragma omp parallel for schedule(static)
+    for (int i = 0; i < rows; i++) {
+        size_t row = (size_t)i * C;
+        residual_forward_row(a.stream + row, base ? base + row : NULL, partial + row, m->bias_sum, C);
+        layernorm_forward_row(a.normed + row, a.mean + i, a.rstd + i, a.stream + row, norm.w, norm.b, C);
+    }
+}
+
 // Partial output of rank f, no output bias: acc_f = or += Wout[:, part f] . inside(Win[part f] . LN(stream) + b[part f]).
 static void subblock_forward(GPT2 *m, int k, int f, int add) {
     const SubBlock *s = &m->subs[k];
@@ -975,10 +1003,6 @@ static void subblock_forward(GPT2 *m, int k, int f, int add) {
     const Tensors *w = &m->params;
     RankActs a = rank_acts(m, s, f);
     int C = m->config.C, layer = k / 2, rows = m->B * m->T;
-    if (f == copy_of(s, f)) { // the first to read this stream
-        layernorm_forward(a.normed, a.mean, a.rstd, a.stream, whole_layer(m, w, p->ln_w, layer),
-                          whole_layer(m, w, p->ln_b, layer), rows, C);
-    }
     matmul((Matmul){.out = view_of(a.inner, s->inner_width), .a = view_of(a.normed, C),
                     .b = part_view(m, w, p->in_w, layer, f), .b_transposed = 1, .bias = part_view(m, w, p->in_b, layer, f),
                     .M = rows, .N = s->inner_width, .K = C});
@@ -1027,9 +1051,10 @@ static void segment_forward(GPT2 *m, const Segment *seg) {
         for (int f = 0; f < m->F; f++) subblock_forward(m, k, f, k > from);
         for (int c = 0; c < C; c++) m->bias_sum[c] = k > from ? m->bias_sum[c] + bias[c] : bias[c];
         if (k + 1 == seg->end && seg->base < seg->end) break;
-        for (int f = 0; f < m->F; f++) { // each rank goes on from its own partial outputs; streams has them as they are
-            real *acc = m->acc + f * n, *out = k + 1 < seg->end ? stream_of(m, &m->subs[k + 1], f) : acc;
-            residual_forward(out, stream_of(m, &m->subs[from], f), acc, m->bias_sum, rows, C);
+        for (int f = 0; f < m->F; f++) { // each rank goes on from its own partial outputs; rule streams merges just that
+            real *acc = m->acc + f * n, *stream = stream_of(m, &m->subs[from], f);
+            if (k + 1 < seg->end) stream_enter(m, k + 1, f, stream, acc);
+            else residual_forward(acc, stream, acc, m->bias_sum, rows, C);
         }
     }
     if (seg->base > seg->begin && seg->base < seg->end) {
@@ -1043,7 +1068,7 @@ static void segment_forward(GPT2 *m, const Segment *seg) {
         if (FAULT(FAULT_BIAS_PER_RANK)) m->bias_sum[c] *= m->config.R;
     }
     const real *replicated = seg->base == seg->begin ? stream_of(m, &m->subs[seg->begin], 0) : NULL;
-    residual_forward(sub_at(m, seg->end)->stream, replicated, m->acc, m->bias_sum, rows, C);
+    stream_enter(m, seg->end, 0, replicated, m->acc);
 }
 
 // The matrices and the inner bias of sub-block k have their gradients of this update, but for the sum over data-parallel
@@ -1114,7 +1139,10 @@ static void tokens_embed(GPT2 *m) {
         embedding_forward(m->acc + f * n, m->tokens, part_view(m, &m->params, P_wte, 0, f).data, r.first, r.count, rows, C);
     }
     vocab_sum(m, m->acc, n);
-    position_forward(m->subs[0].stream, m->acc, m->params.at[P_wpe], m->B, m->T, C);
+    RankActs a = rank_acts(m, &m->subs[0], 0);
+    Norm norm = norm_of(m, 0);
+    position_forward(a.stream, m->acc, m->params.at[P_wpe], m->B, m->T, C);
+    layernorm_forward(a.normed, a.mean, a.rstd, a.stream, norm.w, norm.b, rows, C);
 }
 
 // Loss of each token, and lse, from the logits of all parts of all ranks.
@@ -1168,8 +1196,6 @@ static double gpt2_forward(GPT2 *m, const int32_t *tokens, const int32_t *target
     tokens_embed(m);
     for (int i = 0; i < m->plan.count; i++) segment_forward(m, &m->plan.segments[i]);
     SubBlock *last = &m->last;
-    layernorm_forward(last->normed, last->mean, last->rstd, last->stream, m->params.at[P_lnfw], m->params.at[P_lnfb],
-                      rows, C);
     for (int f = 0; f < m->vocab_parts; f++) {
         matmul((Matmul){.out = view_of(logits_part(m, f), m->vocab_width), .a = view_of(last->normed, C),
                         .b = part_view(m, &m->params, P_wte, 0, f), .b_transposed = 1,
