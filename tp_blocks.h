@@ -1,6 +1,7 @@
-// What the CPU trainer and the CUDA trainer must agree on, and nothing that touches an activation:
-// model shape, parameter table and shards, block patterns and the plan of merges, process mesh, random numbers,
-// data order, learning rate, options. Host code only; included by train_gpt2.c and train_gpt2.cu.
+// What the CPU trainer and a CUDA trainer must agree on, and nothing that touches an activation:
+// model shape, parameter table and shards, block patterns and the plan of merges, process mesh, processes (MPI), random
+// numbers, data order, network model, learning rate, options. Host code only; included by train_gpt2.c, and made to be
+// included by a CUDA trainer too.
 //
 // The words used everywhere:
 //   B sequences per micro-batch    T tokens per sequence    C channels    NH heads    L blocks ("layers")

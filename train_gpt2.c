@@ -1,6 +1,6 @@
 /*
 GPT-2 training on the CPU with tensor parallelism (TP) that needs few all-reduces. The numerical oracle of the project:
-the CUDA trainer has to give the same numbers.
+a CUDA trainer, which is yet to come, has to give the same numbers.
 
 A transformer block is two sub-blocks, attention and MLP. Cut over R tensor ranks, each rank computes a partial output of
 every sub-block, and an all-reduce ("merge") adds them up. How often that is done is the block's letter (`-p`):
