@@ -76,14 +76,12 @@ static int64_t merges_executed(const GPT2 *m) { return m->traffic[TRAFFIC_FORWAR
 
 // A whole update on a batch; returns the loss, and the gradient norm in *norm.
 static double update_once(GPT2 *m, const int32_t *tokens, const int32_t *targets, int B, int T, int64_t N, double *norm) {
-    const char *culprit;
-    double loss = gpt2_forward(m, tokens, targets, B, T);
-    gpt2_backward(m, 1, 0);
-    gradients_reduce(m);
-    *norm = gradients_norm(m, &culprit);
+    gpt2_micro_step(m, tokens, targets, B, T, 0, 1);
+    UpdateSums sums = gpt2_gradients(m);
+    *norm = sums.norm;
     gpt2_update(m, (AdamW){.rate = 1e-3, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .decay = 0.1,
                            .grad_scale = *norm > 1 ? 1 / *norm : 1}, N);
-    return loss;
+    return sums.loss;
 }
 
 // ----------------------------------------------------------------------------
@@ -559,13 +557,8 @@ static void test_threads(void) {
             gpt2_create(&m, &c, mesh_folded(2), B, T, 1);
             gpt2_init_weights(&m, WEIGHTS_GPT2, 1);
             for (int s = 1; s <= 3; s++) {
-                const char *culprit;
-                for (int micro = 0; micro < 2; micro++) {
-                    gpt2_forward(&m, tokens, targets, B - micro, T);
-                    gpt2_backward(&m, 0.5, micro);
-                }
-                gradients_reduce(&m);
-                double norm = gradients_norm(&m, &culprit);
+                for (int micro = 0; micro < 2; micro++) gpt2_micro_step(&m, tokens, targets, B - micro, T, micro, 2);
+                double norm = gpt2_gradients(&m).norm;
                 gpt2_update(&m, (AdamW){.rate = 1e-3, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .decay = 0.1,
                                         .grad_scale = 1 / norm}, s);
             }
@@ -580,14 +573,13 @@ static void test_threads(void) {
     omp_set_num_threads(usual);
 }
 
-// Gradients of micro-batches add up to those of the batch.
+// Losses and gradients of micro-batches add up to those of the batch.
 static void test_accumulation(void) {
     enum { B = 4, T = 16 };
     int32_t tokens[B * T], targets[B * T];
     random_batch(tokens, targets, B * T, 65);
     GPT2Config c = config_of(4, 4, 32, 65, T, "tspp", 2, RULE_MEAN);
-    double norm[2];
-    const char *culprit;
+    UpdateSums sums[2];
     for (int pieces = 1; pieces <= 2; pieces++) {
         GPT2 m;
         gpt2_create(&m, &c, mesh_folded(2), B, T, 1);
@@ -595,14 +587,15 @@ static void test_accumulation(void) {
         memset(m.grads.block, 0x7f, param_count(m.local) * sizeof(real)); // what was there before must not matter
         memset(m.grads.at[P_wte], 0, spec_size(&m.local[P_wte]) * sizeof(real)); // (rows of the padding stay zero)
         for (int i = 0; i < pieces; i++) {
-            gpt2_forward(&m, tokens + i * B * T / pieces, targets + i * B * T / pieces, B / pieces, T);
-            gpt2_backward(&m, 1.0 / pieces, i);
+            gpt2_micro_step(&m, tokens + i * B * T / pieces, targets + i * B * T / pieces, B / pieces, T, i, pieces);
         }
-        gradients_reduce(&m);
-        norm[pieces - 1] = gradients_norm(&m, &culprit);
+        sums[pieces - 1] = gpt2_gradients(&m);
         gpt2_free(&m);
     }
-    check_error("two micro-batches", "gradient norm as one batch", fabs(norm[0] / norm[1] - 1), is_double ? 1e-12 : 1e-5);
+    double tolerance = is_double ? 1e-12 : 1e-5;
+    check_error("two micro-batches", "gradient norm as one batch", fabs(sums[0].norm / sums[1].norm - 1), tolerance);
+    check_error("two micro-batches", "loss as one batch", fabs(sums[0].loss - sums[1].loss), tolerance);
+    check(!sums[0].culprit && !sums[1].culprit, "two micro-batches: no tensor's gradient is named as not finite");
 }
 
 // ----------------------------------------------------------------------------
@@ -675,7 +668,7 @@ static void test_model_files(const char *folder) {
         gpt2_create(&again, &c, mesh_folded(2), 1, 8, 1);
         gpt2_load(&again, path);
         checkpoint_path(path, folder, "state", 7 + i);
-        state_read(path, &c, 7 + i, model_rows_put, &again);
+        gpt2_load_state(&again, path, 7 + i);
         size_t bytes = param_count(m.local) * sizeof(real);
         good = !memcmp(m.params.block, again.params.block, bytes) && !memcmp(m.moment1.block, again.moment1.block, bytes) &&
                !memcmp(m.moment2.block, again.moment2.block, bytes);
@@ -716,7 +709,7 @@ static void test_bf16_model(const char *folder) {
 }
 
 static void test_sampling(const char *folder) {
-    real logits[4] = {0, 2, 1, -1}, scratch[4];
+    float logits[4] = {0, 2, 1, -1}, scratch[4];
     int counts[4] = {0}, top[4] = {0};
     for (int i = 0; i < 10000; i++) {
         counts[token_draw(logits, scratch, 4, 1, 0, (i + 0.5) / 10000)]++;

@@ -1,7 +1,7 @@
 // What the CPU trainer and a CUDA trainer must agree on, and nothing that touches an activation:
 // model shape, parameter table and shards, block patterns and the plan of merges, process mesh, processes (MPI), random
-// numbers, data order, network model, learning rate, options. Host code only; included by train_gpt2.c, and made to be
-// included by a CUDA trainer too.
+// numbers, data order, network model, learning rate, options. Host code only, in the C that is C++20 too: train_gpt2.c and
+// the CUDA trainer include it.
 //
 // The words used everywhere:
 //   B sequences per micro-batch    T tokens per sequence    C channels    NH heads    L blocks ("layers")
@@ -14,6 +14,8 @@
 #include "data/files.h"
 #include <limits.h>
 #ifdef USE_MPI
+#define OMPI_SKIP_MPICXX 1 // C++ compilers get the C interface too
+#define MPICH_SKIP_MPICXX 1
 #include <mpi.h>
 #endif
 #include <math.h>
@@ -22,6 +24,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 // ----------------------------------------------------------------------------
 // model shape
@@ -61,7 +64,8 @@ static void config_check(const GPT2Config *c, const char *where) {
 static int config_parse(GPT2Config *config, const char *text, int V, int maxT) {
     static const struct { const char *name; int L, NH, C; } gpt2_sizes[] = {
         {"d12", 12, 12, 768}, {"d24", 24, 16, 1024}, {"d36", 36, 20, 1280}, {"d48", 48, 25, 1600}};
-    GPT2Config c = {.maxT = maxT, .V = V, .Vp = vocabulary_pad(V), .R = 1, .pattern = "t"};
+    GPT2Config c = {};
+    c.maxT = maxT, c.V = V, c.Vp = vocabulary_pad(V), c.R = 1, c.pattern[0] = 't';
     for (size_t i = 0; i < sizeof gpt2_sizes / sizeof *gpt2_sizes; i++) {
         if (!strcmp(text, gpt2_sizes[i].name)) {
             c.L = gpt2_sizes[i].L, c.NH = gpt2_sizes[i].NH, c.C = gpt2_sizes[i].C;
@@ -151,7 +155,7 @@ typedef struct {
 // cut. Contract: n divides NH.
 static Shard shard_of(const ParamSpec *spec, int i, int n) {
     size_t rows = (size_t)spec->rows, cols = (size_t)spec->cols;
-    Shard cut = {.ld = cols, .jump = rows * cols, .rows = spec->rows, .cols = spec->cols, .group = spec->rows}; // whole
+    Shard cut = {.offset = 0, .ld = cols, .jump = rows * cols, .rows = spec->rows, .cols = spec->cols, .group = spec->rows};
     switch (spec->cut) {
     case CUT_ROWS:
         cut.rows = cut.group = spec->rows / n;
@@ -167,7 +171,7 @@ static Shard shard_of(const ParamSpec *spec, int i, int n) {
         cut.cols = spec->cols / n;
         cut.offset = (size_t)i * cut.cols;
         return cut;
-    default: return cut;
+    default: return cut; // whole
     }
 }
 
@@ -272,8 +276,11 @@ static Mesh mesh_make(int world, int rank, int R, int fold) {
         fail("-tp %d -fold %d needs a multiple of %d processes, but there %s %d; try mpirun -n %d, or -fold %d for all "
              "tensor ranks in each process", R, F, group, world == 1 ? "is" : "are", world, group, R);
     }
-    return (Mesh){.world = world, .rank = rank, .R = R, .F = F, .group = group, .group_rank = rank % group,
-                  .DP = world / group, .dp_rank = rank / group};
+    Mesh m = {};
+    m.world = world, m.rank = rank, m.R = R, m.F = F;
+    m.group = group, m.group_rank = rank % group;
+    m.DP = world / group, m.dp_rank = rank / group;
+    return m;
 }
 
 // ----------------------------------------------------------------------------
@@ -301,6 +308,9 @@ static int processes_launched(void) {
         }                                                                                       \
     } while (0)
 
+static MPI_Comm world_comm = MPI_COMM_WORLD; // the processes that work
+static int processes_aside;                  // how many others wait for them
+
 static void processes_abort(void) { MPI_Abort(MPI_COMM_WORLD, EXIT_FAILURE); }
 #endif
 
@@ -324,9 +334,61 @@ static void processes_begin(int *world, int *rank) {
 #endif
 }
 
+// Leaves to work only processes with keep != 0, of which the first must be one; their new number and ranks go to *world and
+// *rank, in the old order. The others never return: they sleep until processes_end lets them go, and exit with status 0 and
+// without a word. All processes take part. A failure of any still ends all.
+__attribute__((unused)) static void processes_keep(int keep, int *world, int *rank) {
+    if (!*rank && !keep) fail("the first process cannot step aside");
+#ifdef USE_MPI
+    if (*world == 1) return;
+    int all = *world, done = 0;
+    MPI_CHECK(MPI_Comm_split(MPI_COMM_WORLD, keep ? 0 : MPI_UNDEFINED, *rank, &world_comm));
+    if (keep) {
+        MPI_CHECK(MPI_Comm_size(world_comm, world));
+        MPI_CHECK(MPI_Comm_rank(world_comm, rank));
+        processes_aside = all - *world;
+        fail_rank = *world > 1 ? *rank : -1;
+        return;
+    }
+    MPI_Request request; // not a blocking barrier: MPI waits with a busy core
+    MPI_CHECK(MPI_Ibarrier(MPI_COMM_WORLD, &request));
+    for (;;) {
+        struct timespec nap = {0, 20 * 1000 * 1000};
+        MPI_CHECK(MPI_Test(&request, &done, MPI_STATUS_IGNORE));
+        if (done) break;
+        nanosleep(&nap, NULL);
+    }
+    MPI_CHECK(MPI_Finalize());
+    exit(EXIT_SUCCESS);
+#else
+    (void)world;
+#endif
+}
+
+// This process's number among the working processes of its host, and in *count how many those are.
+__attribute__((unused)) static int processes_local_rank(int *count) {
+    int rank = 0;
+    *count = 1;
+#ifdef USE_MPI
+    if (!processes_launched()) return 0;
+    MPI_Comm host;
+    MPI_CHECK(MPI_Comm_split_type(world_comm, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &host));
+    MPI_CHECK(MPI_Comm_size(host, count));
+    MPI_CHECK(MPI_Comm_rank(host, &rank));
+    MPI_CHECK(MPI_Comm_free(&host));
+#endif
+    return rank;
+}
+
 static void processes_end(void) {
 #ifdef USE_MPI
-    if (processes_launched()) MPI_CHECK(MPI_Finalize());
+    if (!processes_launched()) return;
+    if (processes_aside) {
+        MPI_Request request;
+        MPI_CHECK(MPI_Ibarrier(MPI_COMM_WORLD, &request));
+        MPI_CHECK(MPI_Wait(&request, MPI_STATUS_IGNORE));
+    }
+    MPI_CHECK(MPI_Finalize());
 #endif
 }
 
@@ -335,8 +397,8 @@ static void mesh_connect(Mesh *mesh) {
     (void)mesh;
 #ifdef USE_MPI
     if (mesh->world == 1) return;
-    MPI_CHECK(MPI_Comm_split(MPI_COMM_WORLD, mesh->dp_rank, mesh->rank, &mesh->tp));
-    MPI_CHECK(MPI_Comm_split(MPI_COMM_WORLD, mesh->group_rank, mesh->rank, &mesh->dp));
+    MPI_CHECK(MPI_Comm_split(world_comm, mesh->dp_rank, mesh->rank, &mesh->tp));
+    MPI_CHECK(MPI_Comm_split(world_comm, mesh->group_rank, mesh->rank, &mesh->dp));
 #endif
 }
 
@@ -369,7 +431,7 @@ typedef struct {
 } PendingSums;
 
 // As mesh_sum over the replicas, but x may be neither read nor written until sums_finish.
-static void sums_begin(PendingSums *sums, const Mesh *mesh, void *x, size_t n, size_t size) {
+__attribute__((unused)) static void sums_begin(PendingSums *sums, const Mesh *mesh, void *x, size_t n, size_t size) {
     (void)sums, (void)x, (void)n, (void)size;
     if (mesh->DP == 1) return;
 #ifdef USE_MPI
@@ -379,7 +441,7 @@ static void sums_begin(PendingSums *sums, const Mesh *mesh, void *x, size_t n, s
 #endif
 }
 
-static void sums_progress(PendingSums *sums) {
+__attribute__((unused)) static void sums_progress(PendingSums *sums) {
     (void)sums;
 #ifdef USE_MPI
     int done;
@@ -387,7 +449,7 @@ static void sums_progress(PendingSums *sums) {
 #endif
 }
 
-static void sums_finish(PendingSums *sums) {
+__attribute__((unused)) static void sums_finish(PendingSums *sums) {
 #ifdef USE_MPI
     if (sums->count) MPI_CHECK(MPI_Waitall(sums->count, sums->requests, MPI_STATUSES_IGNORE));
 #endif
@@ -395,12 +457,24 @@ static void sums_finish(PendingSums *sums) {
 }
 
 // The largest of each of n elements over the TP group, in place.
-static void mesh_max(const Mesh *mesh, void *x, size_t n, size_t size) {
+__attribute__((unused)) static void mesh_max(const Mesh *mesh, void *x, size_t n, size_t size) {
     (void)mesh, (void)x, (void)n, (void)size;
 #ifdef USE_MPI
     if (mesh->group == 1) return;
     MPI_Datatype type = size == sizeof(float) ? MPI_FLOAT : MPI_DOUBLE;
     MPI_CHECK(MPI_Allreduce(MPI_IN_PLACE, x, (int)n, type, MPI_MAX, mesh->tp));
+#endif
+}
+
+// Sends `bytes` of x from one process of a group to all others of it.
+__attribute__((unused)) static void mesh_broadcast(const Mesh *mesh, int which, int owner, void *x, size_t bytes) {
+    if (mesh_size(mesh, which) == 1) return;
+    (void)owner, (void)x, (void)bytes;
+#ifdef USE_MPI
+    for (size_t done = 0, here; done < bytes; done += here) { // MPI counts in int
+        here = bytes - done < 1 << 30 ? bytes - done : 1 << 30;
+        MPI_CHECK(MPI_Bcast((char *)x + done, (int)here, MPI_BYTE, owner, mesh_comm(mesh, which)));
+    }
 #endif
 }
 
@@ -429,11 +503,12 @@ static void processes_same(const Mesh *mesh, const void *x, size_t bytes, const 
     (void)x, (void)bytes, (void)what;
     if (mesh->world == 1) return;
 #ifdef USE_MPI
-    char *first = memcpy(alloc_zeroed(bytes, 1, what), x, bytes);
-    MPI_CHECK(MPI_Bcast(first, (int)bytes, MPI_BYTE, 0, MPI_COMM_WORLD));
+    char *first = ALLOC(char, bytes, what);
+    memcpy(first, x, bytes);
+    MPI_CHECK(MPI_Bcast(first, (int)bytes, MPI_BYTE, 0, world_comm));
     if (memcmp(first, x, bytes)) fail("%s differs from rank 0's", what);
     free(first);
-    MPI_CHECK(MPI_Barrier(MPI_COMM_WORLD)); // nobody goes on, and writes, before all have agreed
+    MPI_CHECK(MPI_Barrier(world_comm)); // nobody goes on, and writes, before all have agreed
 #endif
 }
 
@@ -486,7 +561,36 @@ static size_t row_start(int shuffle, uint64_t seed, uint64_t s, uint64_t r, uint
 }
 
 // ----------------------------------------------------------------------------
-// network model
+// time, traffic, network model
+
+static double seconds_now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+// Returns at `until`: sleeps for most of the time, which leaves the core to others, and spins for the rest.
+static void wait_until(double until) {
+    const double wake_up = 200e-6;
+    double left = until - seconds_now();
+    if (left > wake_up) {
+        struct timespec t;
+        t.tv_sec = (time_t)(left - wake_up);
+        t.tv_nsec = (long)(1e9 * (left - wake_up - (double)t.tv_sec));
+        nanosleep(&t, NULL);
+    }
+    while (seconds_now() < until) continue;
+}
+
+// All-reduces, by what they are for: merges of activations, of their gradients, partial gradients of replicated parameters,
+// and embedding, head and loss of a vocabulary that is cut over ranks.
+enum { TRAFFIC_FORWARD, TRAFFIC_BACKWARD, TRAFFIC_GRADIENTS, TRAFFIC_VOCABULARY, TRAFFIC_KINDS };
+
+typedef struct {
+    int64_t count;  // all-reduces executed
+    size_t bytes;   // their payload, once
+    double seconds; // spent in them
+} Traffic;
 
 typedef struct {
     double latency_us; // per hop
@@ -523,6 +627,23 @@ static double learning_rate(int schedule, double peak, int64_t warmup, double la
     }
     return peak * (last + (1 - last) * left);
 }
+
+// ----------------------------------------------------------------------------
+// an update: what the run and the trainer's own functions hand each other (data/run.h)
+
+typedef struct {
+    double rate, beta1, beta2, eps, decay; // decay of matrices and embeddings
+    double grad_scale;                     // clipping: gradients are multiplied by this
+} AdamW;
+
+// Of one update, before it is made.
+typedef struct {
+    double loss;         // mean over all micro-batches of all replicas
+    double norm;         // of the gradient, before clipping
+    const char *culprit; // the first tensor whose gradient is not finite, or NULL
+} UpdateSums;
+
+enum { PROCESS_WHAT = 96 }; // room for the words on what a process computes with
 
 // ----------------------------------------------------------------------------
 // options: one row gives the parser, --help, the banner and the log's header
@@ -581,7 +702,9 @@ enum { ALWAYS = 0, CUDA = 1 };
     X("-a",    overfit,       COUNT,  "0",         0,  1,           "",             ALWAYS,  "1 = every update sees the first batch")                          \
     X("-nl",   net_latency,   REAL,   "0",         0,  1e9,         "",             ALWAYS,  "emulated network: microseconds per hop of an all-reduce")        \
     X("-nb",   net_gbits,     REAL,   "0",         0,  1e9,         "",             ALWAYS,  "emulated network: Gbit/s per link; 0 = off")                     \
-    X("-cm",   comm,          CHOICE, "auto",      0,  0,           "auto nccl mpi", CUDA,    "all-reduce of the CUDA trainer")
+    X("-cm",   comm,          CHOICE, "auto",      0,  0,           "auto nccl mpi", CUDA,    "all-reduce of the CUDA trainer")                                  \
+    X("-r",    recompute,     COUNT,  "0",         0,  2,           "",             CUDA,    "recompute in the backward pass: 1 = GELU, 2 = LayerNorm too")    \
+    X("-z",    zero,          COUNT,  "0",         0,  1,           "",             CUDA,    "1 = ZeRO-1: optimizer state cut over the replicas")
 // clang-format on
 
 typedef const char *OPTION_TEXT;
@@ -718,12 +841,12 @@ static void options_same(const Options *o, const Mesh *mesh) {
     char value[32];
     for (int i = 0; i < O_COUNT; i++) snprintf(mine[i], ROOM, "%s", option_value(o, i, value));
     memcpy(first, mine, sizeof mine);
-    MPI_CHECK(MPI_Bcast(first, sizeof first, MPI_CHAR, 0, MPI_COMM_WORLD));
+    MPI_CHECK(MPI_Bcast(first, sizeof first, MPI_CHAR, 0, world_comm));
     for (int i = 0; i < O_COUNT; i++) {
         if (!strcmp(mine[i], first[i])) continue;
         fail("%s '%s', but rank 0 has %s '%s'", option_specs[i].flag, mine[i], option_specs[i].flag, first[i]);
     }
-    MPI_CHECK(MPI_Barrier(MPI_COMM_WORLD)); // nobody goes on, and writes, before all have agreed
+    MPI_CHECK(MPI_Barrier(world_comm)); // nobody goes on, and writes, before all have agreed
 #endif
 }
 

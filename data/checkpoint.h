@@ -83,7 +83,7 @@ static void tensors_read(File *file, const ParamSpec specs[P_COUNT], int bf16, i
     for (int p = 0; p < P_COUNT; p++) {
         const ParamSpec *spec = &specs[p];
         int step = rows_at_once(spec);
-        values = realloc(values, (size_t)step * spec->cols * sizeof(float));
+        values = (float *)realloc(values, (size_t)step * spec->cols * sizeof(float));
         if (!values) fail("%s: out of memory for %d rows of %s", file->path, step, spec->name);
         for (int layer = 0; layer < spec->layers; layer++) {
             for (int row = 0; row < spec->rows; row += step) {
@@ -105,7 +105,7 @@ static void tensors_write(File *file, const ParamSpec specs[P_COUNT], int set, R
     for (int p = 0; p < P_COUNT; p++) {
         const ParamSpec *spec = &specs[p];
         int step = rows_at_once(spec);
-        float *values = alloc_zeroed((size_t)step * spec->cols, sizeof(float), "checkpoint rows");
+        float *values = ALLOC(float, (size_t)step * spec->cols, "checkpoint rows");
         for (int layer = 0; layer < spec->layers; layer++) {
             for (int row = 0; row < spec->rows; row += step) {
                 int rows = row + step <= spec->rows ? step : spec->rows - row;
@@ -197,7 +197,7 @@ static int64_t checkpoint_find(const char *folder, int64_t below) {
     int64_t newest = -1;
     DIR *dir = opendir(folder);
     if (!dir) return -1;
-    for (struct dirent *entry; (entry = readdir(dir));) {
+    for (struct dirent *entry; (entry = readdir(dir)) != NULL;) {
         char *end;
         if (strncmp(entry->d_name, "DONE_", 5) || strlen(entry->d_name) != 13) continue;
         int64_t updates = strtol(entry->d_name + 5, &end, 10);

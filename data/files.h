@@ -1,4 +1,5 @@
-// Files and failure: how everything that crosses the program's edge is opened, read, written and given up.
+// Files and failure: how everything that crosses the program's edge is opened, read, written and given up. This header and
+// those beside it are compiled as gnu11 and, for the CUDA trainer, as C++20.
 //
 // A file is read through `File`, which knows its path and exact size, so that every message can name what was found and
 // what was expected. A file is written to a temporary name beside its own, synced and renamed: a reader sees the old
@@ -86,6 +87,9 @@ static void *alloc_zeroed(size_t count, size_t size, const char *what) {
 #endif
     return memset(block, 0, bytes);
 }
+
+// The same, as an array of `type`: C++ wants a pointer's type said.
+#define ALLOC(type, count, what) ((type *)alloc_zeroed((count), sizeof(type), (what)))
 
 // Joins a folder and a name; fails when the result is longer than a path may be.
 static void path_join(char out[PATH_MAX], const char *folder, const char *name) {

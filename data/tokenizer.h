@@ -34,8 +34,8 @@ static void tokenizer_open(Tokenizer *tokenizer, const char *path) {
     }
     tokenizer->V = header[2];
     tokenizer->end_of_text = header[3];
-    tokenizer->bytes = alloc_zeroed(file.size, 1, "tokenizer");
-    tokenizer->start = alloc_zeroed((size_t)tokenizer->V + 1, sizeof(size_t), "tokenizer");
+    tokenizer->bytes = ALLOC(unsigned char, file.size, "tokenizer");
+    tokenizer->start = ALLOC(size_t, (size_t)tokenizer->V + 1, "tokenizer");
     size_t left = file.size - HEADER_BYTES, used = 0;
     for (int i = 0; i < tokenizer->V; i++) {
         unsigned char length = 0;

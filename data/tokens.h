@@ -56,8 +56,8 @@ static int tokens_map(TokenShard *shard, const char *path) {
     void *map = mmap(NULL, file.size, PROT_READ, MAP_PRIVATE, fileno(file.stream), 0);
     if (map == MAP_FAILED) fail("%s: cannot map %zu bytes: %s", path, file.size, strerror(errno));
     file_close(&file);
-    *shard = (TokenShard){.path = strdup(path), .map = map, .map_bytes = expected, .count = (size_t)header[2],
-                          .ids = (const uint16_t *)((const char *)map + HEADER_BYTES)};
+    *shard = (TokenShard){.path = strdup(path), .map = map, .map_bytes = expected,
+                          .ids = (const uint16_t *)((const char *)map + HEADER_BYTES), .count = (size_t)header[2]};
     return V;
 }
 
@@ -77,7 +77,7 @@ static void tokens_open(Tokens *tokens, const char *pattern) {
     if (glob(pattern, 0, NULL, &found)) {
         fail("%s: no such token file; `make` prepares the default text, data/*.py others", pattern);
     }
-    tokens->shards = alloc_zeroed(found.gl_pathc, sizeof(TokenShard), "token shards");
+    tokens->shards = ALLOC(TokenShard, found.gl_pathc, "token shards");
     size_t unchecked = TOKENS_CHECKED_AT_OPEN;
     for (size_t i = 0; i < found.gl_pathc; i++) {
         TokenShard *shard = &tokens->shards[tokens->shard_count];

@@ -30,12 +30,6 @@ int main(void) {
 enum { RUNS_MIN = 7, RUNS_MAX = 2000, SIZES = 13 }; // 4 bytes times powers of 4, up to 64 MiB
 static const double seconds_per_size = 0.4;
 
-static double seconds_now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 static int compare_doubles(const void *a, const void *b) {
     double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);

@@ -329,6 +329,8 @@ each_refuses VALUE <<'TABLE'
 -d -32 integer
 -fold -1 integer
 -cm foo expected one of
+-r 3 from 0 to 2
+-z 2 from 0 to 1
 TABLE
 each_refuses <<'TABLE'
 -e 4x3x128 128 channels cannot be divided by 3 heads
@@ -352,6 +354,8 @@ each_refuses <<'TABLE'
 -B 1 '-B' is not an option; --help
 b 1 'b' is not an option; --help
 -cm nccl not built in
+-r 1 not built in
+-z 1 not built in
 TABLE
 refuses "-tp 5 with 4 heads" "-tp 5" "4 heads" -- -e 2x4x16 -tp 5
 refuses "-fold 3 -tp 2" "-fold 3" "divisor of 2" -- -fold 3 -tp 2
@@ -436,7 +440,7 @@ PY
 echo "# --help: broken when it loses an option of DESIGN 5, or its status"
 train --help
 for flag in -i -j -e -o -p -tp -pm -fold -b -t -d -x -l -u -q -k -c -b1 -b2 -gc -v -m -s -g -gp -gt -gk -tk -n -nk -y -sh \
-    -rs -wi -a -nl -nb -cm --help; do
+    -rs -wi -a -nl -nb -cm -r -z --help; do
     grep -qE -- "^ +$flag +[^ ]" "$W/stdout" || bad "--help" "no $flag"
 done
 same "--help has status 0, alone or last" "$(cd "$W" && "$TRAIN" --help >/dev/null; echo $?) $rc" "0 0"
