@@ -6,7 +6,12 @@
 #   make asan        the same tests under the address and undefined-behaviour sanitizers
 #   make bench       the CPU kernels, as a share of what this machine can do
 #
-# Needs gcc (with OpenMP), make and python3 (for the data only). MPI is used when it is there, clang for fuzzing.
+#   make train_gpt2cu        the CUDA trainer for this machine's GPU (for 8.0 and 9.0 where there is none); PRECISION=BF16
+#                            (default), FP32 or TF32
+#   make train_gpt2cu_emu    the same file built by g++ with dev/emu, which stands in for a GPU: slow, for tests
+#
+# Needs gcc (with OpenMP), make and python3 (for the data only). MPI is used when it is there, clang for fuzzing, g++ for the
+# stand-in, and for train_gpt2cu the CUDA toolkit with cuBLAS, and NCCL when it is there.
 
 CC ?= cc
 PYTHON ?= python3
@@ -73,21 +78,100 @@ test_gpt2_asan: test_gpt2.c $(TRAINER)
 dev/gradcheck_asan: dev/gradcheck.c $(TRAINER)
 	$(CC) $(SANITIZE) $(OPT) $(PART) -DREAL=double $< -o $@ $(LIBS)
 
+# ---- CUDA
+
+NVCC ?= $(firstword $(shell command -v nvcc) $(wildcard /usr/local/cuda/bin/nvcc))
+PRECISION ?= BF16
+$(if $(filter BF16 FP32 TF32,$(PRECISION)),,$(error PRECISION=$(PRECISION): expected BF16, FP32 or TF32))
+# Compute capabilities, such as "90": those of the GPUs here.
+GPU_ARCHS ?= $(or $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | grep -E '^[0-9.]+$$' | tr -d . | sort -u),80 90)
+TRAINER_CU := train_gpt2.cu tp_blocks.h $(wildcard data/*.h)
+EMU := $(wildcard dev/emu/*.h) dev/emu/emu.cpp
+
+NVCC_FLAGS = -std=c++20 -O3 -lineinfo $(foreach a,$(GPU_ARCHS),-gencode=arch=compute_$(a),code=sm_$(a)) -Xcompiler -Wall,-Wextra,-fopenmp
+NVCC_LIBS = -lcublasLt -lm
+ifneq ($(NVCC),)
+HAS_NCCL := $(shell t=$$(mktemp -u).cu && printf '\043include <nccl.h>\nint main(void) { return ncclGetVersion(0); }\n' >$$t && \
+    $(NVCC) -std=c++20 $$t -o $$t.out -lnccl >/dev/null 2>&1 && echo 1; rm -f $$t $$t.out)
+endif
+ifeq ($(HAS_MPI)$(HAS_NCCL),11)
+NVCC_FLAGS += -DUSE_NCCL
+NVCC_LIBS += -lnccl
+endif
+ifeq ($(HAS_MPI),1)
+MPICXX ?= mpicxx
+NVCC_FLAGS += -ccbin $(MPICXX) -DUSE_MPI
+endif
+
+# A change of PRECISION, of the GPU or of the libraries builds train_gpt2cu anew.
+dev/.precision: always
+	@echo "$(PRECISION) $(GPU_ARCHS) $(HAS_MPI)$(HAS_NCCL)" | cmp -s - $@ || echo "$(PRECISION) $(GPU_ARCHS) $(HAS_MPI)$(HAS_NCCL)" >$@
+
+nvcc:
+	@$(if $(NVCC),:,echo "error: no nvcc here; train_gpt2cu needs the CUDA toolkit 12 or 13 with cuBLAS (make train_gpt2cu_emu needs none)" >&2; exit 1)
+
+train_gpt2cu: $(TRAINER_CU) dev/.precision | nvcc $(DATA)
+	$(NVCC) $(NVCC_FLAGS) -DPRECISION_$(PRECISION) $< -o $@ $(NVCC_LIBS)
+
+train_gpt2cu_fp32: $(TRAINER_CU) | nvcc $(DATA)
+	$(NVCC) $(NVCC_FLAGS) -DPRECISION_FP32 $< -o $@ $(NVCC_LIBS)
+
+# The tests compare with the CPU trainer, linked in.
+dev/oracle.o: dev/oracle.c dev/oracle.h $(TRAINER)
+	$(CC) $(CFLAGS) $(OPT) $(PART) -c $< -o $@
+
+test_gpt2cu: test_gpt2cu.cu dev/oracle.o $(TRAINER_CU) | nvcc
+	$(NVCC) $(NVCC_FLAGS) -diag-suppress 177 -Xcompiler -Wno-unused-function -DPLANTED_FAULTS -DPRECISION_BF16 $< dev/oracle.o -o $@ $(NVCC_LIBS)
+
+test_gpt2cu_fp32: test_gpt2cu.cu dev/oracle.o $(TRAINER_CU) | nvcc
+	$(NVCC) $(NVCC_FLAGS) -diag-suppress 177 -Xcompiler -Wno-unused-function -DPLANTED_FAULTS -DPRECISION_FP32 $< dev/oracle.o -o $@ $(NVCC_LIBS)
+
+# The stand-in. Static shared memory is fresh NaN without the address sanitizer, fenced with it: the tests run in both builds.
+CXX ?= g++
+EMU_CXX = $(if $(filter 1,$(HAS_MPI)),OMPI_CXX="$(CXX)" MPICH_CXX="$(CXX)" $(MPICXX) -DUSE_MPI -DUSE_NCCL,$(CXX))
+EMU_FLAGS = -x c++ -std=c++20 -O2 -g -fopenmp -Wall -Wextra -Wno-unknown-pragmas -Idev/emu $(if $(findstring _asan,$@),-fsanitize=address -fno-omit-frame-pointer)
+EMU_PRECISION = -DPRECISION_$(if $(findstring fp32,$@),FP32,BF16)
+
+train_gpt2cu_emu train_gpt2cu_emu_fp32 train_gpt2cu_emu_asan: $(TRAINER_CU) $(EMU) | $(DATA)
+	$(EMU_CXX) $(EMU_FLAGS) $(EMU_PRECISION) $< dev/emu/emu.cpp -o $@ $(LIBS)
+
+test_gpt2cu_emu test_gpt2cu_emu_fp32 test_gpt2cu_emu_asan test_gpt2cu_emu_fp32_asan: test_gpt2cu.cu dev/oracle.o $(TRAINER_CU) $(EMU)
+	$(EMU_CXX) $(EMU_FLAGS) $(PART) -DPLANTED_FAULTS $(EMU_PRECISION) $< dev/emu/emu.cpp -x none dev/oracle.o -o $@ $(LIBS)
+
+dev/emu/test_emu dev/emu/test_emu_asan: dev/emu/test_emu.cpp $(EMU)
+	$(EMU_CXX) $(EMU_FLAGS) $< dev/emu/emu.cpp -o $@ $(LIBS)
+
+# For the tests: PLANTED_FAULT=2 tells NCCL bytes.
+dev/train_faulty_emu: $(TRAINER_CU) $(EMU) | $(DATA)
+	$(EMU_CXX) $(EMU_FLAGS) $(PART) -DPLANTED_FAULTS -DPRECISION_FP32 $< dev/emu/emu.cpp -o $@ $(LIBS)
+
 demo: train_gpt2
 	dev/demo.sh
 
 bench: dev/bench_cpu
 	dev/bench_cpu
 
-test: train_gpt2 test_gpt2 test_gpt2_double dev/gradcheck dev/plan dev/bench_allreduce dev/train_faulty
-	dev/run_tests.sh ./test_gpt2 ./test_gpt2_double dev/gradcheck dev/test_cli.sh dev/test_mpi.sh "dev/netns.sh --test" dev/test_plan.sh \
-	    dev/test_data.sh dev/test_fuzz.sh
+# The CUDA trainer's tests, on the stand-in.
+ifneq ($(shell command -v $(CXX)),)
+EMU_TESTS := dev/test_emu.sh ./test_gpt2cu_emu ./test_gpt2cu_emu_fp32 dev/test_cuda.sh
+EMU_BUILT := dev/emu/test_emu dev/emu/test_emu_asan test_gpt2cu_emu test_gpt2cu_emu_fp32 train_gpt2cu_emu train_gpt2cu_emu_fp32 dev/train_faulty_emu
+EMU_ASAN := ./test_gpt2cu_emu_asan ./test_gpt2cu_emu_fp32_asan
+EMU_ASAN_BUILT := test_gpt2cu_emu_asan test_gpt2cu_emu_fp32_asan
+else
+EMU_TESTS := "dev/skip.sh test_gpt2cu $(CXX) is not installed: the CUDA trainer was not tested (Debian: apt-get install g++)"
+EMU_ASAN := $(EMU_TESTS)
+endif
 
-asan: train_gpt2_asan test_gpt2_asan dev/gradcheck_asan
-	TRAIN=./train_gpt2_asan dev/run_tests.sh ./test_gpt2_asan dev/gradcheck_asan dev/test_cli.sh
+test: train_gpt2 test_gpt2 test_gpt2_double dev/gradcheck dev/plan dev/bench_allreduce dev/train_faulty $(EMU_BUILT)
+	dev/run_tests.sh ./test_gpt2 ./test_gpt2_double dev/gradcheck dev/test_cli.sh dev/test_mpi.sh "dev/netns.sh --test" dev/test_plan.sh \
+	    dev/test_data.sh dev/test_fuzz.sh $(EMU_TESTS) dev/test_nvcc.sh
+
+asan: train_gpt2_asan test_gpt2_asan dev/gradcheck_asan $(EMU_ASAN_BUILT)
+	TRAIN=./train_gpt2_asan dev/run_tests.sh ./test_gpt2_asan dev/gradcheck_asan dev/test_cli.sh $(EMU_ASAN)
 
 clean:
 	rm -f train_gpt2 train_gpt2_asan test_gpt2 test_gpt2_asan test_gpt2_double
-	rm -f dev/gradcheck dev/gradcheck_asan dev/bench_cpu dev/plan dev/bench_allreduce dev/train_faulty dev/fuzz/fuzz_files dev/fuzz/fuzz_options
+	rm -f train_gpt2cu train_gpt2cu_* test_gpt2cu test_gpt2cu_emu* test_gpt2cu_fp32 dev/.precision dev/oracle.o dev/train_faulty_emu
+	rm -f dev/emu/test_emu dev/emu/test_emu_asan dev/gradcheck dev/gradcheck_asan dev/bench_cpu dev/plan dev/bench_allreduce dev/train_faulty dev/fuzz/fuzz_files dev/fuzz/fuzz_options
 
-.PHONY: all demo bench test asan clean
+.PHONY: all demo bench test asan clean nvcc always

@@ -570,7 +570,7 @@ static double seconds_now(void) {
 }
 
 // Returns at `until`: sleeps for most of the time, which leaves the core to others, and spins for the rest.
-static void wait_until(double until) {
+__attribute__((unused)) static void wait_until(double until) {
     const double wake_up = 200e-6;
     double left = until - seconds_now();
     if (left > wake_up) {

@@ -1,0 +1,3067 @@
+/*
+GPT-2 training on NVIDIA GPUs with tensor parallelism (TP) that needs few all-reduces. It mirrors train_gpt2.c, the CPU
+trainer: the same blocks, options, files, log lines and, to rounding, the same numbers; read that file first for what a
+segment and a merge are. What is different here:
+
+  - The F tensor ranks that are folded into one process are a batch dimension: every kernel and every matrix product does
+    all of them in one launch. A merge of folded ranks costs no pass over memory of its own: the kernel that adds bias and
+    residual and normalizes reads all F partial outputs.
+  - Real ranks (one process and one GPU each, under mpirun) add NCCL on the compute stream. Gradients are summed over
+    data-parallel replicas on a stream of their own while the backward pass goes on.
+  - Activations, and the weights that products read, are bf16 (PRECISION=BF16) or float (PRECISION=FP32). Gradients,
+    optimizer state, master weights and every sum inside a kernel are float.
+  - Nothing is summed by floating-point atomics: a run repeats itself bit by bit.
+
+  make train_gpt2cu                              for the GPU of this machine, or for 8.0 and 9.0 where there is none
+  ./train_gpt2cu -e 4x4x128 -t 64 -p sppp        one GPU, both tensor ranks on it
+  mpirun -n 2 ./train_gpt2cu -p sppp             two GPUs, one rank each
+  make train_gpt2cu_emu && ./train_gpt2cu_emu    the same file on a CPU, by dev/emu: slow, and for tests
+
+Shapes are written beside every tensor: B sequences, T tokens each, C channels, NH heads, HS = C/NH, V tokens (padded to
+Vp), R tensor ranks, F of them in this process. f counts ranks, k sub-blocks (2 per block), p parameter tensors; rows = B T.
+*/
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
+#include <cublasLt.h>
+#ifdef USE_NCCL
+#include <nccl.h>
+#endif
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define BUILT_IN CUDA
+#define DEFAULT_MODEL "d12"
+#define DEFAULT_T "1024"
+#include "tp_blocks.h"
+#include "data/checkpoint.h"
+#include "data/runlog.h"
+#include "data/tokenizer.h"
+#include "data/tokens.h"
+
+// ----------------------------------------------------------------------------
+// numbers, calls and launches
+
+#ifdef PRECISION_TF32 // fp32, but for products of matrices
+#define PRECISION_FP32
+#endif
+#ifdef PRECISION_FP32
+typedef float real; // activations and the weights that products read
+#define REAL_TYPE CUDA_R_32F
+#define REAL_NAME "fp32"
+#else
+typedef __nv_bfloat16 real;
+#define REAL_TYPE CUDA_R_16BF
+#define REAL_NAME "bf16"
+#endif
+
+// Every call to a library goes through one of these: file and line, the call, the library's own text; `fail` adds the rank.
+#define CUDA_CHECK(call)                                                                                       \
+    do {                                                                                                       \
+        cudaError_t code_ = (call);                                                                            \
+        if (code_ != cudaSuccess) fail("%s:%d: %s: %s", __FILE__, __LINE__, #call, cudaGetErrorString(code_)); \
+    } while (0)
+
+#define CUBLAS_CHECK(call)                                                                                                   \
+    do {                                                                                                                     \
+        cublasStatus_t code_ = (call);                                                                                       \
+        if (code_ != CUBLAS_STATUS_SUCCESS) fail("%s:%d: %s: %s", __FILE__, __LINE__, #call, cublasLtGetStatusString(code_)); \
+    } while (0)
+#define NCCL_CHECK(call)                                                                                    \
+    do {                                                                                                    \
+        ncclResult_t code_ = (call);                                                                        \
+        if (code_ != ncclSuccess) {                                                                         \
+            fail("%s:%d: %s: %s (%s)", __FILE__, __LINE__, #call, ncclGetErrorString(code_), ncclGetLastError(NULL)); \
+        }                                                                                                   \
+    } while (0)
+
+// Launches a kernel on stream `on`. A template's name stands in parentheses: LAUNCH((sum_kernel<4>), grid, block, 0, stream, x, n).
+// dev/emu, where CUDA code runs on a CPU, brings its own.
+#ifndef LAUNCH
+#define LAUNCH(kernel, grid, block, shared, on, ...)             \
+    do {                                                         \
+        (kernel)<<<(grid), (block), (shared), (on)>>>(__VA_ARGS__); \
+        CUDA_CHECK(cudaGetLastError());                          \
+    } while (0)
+// The block's dynamic shared memory, as an array of `type`.
+#define SHARED_DYNAMIC(type, name)                                    \
+    extern __shared__ __align__(128) unsigned char shared_dynamic_[]; \
+    type *name = reinterpret_cast<type *>(shared_dynamic_)
+#endif
+
+static constexpr int WARP = 32;
+
+#define FULL_WARP 0xFFFFFFFFu
+
+template <typename A, typename B> static constexpr __host__ __device__ A ceil_div(A a, B b) { return (a + b - 1) / b; }
+
+__device__ __forceinline__ float to_float(float x) { return x; }
+__device__ __forceinline__ float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
+template <typename T> __device__ __forceinline__ T from_float(float x);
+template <> __device__ __forceinline__ float from_float<float>(float x) { return x; }
+template <> __device__ __forceinline__ __nv_bfloat16 from_float<__nv_bfloat16>(float x) { return __float2bfloat16_rn(x); }
+
+// 16 bytes of T, which is what one thread reads or writes at a time: PACK elements.
+template <typename T> struct alignas(16) Packed {
+    T at[16 / sizeof(T)];
+};
+static constexpr int PACK = 16 / sizeof(real);
+
+template <typename T> __device__ __forceinline__ Packed<T> pack_load(const T *from) {
+    Packed<T> p;
+    *reinterpret_cast<int4 *>(p.at) = *reinterpret_cast<const int4 *>(from);
+    return p;
+}
+template <typename T> __device__ __forceinline__ void pack_store(T *to, const Packed<T> &p) {
+    *reinterpret_cast<int4 *>(to) = *reinterpret_cast<const int4 *>(p.at);
+}
+
+// Sums and maxima over a warp; every lane gets the result, always added in the same order.
+__device__ __forceinline__ float warp_sum(float x) {
+    for (int step = WARP / 2; step > 0; step /= 2) x += __shfl_xor_sync(FULL_WARP, x, step);
+    return x;
+}
+__device__ __forceinline__ float warp_max(float x) {
+    for (int step = WARP / 2; step > 0; step /= 2) x = fmaxf(x, __shfl_xor_sync(FULL_WARP, x, step));
+    return x;
+}
+
+// The same over a block of up to 1024 threads; shared (WARP) is scratch. Every thread gets the result.
+template <bool MAX> __device__ __forceinline__ float block_reduce(float x, float *shared) {
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
+    x = MAX ? warp_max(x) : warp_sum(x);
+    __syncthreads(); // shared may still be read from the last time
+    if (lane == 0) shared[warp] = x;
+    __syncthreads();
+    float y = lane < warps ? shared[lane] : MAX ? -INFINITY : 0;
+    return MAX ? warp_max(y) : warp_sum(y);
+}
+
+// Mistakes that the test suite makes on purpose, one at a time, to see itself fail. Not compiled into the trainer.
+enum {
+    FAULT_NONE,
+    FAULT_BIAS_PER_RANK,            // every rank adds the output bias
+    FAULT_COUNT_IN_BYTES,           // an all-reduce told bytes where it wants elements
+    FAULT_NO_BARRIER_IN_ATTENTION,  // shared memory read before all have written it
+    FAULT_WRONG_FRAGMENT,           // a fragment register of mma.sync in the wrong place
+    FAULT_CAUSAL_OFF_BY_ONE,        // a query that sees the key after it
+};
+#ifdef PLANTED_FAULTS
+__device__ int planted_fault;   // kernels look here,
+static int planted_fault_host;  // host code here
+__global__ void fault_kernel(int fault) { planted_fault = fault; }
+#define FAULT(name) (planted_fault == (name))
+#define HOST_FAULT(name) (planted_fault_host == (name))
+#else
+#define FAULT(name) 0
+#define HOST_FAULT(name) 0
+#endif
+
+// ----------------------------------------------------------------------------
+// the GPU of this process
+
+typedef struct {
+    int index;                      // among the GPUs of this host
+    cudaDeviceProp properties;
+    cudaStream_t stream;            // everything but
+    cudaStream_t replica_stream;    // sums of gradients over replicas
+    cublasLtHandle_t blas;
+    int fuses_gelu;                 // products write or differentiate GELU themselves: faster from Hopper on
+} Gpu;
+static Gpu gpu;
+
+static constexpr int BLOCK_WARPS = 8, BLOCK = BLOCK_WARPS * WARP;
+
+static void gpu_open(int index) {
+    gpu.index = index;
+    CUDA_CHECK(cudaSetDevice(index));
+    CUDA_CHECK(cudaGetDeviceProperties(&gpu.properties, index));
+    if (gpu.properties.major < 8) {
+        fail("GPU %d, %s: compute capability %d.%d, but 8.0 or newer is needed", index, gpu.properties.name,
+             gpu.properties.major, gpu.properties.minor);
+    }
+    CUDA_CHECK(cudaStreamCreateWithFlags(&gpu.stream, cudaStreamNonBlocking));
+    CUDA_CHECK(cudaStreamCreateWithFlags(&gpu.replica_stream, cudaStreamNonBlocking));
+    CUBLAS_CHECK(cublasLtCreate(&gpu.blas));
+    gpu.fuses_gelu = gpu.properties.major >= 9;
+}
+
+static void gpu_close(void) {
+    if (!gpu.stream) return;
+    CUBLAS_CHECK(cublasLtDestroy(gpu.blas));
+    CUDA_CHECK(cudaStreamDestroy(gpu.stream));
+    CUDA_CHECK(cudaStreamDestroy(gpu.replica_stream));
+    memset(&gpu, 0, sizeof gpu);
+}
+
+// ----------------------------------------------------------------------------
+// merges on one GPU: what a stream is made of, added up and, on the way, normalized
+//
+// One warp takes a row of C elements; a lane reads and writes 16 bytes at a time.
+
+// out = base_scale base + sum of parts + share (sum of owns) + bias_scale bias. Copy g of out takes parts g count ..
+// g count + count - 1. Ranks that go on by themselves are `copies` of count 1; a merge is one copy of F parts.
+typedef struct {
+    real *out;          // (copies,rows,C)
+    const real *base;   // (base_rows,C) for each copy, base_stride elements apart (0: all the same); row r reads
+    size_t base_stride; // r % base_rows; NULL: none
+    int base_rows;
+    float base_scale;
+    const real *parts;  // (copies * count, rows,C)
+    int count;
+    const real *owns;   // (rows,C) for each part, own_stride apart; NULL: none
+    size_t own_stride;
+    float share;
+    const float *bias;  // (C); NULL: none
+    float bias_scale;
+    int copies, rows, C;
+} Merge;
+
+// What the LayerNorm of it needs and writes; out of the merge is its input x.
+typedef struct {
+    real *normed;       // (copies,rows,C)
+    float *mean, *rstd; // (copies,rows)
+    const real *w, *b;  // (C)
+} Norm;
+
+__device__ __forceinline__ void pack_add(float sum[PACK], const real *from, float scale) {
+    Packed<real> p = pack_load(from);
+#pragma unroll
+    for (int j = 0; j < PACK; j++) sum[j] += scale * to_float(p.at[j]);
+}
+
+__device__ __forceinline__ void merge_pack(const Merge &g, int copy, int row, int c, float sum[PACK]) {
+    size_t n = (size_t)g.rows * g.C, at = (size_t)row * g.C + c;
+#pragma unroll
+    for (int j = 0; j < PACK; j++) sum[j] = 0;
+    if (g.base) pack_add(sum, g.base + copy * g.base_stride + (size_t)(row % g.base_rows) * g.C + c, g.base_scale);
+    for (int i = copy * g.count; i < copy * g.count + g.count; i++) {
+        pack_add(sum, g.parts + i * n + at, 1);
+        if (g.owns) pack_add(sum, g.owns + i * g.own_stride + at, g.share);
+    }
+#pragma unroll
+    for (int j = 0; j < PACK && g.bias; j++) sum[j] += g.bias_scale * g.bias[c + j];
+}
+
+__device__ __forceinline__ Packed<real> pack_round(const float x[PACK]) {
+    Packed<real> p;
+#pragma unroll
+    for (int j = 0; j < PACK; j++) p.at[j] = from_float<real>(x[j]);
+    return p;
+}
+
+__global__ void merge_kernel(Merge g) {
+    int row = blockIdx.x * BLOCK_WARPS + threadIdx.x / WARP, copy = blockIdx.y;
+    if (row >= g.rows) return;
+    real *out = g.out + ((size_t)copy * g.rows + row) * g.C;
+    for (int c = threadIdx.x % WARP * PACK; c < g.C; c += WARP * PACK) {
+        float sum[PACK];
+        merge_pack(g, copy, row, c, sum);
+        pack_store(out + c, pack_round(sum));
+    }
+}
+
+// The row waits in shared memory, (warps, C) floats, as rounded as it is stored, so that the backward pass sees the same.
+__global__ void merge_norm_kernel(Merge g, Norm norm) {
+    SHARED_DYNAMIC(float, shared);
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, copy = blockIdx.y;
+    int row = blockIdx.x * (blockDim.x / WARP) + warp;
+    if (row >= g.rows) return;
+    float *x = shared + (size_t)warp * g.C, sum = 0, squares = 0;
+    size_t at = (size_t)copy * g.rows + row;
+    for (int c = lane * PACK; c < g.C; c += WARP * PACK) {
+        float v[PACK];
+        merge_pack(g, copy, row, c, v);
+        Packed<real> rounded = pack_round(v);
+        pack_store(g.out + at * g.C + c, rounded);
+#pragma unroll
+        for (int j = 0; j < PACK; j++) sum += x[c + j] = to_float(rounded.at[j]);
+    }
+    float mean = warp_sum(sum) / g.C;
+    for (int c = lane * PACK; c < g.C; c += WARP * PACK) {
+#pragma unroll
+        for (int j = 0; j < PACK; j++) squares += (x[c + j] - mean) * (x[c + j] - mean);
+    }
+    float rstd = rsqrtf(warp_sum(squares) / g.C + 1e-5f);
+    for (int c = lane * PACK; c < g.C; c += WARP * PACK) {
+        Packed<real> w = pack_load(norm.w + c), b = pack_load(norm.b + c);
+        float v[PACK];
+#pragma unroll
+        for (int j = 0; j < PACK; j++) v[j] = (x[c + j] - mean) * rstd * to_float(w.at[j]) + to_float(b.at[j]);
+        pack_store(norm.normed + at * g.C + c, pack_round(v));
+    }
+    if (lane == 0) norm.mean[at] = mean, norm.rstd[at] = rstd;
+}
+
+// LayerNorm once more, of a stream whose mean and rstd are kept (`-r 2`).
+__global__ void norm_again_kernel(Norm norm, const real *x, int rows, int C) {
+    int row = blockIdx.x * BLOCK_WARPS + threadIdx.x / WARP;
+    if (row >= rows) return;
+    float mean = norm.mean[row], rstd = norm.rstd[row];
+    for (int c = threadIdx.x % WARP * PACK; c < C; c += WARP * PACK) {
+        Packed<real> p = pack_load(x + (size_t)row * C + c), w = pack_load(norm.w + c), b = pack_load(norm.b + c);
+        float v[PACK];
+#pragma unroll
+        for (int j = 0; j < PACK; j++) v[j] = (to_float(p.at[j]) - mean) * rstd * to_float(w.at[j]) + to_float(b.at[j]);
+        pack_store(norm.normed + (size_t)row * C + c, pack_round(v));
+    }
+}
+
+static void merge(const Merge &g) {
+    LAUNCH(merge_kernel, dim3(ceil_div(g.rows, BLOCK_WARPS), g.copies), BLOCK, 0, gpu.stream, g);
+}
+
+// Warps of a block of which each needs `bytes` of shared memory.
+static int warps_with(size_t bytes, size_t all) {
+    size_t warps = all / bytes;
+    return warps < 1 ? 1 : warps > BLOCK_WARPS ? BLOCK_WARPS : (int)warps;
+}
+
+static void merge_norm(const Merge &g, const Norm &norm) {
+    size_t row = (size_t)g.C * sizeof(float);
+    int warps = warps_with(row, 48 << 10);
+    LAUNCH(merge_norm_kernel, dim3(ceil_div(g.rows, warps), g.copies), warps * WARP, warps * row, gpu.stream, g, norm);
+}
+
+static void norm_again(const Norm &norm, const real *x, int rows, int C) {
+    LAUNCH(norm_again_kernel, ceil_div(rows, BLOCK_WARPS), BLOCK, 0, gpu.stream, norm, x, rows, C);
+}
+
+// ----------------------------------------------------------------------------
+// sums over rows, for gradients of biases and of LayerNorm
+//
+// In two steps and always in the same order: blocks add up chunks of rows, then one block per 32 columns the chunks.
+
+static constexpr int CHUNKS_MAX = 256;
+
+// out (cols) of batch y, out_stride apart, = or += the sum over chunks of partial (batch, chunks, chunk_stride)[.., first ..]
+__global__ void chunks_sum_kernel(float *out, size_t out_stride, const float *partial, int chunks, int chunk_stride,
+                                  int first, int cols, int add) {
+    __shared__ float sums[BLOCK_WARPS][WARP];
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, c = blockIdx.x * WARP + lane;
+    const float *from = partial + (size_t)blockIdx.y * chunks * chunk_stride + first + c;
+    float sum = 0;
+    for (int i = warp; i < chunks && c < cols; i += BLOCK_WARPS) sum += from[(size_t)i * chunk_stride];
+    sums[warp][lane] = sum;
+    __syncthreads();
+    if (warp || c >= cols) return;
+    for (int i = 1; i < BLOCK_WARPS; i++) sum += sums[i][lane];
+    out += blockIdx.y * out_stride + c;
+    *out = add ? *out + sum : sum;
+}
+
+static void chunks_sum(float *out, size_t out_stride, const float *partial, int batch, int chunks, int chunk_stride, int first,
+                       int cols, int add) {
+    LAUNCH(chunks_sum_kernel, dim3(ceil_div(cols, WARP), batch), BLOCK, 0, gpu.stream, out, out_stride, partial, chunks,
+           chunk_stride, first, cols, add);
+}
+
+// partial (batch,chunks,cols): sums of chunk x of the rows of d (batch,rows,cols)
+__global__ void columns_sum_kernel(float *partial, const real *d, int rows, int cols, int chunk_rows) {
+    __shared__ float sums[BLOCK_WARPS][WARP * PACK];
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, c = (blockIdx.y * WARP + lane) * PACK;
+    int begin = blockIdx.x * chunk_rows, end = min(rows, begin + chunk_rows);
+    float sum[PACK] = {0};
+    d += (size_t)blockIdx.z * rows * cols;
+    for (int row = begin + warp; row < end && c < cols; row += BLOCK_WARPS) pack_add(sum, d + (size_t)row * cols + c, 1);
+#pragma unroll
+    for (int j = 0; j < PACK; j++) sums[warp][lane * PACK + j] = sum[j];
+    __syncthreads();
+    for (int i = threadIdx.x; i < WARP * PACK; i += BLOCK) {
+        int column = blockIdx.y * WARP * PACK + i;
+        if (column >= cols) return;
+        float total = 0;
+        for (int w = 0; w < BLOCK_WARPS; w++) total += sums[w][i];
+        partial[((size_t)blockIdx.z * gridDim.x + blockIdx.x) * cols + column] = total;
+    }
+}
+
+// Gradient of a bias: out (cols) of each of `batch`, out_stride apart, = or += sums over the rows of d (batch,rows,cols).
+// scratch (batch,CHUNKS_MAX,cols)
+static void bias_backward(float *out, size_t out_stride, const real *d, int batch, int rows, int cols, int add, float *scratch) {
+    int across = ceil_div(cols, WARP * PACK), wanted = ceil_div(4 * gpu.properties.multiProcessorCount, across * batch);
+    int chunks = max(1, min(min(wanted, CHUNKS_MAX), ceil_div(rows, BLOCK_WARPS)));
+    int chunk_rows = ceil_div(rows, chunks);
+    chunks = ceil_div(rows, chunk_rows);
+    LAUNCH(columns_sum_kernel, dim3(chunks, across, batch), BLOCK, 0, gpu.stream, scratch, d, rows, cols, chunk_rows);
+    chunks_sum(out, out_stride, scratch, batch, chunks, cols, 0, cols, add);
+}
+
+// ----------------------------------------------------------------------------
+// LayerNorm, backward
+
+typedef struct {
+    real *dx;                       // (F,rows,C) written, or added to
+    int add_dx;
+    const real *dout;               // (F,rows,C)
+    const real *x;                  // (copies,rows,C), x_stride apart
+    const float *mean, *rstd;       // (copies,rows), stats_stride apart
+    size_t x_stride, stats_stride;  // 0 where all ranks read the same stream
+    const real *w;                  // (C)
+    float *partial;                 // (F,chunks,2,C): sums for the gradients of w and b over a chunk of rows
+    int rows, C, chunk_rows;
+} NormBackward;
+
+// A warp takes a row at a time and keeps its sums in shared memory, (warps, 2, C): a lane always meets the same columns.
+__global__ void norm_backward_kernel(NormBackward g) {
+    SHARED_DYNAMIC(float, shared);
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP, f = blockIdx.y, C = g.C;
+    float *dw = shared + (size_t)warp * 2 * C, *db = dw + C;
+    int begin = blockIdx.x * g.chunk_rows, end = min(g.rows, begin + g.chunk_rows);
+    for (int c = lane; c < 2 * C; c += WARP) dw[c] = 0;
+    __syncwarp();
+    for (int row = begin + warp; row < end; row += warps) {
+        const real *d = g.dout + ((size_t)f * g.rows + row) * C, *x = g.x + f * g.x_stride + (size_t)row * C;
+        real *dx = g.dx + ((size_t)f * g.rows + row) * C;
+        float mean = g.mean[f * g.stats_stride + row], rstd = g.rstd[f * g.stats_stride + row], sum = 0, sum_norm = 0;
+        for (int c = lane * PACK; c < C; c += WARP * PACK) {
+            Packed<real> dp = pack_load(d + c), xp = pack_load(x + c), wp = pack_load(g.w + c);
+#pragma unroll
+            for (int j = 0; j < PACK; j++) {
+                float dnorm = to_float(dp.at[j]) * to_float(wp.at[j]);
+                sum += dnorm;
+                sum_norm += dnorm * ((to_float(xp.at[j]) - mean) * rstd);
+            }
+        }
+        sum = warp_sum(sum) / C;
+        sum_norm = warp_sum(sum_norm) / C;
+        for (int c = lane * PACK; c < C; c += WARP * PACK) {
+            Packed<real> dp = pack_load(d + c), xp = pack_load(x + c), wp = pack_load(g.w + c);
+            float v[PACK] = {0};
+            if (g.add_dx) pack_add(v, dx + c, 1);
+#pragma unroll
+            for (int j = 0; j < PACK; j++) {
+                float norm = (to_float(xp.at[j]) - mean) * rstd, dout = to_float(dp.at[j]);
+                v[j] += (dout * to_float(wp.at[j]) - sum - norm * sum_norm) * rstd;
+                dw[c + j] += dout * norm;
+                db[c + j] += dout;
+            }
+            pack_store(dx + c, pack_round(v));
+        }
+    }
+    __syncthreads();
+    float *out = g.partial + ((size_t)f * gridDim.x + blockIdx.x) * 2 * C;
+    for (int c = threadIdx.x; c < 2 * C; c += blockDim.x) {
+        float total = 0;
+        for (int w = 0; w < warps; w++) total += shared[(size_t)w * 2 * C + c];
+        out[c] = total;
+    }
+}
+
+// dw, db (C) of each of F ranks, grad_stride apart, are written, or added to. g.partial has room for CHUNKS_MAX chunks.
+static void norm_backward(NormBackward g, float *dw, float *db, size_t grad_stride, int F, int add) {
+    size_t sums = (size_t)2 * g.C * sizeof(float);
+    int warps = warps_with(sums, 96 << 10);
+    int chunks = min(2 * gpu.properties.multiProcessorCount, min(ceil_div(g.rows, warps), CHUNKS_MAX));
+    g.chunk_rows = ceil_div(g.rows, chunks);
+    chunks = ceil_div(g.rows, g.chunk_rows);
+    CUDA_CHECK(cudaFuncSetAttribute(norm_backward_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, 96 << 10));
+    LAUNCH(norm_backward_kernel, dim3(chunks, F), warps * WARP, warps * sums, gpu.stream, g);
+    chunks_sum(dw, grad_stride, g.partial, F, chunks, 2 * g.C, 0, g.C, add);
+    chunks_sum(db, grad_stride, g.partial, F, chunks, 2 * g.C, g.C, g.C, add);
+}
+
+// ----------------------------------------------------------------------------
+// embedding
+
+// out (rows,C) = wte[token] for tokens first .. first+count-1, whose rows wte (count,C) holds; zeros for others
+__global__ void embedding_kernel(real *out, const int32_t *tokens, const real *wte, int first, int count, int rows, int C) {
+    int row = blockIdx.x * BLOCK_WARPS + threadIdx.x / WARP;
+    if (row >= rows) return;
+    int token = tokens[row] - first, held = token >= 0 && token < count;
+    for (int c = threadIdx.x % WARP * PACK; c < C; c += WARP * PACK) {
+        float zero[PACK] = {0};
+        pack_store(out + (size_t)row * C + c, held ? pack_load(wte + (size_t)token * C + c) : pack_round(zero));
+    }
+}
+
+static void embedding_forward(real *out, const int32_t *tokens, const real *wte, int first, int count, int rows, int C) {
+    LAUNCH(embedding_kernel, ceil_div(rows, BLOCK_WARPS), BLOCK, 0, gpu.stream, out, tokens, wte, first, count, rows, C);
+}
+
+// Rows of the micro-batch sorted by token: group g is token group_token[g] at rows order[group_begin[g]] .. of it. Then no two
+// blocks add to the same row of the gradient, and a token's rows are added in their order: no atomics.
+typedef struct { const int32_t *tokens, *targets, *order, *group_token, *group_begin; int groups; } Batch;
+
+// dwte (count,C) is added to: the head has been there first. A block takes a token and 32 packs of its columns.
+__global__ void embedding_backward_kernel(float *dwte, const real *dout, Batch batch, int first, int count, int C) {
+    __shared__ float sums[BLOCK_WARPS][WARP * PACK];
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, c = (blockIdx.y * WARP + lane) * PACK;
+    int token = batch.group_token[blockIdx.x] - first, end = batch.group_begin[blockIdx.x + 1];
+    if (token < 0 || token >= count) return; // the whole block: another rank has it
+    float sum[PACK] = {0};
+    for (int i = batch.group_begin[blockIdx.x] + warp; i < end && c < C; i += BLOCK_WARPS) {
+        pack_add(sum, dout + (size_t)batch.order[i] * C + c, 1);
+    }
+#pragma unroll
+    for (int j = 0; j < PACK; j++) sums[warp][lane * PACK + j] = sum[j];
+    __syncthreads();
+    for (int i = threadIdx.x; i < WARP * PACK; i += BLOCK) {
+        int column = blockIdx.y * WARP * PACK + i;
+        if (column >= C) return;
+        float total = 0;
+        for (int w = 0; w < BLOCK_WARPS; w++) total += sums[w][i];
+        dwte[(size_t)token * C + column] += total;
+    }
+}
+
+static void embedding_backward(float *dwte, const real *dout, Batch batch, int first, int count, int C) {
+    LAUNCH(embedding_backward_kernel, dim3(batch.groups, ceil_div(C, WARP * PACK)), BLOCK, 0, gpu.stream, dwte, dout,
+           batch, first, count, C);
+}
+
+// dwpe (T,C) = or += sum over sequences of dout (B,T,C)
+__global__ void position_backward_kernel(float *dwpe, const real *dout, int B, int T, int C, int add) {
+    int t = blockIdx.x * BLOCK_WARPS + threadIdx.x / WARP;
+    if (t >= T) return;
+    for (int c = threadIdx.x % WARP * PACK; c < C; c += WARP * PACK) {
+        float sum[PACK] = {0};
+        for (int b = 0; b < B; b++) pack_add(sum, dout + ((size_t)b * T + t) * C + c, 1);
+        float *to = dwpe + (size_t)t * C + c;
+#pragma unroll
+        for (int j = 0; j < PACK; j++) to[j] = add ? to[j] + sum[j] : sum[j];
+    }
+}
+
+static void position_backward(float *dwpe, const real *dout, int B, int T, int C, int add) {
+    LAUNCH(position_backward_kernel, ceil_div(T, BLOCK_WARPS), BLOCK, 0, gpu.stream, dwpe, dout, B, T, C, add);
+}
+
+// ----------------------------------------------------------------------------
+// GELU: 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), GPT-2's
+
+#define GELU_SCALE 0.7978845608028654f
+#define GELU_CUBE 0.044715f
+
+__global__ void gelu_kernel(real *out, const real *in, size_t n) {
+    size_t i = ((size_t)blockIdx.x * BLOCK + threadIdx.x) * PACK;
+    if (i >= n) return;
+    Packed<real> p = pack_load(in + i);
+    float v[PACK];
+#pragma unroll
+    for (int j = 0; j < PACK; j++) {
+        float x = to_float(p.at[j]);
+        v[j] = 0.5f * x * (1 + tanhf(GELU_SCALE * (x + GELU_CUBE * x * x * x)));
+    }
+    pack_store(out + i, pack_round(v));
+}
+
+__global__ void gelu_backward_kernel(real *dx, const real *dout, const real *in, size_t n) {
+    size_t i = ((size_t)blockIdx.x * BLOCK + threadIdx.x) * PACK;
+    if (i >= n) return;
+    Packed<real> p = pack_load(in + i), d = pack_load(dout + i);
+    float v[PACK];
+#pragma unroll
+    for (int j = 0; j < PACK; j++) {
+        float x = to_float(p.at[j]), t = tanhf(GELU_SCALE * (x + GELU_CUBE * x * x * x));
+        v[j] = to_float(d.at[j]) * (0.5f * (1 + t) + 0.5f * x * (1 - t * t) * GELU_SCALE * (1 + 3 * GELU_CUBE * x * x));
+    }
+    pack_store(dx + i, pack_round(v));
+}
+
+// n a multiple of PACK
+static void gelu_forward(real *out, const real *in, size_t n) {
+    LAUNCH(gelu_kernel, (unsigned)ceil_div(n, (size_t)BLOCK * PACK), BLOCK, 0, gpu.stream, out, in, n);
+}
+
+// dx = dout gelu'(in); dx may be dout
+static void gelu_backward(real *dx, const real *dout, const real *in, size_t n) {
+    LAUNCH(gelu_backward_kernel, (unsigned)ceil_div(n, (size_t)BLOCK * PACK), BLOCK, 0, gpu.stream, dx, dout, in, n);
+}
+
+// ----------------------------------------------------------------------------
+// classifier: softmax and cross-entropy over logits (rows,width) of the tokens first .. first+count-1, in the first `count`
+// columns; one block per row
+
+// Largest of a row and the sum of exponentials relative to it, both over the block.
+__device__ __forceinline__ void row_scan(const real *row, int count, float *shared, float *most, float *sum) {
+    float m = -INFINITY, s = 0; // of this thread: online, in one pass over memory
+    for (int v = threadIdx.x * PACK; v < count; v += blockDim.x * PACK) {
+        Packed<real> p = pack_load(row + v);
+        float here = -INFINITY;
+#pragma unroll
+        for (int j = 0; j < PACK; j++) here = fmaxf(here, v + j < count ? to_float(p.at[j]) : -INFINITY);
+        if (here > m) s *= __expf(m - here), m = here;
+#pragma unroll
+        for (int j = 0; j < PACK; j++) s += v + j < count ? expf(to_float(p.at[j]) - m) : 0;
+    }
+    *most = block_reduce<true>(m, shared);
+    *sum = block_reduce<false>(m == -INFINITY ? s : s * expf(m - *most), shared);
+}
+
+// The row becomes its own gradient, (softmax - one at the target) scale; columns past `count` become zero.
+__device__ __forceinline__ void row_backward(real *row, int target, float lse, float scale, int count, int width) {
+    for (int v = threadIdx.x * PACK; v < width; v += blockDim.x * PACK) {
+        Packed<real> p = pack_load(row + v);
+        float d[PACK];
+#pragma unroll
+        for (int j = 0; j < PACK; j++) {
+            float probability = v + j < count ? expf(to_float(p.at[j]) - lse) : 0;
+            d[j] = (probability - (v + j == target ? 1.0f : 0.0f)) * scale;
+        }
+        pack_store(row + v, pack_round(d));
+    }
+}
+
+// With the whole vocabulary here, all at once: losses (rows), and the gradient over the logits unless scale is 0.
+__global__ void __launch_bounds__(1024) classifier_kernel(real *logits, float *losses, const int32_t *targets, float scale,
+                                                          int count, int width) {
+    __shared__ float shared[WARP];
+    real *row = logits + (size_t)blockIdx.x * width;
+    int target = targets[blockIdx.x];
+    float most, sum, chosen = to_float(row[target]);
+    row_scan(row, count, shared, &most, &sum); // its barriers stand between reading `chosen` and writing over it
+    float lse = most + logf(sum);
+    if (threadIdx.x == 0) losses[blockIdx.x] = lse - chosen;
+    if (scale != 0) row_backward(row, target, lse, scale, count, width);
+}
+
+// Of one part of the vocabulary: most, sums[0] (rows): as row_scan says; sums[1]: the target's logit, 0 if it is elsewhere.
+__global__ void __launch_bounds__(1024) classifier_part_kernel(const real *logits, float *most, float *sums,
+                                                               const int32_t *targets, int first, int count, int width) {
+    __shared__ float shared[WARP];
+    const real *row = logits + (size_t)blockIdx.x * width;
+    int target = targets[blockIdx.x] - first, rows = gridDim.x;
+    float m, s;
+    row_scan(row, count, shared, &m, &s);
+    if (threadIdx.x) return;
+    most[blockIdx.x] = m;
+    sums[blockIdx.x] = s;
+    sums[rows + blockIdx.x] = target >= 0 && target < count ? to_float(row[target]) : 0;
+}
+
+// most (rows) = the largest over parts (parts,rows)
+__global__ void parts_max_kernel(float *most, const float *part_most, int parts, int rows) {
+    int i = blockIdx.x * BLOCK + threadIdx.x;
+    if (i >= rows) return;
+    float m = part_most[i];
+    for (int f = 1; f < parts; f++) m = fmaxf(m, part_most[(size_t)f * rows + i]);
+    most[i] = m;
+}
+
+// sums (parts,2,rows), made relative to `most` of all ranks, are added up into the first.
+__global__ void parts_rescale_kernel(float *sums, const float *part_most, const float *most, int parts, int rows) {
+    int i = blockIdx.x * BLOCK + threadIdx.x;
+    if (i >= rows) return;
+    float sum = 0, chosen = 0;
+    for (int f = 0; f < parts; f++) {
+        float m = part_most[(size_t)f * rows + i], part = sums[(size_t)2 * f * rows + i];
+        sum += m == -INFINITY ? part : part * expf(m - most[i]); // -inf: a part without tokens, sum 0, or of NaNs alone
+        chosen += sums[((size_t)2 * f + 1) * rows + i];
+    }
+    sums[i] = sum;
+    sums[rows + i] = chosen;
+}
+
+__global__ void losses_kernel(float *losses, float *lse, const float *most, const float *sums, int rows) {
+    int i = blockIdx.x * BLOCK + threadIdx.x;
+    if (i >= rows) return;
+    lse[i] = most[i] + logf(sums[i]);
+    losses[i] = lse[i] - sums[rows + i];
+}
+
+__global__ void __launch_bounds__(1024) classifier_backward_kernel(real *logits, const float *lse, const int32_t *targets,
+                                                                   float scale, int first, int count, int width) {
+    row_backward(logits + (size_t)blockIdx.x * width, targets[blockIdx.x] - first, lse[blockIdx.x], scale, count, width);
+}
+
+// total = or += the mean of losses (rows); one block
+__global__ void loss_mean_kernel(double *total, const float *losses, int rows, int add) {
+    __shared__ double sums[BLOCK];
+    double sum = 0;
+    for (int i = threadIdx.x; i < rows; i += BLOCK) sum += losses[i];
+    sums[threadIdx.x] = sum;
+    __syncthreads();
+    if (threadIdx.x) return;
+    for (int i = 1; i < BLOCK; i++) sum += sums[i];
+    *total = add ? *total + sum / rows : sum / rows;
+}
+
+static int classifier_threads(int width) { return min(1024, ceil_div(ceil_div(width, PACK), WARP) * WARP); }
+
+// ----------------------------------------------------------------------------
+// update: gradient norm and AdamW, over the flat block that holds all tensors
+
+// Where tensors lie in the flat block: tensor p is elements begin[p] .. begin[p] + size[p] - 1.
+typedef struct {
+    size_t begin[P_COUNT], size[P_COUNT];
+    int decays[P_COUNT];
+} FlatTable;
+
+static constexpr int NORM_BLOCKS = 128; // at most
+
+// partial (P_COUNT,blocks): sums of squares of slices of each tensor's gradient
+__global__ void squares_kernel(double *partial, const float *grads, FlatTable table) {
+    __shared__ float shared[WARP];
+    int p = blockIdx.y;
+    const float *g = grads + table.begin[p];
+    double sum = 0;
+    for (size_t i = ((size_t)blockIdx.x * BLOCK + threadIdx.x) * 4; i < table.size[p]; i += (size_t)gridDim.x * BLOCK * 4) {
+        Packed<float> v = pack_load(g + i);
+        sum += v.at[0] * v.at[0] + v.at[1] * v.at[1] + v.at[2] * v.at[2] + v.at[3] * v.at[3];
+    }
+    float total = block_reduce<false>((float)sum, shared);
+    if (threadIdx.x == 0) partial[p * gridDim.x + blockIdx.x] = total;
+}
+
+// squares (P_COUNT): one warp each
+__global__ void squares_sum_kernel(double *squares, const double *partial, int blocks) {
+    double sum = 0;
+    for (int i = threadIdx.x; i < blocks; i += WARP) sum += partial[blockIdx.x * blocks + i];
+    for (int step = WARP / 2; step > 0; step /= 2) sum += __shfl_xor_sync(FULL_WARP, sum, step);
+    if (threadIdx.x == 0) squares[blockIdx.x] = sum;
+}
+
+typedef struct { float rate, beta1, beta2, eps, decay, scale, correct1, correct2; } AdamWStep;
+
+// One AdamW step (arXiv 1711.05101) of elements first .. first+n-1 of the flat block; master and moments hold just these.
+// In fp32 the parameters are their own master.
+__global__ void adamw_kernel(real *params, float *master, float *moment1, float *moment2, const float *grads, size_t first,
+                             size_t n, FlatTable table, AdamWStep h) {
+    size_t i = ((size_t)blockIdx.x * BLOCK + threadIdx.x) * 4;
+    if (i >= n) return;
+    float decay = 0;
+    for (int p = 0; p < P_COUNT; p++) { // sizes are multiples of 8: four neighbours belong to one tensor
+        if (table.decays[p] && first + i - table.begin[p] < table.size[p]) decay = h.decay;
+    }
+    Packed<float> g = pack_load(grads + first + i), w = pack_load(master + i), m1 = pack_load(moment1 + i),
+                  m2 = pack_load(moment2 + i);
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+        float d = g.at[j] * h.scale;
+        m1.at[j] = h.beta1 * m1.at[j] + (1 - h.beta1) * d;
+        m2.at[j] = h.beta2 * m2.at[j] + (1 - h.beta2) * d * d;
+        float root = sqrtf(m2.at[j] * h.correct2);
+        w.at[j] -= h.rate * (m1.at[j] * h.correct1 / (root + h.eps) + decay * w.at[j]);
+    }
+    pack_store(moment1 + i, m1);
+    pack_store(moment2 + i, m2);
+    pack_store(master + i, w);
+#pragma unroll
+    for (int j = 0; j < 4 && sizeof(real) < sizeof(float); j++) params[first + i + j] = from_float<real>(w.at[j]);
+}
+
+// Sum over copies 0 .. count-1 of x (count,n), `stride` apart, into the first
+__global__ void copies_sum_kernel(float *x, int count, size_t stride, size_t n) {
+    size_t i = (size_t)blockIdx.x * BLOCK + threadIdx.x;
+    if (i >= n) return;
+    float sum = x[i];
+    for (int f = 1; f < count; f++) sum += x[f * stride + i];
+    x[i] = sum;
+}
+
+// sums (2L,C): for each sub-block k the output biases of sub-blocks from[k] .. k. attprojb, fcprojb (L,C)
+__global__ void bias_sums_kernel(float *sums, const real *attprojb, const real *fcprojb, const int *from, int C) {
+    int k = blockIdx.x;
+    for (int c = threadIdx.x; c < C; c += blockDim.x) {
+        float sum = 0;
+        for (int i = from[k]; i <= k; i++) sum += to_float((i % 2 ? fcprojb : attprojb)[(size_t)(i / 2) * C + c]);
+        sums[(size_t)k * C + c] = sum;
+    }
+}
+
+// out (n) = in, rounded
+__global__ void round_kernel(real *out, const float *in, size_t n) {
+    size_t i = (size_t)blockIdx.x * BLOCK + threadIdx.x;
+    if (i < n) out[i] = from_float<real>(in[i]);
+}
+
+// ----------------------------------------------------------------------------
+// attention: causal, in the manner of FlashAttention-2 (arXiv 2307.08691)
+//
+// A block keeps a tile of queries and walks over tiles of keys; nothing of size T x T is ever in memory. The forward pass
+// keeps each row's largest score and its sum of exponentials so far and rescales its output when the largest one grows
+// (algorithm 1 of the paper). The backward pass makes the probabilities P again from lse, the log of each row's sum:
+//
+//   delta = rowsum(dout * out)    dS = P * (dout Vᵀ - delta)    dV = Pᵀ dout    dK = scale dSᵀ Q    dQ = scale dS K
+//
+// It runs as two kernels, one that owns keys and sums over queries (dK, dV) and one that owns queries and sums over keys
+// (dQ). That makes P twice, 7 products of matrices for the 5 that there are, but needs neither atomics nor a second
+// buffer: every sum has one owner and one order, so that a run can be repeated to the bit.
+//
+// Causality also takes care of the end of a sequence: rows from T on read as 0, and since they come after every real
+// query, no real query sees them as keys, and as queries they add 0 to dK and dV.
+
+typedef struct {
+    int B, T, heads, HS; // B counts the sequences of all folded ranks; heads of one rank, and their size
+} AttentionShape;
+
+// Where the matrices of one (sequence, head) start, in elements, and how far apart their rows are.
+typedef struct {
+    size_t qkv, out, row;  // in qkv (B,T,3,heads,HS), out (B,T,heads,HS), lse and delta (B,heads,T)
+    int width, qkv_stride; // heads*HS, which is also the stride of out and the way from Q to K and from K to V; 3*heads*HS
+} AttentionHead;
+
+// The grid is (tiles, heads, B), the last two up to 65535: what depends on them alone lives in uniform registers then, and
+// the blocks of a head run one after the other, while its keys and values are in the L2 cache.
+__device__ __forceinline__ AttentionHead attention_head(AttentionShape s) {
+    int h = blockIdx.y, b = blockIdx.z, width = s.heads * s.HS;
+    AttentionHead head;
+    head.qkv = (size_t)b * s.T * 3 * width + h * s.HS;
+    head.out = (size_t)b * s.T * width + h * s.HS;
+    head.row = ((size_t)b * s.heads + h) * s.T;
+    head.width = width;
+    head.qkv_stride = 3 * width;
+    return head;
+}
+
+// Does a query at position `query` see the key at position `key`?
+__device__ __forceinline__ bool attention_sees(int query, int key) { return key <= query + FAULT(FAULT_CAUSAL_OFF_BY_ONE); }
+
+// The barrier between the loading of a tile and its use.
+__device__ __forceinline__ void attention_tile_barrier() {
+    if (!FAULT(FAULT_NO_BARRIER_IN_ATTENTION)) __syncthreads();
+}
+
+// delta (B,heads,T): each row of dout * out summed. LANES neighbours share a row and take 16 bytes of it each.
+template <int LANES>
+__global__ void attention_delta_kernel(float *delta, const real *dout, const real *out, AttentionShape s) {
+    size_t row = ((size_t)blockIdx.x * blockDim.x + threadIdx.x) / LANES, rows = (size_t)s.B * s.T * s.heads;
+    int column = threadIdx.x % LANES * PACK;
+    float sum = 0;
+    if (row < rows && column < s.HS) {
+        Packed<real> d = pack_load(dout + row * s.HS + column), o = pack_load(out + row * s.HS + column);
+        for (int i = 0; i < PACK; i++) sum += to_float(d.at[i]) * to_float(o.at[i]);
+    }
+    for (int step = LANES / 2; step > 0; step /= 2) sum += __shfl_xor_sync(FULL_WARP, sum, step);
+    if (row < rows && column == 0) {
+        size_t h = row % s.heads, t = row / s.heads % s.T, b = row / s.heads / s.T;
+        delta[(b * s.heads + h) * s.T + t] = sum;
+    }
+}
+
+#ifdef PRECISION_FP32
+
+// --------------------------------------
+// fp32: 256 threads, 16 x 16, over tiles in plain shared memory
+//
+// Thread (ty, tx) owns the rows ty, ty+16, ... of a tile, of scores the columns tx, tx+16, ..., of outputs D/16 columns
+// that lie together. A row is owned by 16 lanes of one warp: they reduce it with shuffles, and what a warp writes to the
+// tile of probabilities only it reads again.
+
+enum { ATTENTION_THREADS = 256 };
+
+template <int D> struct AttentionTile {
+    enum {
+        ROWS = D <= 64 ? 64 : 32, // queries or keys of a tile: as many as leave room for four tiles
+        EACH = ROWS / 16,         // of which a thread owns
+        STRIDE = D + 4,           // 4 floats more, so that 8 rows' 16-byte reads of one column meet no bank twice
+        SIZE = ROWS * STRIDE,
+        P_STRIDE = ROWS + 4,
+        P_SIZE = ROWS * P_STRIDE,
+        COLUMNS = D / 16
+    };
+};
+
+// What a launch has to know: rows that a block owns, bytes of shared memory.
+template <int D> struct AttentionForward {
+    enum { OWN = AttentionTile<D>::ROWS, SHARED = (3 * AttentionTile<D>::SIZE + AttentionTile<D>::P_SIZE) * sizeof(float) };
+};
+template <int D> struct AttentionBackward {
+    enum { OWN = AttentionTile<D>::ROWS, SHARED = (4 * AttentionTile<D>::SIZE + AttentionTile<D>::P_SIZE) * sizeof(float) };
+};
+
+// N floats that are read at once: 8 or 16 bytes a time.
+template <int N> struct alignas(N < 4 ? N * sizeof(float) : 16) Floats { float at[N]; };
+template <int N> __device__ __forceinline__ Floats<N> floats_load(const float *from) {
+    return *reinterpret_cast<const Floats<N> *>(from);
+}
+
+// tile = rows first .. first+ROWS-1 of a matrix (T,HS) with row stride `stride`; what lies outside of it becomes 0.
+template <int D, bool FULL>
+__device__ __forceinline__ void tile_load(float *tile, const float *matrix, int stride, int first, int T, int HS) {
+    constexpr int PACKS = D / 4;
+    for (int i = threadIdx.x; i < AttentionTile<D>::ROWS * PACKS; i += ATTENTION_THREADS) {
+        int row = i / PACKS, column = i % PACKS * 4;
+        Packed<float> values = {};
+        bool there = first + row < T && (FULL || column < HS);
+        if (there) values = pack_load(matrix + (ptrdiff_t)(first + row) * stride + column);
+        pack_store(tile + row * AttentionTile<D>::STRIDE + column, values);
+    }
+}
+
+// scores (EACH,EACH) = this thread's part of a bᵀ, for tiles a and b
+template <int D, int EACH = AttentionTile<D>::EACH>
+__device__ __forceinline__ void tile_scores(float (&scores)[EACH][EACH], const float *a, const float *b, int ty, int tx) {
+    constexpr int STRIDE = AttentionTile<D>::STRIDE;
+    for (int i = 0; i < EACH; i++) for (int j = 0; j < EACH; j++) scores[i][j] = 0;
+    #pragma unroll 4
+    for (int c = 0; c < D; c += 4) {
+        Floats<4> x[EACH], y[EACH];
+        for (int i = 0; i < EACH; i++) x[i] = floats_load<4>(a + (ty + 16 * i) * STRIDE + c);
+        for (int j = 0; j < EACH; j++) y[j] = floats_load<4>(b + (tx + 16 * j) * STRIDE + c);
+        for (int i = 0; i < EACH; i++) {
+            for (int j = 0; j < EACH; j++) {
+                for (int n = 0; n < 4; n++) scores[i][j] += x[i].at[n] * y[j].at[n];
+            }
+        }
+    }
+}
+
+// sums (EACH,COLUMNS) += this thread's part of p b, for a tile of probabilities p and a tile b. The warp that needs a row
+// of p has just written it, which is all that __syncwarp has to wait for.
+template <int D, int EACH = AttentionTile<D>::EACH, int COLUMNS = AttentionTile<D>::COLUMNS>
+__device__ __forceinline__ void tile_accumulate(float (&sums)[EACH][COLUMNS], float *p, const float (&mine)[EACH][EACH],
+                                                const float *b, int ty, int tx) {
+    constexpr int ROWS = AttentionTile<D>::ROWS, P_STRIDE = AttentionTile<D>::P_STRIDE;
+    for (int i = 0; i < EACH; i++) for (int j = 0; j < EACH; j++) p[(ty + 16 * i) * P_STRIDE + tx + 16 * j] = mine[i][j];
+    __syncwarp();
+    #pragma unroll 2
+    for (int k = 0; k < ROWS; k += 4) {
+        Floats<4> x[EACH];
+        for (int i = 0; i < EACH; i++) x[i] = floats_load<4>(p + (ty + 16 * i) * P_STRIDE + k);
+        for (int n = 0; n < 4; n++) {
+            Floats<COLUMNS> y = floats_load<COLUMNS>(b + (k + n) * AttentionTile<D>::STRIDE + tx * COLUMNS);
+            for (int i = 0; i < EACH; i++) for (int c = 0; c < COLUMNS; c++) sums[i][c] += x[i].at[n] * y.at[c];
+        }
+    }
+    __syncwarp(); // the next writer of these rows waits for their readers
+}
+
+// Rows first .. of a matrix (T,HS) = factor * sums
+template <int D, int EACH = AttentionTile<D>::EACH, int COLUMNS = AttentionTile<D>::COLUMNS>
+__device__ __forceinline__ void tile_store(float *matrix, int stride, const float (&sums)[EACH][COLUMNS], float factor,
+                                           int first, int T, int HS, int ty, int tx) {
+    for (int i = 0; i < EACH; i++) {
+        int row = first + ty + 16 * i;
+        if (row >= T) continue;
+        for (int c = 0; c < COLUMNS; c++) {
+            if (tx * COLUMNS + c < HS) matrix[(ptrdiff_t)row * stride + tx * COLUMNS + c] = sums[i][c] * factor;
+        }
+    }
+}
+
+// A row's scores, `scores` of them in this thread, become exponentials relative to its largest score so far; `output` and
+// `sum`, which were relative to an older one, follow. A NaN is not the largest, but its exponential is NaN and stays.
+template <int EACH, int COLUMNS>
+__device__ __forceinline__ void softmax_row(float (&scores)[EACH], float (&output)[COLUMNS], float &largest, float &sum) {
+    float most = largest, more = 0;
+    for (int j = 0; j < EACH; j++) most = fmaxf(most, scores[j]);
+    for (int step = 8; step > 0; step /= 2) most = fmaxf(most, __shfl_xor_sync(FULL_WARP, most, step));
+    float shrink = expf(largest - most); // 0 for the first tile
+    for (int j = 0; j < EACH; j++) more += scores[j] = expf(scores[j] - most);
+    for (int c = 0; c < COLUMNS; c++) output[c] *= shrink;
+    sum = sum * shrink + more; // this thread's part of it
+    largest = most;
+}
+
+template <int D, bool FULL>
+__global__ void __launch_bounds__(ATTENTION_THREADS, 1)
+attention_forward_kernel(float *out, float *lse, const float *qkv, AttentionShape s, float scale) {
+    using Tile = AttentionTile<D>;
+    constexpr int ROWS = Tile::ROWS, EACH = Tile::EACH, COLUMNS = Tile::COLUMNS;
+    SHARED_DYNAMIC(float, Q);
+    float *K = Q + Tile::SIZE, *V = K + Tile::SIZE, *P = V + Tile::SIZE;
+    int first = (gridDim.x - 1 - blockIdx.x) * ROWS; // the longest work comes first
+    int tx = threadIdx.x % 16, ty = threadIdx.x / 16;
+    AttentionHead head = attention_head(s);
+    const float *matrix = qkv + head.qkv;
+    float output[EACH][COLUMNS] = {}, largest[EACH], sum[EACH] = {};
+    for (int i = 0; i < EACH; i++) largest[i] = -INFINITY;
+    tile_load<D, FULL>(Q, matrix, head.qkv_stride, first, s.T, s.HS);
+    for (int key = 0; key <= first; key += ROWS) {
+        __syncthreads(); // the previous tile is read no more
+        tile_load<D, FULL>(K, matrix + head.width, head.qkv_stride, key, s.T, s.HS);
+        tile_load<D, FULL>(V, matrix + 2 * head.width, head.qkv_stride, key, s.T, s.HS);
+        attention_tile_barrier();
+        float scores[EACH][EACH];
+        tile_scores<D>(scores, Q, K, ty, tx);
+        for (int i = 0; i < EACH; i++) {
+            for (int j = 0; j < EACH; j++) {
+                scores[i][j] = attention_sees(first + ty + 16 * i, key + tx + 16 * j) ? scores[i][j] * scale : -INFINITY;
+            }
+            softmax_row(scores[i], output[i], largest[i], sum[i]);
+        }
+        tile_accumulate<D>(output, P, scores, V, ty, tx);
+    }
+    for (int i = 0; i < EACH; i++) {
+        int row = first + ty + 16 * i;
+        for (int step = 8; step > 0; step /= 2) sum[i] += __shfl_xor_sync(FULL_WARP, sum[i], step);
+        for (int c = 0; c < COLUMNS; c++) output[i][c] /= sum[i];
+        if (tx == 0 && row < s.T) lse[head.row + row] = largest[i] + logf(sum[i]);
+    }
+    tile_store<D>(out + head.out, head.width, output, 1, first, s.T, s.HS, ty, tx);
+}
+
+// P and dS of one query and one key, from what their products came to. Rounding can push the log of a probability above
+// 0, the more the larger its terms; the comparison lets a NaN through.
+__device__ __forceinline__ void attention_backward_pair(float &p, float &ds, int query, int key, float scale, float lse,
+                                                        float delta) {
+    float log_p = p * scale - lse;
+    p = attention_sees(query, key) ? expf(log_p > 0 ? 0 : log_p) : 0;
+    ds = p * (ds - delta);
+}
+
+// dK and dV of a tile of keys. Rows of P and dS are keys here, columns queries.
+template <int D, bool FULL>
+__global__ void __launch_bounds__(ATTENTION_THREADS, 1)
+attention_backward_keys_kernel(float *dqkv, const float *dout, const float *lse, const float *delta, const float *qkv,
+                               AttentionShape s, float scale) {
+    using Tile = AttentionTile<D>;
+    constexpr int ROWS = Tile::ROWS, EACH = Tile::EACH;
+    SHARED_DYNAMIC(float, K);
+    float *V = K + Tile::SIZE, *Q = V + Tile::SIZE, *dO = Q + Tile::SIZE, *P = dO + Tile::SIZE;
+    int first = blockIdx.x * ROWS; // the first keys have the most queries
+    int tx = threadIdx.x % 16, ty = threadIdx.x / 16;
+    AttentionHead head = attention_head(s);
+    const float *matrix = qkv + head.qkv;
+    float dK[EACH][Tile::COLUMNS] = {}, dV[EACH][Tile::COLUMNS] = {};
+    tile_load<D, FULL>(K, matrix + head.width, head.qkv_stride, first, s.T, s.HS);
+    tile_load<D, FULL>(V, matrix + 2 * head.width, head.qkv_stride, first, s.T, s.HS);
+    for (int query = first; query < s.T; query += ROWS) {
+        __syncthreads(); // the previous tile is read no more
+        tile_load<D, FULL>(Q, matrix, head.qkv_stride, query, s.T, s.HS);
+        tile_load<D, FULL>(dO, dout + head.out, head.width, query, s.T, s.HS);
+        __syncthreads();
+        float p[EACH][EACH], ds[EACH][EACH];
+        tile_scores<D>(p, K, Q, ty, tx);
+        tile_scores<D>(ds, V, dO, ty, tx);
+        for (int j = 0; j < EACH; j++) {
+            int column = query + tx + 16 * j;
+            float row_lse = column < s.T ? lse[head.row + column] : 0;
+            float row_delta = column < s.T ? delta[head.row + column] : 0;
+            for (int i = 0; i < EACH; i++) {
+                attention_backward_pair(p[i][j], ds[i][j], column, first + ty + 16 * i, scale, row_lse, row_delta);
+            }
+        }
+        tile_accumulate<D>(dV, P, p, dO, ty, tx);
+        tile_accumulate<D>(dK, P, ds, Q, ty, tx);
+    }
+    float *dmatrix = dqkv + head.qkv;
+    tile_store<D>(dmatrix + head.width, head.qkv_stride, dK, scale, first, s.T, s.HS, ty, tx);
+    tile_store<D>(dmatrix + 2 * head.width, head.qkv_stride, dV, 1, first, s.T, s.HS, ty, tx);
+}
+
+// dQ of a tile of queries
+template <int D, bool FULL>
+__global__ void __launch_bounds__(ATTENTION_THREADS, 1)
+attention_backward_queries_kernel(float *dqkv, const float *dout, const float *lse, const float *delta, const float *qkv,
+                                  AttentionShape s, float scale) {
+    using Tile = AttentionTile<D>;
+    constexpr int ROWS = Tile::ROWS, EACH = Tile::EACH;
+    SHARED_DYNAMIC(float, K);
+    float *V = K + Tile::SIZE, *Q = V + Tile::SIZE, *dO = Q + Tile::SIZE, *P = dO + Tile::SIZE;
+    int first = (gridDim.x - 1 - blockIdx.x) * ROWS; // the longest work comes first
+    int tx = threadIdx.x % 16, ty = threadIdx.x / 16;
+    AttentionHead head = attention_head(s);
+    const float *matrix = qkv + head.qkv;
+    float dQ[EACH][Tile::COLUMNS] = {}, row_lse[EACH], row_delta[EACH];
+    for (int i = 0; i < EACH; i++) {
+        int row = first + ty + 16 * i;
+        row_lse[i] = row < s.T ? lse[head.row + row] : 0;
+        row_delta[i] = row < s.T ? delta[head.row + row] : 0;
+    }
+    tile_load<D, FULL>(Q, matrix, head.qkv_stride, first, s.T, s.HS);
+    tile_load<D, FULL>(dO, dout + head.out, head.width, first, s.T, s.HS);
+    for (int key = 0; key <= first; key += ROWS) {
+        __syncthreads(); // the previous tile is read no more
+        tile_load<D, FULL>(K, matrix + head.width, head.qkv_stride, key, s.T, s.HS);
+        tile_load<D, FULL>(V, matrix + 2 * head.width, head.qkv_stride, key, s.T, s.HS);
+        __syncthreads();
+        float p[EACH][EACH], ds[EACH][EACH];
+        tile_scores<D>(p, Q, K, ty, tx);
+        tile_scores<D>(ds, dO, V, ty, tx);
+        for (int i = 0; i < EACH; i++) {
+            for (int j = 0; j < EACH; j++) {
+                attention_backward_pair(p[i][j], ds[i][j], first + ty + 16 * i, key + tx + 16 * j, scale, row_lse[i],
+                                        row_delta[i]);
+            }
+        }
+        tile_accumulate<D>(dQ, P, ds, K, ty, tx);
+    }
+    tile_store<D>(dqkv + head.qkv, head.qkv_stride, dQ, scale, first, s.T, s.HS, ty, tx);
+}
+
+#else // bf16
+
+// --------------------------------------
+// bf16: tensor cores (compute capability 8.0 and later)
+//
+// 4 warps share a tile; each owns 16*M of its rows, M = 2 where the registers allow it, since every fragment that is read
+// from shared memory is then multiplied twice. The products are mma.m16n8k16: C (16,8) += A (16,16) · B (16,8). With
+// g = lane / 4 and t = lane % 4 a lane holds, as the PTX ISA lays them out (two bf16 to a register, the lower index first):
+//
+//   A  a0: row g, k 2t 2t+1    a1: row g+8, k 2t 2t+1    a2: row g, k 2t+8 2t+9    a3: row g+8, k 2t+8 2t+9
+//   B  b0: k 2t 2t+1, column g                           b1: k 2t+8 2t+9, column g
+//   C  c0 c1: row g, columns 2t 2t+1                     c2 c3: row g+8, columns 2t 2t+1
+//
+// Two C side by side are therefore laid out like an A: probabilities go from one product into the next in registers.
+
+#ifdef CUDA_EMULATED
+#include <vector>
+#endif
+
+enum { ATTENTION_WARPS = 4, ATTENTION_THREADS = ATTENTION_WARPS * WARP };
+
+// Each special instruction stands in one function here, and beside it what it does in plain code, for dev/emu.
+
+__device__ __forceinline__ uint32_t shared_address(const void *p) { return (uint32_t)__cvta_generic_to_shared(p); }
+
+// c += a b
+__device__ __forceinline__ void mma(float (&c)[4], const uint32_t (&a)[4], const uint32_t *b) {
+#ifndef CUDA_EMULATED
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};\n"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#else
+    struct Fragments { __nv_bfloat16 a[4][2], b[2][2]; } mine;
+    memcpy(mine.a, a, sizeof mine.a);
+    memcpy(mine.b, b, sizeof mine.b);
+    const Fragments *of = (const Fragments *)emu_warp_share(&mine, sizeof mine);
+    int lane = threadIdx.x % WARP;
+    for (int i = 0; i < 4; i++) {
+        int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
+        for (int k = 0; k < 16; k++) {
+            __nv_bfloat16 x = of[row % 8 * 4 + k % 8 / 2].a[row / 8 + k / 8 * 2][k % 2];
+            __nv_bfloat16 y = of[column * 4 + k % 8 / 2].b[k / 8][k % 2];
+            c[i] += __bfloat162float(x) * __bfloat162float(y);
+        }
+    }
+#endif
+}
+
+// Four 8x8 matrices from shared memory. Lane 8i+r brings the address of row r of matrix i and gets, as to[i], the elements
+// 2t and 2t+1 of its row g.
+__device__ __forceinline__ void ldmatrix(uint32_t (&to)[4], const __nv_bfloat16 *row) {
+#ifndef CUDA_EMULATED
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];\n"
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "r"(shared_address(row)) : "memory");
+#else
+    const __nv_bfloat16 *const *rows = (const __nv_bfloat16 *const *)emu_warp_share(&row, sizeof row);
+    int lane = threadIdx.x % WARP;
+    for (int i = 0; i < 4; i++) memcpy(&to[i], rows[8 * i + lane / 4] + lane % 4 * 2, sizeof to[i]);
+#endif
+}
+
+// The same of the transposed matrices: to[i] are the elements g of its rows 2t and 2t+1.
+__device__ __forceinline__ void ldmatrix_transposed(uint32_t (&to)[4], const __nv_bfloat16 *row) {
+#ifndef CUDA_EMULATED
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];\n"
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "r"(shared_address(row)) : "memory");
+#else
+    const __nv_bfloat16 *const *rows = (const __nv_bfloat16 *const *)emu_warp_share(&row, sizeof row);
+    int lane = threadIdx.x % WARP;
+    for (int i = 0; i < 4; i++) {
+        __nv_bfloat16 pair[2] = {rows[8 * i + lane % 4 * 2][lane / 4], rows[8 * i + lane % 4 * 2 + 1][lane / 4]};
+        memcpy(&to[i], pair, sizeof to[i]);
+    }
+#endif
+}
+
+// Starts to copy BYTES (4 or 16) from global to shared memory, or to write zeros there if `there` is false; then nothing
+// is read and `from` may be any address. copies_wait waits for all that this thread has started; other threads see them
+// after the barrier that follows.
+#ifndef CUDA_EMULATED
+template <int BYTES> __device__ __forceinline__ void copy_start(void *to, const void *from, bool there) {
+    int bytes = there ? BYTES : 0; // the rest is filled with zeros
+    if constexpr (BYTES == 16) {
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n"
+                     :: "r"(shared_address(to)), "l"(__cvta_generic_to_global(from)), "r"(bytes) : "memory");
+    } else {
+        asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;\n"
+                     :: "r"(shared_address(to)), "l"(__cvta_generic_to_global(from)), "r"(bytes) : "memory");
+    }
+}
+__device__ __forceinline__ void copies_wait() { asm volatile("cp.async.wait_all;\n" ::: "memory"); }
+#else
+// The hardware may copy at once or as late as in copies_wait. Here copies do the one and the other by turns, so that a
+// missing wait is noticed, and also a tile that is overwritten while it is still in use.
+struct CopyLater { void *to; const void *from; int bytes; bool there; };
+static std::vector<CopyLater> copies_started[1024];
+static unsigned copies_turn;
+
+static void copy_now(CopyLater c) {
+    if (c.there) memcpy(c.to, c.from, c.bytes);
+    else memset(c.to, 0, c.bytes);
+}
+template <int BYTES> static void copy_start(void *to, const void *from, bool there) {
+    if (++copies_turn % 3 == 0) copy_now({to, from, BYTES, there});
+    else copies_started[threadIdx.x].push_back({to, from, BYTES, there});
+}
+static void copies_wait() {
+    for (CopyLater c : copies_started[threadIdx.x]) copy_now(c);
+    copies_started[threadIdx.x].clear();
+}
+#endif
+
+// 2^x to about 2 units in the last place, in one instruction
+__device__ __forceinline__ float exp2_fast(float x) {
+#ifndef CUDA_EMULATED
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
+    return y;
+#else
+    return exp2f(x);
+#endif
+}
+
+__device__ __forceinline__ uint32_t bf16_pair(float low, float high) {
+    __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+    uint32_t bits;
+    memcpy(&bits, &pair, sizeof bits);
+    return bits;
+}
+
+// --------------------------------------
+// bf16: tiles and fragments
+//
+// A tile's rows are D elements long without padding. Its 16-byte packs are permuted within a row, or within the two rows
+// that lie in the same 128 bytes: ldmatrix reads one column of packs of 8 rows at a time, and they then lie in 8 different
+// groups of 4 banks.
+
+// `row` may be any, `pack` counts packs of 8 columns
+template <int D> __device__ __forceinline__ int tile_at(int row, int pack) {
+    constexpr int PACKS = D / 8, ROWS_OF_128 = D < 64 ? 64 / D : 1;
+    return row * D + (pack ^ (row / ROWS_OF_128 % (PACKS < 8 ? PACKS : 8))) * 8;
+}
+
+// tile (ROWS,D) = rows first .. of a matrix (T,HS) with row stride `stride`; what lies outside of it becomes 0.
+template <int ROWS, int D, bool FULL>
+__device__ __forceinline__ void tile_start(real *tile, const real *matrix, int stride, int first, int T, int HS) {
+    constexpr int PACKS = D / 8, AT_ONCE = ATTENTION_THREADS / PACKS; // rows that the block copies at once
+    static_assert(ROWS % AT_ONCE == 0);
+    int row = threadIdx.x / PACKS, pack = threadIdx.x % PACKS;
+    const real *from = matrix + (ptrdiff_t)(first + row) * stride + pack * 8;
+    int end = FULL || pack * 8 < HS ? T : 0;
+    #pragma unroll 1 // addresses of copies yet to come would crowd out the sums
+    for (int n = 0; n < ROWS; n += AT_ONCE, from += AT_ONCE * stride) {
+        copy_start<16>(tile + tile_at<D>(row + n, pack), from, first + row + n < end);
+    }
+}
+
+// to (ROWS) = from[first ..], with zeros from T on
+template <int ROWS> __device__ __forceinline__ void row_start(float *to, const float *from, int first, int T) {
+    static_assert(ROWS <= ATTENTION_THREADS);
+    int i = threadIdx.x;
+    if (i < ROWS) copy_start<4>(to + i, from + first + i, first + i < T);
+}
+
+// A = rows row .. row+16*M-1 of a tile, all of its columns
+template <int M, int D>
+__device__ __forceinline__ void fragments_load(uint32_t (&a)[M][D / 16][4], const real *tile, int row) {
+    int lane = threadIdx.x % WARP;
+    #pragma unroll
+    for (int m = 0; m < M; m++) {
+        #pragma unroll
+        for (int k = 0; k < D / 16; k++) ldmatrix(a[m][k], tile + tile_at<D>(row + 16 * m + lane % 16, 2 * k + lane / 16));
+    }
+}
+
+// c (16*M,16) = A · (rows row .. row+15 of a tile)ᵀ, where c holds what is added to it. c[m][n] is the C of columns 8n ..
+template <int M, int D>
+__device__ __forceinline__ void multiply_by_rows(float (&c)[M][2][4], const uint32_t (&a)[M][D / 16][4], const real *tile,
+                                                 int row) {
+    int lane = threadIdx.x % WARP, at = tile_at<D>(row + lane / 16 * 8 + lane % 8, lane / 8 % 2);
+    #pragma unroll
+    for (int k = 0; k < D / 16; k++) {
+        uint32_t b[4]; // rows 0-7 and 8-15, two registers each
+        ldmatrix(b, tile + (at ^ 16 * k));
+        #pragma unroll
+        for (int m = 0; m < M; m++) {
+            mma(c[m][0], a[m][k], b);
+            mma(c[m][1], a[m][k], b + 2);
+        }
+    }
+}
+
+// c (16*M,D) += A (16*M,16) · (rows row .. row+15 of a tile)
+template <int M, int D>
+__device__ __forceinline__ void multiply_by_columns(float (&c)[M][D / 8][4], const uint32_t (&a)[M][4], const real *tile,
+                                                    int row) {
+    int lane = threadIdx.x % WARP, at = tile_at<D>(row + lane % 16, lane / 16);
+    #pragma unroll
+    for (int n = 0; n < D / 16; n++) {
+        uint32_t b[4]; // columns 0-7 and 8-15, two registers each
+        ldmatrix_transposed(b, tile + (at ^ 16 * n));
+        #pragma unroll
+        for (int m = 0; m < M; m++) {
+            mma(c[m][2 * n], a[m], b);
+            mma(c[m][2 * n + 1], a[m], b + 2);
+        }
+    }
+}
+
+// Two C side by side as the A of the next product, rounded to bf16.
+template <int M> __device__ __forceinline__ void fragments_from(uint32_t (&a)[M][4], const float (&c)[M][2][4]) {
+    #pragma unroll
+    for (int m = 0; m < M; m++) {
+        #pragma unroll
+        for (int i = 0; i < 4; i++) {
+            int from = FAULT(FAULT_WRONG_FRAGMENT) ? i % 2 * 2 + i / 2 : i; // the fault: a1 and a2 exchanged
+            a[m][i] = bf16_pair(c[m][from / 2][from % 2 * 2], c[m][from / 2][from % 2 * 2 + 1]);
+        }
+    }
+}
+
+// c[n][i] as fragments_from rounded it
+__device__ __forceinline__ float fragment_value(const uint32_t (&a)[4], int n, int i) {
+    uint32_t pair = a[2 * n + i / 2];
+    return __uint_as_float(i % 2 ? pair & 0xFFFF0000u : pair << 16);
+}
+
+// Calls f(m, n, i) for all that a lane holds of (16*M,16): c[m][n][i].
+template <int M, typename F> __device__ __forceinline__ void each_held(F f) {
+    #pragma unroll
+    for (int m = 0; m < M; m++) {
+        #pragma unroll
+        for (int n = 0; n < 2; n++) {
+            #pragma unroll
+            for (int i = 0; i < 4; i++) f(m, n, i);
+        }
+    }
+}
+
+// Scores (16*M,16) that a query must not see become -inf. Their rows start at position row, their columns at column.
+template <int M, bool ROWS_ARE_KEYS>
+__device__ __forceinline__ void scores_mask(float (&scores)[M][2][4], int row, int column) {
+    int lane = threadIdx.x % WARP;
+    each_held<M>([&](int m, int n, int i) {
+        int y = row + 16 * m + lane / 4 + i / 2 * 8, x = column + 8 * n + lane % 4 * 2 + i % 2;
+        if (!(ROWS_ARE_KEYS ? attention_sees(x, y) : attention_sees(y, x))) scores[m][n][i] = -INFINITY;
+    });
+}
+
+// Rows first+own .. of a matrix (T,HS) = factor * c (16*M,D), by way of the rows own .. of a tile that only this warp uses,
+// so that every thread writes 16 bytes at a time.
+template <int M, int D, bool FULL>
+__device__ __forceinline__ void rows_store(real *matrix, int stride, real *tile, int own, const float (&c)[M][D / 8][4],
+                                           float factor, int first, int T, int HS) {
+    constexpr int PACKS = D / 8;
+    int lane = threadIdx.x % WARP;
+    #pragma unroll
+    for (int m = 0; m < M; m++) {
+        #pragma unroll
+        for (int n = 0; n < PACKS; n++) {
+            #pragma unroll
+            for (int half = 0; half < 2; half++) {
+                uint32_t pair = bf16_pair(c[m][n][2 * half] * factor, c[m][n][2 * half + 1] * factor);
+                int row = own + 16 * m + lane / 4 + 8 * half;
+                *reinterpret_cast<uint32_t *>(tile + tile_at<D>(row, n) + lane % 4 * 2) = pair;
+            }
+        }
+    }
+    __syncwarp();
+    for (int i = lane; i < 16 * M * PACKS; i += WARP) {
+        int row = own + i / PACKS, pack = i % PACKS;
+        if (first + row >= T || (!FULL && pack * 8 >= HS)) continue;
+        pack_store(matrix + (ptrdiff_t)(first + row) * stride + pack * 8, pack_load(tile + tile_at<D>(row, pack)));
+    }
+}
+
+// --------------------------------------
+// bf16: forward
+
+// Tile sizes are chosen so that two blocks fit into a multiprocessor of 164 KiB and 65536 registers.
+template <int D> struct AttentionForward {
+    enum {
+        M = D <= 64 ? 2 : 1,
+        OWN = ATTENTION_WARPS * 16 * M, // queries of a block
+        STEP = 64,                      // keys that it takes at a time
+        SHARED = (OWN + 4 * STEP) * D * sizeof(real)
+    };
+};
+
+// Scores of a tile, scores[n] those of keys 16n .. 16n+15, become exponentials relative to each row's largest score so far;
+// output and sum, which were relative to an older one, follow. Every query sees key 0, so that the largest is above -inf
+// after the first tile. A NaN is never the largest, but its exponential is NaN and stays. factor makes scores powers of 2.
+template <int M, int N, int PACKS>
+__device__ __forceinline__ void softmax_step(float (&scores)[N][M][2][4], float (&output)[M][PACKS][4],
+                                             float (&largest)[M][2], float (&sum)[M][2], float factor) {
+    #pragma unroll
+    for (int m = 0; m < M; m++) {
+        #pragma unroll
+        for (int half = 0; half < 2; half++) { // rows g and g+8
+            float most = largest[m][half], more = 0;
+            #pragma unroll
+            for (int i = 0; i < 4 * N; i++) most = fmaxf(most, scores[i / 4][m][i / 2 % 2][2 * half + i % 2]);
+            most = fmaxf(most, __shfl_xor_sync(FULL_WARP, most, 1));
+            most = fmaxf(most, __shfl_xor_sync(FULL_WARP, most, 2));
+            float shrink = exp2_fast((largest[m][half] - most) * factor), shift = most * factor; // shrink is 0 at first
+            #pragma unroll
+            for (int i = 0; i < 4 * N; i++) {
+                float &score = scores[i / 4][m][i / 2 % 2][2 * half + i % 2];
+                score = exp2_fast(fmaf(score, factor, -shift));
+                more += score;
+            }
+            #pragma unroll
+            for (int n = 0; n < 2 * PACKS; n++) output[m][n / 2][2 * half + n % 2] *= shrink;
+            sum[m][half] = sum[m][half] * shrink + more; // this lane's part; the four lanes of a row add them up at the end
+            largest[m][half] = most;
+        }
+    }
+}
+
+template <int D, bool FULL>
+__global__ void __launch_bounds__(ATTENTION_THREADS, 2)
+attention_forward_kernel(real *out, float *lse, const real *qkv, AttentionShape s, float scale) {
+    using Sizes = AttentionForward<D>;
+    constexpr int M = Sizes::M, OWN = Sizes::OWN, STEP = Sizes::STEP, RING = 2 * STEP; // a power of 2
+    SHARED_DYNAMIC(real, Q);
+    // K and V are rings of two steps, one in use while the next arrives: position `key` lies in row key % RING.
+    real *K = Q + OWN * D, *V = K + RING * D;
+    int first = (gridDim.x - 1 - blockIdx.x) * OWN; // the longest work comes first
+    AttentionHead head = attention_head(s);
+    const real *q = qkv + head.qkv, *k = q + head.width, *v = k + head.width;
+    int lane = threadIdx.x % WARP, own = threadIdx.x / WARP * 16 * M, own_last = first + own + 16 * M - 1;
+    int end = min(first + OWN, s.T); // of the keys
+    float factor = scale * (float)M_LOG2E;
+
+    auto step_start = [&](int key) {
+        tile_start<STEP, D, FULL>(K + (key & (RING - 1)) * D, k, head.qkv_stride, key, s.T, s.HS);
+        tile_start<STEP, D, FULL>(V + (key & (RING - 1)) * D, v, head.qkv_stride, key, s.T, s.HS);
+    };
+    tile_start<OWN, D, FULL>(Q, q, head.qkv_stride, first, s.T, s.HS);
+    step_start(0);
+    uint32_t queries[M][D / 16][4];
+    float output[M][D / 8][4] = {}, largest[M][2], sum[M][2] = {};
+    for (int m = 0; m < M; m++) largest[m][0] = largest[m][1] = -INFINITY;
+
+    for (int key = 0; key < end; key += STEP) {
+        // After the barrier this tile is there for all, and the other one, which the previous step used, may be overwritten.
+        copies_wait();
+        attention_tile_barrier();
+        if (key + STEP < end) step_start(key + STEP);
+        if (key == 0) fragments_load<M, D>(queries, Q, own);
+        if (key > own_last) continue; // all of these keys come after this warp's queries
+
+        float scores[STEP / 16][M][2][4] = {};
+        #pragma unroll
+        for (int n = 0; n < STEP / 16; n++) multiply_by_rows<M, D>(scores[n], queries, K, (key & (RING - 1)) + 16 * n);
+        if (key + STEP - 1 > first + own) {
+            #pragma unroll
+            for (int n = 0; n < STEP / 16; n++) scores_mask<M, false>(scores[n], first + own, key + 16 * n);
+        }
+        softmax_step(scores, output, largest, sum, factor);
+        #pragma unroll
+        for (int n = 0; n < STEP / 16; n++) {
+            uint32_t p[M][4];
+            fragments_from<M>(p, scores[n]);
+            multiply_by_columns<M, D>(output, p, V, (key & (RING - 1)) + 16 * n);
+        }
+    }
+
+    #pragma unroll
+    for (int m = 0; m < M; m++) {
+        #pragma unroll
+        for (int half = 0; half < 2; half++) {
+            float total = sum[m][half];
+            total += __shfl_xor_sync(FULL_WARP, total, 1);
+            total += __shfl_xor_sync(FULL_WARP, total, 2);
+            int row = first + own + 16 * m + lane / 4 + 8 * half;
+            if (lane % 4 == 0 && row < s.T) lse[head.row + row] = largest[m][half] * scale + logf(total);
+            #pragma unroll
+            for (int n = 0; n < D / 4; n++) output[m][n / 2][2 * half + n % 2] *= 1 / total;
+        }
+    }
+    rows_store<M, D, FULL>(out + head.out, head.width, Q, own, output, 1, first, s.T, s.HS);
+}
+
+// --------------------------------------
+// bf16: backward
+//
+// Scores are made from the same products in the same order as in the forward pass, so that P exceeds 1 by no more than the
+// rounding of lse. The products of dP start from -delta instead of 0, which spares a subtraction.
+
+// Sizes of both kernels. A block keeps OWN rows of two matrices and takes STEP rows of two others at a time, of those 16 at
+// once, so that scores need few registers and sums may have many.
+template <int D> struct AttentionBackward {
+    enum {
+        M = D <= 64 ? 2 : 1,
+        OWN = ATTENTION_WARPS * 16 * M,
+        STEP = D <= 64 ? 64 : 32,
+        SHARED = (2 * OWN + 4 * STEP) * D * sizeof(real) + 4 * STEP * sizeof(float)
+    };
+};
+
+// dK and dV of a tile of keys. Rows of P and dS are keys here, columns queries: they are born transposed, as A fragments of
+// the products that need them so.
+template <int D, bool FULL>
+__global__ void __launch_bounds__(ATTENTION_THREADS, 2)
+attention_backward_keys_kernel(real *dqkv, const real *dout, const float *lse, const float *delta, const real *qkv,
+                               AttentionShape s, float scale) {
+    using Sizes = AttentionBackward<D>;
+    constexpr int M = Sizes::M, OWN = Sizes::OWN, STEP = Sizes::STEP, RING = 2 * STEP; // a power of 2
+    SHARED_DYNAMIC(real, K);
+    real *V = K + OWN * D, *Q = V + OWN * D, *dO = Q + RING * D; // Q and dO are rings, as K and V are in the forward pass
+    float *row_lse = reinterpret_cast<float *>(dO + RING * D), *row_delta = row_lse + RING;
+    int first = blockIdx.x * OWN; // the first keys have the most queries
+    AttentionHead head = attention_head(s);
+    const real *q = qkv + head.qkv;
+    int lane = threadIdx.x % WARP, own = threadIdx.x / WARP * 16 * M;
+    float factor = scale * (float)M_LOG2E;
+
+    auto step_start = [&](int query) {
+        int to = query & (RING - 1);
+        tile_start<STEP, D, FULL>(Q + to * D, q, head.qkv_stride, query, s.T, s.HS);
+        tile_start<STEP, D, FULL>(dO + to * D, dout + head.out, head.width, query, s.T, s.HS);
+        row_start<STEP>(row_lse + to, lse + head.row, query, s.T);
+        row_start<STEP>(row_delta + to, delta + head.row, query, s.T);
+    };
+    tile_start<OWN, D, FULL>(K, q + head.width, head.qkv_stride, first, s.T, s.HS);
+    tile_start<OWN, D, FULL>(V, q + 2 * head.width, head.qkv_stride, first, s.T, s.HS);
+    step_start(first);
+    uint32_t keys[M][D / 16][4], values[M][D / 16][4];
+    copies_wait();
+    __syncthreads(); // K and V are there; the loop waits once more, which takes no time
+    fragments_load<M, D>(keys, K, own);
+    fragments_load<M, D>(values, V, own);
+    float dK[M][D / 8][4] = {}, dV[M][D / 8][4] = {};
+
+    for (int query = first; query < s.T; query += STEP) {
+        copies_wait();
+        __syncthreads(); // as in the forward pass: this tile is there, the other one is free
+        if (query + STEP < s.T) step_start(query + STEP);
+        #pragma unroll 1
+        for (int at = query; at < query + STEP; at += 16) {
+            if (at + 15 < first + own) continue; // all of these queries come before this warp's keys
+            int row = at & (RING - 1), column = row + lane % 4 * 2; // a lane's scores are of queries column + 0, 1, 8, 9
+            float p[M][2][4] = {}, ds[M][2][4];
+            uint32_t pa[M][4], dsa[M][4];
+            multiply_by_rows<M, D>(p, keys, Q, row);
+            if (at < first + own + 16 * M - 1) scores_mask<M, true>(p, first + own, at);
+            each_held<M>([&](int m, int n, int i) {
+                float shift = row_lse[column + 8 * n + i % 2] * (float)M_LOG2E;
+                p[m][n][i] = exp2_fast(fmaf(p[m][n][i], factor, -shift));
+                ds[m][n][i] = -row_delta[column + 8 * n + i % 2];
+            });
+            fragments_from<M>(pa, p);
+            multiply_by_rows<M, D>(ds, values, dO, row);
+            // P as it was rounded for dV: keeping it in float as well would take more registers than there are.
+            each_held<M>([&](int m, int n, int i) { ds[m][n][i] *= fragment_value(pa[m], n, i); });
+            fragments_from<M>(dsa, ds);
+            multiply_by_columns<M, D>(dV, pa, dO, row);
+            multiply_by_columns<M, D>(dK, dsa, Q, row);
+        }
+    }
+    real *dk = dqkv + head.qkv + head.width, *dv = dk + head.width;
+    rows_store<M, D, FULL>(dk, head.qkv_stride, K, own, dK, scale, first, s.T, s.HS);
+    rows_store<M, D, FULL>(dv, head.qkv_stride, V, own, dV, 1, first, s.T, s.HS);
+}
+
+// dQ of a tile of queries
+template <int D, bool FULL>
+__global__ void __launch_bounds__(ATTENTION_THREADS, 2)
+attention_backward_queries_kernel(real *dqkv, const real *dout, const float *lse, const float *delta, const real *qkv,
+                                  AttentionShape s, float scale) {
+    using Sizes = AttentionBackward<D>;
+    constexpr int M = Sizes::M, OWN = Sizes::OWN, STEP = Sizes::STEP, RING = 2 * STEP; // a power of 2
+    SHARED_DYNAMIC(real, Q);
+    real *dO = Q + OWN * D, *K = dO + OWN * D, *V = K + RING * D;
+    int first = (gridDim.x - 1 - blockIdx.x) * OWN; // the longest work comes first
+    AttentionHead head = attention_head(s);
+    const real *q = qkv + head.qkv, *k = q + head.width, *v = k + head.width;
+    int lane = threadIdx.x % WARP, own = threadIdx.x / WARP * 16 * M, own_last = first + own + 16 * M - 1;
+    int end = min(first + OWN, s.T); // of the keys
+    float factor = scale * (float)M_LOG2E, row_lse[M][2], row_delta[M][2];
+
+    auto step_start = [&](int key) {
+        tile_start<STEP, D, FULL>(K + (key & (RING - 1)) * D, k, head.qkv_stride, key, s.T, s.HS);
+        tile_start<STEP, D, FULL>(V + (key & (RING - 1)) * D, v, head.qkv_stride, key, s.T, s.HS);
+    };
+    tile_start<OWN, D, FULL>(Q, q, head.qkv_stride, first, s.T, s.HS);
+    tile_start<OWN, D, FULL>(dO, dout + head.out, head.width, first, s.T, s.HS);
+    step_start(0);
+    for (int i = 0; i < 2 * M; i++) { // rows g and g+8 of each C
+        int row = first + own + 16 * (i / 2) + lane / 4 + 8 * (i % 2);
+        row_lse[i / 2][i % 2] = row < s.T ? lse[head.row + row] * (float)M_LOG2E : 0;
+        row_delta[i / 2][i % 2] = row < s.T ? delta[head.row + row] : 0;
+    }
+    uint32_t queries[M][D / 16][4], douts[M][D / 16][4];
+    float dQ[M][D / 8][4] = {};
+
+    for (int key = 0; key < end; key += STEP) {
+        copies_wait();
+        __syncthreads(); // as in the forward pass: this tile is there, the other one is free
+        if (key + STEP < end) step_start(key + STEP);
+        if (key == 0) {
+            fragments_load<M, D>(queries, Q, own);
+            fragments_load<M, D>(douts, dO, own);
+        }
+        #pragma unroll 1
+        for (int at = key; at < key + STEP && at <= own_last; at += 16) {
+            int row = at & (RING - 1);
+            float p[M][2][4] = {}, ds[M][2][4];
+            uint32_t a[M][4];
+            multiply_by_rows<M, D>(p, queries, K, row);
+            if (at + 15 > first + own) scores_mask<M, false>(p, first + own, at);
+            each_held<M>([&](int m, int n, int i) {
+                p[m][n][i] = exp2_fast(fmaf(p[m][n][i], factor, -row_lse[m][i / 2]));
+                ds[m][n][i] = -row_delta[m][i / 2];
+            });
+            multiply_by_rows<M, D>(ds, douts, V, row);
+            each_held<M>([&](int m, int n, int i) { ds[m][n][i] *= p[m][n][i]; });
+            fragments_from<M>(a, ds);
+            multiply_by_columns<M, D>(dQ, a, K, row);
+        }
+    }
+    rows_store<M, D, FULL>(dqkv + head.qkv, head.qkv_stride, Q, own, dQ, scale, first, s.T, s.HS);
+}
+
+#endif
+
+// --------------------------------------
+// launches
+
+// Calls launch.operator()<D, FULL>() for the smallest tile width D that heads of size HS fit in. FULL says that they fill
+// it, which spares the kernels all tests of columns.
+template <typename F> static void attention_by_size(int HS, F launch) {
+    if (HS <= 0 || HS % 8 != 0 || HS > 128) fail("attention: heads of size %d; need a multiple of 8 up to 128", HS);
+    if (HS == 128) launch.template operator()<128, true>();
+    else if (HS > 64) launch.template operator()<128, false>();
+    else if (HS == 64) launch.template operator()<64, true>();
+    else if (HS > 32) launch.template operator()<64, false>();
+    else if (HS == 32) launch.template operator()<32, true>();
+    else launch.template operator()<32, false>();
+}
+
+// Lets a kernel use more shared memory than the 48 KiB that every kernel may, once.
+template <auto Kernel> static void attention_allow_shared(size_t bytes) {
+    static bool allowed = bytes <= 48 * 1024;
+    if (!allowed) CUDA_CHECK(cudaFuncSetAttribute(Kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes));
+    allowed = true;
+}
+
+// out (B,T,heads,HS) and lse (B,heads,T) from qkv (B,T,3,heads,HS), whose rows have to lie at multiples of 16 bytes.
+static void attention_forward(real *out, float *lse, const real *qkv, AttentionShape s, cudaStream_t on) {
+    attention_by_size(s.HS, [&]<int D, bool FULL>() {
+        using Sizes = AttentionForward<D>;
+        attention_allow_shared<attention_forward_kernel<D, FULL>>(Sizes::SHARED);
+        LAUNCH((attention_forward_kernel<D, FULL>), dim3(ceil_div<int>(s.T, Sizes::OWN), s.heads, s.B), ATTENTION_THREADS,
+               Sizes::SHARED, on, out, lse, qkv, s, 1 / sqrtf((float)s.HS));
+    });
+}
+
+// dqkv (B,T,3,heads,HS) is written, and so is delta (B,heads,T), which is of no use later. dout, out (B,T,heads,HS).
+static void attention_backward(real *dqkv, float *delta, const real *dout, const real *out, const float *lse,
+                               const real *qkv, AttentionShape s, cudaStream_t on) {
+    attention_by_size(s.HS, [&]<int D, bool FULL>() {
+        using Sizes = AttentionBackward<D>;
+        constexpr int LANES = D / PACK, SHARED = Sizes::SHARED;
+        size_t rows = (size_t)s.B * s.T * s.heads;
+        dim3 blocks(ceil_div<int>(s.T, Sizes::OWN), s.heads, s.B);
+        float scale = 1 / sqrtf((float)s.HS);
+        unsigned delta_blocks = (unsigned)ceil_div<size_t>(rows * LANES, 256);
+        LAUNCH((attention_delta_kernel<LANES>), delta_blocks, 256, 0, on, delta, dout, out, s);
+        attention_allow_shared<attention_backward_keys_kernel<D, FULL>>(SHARED);
+        LAUNCH((attention_backward_keys_kernel<D, FULL>), blocks, ATTENTION_THREADS, SHARED, on, dqkv, dout, lse, delta,
+               qkv, s, scale);
+        attention_allow_shared<attention_backward_queries_kernel<D, FULL>>(SHARED);
+        LAUNCH((attention_backward_queries_kernel<D, FULL>), blocks, ATTENTION_THREADS, SHARED, on, dqkv, dout, lse, delta,
+               qkv, s, scale);
+    });
+}
+
+// ----------------------------------------------------------------------------
+// matmul: cuBLASLt, which thinks in columns: our row-major out = a b is its outᵀ = bᵀ aᵀ
+
+// out (M,N) = a (M,K) b (K,N) of each of `batch`, all without gaps between rows. Batches lie the given strides apart; 0 says
+// that all read the same. At most one of bias and the two GELU fields, but for bias with gelu_in_out.
+typedef struct {
+    void *out;
+    size_t out_stride;
+    int out_float;         // out is float; else real
+    const real *a, *b;
+    size_t a_stride, b_stride;
+    int a_transposed;      // a is stored as (K,M)
+    int b_transposed;      // b is stored as (N,K)
+    const real *bias;      // (N), added to every row; NULL: none
+    size_t bias_stride;
+    real *before_gelu;     // (M,N), strides as out: gets a b + bias, of which out is the GELU
+    const real *gelu_in;   // (M,N), strides as out: out = (a b) gelu'(gelu_in)
+    int M, N, K, batch;
+    int accumulate;        // out += a b; otherwise what out was is never read
+} Matmul;
+
+// What cuBLASLt needs to know of a shape, made once: its own choice of algorithm among it.
+typedef struct {
+    int M, N, K, batch, a_transposed, b_transposed, out_float, accumulate;
+    int epilogue; // cublasLtEpilogue_t
+    size_t a_stride, b_stride, out_stride, bias_stride;
+} MatmulKey;
+
+typedef struct {
+    MatmulKey key;
+    int state; // 0: free; 1: can be had; 2: cuBLASLt has no such thing
+    cublasLtMatmulDesc_t operation;
+    cublasLtMatrixLayout_t a, b, out; // ours
+    cublasLtMatmulAlgo_t algorithm;
+} MatmulPlan;
+
+static constexpr int MATMUL_PLANS = 1 << 14, MATMUL_WORKSPACE = 32 << 20;
+static MatmulPlan *matmul_plans; // hash table
+
+static cublasLtMatrixLayout_t matmul_layout(cudaDataType_t type, int rows, int cols, int batch, size_t stride) {
+    cublasLtMatrixLayout_t layout;
+    int64_t offset = (int64_t)stride;
+    CUBLAS_CHECK(cublasLtMatrixLayoutCreate(&layout, type, (uint64_t)cols, (uint64_t)rows, cols)); // it counts columns first
+    CUBLAS_CHECK(cublasLtMatrixLayoutSetAttribute(layout, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &batch, sizeof batch));
+    CUBLAS_CHECK(cublasLtMatrixLayoutSetAttribute(layout, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &offset, sizeof offset));
+    return layout;
+}
+
+#define OPERATION_SET(plan, attribute, value) \
+    CUBLAS_CHECK(cublasLtMatmulDescSetAttribute((plan)->operation, CUBLASLT_MATMUL_DESC_##attribute, &(value), sizeof(value)))
+
+// The pointers that belong to the operation, not to the call.
+static void matmul_set_pointers(MatmulPlan *plan, const Matmul *m) {
+    const void *aux = m->before_gelu ? m->before_gelu : m->gelu_in;
+    if (m->bias) OPERATION_SET(plan, BIAS_POINTER, m->bias);
+    if (aux) OPERATION_SET(plan, EPILOGUE_AUX_POINTER, aux);
+}
+
+static void matmul_plan_make(MatmulPlan *plan, const Matmul *m) {
+    const MatmulKey *k = &plan->key;
+    cublasComputeType_t compute = CUBLAS_COMPUTE_32F;
+#ifdef PRECISION_TF32
+    compute = CUBLAS_COMPUTE_32F_FAST_TF32;
+#endif
+    cudaDataType_t real_type = REAL_TYPE;
+    cublasOperation_t yes = CUBLAS_OP_T, no = CUBLAS_OP_N;
+    cublasLtEpilogue_t epilogue = (cublasLtEpilogue_t)k->epilogue;
+    CUBLAS_CHECK(cublasLtMatmulDescCreate(&plan->operation, compute, CUDA_R_32F));
+    OPERATION_SET(plan, TRANSA, k->b_transposed ? yes : no); // its A is our b
+    OPERATION_SET(plan, TRANSB, k->a_transposed ? yes : no);
+    OPERATION_SET(plan, EPILOGUE, epilogue);
+    if (m->bias) {
+        int64_t stride = (int64_t)k->bias_stride;
+        OPERATION_SET(plan, BIAS_DATA_TYPE, real_type);
+        if (k->batch > 1) OPERATION_SET(plan, BIAS_BATCH_STRIDE, stride);
+    }
+    if (m->before_gelu || m->gelu_in) {
+        int64_t ld = k->N, stride = (int64_t)k->out_stride;
+        OPERATION_SET(plan, EPILOGUE_AUX_LD, ld);
+        if (k->batch > 1) OPERATION_SET(plan, EPILOGUE_AUX_BATCH_STRIDE, stride);
+    }
+    matmul_set_pointers(plan, m);
+    plan->a = matmul_layout(REAL_TYPE, k->a_transposed ? k->K : k->M, k->a_transposed ? k->M : k->K, k->batch, k->a_stride);
+    plan->b = matmul_layout(REAL_TYPE, k->b_transposed ? k->N : k->K, k->b_transposed ? k->K : k->N, k->batch, k->b_stride);
+    plan->out = matmul_layout(k->out_float ? CUDA_R_32F : REAL_TYPE, k->M, k->N, k->batch, k->out_stride);
+
+    cublasLtMatmulPreference_t preference;
+    cublasLtMatmulHeuristicResult_t found;
+    size_t workspace = MATMUL_WORKSPACE;
+    uint32_t alignment = 16; // of every tensor and every rank's part of one
+    int count = 0;
+    CUBLAS_CHECK(cublasLtMatmulPreferenceCreate(&preference));
+#define PREFERENCE_SET(attribute, value) \
+    CUBLAS_CHECK(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_##attribute, &(value), sizeof(value)))
+    PREFERENCE_SET(MAX_WORKSPACE_BYTES, workspace);
+    PREFERENCE_SET(MIN_ALIGNMENT_A_BYTES, alignment);
+    PREFERENCE_SET(MIN_ALIGNMENT_B_BYTES, alignment);
+    PREFERENCE_SET(MIN_ALIGNMENT_C_BYTES, alignment);
+    PREFERENCE_SET(MIN_ALIGNMENT_D_BYTES, alignment);
+#undef PREFERENCE_SET
+    cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(gpu.blas, plan->operation, plan->b, plan->a, plan->out, plan->out,
+                                                           preference, 1, &found, &count);
+    CUBLAS_CHECK(cublasLtMatmulPreferenceDestroy(preference));
+    plan->state = status == CUBLAS_STATUS_SUCCESS && count > 0 ? 1 : 2;
+    if (plan->state == 1) plan->algorithm = found.algo;
+}
+
+static MatmulPlan *matmul_plan(const Matmul *m) {
+    MatmulKey key;
+    memset(&key, 0, sizeof key); // padding too: keys are compared as bytes
+    key.M = m->M, key.N = m->N, key.K = m->K, key.batch = m->batch;
+    key.a_transposed = m->a_transposed, key.b_transposed = m->b_transposed;
+    key.out_float = m->out_float, key.accumulate = m->accumulate;
+    key.epilogue = m->gelu_in ? CUBLASLT_EPILOGUE_DGELU : m->before_gelu ? CUBLASLT_EPILOGUE_GELU_AUX_BIAS
+                 : m->bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
+    key.a_stride = m->a_stride, key.b_stride = m->b_stride, key.out_stride = m->out_stride, key.bias_stride = m->bias_stride;
+    uint64_t hash = 0;
+    const unsigned char *bytes = (const unsigned char *)&key;
+    for (size_t i = 0; i < sizeof key; i++) hash = random_mix(hash ^ bytes[i]);
+    if (!matmul_plans) matmul_plans = ALLOC(MatmulPlan, MATMUL_PLANS, "plans of matrix products");
+    for (int tries = 0; tries < MATMUL_PLANS; tries++) {
+        MatmulPlan *plan = &matmul_plans[(hash + tries) % MATMUL_PLANS];
+        if (plan->state && memcmp(&plan->key, &key, sizeof key)) continue;
+        if (!plan->state) plan->key = key, matmul_plan_make(plan, m);
+        return plan;
+    }
+    fail("more than %d shapes of matrix products", MATMUL_PLANS);
+}
+
+// Returns 0, having done nothing, where cuBLASLt cannot do it in one call.
+static int matmul_try(const Matmul *m, void *workspace) {
+    MatmulPlan *plan = matmul_plan(m);
+    float one = 1, beta = m->accumulate ? 1 : 0;
+    if (plan->state == 2) return 0;
+    matmul_set_pointers(plan, m);
+    CUBLAS_CHECK(cublasLtMatmul(gpu.blas, plan->operation, &one, m->b, plan->b, m->a, plan->a, &beta, m->out, plan->out, m->out,
+                                plan->out, &plan->algorithm, workspace, MATMUL_WORKSPACE, gpu.stream));
+    return 1;
+}
+
+static void matmul(Matmul m, void *workspace) {
+    if (matmul_try(&m, workspace)) return;
+    int batch = m.batch;
+    Matmul one = m;
+    one.batch = 1;
+    for (int i = 0; i < batch; i++) { // one by one, as libraries without strides for epilogues want it
+        one.out = (char *)m.out + i * m.out_stride * (m.out_float ? sizeof(float) : sizeof(real));
+        one.a = m.a + i * m.a_stride;
+        one.b = m.b + i * m.b_stride;
+        one.bias = m.bias ? m.bias + i * m.bias_stride : NULL;
+        one.before_gelu = m.before_gelu ? m.before_gelu + i * m.out_stride : NULL;
+        one.gelu_in = m.gelu_in ? m.gelu_in + i * m.out_stride : NULL;
+        Matmul plain = one;
+        if (one.gelu_in) plain.gelu_in = NULL;
+        if (one.before_gelu) plain.out = one.before_gelu, plain.before_gelu = NULL;
+        if (batch > 1 && matmul_try(&one, workspace)) continue;
+        if (!matmul_try(&plain, workspace)) fail("cuBLASLt has no product of (%d,%d) and (%d,%d)", m.M, m.K, m.K, m.N);
+        size_t n = (size_t)m.M * m.N;
+        if (one.gelu_in) gelu_backward((real *)one.out, (const real *)one.out, one.gelu_in, n);
+        if (one.before_gelu) gelu_forward((real *)one.out, one.before_gelu, n);
+    }
+}
+
+// ----------------------------------------------------------------------------
+// the model and its memory: parameters, gradients, optimizer state and activations are one allocation each
+//
+// A flat block holds all tensors that this process has, those last of which ranks have partial gradients. A tensor lies
+// there as [layer][rank][rows][columns]: a rank's part is without gaps, folded or not, and all ranks' parts are one batch.
+
+typedef struct {
+    real *stream, *normed; // (copies,B,T,C): input, and LayerNorm of it
+    float *mean, *rstd;    // (copies,B,T)
+    real *inner;           // (F, B,T,3C/R) attention: q, k, v       or (F, B,T,4C/R) MLP: before GELU
+    real *outer;           // (F, B,T,C/R)  attention: heads' output or (F, B,T,4C/R) MLP: after GELU
+    float *lse;            // (F, B,NH/R,T) attention
+    int copies;            // 1 where ranks read the same stream, else F
+    int inner_width, outer_width;
+} SubBlock;
+
+// What is asked of a model besides its shape.
+typedef struct {
+    int recompute; // in the backward pass: 1 GELU, 2 LayerNorm too
+    int zero;      // 1: optimizer state is cut over the replicas (ZeRO stage 1, arXiv 1910.02054)
+    Network network;
+} ModelOptions;
+
+// An event before and after each all-reduce of an update, to learn at its end how long the compute stream waited.
+typedef struct { cudaEvent_t begin, end; int kind; } Span;
+
+enum { BLOCK_PARAMS, BLOCK_GRADS, BLOCK_STATE, BLOCK_ACTIVATIONS, BLOCK_KINDS };
+static const char *const block_names[BLOCK_KINDS] = {"parameters", "gradients", "optimizer state", "activations"};
+
+typedef struct GPT2 {
+    GPT2Config config;
+    Plan plan;
+    Mesh mesh;
+    ModelOptions options;
+    int F, rank0;              // tensor ranks in this process; their numbers begin at rank0
+    ParamSpec whole[P_COUNT];  // shapes of whole tensors
+    ParamSpec local[P_COUNT];  // shapes of one rank's part
+    FlatTable flat;
+    size_t flat_size;          // of the flat block, a multiple of 16 x replicas
+    size_t partials_begin, partials_size; // of the tensors of which each rank has a partial gradient
+    size_t owned_begin, owned_size; // what of the flat block this process has the optimizer state of
+    void *blocks[BLOCK_KINDS]; // the allocations
+    size_t bytes[BLOCK_KINDS];
+    real *params;              // (flat_size)
+    float *grads;              // (flat_size), and then F-1 more copies of the tensors with partial gradients
+    float *master, *moment1, *moment2; // (owned_size)
+    int B_max, T_max, B, T;    // room for, and of the last forward pass
+    SubBlock *subs, last;      // (2L), and the final LayerNorm
+    int *bias_from;            // (2L) on the GPU: see bias_sums_kernel
+    float *bias_sums;          // (2L,C) output biases since the last merge or base
+    int vocab_parts, vocab_width, vocab_cut;
+    real *logits;              // (vocab_parts, B,T,vocab_width); their gradient after the classifier
+    float *part_most, *part_sums, *most, *lse, *losses; // (vocab_parts,B,T), (vocab_parts,2,B,T), (B,T) x 3
+    double *loss_total, *squares, *squares_partial; // (1), (P_COUNT), (P_COUNT,NORM_BLOCKS)
+    real *acc;                 // (F, B,T,C) partial outputs since `base`, per rank
+    real *dmerged;             // (B,T,C) gradient of a segment's merged output
+    real *dstream, *dpartial, *dnormed; // (F, B,T,C)
+    real *normed_scratch;      // (F, B,T,C) for -r 2
+    real *outer_scratch;       // (F, B,T,4C/R) for -r 1
+    real *dinner, *douter;     // (F, B,T,4C/R)
+    float *delta;              // (F, B,NH/R,T)
+    float *sums_scratch;       // for bias_backward and norm_backward
+    void *workspace;           // cuBLASLt's
+    unsigned long long *clock; // when an all-reduce on an emulated network began
+    Batch batch;               // on the GPU
+    int32_t *batch_data;       // (5 B T + 1)
+    int32_t *batch_host[2];    // pinned, filled in turn
+    cudaEvent_t batch_copied[2];
+    int batch_turn;
+    int32_t *token_count;      // (V+1) scratch of the host
+    void *mpi_buffer;          // pinned, for all-reduces through MPI
+    int micro_steps;           // of the update under way
+    int last_pass;             // this backward pass is the update's last: sums over replicas may begin
+    int replica_sums_begun;
+    cudaEvent_t ready, finished;
+    Span *spans;
+    int span_count, span_room;
+    double *host_results;      // pinned: loss and squares of an update
+    float *snapshot;           // of a copy of the parameter table, on the host, while a file is written or read
+    int snapshot_set;
+    uint64_t loaded_hash;
+    Traffic traffic[TRAFFIC_KINDS];
+} GPT2;
+
+static SubBlock *sub_at(GPT2 *m, int k) { return k < 2 * m->config.L ? &m->subs[k] : &m->last; }
+static int parts_of(const GPT2 *m, int p) { return spec_is_cut(&m->whole[p]) ? m->F : 1; }
+
+// All folded ranks' parts of one layer of tensor p: parts_of(m, p) of them, spec_layer_size(&m->local[p]) apart.
+static size_t layer_offset(const GPT2 *m, int p, int layer) {
+    return m->flat.begin[p] + (size_t)layer * parts_of(m, p) * spec_layer_size(&m->local[p]);
+}
+static real *param_at(const GPT2 *m, int p, int layer) { return m->params + layer_offset(m, p, layer); }
+static float *grad_at(const GPT2 *m, int p, int layer) { return m->grads + layer_offset(m, p, layer); }
+// From one rank's part to the next: 0 for a weight that all ranks share; gradients of those are partials_size apart.
+static size_t param_stride(const GPT2 *m, int p) { return spec_is_cut(&m->whole[p]) ? spec_layer_size(&m->local[p]) : 0; }
+
+// Takes n elements of `size` bytes off the block. On the stand-in the gaps between tensors are out of bounds.
+static void *carve(char *block, size_t *used, size_t n, size_t size) {
+    const size_t line = 256;
+    void *at = block ? block + *used : NULL;
+    size_t bytes = n * size, room = (bytes + line - 1) / line * line;
+#ifdef CUDA_EMULATED
+    room += line;
+    if (block) emu_poison((char *)at + bytes, room - bytes);
+#endif
+    *used += room;
+    return at;
+}
+#define CARVE(type, n) ((type *)carve(block, &used, (n), sizeof(type)))
+
+static void block_allocate(GPT2 *m, int kind, size_t bytes) {
+    size_t free_bytes = 0, total = 0, held = 0;
+    const double MiB = 1 << 20;
+    m->bytes[kind] = bytes;
+    if (bytes == 0) return;
+    cudaError_t status = cudaMalloc(&m->blocks[kind], bytes);
+    if (status == cudaSuccess) return;
+    if (status != cudaErrorMemoryAllocation) CUDA_CHECK(status);
+    cudaMemGetInfo(&free_bytes, &total);
+    for (int i = 0; i < kind; i++) held += m->bytes[i];
+    fail("out of GPU memory: %.1f MiB asked for %s, beside %.1f MiB for parameters %.1f, gradients %.1f, optimizer state %.1f; "
+         "%.1f of %.1f MiB are free; %s", bytes / MiB, block_names[kind], held / MiB, m->bytes[BLOCK_PARAMS] / MiB,
+         m->bytes[BLOCK_GRADS] / MiB, m->bytes[BLOCK_STATE] / MiB, free_bytes / MiB, total / MiB,
+         kind == BLOCK_ACTIVATIONS ? "a lower -b (with -d as it was) or -t needs less, and so does -r 1 or -r 2"
+                                   : "-z 1 cuts the optimizer state over replicas, more GPUs under mpirun cut the model");
+}
+
+// Where tensors lie in the flat block.
+static void flat_lay(GPT2 *m) {
+    size_t next = 0;
+    for (int partial = 0; partial < 2; partial++) {
+        if (partial) m->partials_begin = next;
+        for (int p = 0; p < P_COUNT; p++) {
+            if ((m->whole[p].cut == WHOLE_PARTIAL_GRAD) != partial) continue;
+            m->flat.begin[p] = next;
+            m->flat.size[p] = spec_size(&m->local[p]) * parts_of(m, p);
+            m->flat.decays[p] = m->whole[p].decay;
+            next += m->flat.size[p];
+        }
+    }
+    m->partials_size = next - m->partials_begin;
+    size_t unit = 16 * (size_t)m->mesh.DP;
+    m->flat_size = ceil_div(next, unit) * unit;
+    m->owned_size = m->options.zero ? m->flat_size / m->mesh.DP : m->flat_size;
+    m->owned_begin = m->options.zero ? m->owned_size * m->mesh.dp_rank : 0;
+}
+
+static void tensors_allocate(GPT2 *m, int training) {
+    size_t params = m->flat_size * sizeof(real), state = m->owned_size * sizeof(float);
+    int own_master = sizeof(real) < sizeof(float);
+    block_allocate(m, BLOCK_PARAMS, params);
+    block_allocate(m, BLOCK_GRADS, training ? (m->flat_size + (m->F - 1) * m->partials_size) * sizeof(float) : 0);
+    block_allocate(m, BLOCK_STATE, training ? (2 + own_master) * state : 0);
+    m->params = (real *)m->blocks[BLOCK_PARAMS];
+    m->grads = (float *)m->blocks[BLOCK_GRADS];
+    CUDA_CHECK(cudaMemsetAsync(m->params, 0, params, gpu.stream));
+    if (!training) return;
+    m->moment1 = (float *)m->blocks[BLOCK_STATE];
+    m->moment2 = m->moment1 + m->owned_size;
+    m->master = own_master ? m->moment2 + m->owned_size : (float *)(void *)m->params + m->owned_begin;
+    CUDA_CHECK(cudaMemsetAsync(m->grads, 0, m->bytes[BLOCK_GRADS], gpu.stream));
+    CUDA_CHECK(cudaMemsetAsync(m->moment1, 0, m->bytes[BLOCK_STATE], gpu.stream));
+}
+
+// Lays all activations out in `block`, or only counts them if it is NULL. Returns the number of bytes.
+static size_t activations_lay(GPT2 *m, char *block) {
+    const GPT2Config *c = &m->config;
+    size_t BT = (size_t)m->B_max * m->T_max, BTC = BT * c->C, F = m->F, used = 0, parts = m->vocab_parts;
+    int Cr = c->C / c->R, at = 0, recompute = m->options.recompute;
+    m->normed_scratch = CARVE(real, recompute > 1 ? F * BTC : 0);
+    m->outer_scratch = CARVE(real, recompute > 0 ? F * BT * 4 * Cr : 0);
+    for (int k = 0; k <= 2 * c->L; k++) {
+        SubBlock *s = sub_at(m, k);
+        int begins = k == 0 || k == m->plan.segments[at].end, final = k == 2 * c->L;
+        at += k > 0 && begins;
+        s->copies = begins ? 1 : m->F;
+        s->stream = CARVE(real, s->copies * BTC);
+        s->normed = recompute > 1 && !final ? m->normed_scratch : CARVE(real, s->copies * BTC);
+        s->mean = CARVE(float, s->copies * BT);
+        s->rstd = CARVE(float, s->copies * BT);
+        if (final) break;
+        s->inner_width = k % 2 ? 4 * Cr : 3 * Cr;
+        s->outer_width = k % 2 ? 4 * Cr : Cr;
+        s->inner = CARVE(real, F * BT * s->inner_width);
+        s->outer = k % 2 && recompute > 0 ? m->outer_scratch : CARVE(real, F * BT * s->outer_width);
+        s->lse = k % 2 ? NULL : CARVE(float, F * BT * (c->NH / c->R));
+    }
+    m->bias_from = CARVE(int, 2 * c->L);
+    m->bias_sums = CARVE(float, (size_t)2 * c->L * c->C);
+    m->logits = CARVE(real, parts * BT * m->vocab_width);
+    m->part_most = CARVE(float, parts * BT);
+    m->part_sums = CARVE(float, 2 * parts * BT);
+    m->most = CARVE(float, BT);
+    m->lse = CARVE(float, BT);
+    m->losses = CARVE(float, BT);
+    m->loss_total = CARVE(double, 1);
+    m->squares = CARVE(double, P_COUNT);
+    m->squares_partial = CARVE(double, (size_t)P_COUNT * NORM_BLOCKS);
+    m->acc = CARVE(real, F * BTC);
+    m->dmerged = CARVE(real, BTC);
+    m->dstream = CARVE(real, F * BTC);
+    m->dpartial = CARVE(real, F * BTC);
+    m->dnormed = CARVE(real, F * BTC);
+    m->dinner = CARVE(real, F * BT * 4 * Cr);
+    m->douter = CARVE(real, F * BT * 4 * Cr);
+    m->delta = CARVE(float, F * BT * (c->NH / c->R));
+    m->sums_scratch = CARVE(float, F * CHUNKS_MAX * 4 * c->C);
+    m->workspace = CARVE(char, MATMUL_WORKSPACE);
+    m->clock = CARVE(unsigned long long, 1);
+    m->batch_data = CARVE(int32_t, 5 * BT + 1);
+    return used;
+}
+
+// Which biases a rank has added to its stream since the point it was last whole: see segment_forward.
+static void bias_from_fill(GPT2 *m) {
+    int *from = ALLOC(int, 2 * m->config.L, "sub-blocks");
+    for (int i = 0; i < m->plan.count; i++) {
+        const Segment *seg = &m->plan.segments[i];
+        for (int k = seg->begin; k < seg->end; k++) from[k] = k >= seg->base ? seg->base : seg->begin;
+    }
+    CUDA_CHECK(cudaMemcpy(m->bias_from, from, 2 * m->config.L * sizeof(int), cudaMemcpyHostToDevice));
+    free(from);
+}
+
+static void shape_check(const GPT2Config *c, int T) {
+    int HS = c->C / c->NH;
+    if (c->NH % c->R) fail("-tp %d: %d heads cannot be divided over %d tensor ranks", c->R, c->NH, c->R);
+    if (T > c->maxT) fail("-t %d: the model reads at most %d tokens", T, c->maxT);
+    if (HS % 8 || HS > 128) fail("a head size of %d (%d channels, %d heads): on a GPU a multiple of 8 up to 128", HS, c->C, c->NH);
+    if (c->C > 12288) fail("%d channels: on a GPU at most 12288", c->C);
+}
+
+// Makes a model of this shape with room for batches (B,T), its parameters zero. Without `training` there are no gradients
+// and no optimizer state. Fails when the shape, the pattern, R or the memory cannot be had. All processes take part.
+static void gpt2_create(GPT2 *m, const GPT2Config *config, Mesh mesh, int B, int T, ModelOptions options, int training) {
+    memset(m, 0, sizeof *m);
+    m->config = *config;
+    m->mesh = mesh;
+    m->options = options;
+    m->F = mesh.F;
+    m->rank0 = mesh.group_rank * mesh.F;
+    m->B_max = B, m->T_max = T;
+    shape_check(config, T);
+    plan_make(&m->plan, config->pattern, config->L, config->rule, config->R, "-p");
+    param_specs(m->whole, config);
+    m->vocab_cut = mesh.vocab_parallel && config->R > 1;
+    if (m->vocab_cut) specs_cut_vocabulary(m->whole, 8 * config->R); // rows of 16 bytes in every part
+    m->vocab_parts = m->vocab_cut ? m->F : 1;
+    m->vocab_width = m->vocab_cut ? m->whole[P_wte].rows / config->R : config->Vp;
+    for (int p = 0; p < P_COUNT; p++) {
+        Shard mine = shard_of(&m->whole[p], m->rank0, config->R);
+        m->local[p] = m->whole[p];
+        m->local[p].rows = mine.rows, m->local[p].cols = mine.cols;
+    }
+    flat_lay(m);
+    tensors_allocate(m, training);
+    m->subs = ALLOC(SubBlock, 2 * (size_t)config->L, "sub-blocks");
+    m->token_count = ALLOC(int32_t, (size_t)config->V + 1, "tokens");
+    block_allocate(m, BLOCK_ACTIVATIONS, activations_lay(m, NULL));
+    activations_lay(m, (char *)m->blocks[BLOCK_ACTIVATIONS]);
+    bias_from_fill(m);
+    for (int i = 0; i < 2; i++) {
+        CUDA_CHECK(cudaMallocHost((void **)&m->batch_host[i], ((size_t)5 * B * T + 1) * sizeof(int32_t)));
+        CUDA_CHECK(cudaEventCreateWithFlags(&m->batch_copied[i], cudaEventDisableTiming));
+    }
+    CUDA_CHECK(cudaMallocHost((void **)&m->host_results, (1 + P_COUNT) * sizeof(double)));
+    CUDA_CHECK(cudaEventCreateWithFlags(&m->ready, cudaEventDisableTiming));
+    CUDA_CHECK(cudaEventCreateWithFlags(&m->finished, cudaEventDisableTiming));
+    CUDA_CHECK(cudaDeviceSynchronize());
+}
+
+static void gpt2_free(GPT2 *m) {
+    if (!m->subs) return;
+    CUDA_CHECK(cudaDeviceSynchronize());
+    for (int i = 0; i < BLOCK_KINDS; i++) {
+        if (m->blocks[i]) CUDA_CHECK(cudaFree(m->blocks[i]));
+    }
+    for (int i = 0; i < 2; i++) {
+        CUDA_CHECK(cudaFreeHost(m->batch_host[i]));
+        CUDA_CHECK(cudaEventDestroy(m->batch_copied[i]));
+    }
+    for (int i = 0; i < m->span_room; i++) {
+        CUDA_CHECK(cudaEventDestroy(m->spans[i].begin));
+        CUDA_CHECK(cudaEventDestroy(m->spans[i].end));
+    }
+    if (m->mpi_buffer) CUDA_CHECK(cudaFreeHost(m->mpi_buffer));
+    CUDA_CHECK(cudaFreeHost(m->host_results));
+    CUDA_CHECK(cudaEventDestroy(m->ready));
+    CUDA_CHECK(cudaEventDestroy(m->finished));
+    free(m->subs), free(m->spans), free(m->snapshot), free(m->token_count);
+    memset(m, 0, sizeof *m);
+}
+
+// ----------------------------------------------------------------------------
+// processes: one GPU each; sums between them by NCCL on the stream, or by MPI through pinned host memory
+//
+// A process alone starts neither. NCCL refuses two ranks on one GPU; `-cm mpi` does not.
+
+enum { COMM_AUTO, COMM_NCCL, COMM_MPI }; // the words of -cm
+static int comm_kind; // COMM_AUTO: a process alone
+static constexpr size_t MPI_PIECE = 32 << 20; // bytes that travel through host memory at a time
+
+typedef enum { ELEMENT_REAL, ELEMENT_FLOAT } Element;
+static size_t element_size(Element e) { return e == ELEMENT_FLOAT ? sizeof(float) : sizeof(real); }
+
+#ifdef USE_NCCL
+static ncclComm_t nccl_comms[2]; // MESH_TP, MESH_DP
+static ncclDataType_t nccl_type(Element e) {
+    return e == ELEMENT_FLOAT || sizeof(real) == sizeof(float) ? ncclFloat32 : ncclBfloat16;
+}
+#endif
+
+#ifdef USE_MPI
+static MPI_Op bf16_sum; // MPI has no bf16
+
+static void bf16_sum_function(void *in, void *inout, int *n, MPI_Datatype *type) {
+    const __nv_bfloat16 *x = (const __nv_bfloat16 *)in;
+    __nv_bfloat16 *y = (__nv_bfloat16 *)inout;
+    for (int i = 0; i < *n; i++) y[i] = __float2bfloat16_rn(__bfloat162float(x[i]) + __bfloat162float(y[i]));
+    (void)type;
+}
+#endif
+
+// Which way sums go: `choice` is -cm. All processes take part; the mesh is connected.
+static void comm_open(const Mesh *mesh, int choice) {
+    comm_kind = COMM_AUTO;
+    if (mesh->world == 1) return;
+    comm_kind = choice;
+#ifdef USE_NCCL
+    if (choice == COMM_AUTO) comm_kind = COMM_NCCL;
+#else
+    if (choice == COMM_NCCL) {
+        fail("-cm nccl: not built in (NVIDIA's CUDA repository: apt-get install libnccl-dev, then make again)");
+    }
+    comm_kind = COMM_MPI;
+#endif
+#ifdef USE_MPI
+    MPI_CHECK(MPI_Op_create(bf16_sum_function, 1, &bf16_sum));
+#ifdef USE_NCCL
+#ifdef CUDA_EMULATED
+    emu_set_world(world_comm);
+#endif
+    for (int which = MESH_TP; which <= MESH_DP && comm_kind == COMM_NCCL; which++) {
+        ncclUniqueId id;
+        if (mesh_size(mesh, which) == 1) continue;
+        int rank = which == MESH_TP ? mesh->group_rank : mesh->dp_rank;
+        if (rank == 0) NCCL_CHECK(ncclGetUniqueId(&id));
+        MPI_CHECK(MPI_Bcast(&id, sizeof id, MPI_BYTE, 0, mesh_comm(mesh, which)));
+        NCCL_CHECK(ncclCommInitRank(&nccl_comms[which], mesh_size(mesh, which), id, rank));
+    }
+#endif
+#endif
+}
+
+static void comm_close(void) {
+#ifdef USE_NCCL
+    for (int which = MESH_TP; which <= MESH_DP; which++) {
+        if (nccl_comms[which]) NCCL_CHECK(ncclCommDestroy(nccl_comms[which]));
+        nccl_comms[which] = NULL;
+    }
+#endif
+#ifdef USE_MPI
+    if (comm_kind != COMM_AUTO) MPI_CHECK(MPI_Op_free(&bf16_sum));
+#endif
+    comm_kind = COMM_AUTO;
+}
+
+// Waits until the stream has done all it was given, and looks at NCCL meanwhile: a rank that died, or a network that broke,
+// shows there, while the stream would wait for ever.
+static void stream_wait(GPT2 *m) {
+#ifdef USE_NCCL
+    if (comm_kind == COMM_NCCL) {
+        CUDA_CHECK(cudaEventRecord(m->finished, gpu.stream));
+        for (cudaError_t status; (status = cudaEventQuery(m->finished)) != cudaSuccess;) {
+            if (status != cudaErrorNotReady) CUDA_CHECK(status);
+            for (int which = MESH_TP; which <= MESH_DP; which++) {
+                ncclResult_t state = ncclSuccess;
+                if (nccl_comms[which]) NCCL_CHECK(ncclCommGetAsyncError(nccl_comms[which], &state));
+                if (state != ncclSuccess && state != ncclInProgress) {
+                    fail("NCCL, while waiting for other ranks: %s", ncclGetErrorString(state));
+                }
+            }
+        }
+    }
+#endif
+    (void)m;
+    CUDA_CHECK(cudaStreamSynchronize(gpu.stream));
+}
+
+// Through the host, a piece at a time; returns when it is done.
+static void mpi_reduce(GPT2 *m, int which, char *x, size_t n, Element element, int largest) {
+#ifdef USE_MPI
+    size_t size = element_size(element), piece = MPI_PIECE / size;
+    int is_float = size == sizeof(float);
+    MPI_Op op = largest ? MPI_MAX : is_float ? MPI_SUM : bf16_sum;
+    if (!m->mpi_buffer) CUDA_CHECK(cudaMallocHost(&m->mpi_buffer, MPI_PIECE));
+    for (size_t done = 0; done < n; done += piece) {
+        size_t here = n - done < piece ? n - done : piece;
+        CUDA_CHECK(cudaMemcpyAsync(m->mpi_buffer, x + done * size, here * size, cudaMemcpyDeviceToHost, gpu.stream));
+        CUDA_CHECK(cudaStreamSynchronize(gpu.stream));
+        MPI_CHECK(MPI_Allreduce(MPI_IN_PLACE, m->mpi_buffer, (int)here, is_float ? MPI_FLOAT : MPI_UINT16_T, op,
+                                mesh_comm(&m->mesh, which)));
+        CUDA_CHECK(cudaMemcpyAsync(x + done * size, m->mpi_buffer, here * size, cudaMemcpyHostToDevice, gpu.stream));
+    }
+    CUDA_CHECK(cudaStreamSynchronize(gpu.stream)); // the buffer is about to be used again
+#else
+    (void)m, (void)which, (void)x, (void)n, (void)element, (void)largest;
+#endif
+}
+
+// Sums n elements (or takes the largest, of floats) in place over a group; every process gets the same bits.
+static void group_reduce(GPT2 *m, int which, void *x, size_t n, Element element, int largest, cudaStream_t on) {
+    if (mesh_size(&m->mesh, which) == 1 || n == 0) return;
+    if (comm_kind == COMM_MPI) mpi_reduce(m, which, (char *)x, n, element, largest);
+#ifdef USE_NCCL
+    size_t count = HOST_FAULT(FAULT_COUNT_IN_BYTES) ? n * element_size(element) : n; // NCCL counts elements
+    if (comm_kind == COMM_NCCL) {
+        NCCL_CHECK(ncclAllReduce(x, x, count, nccl_type(element), largest ? ncclMax : ncclSum, nccl_comms[which], on));
+    }
+#else
+    (void)on;
+#endif
+}
+
+// Every replica has owned_size elements of x, its own part of flat_size: all get all of it.
+static void replicas_gather(GPT2 *m, real *x) {
+    if (comm_kind == COMM_NCCL) {
+#ifdef USE_NCCL
+        NCCL_CHECK(ncclAllGather(x + m->owned_begin, x, m->owned_size, nccl_type(ELEMENT_REAL), nccl_comms[MESH_DP], gpu.stream));
+#endif
+        return;
+    }
+#ifdef USE_MPI
+    size_t bytes = m->owned_size * sizeof(real);
+    if (!m->mpi_buffer) CUDA_CHECK(cudaMallocHost(&m->mpi_buffer, MPI_PIECE));
+    for (int owner = 0; owner < m->mesh.DP; owner++) {
+        for (size_t done = 0; done < bytes; done += MPI_PIECE) {
+            size_t here = bytes - done < MPI_PIECE ? bytes - done : MPI_PIECE;
+            char *at = (char *)x + owner * bytes + done;
+            CUDA_CHECK(cudaMemcpyAsync(m->mpi_buffer, at, here, cudaMemcpyDeviceToHost, gpu.stream));
+            CUDA_CHECK(cudaStreamSynchronize(gpu.stream));
+            MPI_CHECK(MPI_Bcast(m->mpi_buffer, (int)here, MPI_BYTE, owner, m->mesh.dp));
+            CUDA_CHECK(cudaMemcpyAsync(at, m->mpi_buffer, here, cudaMemcpyHostToDevice, gpu.stream));
+            CUDA_CHECK(cudaStreamSynchronize(gpu.stream));
+        }
+    }
+#else
+    (void)m, (void)x;
+#endif
+}
+
+// ----------------------------------------------------------------------------
+// merges: the only place where ranks talk
+
+__device__ __forceinline__ unsigned long long clock_ns(void) {
+#ifdef CUDA_EMULATED
+    return (unsigned long long)(1e9 * seconds_now());
+#else
+    unsigned long long ns;
+    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(ns));
+    return ns;
+#endif
+}
+
+__global__ void network_begin_kernel(unsigned long long *begin) { *begin = clock_ns(); }
+
+__global__ void network_wait_kernel(const unsigned long long *begin, unsigned long long ns) {
+    while (clock_ns() - *begin < ns) __nanosleep(200);
+}
+
+// Space for one more pair of events; they are made once and used in every update.
+static Span *span_next(GPT2 *m, int kind) {
+    if (m->span_count == m->span_room) {
+        int room = m->span_room ? 2 * m->span_room : 64;
+        Span *spans = ALLOC(Span, room, "events");
+        if (m->spans) memcpy(spans, m->spans, m->span_room * sizeof *spans);
+        free(m->spans);
+        m->spans = spans;
+        for (int i = m->span_room; i < room; i++) {
+            CUDA_CHECK(cudaEventCreate(&spans[i].begin));
+            CUDA_CHECK(cudaEventCreate(&spans[i].end));
+        }
+        m->span_room = room;
+    }
+    m->spans[m->span_count].kind = kind;
+    return &m->spans[m->span_count++];
+}
+
+// After the stream was waited for: the time that its all-reduces took.
+static void spans_collect(GPT2 *m) {
+    for (int i = 0; i < m->span_count; i++) {
+        float ms;
+        CUDA_CHECK(cudaEventElapsedTime(&ms, m->spans[i].begin, m->spans[i].end));
+        m->traffic[m->spans[i].kind].seconds += 1e-3 * ms;
+    }
+    m->span_count = 0;
+}
+
+// Sums x (n) over all R ranks: over processes, and counts it. The parts of ranks in this process were added up before, or are
+// added up by the kernel that comes next; then all the compute stream waits for is an emulated network.
+static void allreduce(GPT2 *m, int kind, void *x, size_t n, Element element, int largest) {
+    const Network *net = &m->options.network;
+    size_t bytes = n * element_size(element);
+    int emulated = net->latency_us > 0 || net->gbits > 0;
+    if (m->config.R == 1) return; // nobody to talk to, nothing to count
+    m->traffic[kind].count++;
+    m->traffic[kind].bytes += bytes;
+    if (m->mesh.group == 1 && !emulated) return;
+    Span *span = span_next(m, kind);
+    CUDA_CHECK(cudaEventRecord(span->begin, gpu.stream));
+    if (emulated) LAUNCH(network_begin_kernel, 1, 1, 0, gpu.stream, m->clock);
+    group_reduce(m, MESH_TP, x, n, element, largest, gpu.stream);
+    if (emulated) {
+        unsigned long long ns = (unsigned long long)(1e9 * network_seconds(net, m->config.R, bytes));
+        LAUNCH(network_wait_kernel, 1, 1, 0, gpu.stream, m->clock, ns);
+    }
+    CUDA_CHECK(cudaEventRecord(span->end, gpu.stream));
+}
+
+// ----------------------------------------------------------------------------
+// sub-blocks: attention (even k) and MLP (odd k) differ only in what stands between their two matrices
+
+// Their parameters: [0] attention, [1] MLP.
+typedef struct { int ln_w, ln_b, in_w, in_b, out_w, out_b; } SubParams;
+static const SubParams sub_params[2] = {
+    {P_ln1w, P_ln1b, P_qkvw, P_qkvb, P_attprojw, P_attprojb},
+    {P_ln2w, P_ln2b, P_fcw, P_fcb, P_fcprojw, P_fcprojb},
+};
+
+static size_t stream_size(const GPT2 *m) { return (size_t)m->B * m->T * m->config.C; }
+// From one rank's stream to the next's: 0 where all read the same.
+static size_t stream_stride(const GPT2 *m, const SubBlock *s) { return s->copies > 1 ? stream_size(m) : 0; }
+
+static AttentionShape attention_shape(const GPT2 *m) {
+    return AttentionShape{m->F * m->B, m->T, m->config.NH / m->config.R, m->config.C / m->config.NH};
+}
+
+// The LayerNorm that sub-block k begins with; the final one for k = 2L.
+static Norm norm_of(GPT2 *m, int k) {
+    SubBlock *s = sub_at(m, k);
+    int last = k == 2 * m->config.L;
+    return Norm{s->normed, s->mean, s->rstd, last ? param_at(m, P_lnfw, 0) : param_at(m, sub_params[k % 2].ln_w, k / 2),
+                last ? param_at(m, P_lnfb, 0) : param_at(m, sub_params[k % 2].ln_b, k / 2)};
+}
+
+// A Merge that so far adds up nothing.
+static Merge merge_of(const GPT2 *m, real *out, int copies) {
+    Merge g;
+    memset(&g, 0, sizeof g);
+    g.out = out, g.copies = copies;
+    g.base_rows = g.rows = m->B * m->T;
+    g.base_scale = g.bias_scale = g.share = 1;
+    g.C = m->config.C;
+    return g;
+}
+
+// Partial outputs of all folded ranks, no output bias: acc = or += Wout . inside(Win . LN(stream) + b), each its own part.
+static void subblock_forward(GPT2 *m, int k, int add) {
+    const SubBlock *s = &m->subs[k];
+    const SubParams *p = &sub_params[k % 2];
+    int layer = k / 2, rows = m->B * m->T, C = m->config.C, mlp = k % 2;
+    size_t inner = (size_t)rows * s->inner_width, outer = (size_t)rows * s->outer_width;
+    Matmul in = {};
+    in.out = s->inner, in.out_stride = inner;
+    in.a = s->normed, in.a_stride = stream_stride(m, s);
+    in.b = param_at(m, p->in_w, layer), in.b_stride = param_stride(m, p->in_w), in.b_transposed = 1;
+    in.bias = param_at(m, p->in_b, layer), in.bias_stride = param_stride(m, p->in_b);
+    in.M = rows, in.N = s->inner_width, in.K = C, in.batch = m->F;
+    if (mlp && gpu.fuses_gelu) in.out = s->outer, in.before_gelu = s->inner;
+    matmul(in, m->workspace);
+    if (!mlp) attention_forward(s->outer, s->lse, s->inner, attention_shape(m), gpu.stream);
+    else if (!gpu.fuses_gelu) gelu_forward(s->outer, s->inner, m->F * inner);
+
+    Matmul out = {};
+    out.out = m->acc, out.out_stride = stream_size(m);
+    out.a = s->outer, out.a_stride = outer;
+    out.b = param_at(m, p->out_w, layer), out.b_stride = param_stride(m, p->out_w), out.b_transposed = 1;
+    out.M = rows, out.N = C, out.K = s->outer_width, out.batch = m->F, out.accumulate = add;
+    matmul(out, m->workspace);
+}
+
+// With -r, what the forward pass did not keep of sub-block k.
+static void subblock_again(GPT2 *m, int k) {
+    const SubBlock *s = &m->subs[k];
+    int rows = m->B * m->T;
+    if (m->options.recompute > 1) norm_again(norm_of(m, k), s->stream, s->copies * rows, m->config.C);
+    if (m->options.recompute > 0 && k % 2) gelu_forward(s->outer, s->inner, (size_t)m->F * rows * s->inner_width);
+}
+
+// From the gradients of the ranks' partial outputs, (F, B,T,C) or one for all (stride 0), to the gradients of their parameters
+// (added to if add_grads) and of the streams they read, written to dstream (F, B,T,C), or added to it if add_stream.
+static void subblock_backward(GPT2 *m, int k, const real *dpartial, size_t dpartial_stride, int add_stream, int add_grads) {
+    const SubBlock *s = &m->subs[k];
+    const SubParams *p = &sub_params[k % 2];
+    int layer = k / 2, rows = m->B * m->T, C = m->config.C, mlp = k % 2, F = m->F;
+    size_t inner = (size_t)rows * s->inner_width, outer = (size_t)rows * s->outer_width;
+    subblock_again(m, k);
+
+    Matmul dout_w = {};
+    dout_w.out = grad_at(m, p->out_w, layer), dout_w.out_stride = param_stride(m, p->out_w), dout_w.out_float = 1;
+    dout_w.a = dpartial, dout_w.a_stride = dpartial_stride, dout_w.a_transposed = 1;
+    dout_w.b = s->outer, dout_w.b_stride = outer;
+    dout_w.M = C, dout_w.N = s->outer_width, dout_w.K = rows, dout_w.batch = F, dout_w.accumulate = add_grads;
+    matmul(dout_w, m->workspace);
+
+    Matmul douter = {};
+    douter.out = mlp && gpu.fuses_gelu ? m->dinner : m->douter, douter.out_stride = outer;
+    douter.a = dpartial, douter.a_stride = dpartial_stride;
+    douter.b = param_at(m, p->out_w, layer), douter.b_stride = param_stride(m, p->out_w);
+    douter.M = rows, douter.N = s->outer_width, douter.K = C, douter.batch = F;
+    if (mlp && gpu.fuses_gelu) douter.gelu_in = s->inner;
+    matmul(douter, m->workspace);
+    if (!mlp) attention_backward(m->dinner, m->delta, m->douter, s->outer, s->lse, s->inner, attention_shape(m), gpu.stream);
+    else if (!gpu.fuses_gelu) gelu_backward(m->dinner, m->douter, s->inner, F * inner);
+
+    Matmul din_w = {};
+    din_w.out = grad_at(m, p->in_w, layer), din_w.out_stride = param_stride(m, p->in_w), din_w.out_float = 1;
+    din_w.a = m->dinner, din_w.a_stride = inner, din_w.a_transposed = 1;
+    din_w.b = s->normed, din_w.b_stride = stream_stride(m, s);
+    din_w.M = s->inner_width, din_w.N = C, din_w.K = rows, din_w.batch = F, din_w.accumulate = add_grads;
+    matmul(din_w, m->workspace);
+    bias_backward(grad_at(m, p->in_b, layer), param_stride(m, p->in_b), m->dinner, F, rows, s->inner_width, add_grads,
+                  m->sums_scratch);
+
+    Matmul dnormed = {};
+    dnormed.out = m->dnormed, dnormed.out_stride = stream_size(m);
+    dnormed.a = m->dinner, dnormed.a_stride = inner;
+    dnormed.b = param_at(m, p->in_w, layer), dnormed.b_stride = param_stride(m, p->in_w);
+    dnormed.M = rows, dnormed.N = C, dnormed.K = s->inner_width, dnormed.batch = F;
+    matmul(dnormed, m->workspace);
+
+    NormBackward norm = {};
+    norm.dx = m->dstream, norm.add_dx = add_stream, norm.dout = m->dnormed;
+    norm.x = s->stream, norm.x_stride = stream_stride(m, s);
+    norm.mean = s->mean, norm.rstd = s->rstd, norm.stats_stride = s->copies > 1 ? rows : 0;
+    norm.w = param_at(m, p->ln_w, layer), norm.partial = m->sums_scratch;
+    norm.rows = rows, norm.C = C;
+    norm_backward(norm, grad_at(m, p->ln_w, layer), grad_at(m, p->ln_b, layer), m->partials_size, F, add_grads);
+}
+
+// ----------------------------------------------------------------------------
+// segments: from one merge to the next (see tp_blocks.h for begin, end, base and share)
+
+static void segment_forward(GPT2 *m, const Segment *seg) {
+    int from = seg->begin; // acc and bias_sums hold what came after sub-block `from`
+    size_t n = stream_size(m);
+    for (int k = seg->begin; k < seg->end; k++) {
+        if (k == seg->base) from = k;
+        subblock_forward(m, k, k > from);
+        if (k + 1 == seg->end) break;
+        SubBlock *next = &m->subs[k + 1]; // each rank goes on from its own partial outputs alone
+        Merge own = merge_of(m, next->stream, m->F);
+        own.base = m->subs[from].stream, own.base_stride = stream_stride(m, &m->subs[from]);
+        own.parts = m->acc, own.count = 1;
+        own.bias = m->bias_sums + (size_t)k * m->config.C;
+        merge_norm(own, norm_of(m, k + 1));
+    }
+    // What the merge adds up of each rank: its partial outputs, and where ranks' streams differ at `base`, its share of them.
+    Merge all = merge_of(m, sub_at(m, seg->end)->stream, 1);
+    int whole_streams = seg->base == seg->end; // rule streams: biases are part of what each rank brings
+    const SubBlock *at = whole_streams ? &m->subs[from] : seg->base > seg->begin ? &m->subs[seg->base] : NULL;
+    all.parts = m->acc, all.count = m->F;
+    if (at) all.owns = at->stream, all.own_stride = stream_stride(m, at), all.share = whole_streams ? 1 : (float)seg->share;
+    if (m->mesh.group > 1 && (m->F > 1 || at)) { // what the folded ranks bring becomes one part
+        Merge mine = all;
+        mine.out = m->acc;
+        merge(mine);
+        all.owns = NULL;
+    }
+    if (m->mesh.group > 1) all.count = 1;
+    allreduce(m, TRAFFIC_FORWARD, m->acc, n, ELEMENT_REAL, 0);
+    all.bias = m->bias_sums + (size_t)(seg->end - 1) * m->config.C;
+    all.bias_scale = whole_streams || HOST_FAULT(FAULT_BIAS_PER_RANK) ? m->config.R : 1;
+    if (seg->base == seg->begin) all.base = m->subs[seg->begin].stream;
+    merge_norm(all, norm_of(m, seg->end));
+}
+
+// The matrices and the inner bias of sub-block k have their gradients of this update, but for the sum over data-parallel
+// replicas: it goes on beside the compute stream. Tensors of which ranks have partial gradients come later.
+static void replica_sums_begin(GPT2 *m, int k) {
+    const int tensors[3] = {sub_params[k % 2].in_w, sub_params[k % 2].in_b, sub_params[k % 2].out_w};
+    if (m->mesh.DP == 1 || comm_kind != COMM_NCCL) return;
+    CUDA_CHECK(cudaEventRecord(m->ready, gpu.stream));
+    CUDA_CHECK(cudaStreamWaitEvent(gpu.replica_stream, m->ready, 0));
+    for (int i = 0; i < 3; i++) {
+        size_t n = spec_layer_size(&m->local[tensors[i]]) * parts_of(m, tensors[i]);
+        group_reduce(m, MESH_DP, grad_at(m, tensors[i], k / 2), n, ELEMENT_FLOAT, 0, gpu.replica_stream);
+    }
+    m->replica_sums_begun = 1;
+}
+
+// Gradient of the output bias of sub-block k. It goes the two ways of the partial output (see segment_backward), but through
+// the merge it was added once, not once a rank: the model's first rank counts it.
+static void output_bias_backward(GPT2 *m, int k, const real *dpartial, int through_merge, int known, int add_grads) {
+    int C = m->config.C, rows = m->B * m->T, p = sub_params[k % 2].out_b, first = through_merge && m->rank0 == 0;
+    float *grad = grad_at(m, p, k / 2);
+    if (first) bias_backward(grad, 0, dpartial, 1, rows, C, add_grads, m->sums_scratch);
+    if (known && first < m->F) {
+        bias_backward(grad + first * m->partials_size, m->partials_size, m->dstream + first * stream_size(m), m->F - first,
+                      rows, C, add_grads, m->sums_scratch);
+    }
+    for (int f = first; f < m->F && !known && !add_grads; f++) {
+        CUDA_CHECK(cudaMemsetAsync(grad + f * m->partials_size, 0, C * sizeof(float), gpu.stream));
+    }
+}
+
+// dmerged, the gradient of the segment's output, becomes the gradient of its input. A sub-block's partial output reaches
+// the loss through the merge (from `base` on; that gradient is dmerged, complete on every rank) and through the later
+// sub-blocks of its own rank (dstream, of which each rank has its part).
+static void segment_backward(GPT2 *m, const Segment *seg, int add_grads) {
+    size_t n = stream_size(m);
+    int known = 0; // dstream holds something
+    for (int k = seg->end - 1; k >= seg->begin; k--) {
+        int through_merge = k >= seg->base;
+        if (k + 1 == seg->base) { // from here on down the merge is reached through the stream at base
+            Merge through = merge_of(m, m->dstream, m->F);
+            through.base = m->dmerged, through.base_scale = (float)seg->share;
+            through.parts = m->dstream, through.count = known;
+            merge(through);
+            known = 1;
+        }
+        const real *dpartial = through_merge ? known ? m->dpartial : m->dmerged : m->dstream;
+        if (through_merge && known) {
+            Merge both = merge_of(m, m->dpartial, m->F);
+            both.base = m->dmerged;
+            both.parts = m->dstream, both.count = 1;
+            merge(both);
+        }
+        output_bias_backward(m, k, dpartial, through_merge, known, add_grads);
+        subblock_backward(m, k, dpartial, dpartial == m->dmerged ? 0 : n, known, add_grads);
+        known = 1;
+        if (m->last_pass) replica_sums_begin(m, k);
+    }
+    Merge all = merge_of(m, m->dmerged, 1);
+    all.parts = m->dstream, all.count = m->F;
+    if (m->mesh.group > 1 && m->F > 1) {
+        Merge mine = all;
+        mine.out = m->dstream;
+        merge(mine);
+    }
+    if (m->mesh.group > 1) all.count = 1;
+    allreduce(m, TRAFFIC_BACKWARD, m->dstream, n, ELEMENT_REAL, 0);
+    if (seg->base == seg->begin) all.base = m->dmerged;
+    merge(all);
+}
+
+// ----------------------------------------------------------------------------
+// embedding and head, which share wte. Either every rank has all of it, or its rows are cut over the tensor ranks
+// (`-vp 1`; Megatron-LM, arXiv 1909.08053, section 3), and a rank embeds and scores the tokens it has the rows of.
+
+typedef struct { int first, count; } TokenRange;
+
+// The tokens whose rows part f of this process holds.
+static TokenRange vocab_range(const GPT2 *m, int f) {
+    if (!m->vocab_cut) return TokenRange{0, m->config.V};
+    int first = (m->rank0 + f) * m->vocab_width, left = m->config.V - first;
+    return TokenRange{first, left < 0 ? 0 : min(left, m->vocab_width)};
+}
+
+static real *logits_part(const GPT2 *m, int f) { return m->logits + (size_t)f * m->B * m->T * m->vocab_width; }
+static size_t wte_part(const GPT2 *m, int f) { return m->flat.begin[P_wte] + f * spec_layer_size(&m->local[P_wte]); }
+
+// Sorts the rows of a micro-batch by token, for embedding_backward, and sends all of it to the GPU in one copy.
+static void batch_send(GPT2 *m, const int32_t *tokens, const int32_t *targets, int rows) {
+    int V = m->config.V, groups = 0, turn = m->batch_turn ^= 1;
+    int32_t *host = m->batch_host[turn], *order = host + 2 * rows, *group_token = order + rows, *group_begin = group_token + rows;
+    int32_t *at = m->token_count; // (V+1) becomes where the next row of each token goes
+    CUDA_CHECK(cudaEventSynchronize(m->batch_copied[turn])); // the copy before last has left this buffer
+    memcpy(host, tokens, rows * sizeof *tokens);
+    memcpy(host + rows, targets ? targets : tokens, rows * sizeof *tokens);
+    memset(at, 0, (size_t)(V + 1) * sizeof *at);
+    for (int i = 0; i < rows; i++) at[tokens[i] + 1]++;
+    for (int v = 0; v < V; v++) {
+        if (at[v + 1]) group_token[groups] = v, group_begin[groups++] = at[v];
+        at[v + 1] += at[v];
+    }
+    group_begin[groups] = rows;
+    for (int i = 0; i < rows; i++) order[at[tokens[i]]++] = i;
+    CUDA_CHECK(cudaMemcpyAsync(m->batch_data, host, ((size_t)5 * rows + 1) * sizeof *host, cudaMemcpyHostToDevice, gpu.stream));
+    CUDA_CHECK(cudaEventRecord(m->batch_copied[turn], gpu.stream));
+    const int32_t *data = m->batch_data;
+    m->batch = Batch{data, data + rows, data + 2 * rows, data + 3 * rows, data + 4 * rows, groups};
+}
+
+static void tokens_embed(GPT2 *m) {
+    int C = m->config.C, rows = m->B * m->T;
+    size_t n = stream_size(m);
+    for (int f = 0; f < m->vocab_parts; f++) {
+        TokenRange r = vocab_range(m, f);
+        embedding_forward(m->acc + f * n, m->batch.tokens, m->params + wte_part(m, f), r.first, r.count, rows, C);
+    }
+    Merge all = merge_of(m, m->subs[0].stream, 1);
+    all.parts = m->acc, all.count = m->vocab_parts;
+    if (m->vocab_cut) {
+        if (m->mesh.group > 1 && m->F > 1) {
+            Merge mine = all;
+            mine.out = m->acc;
+            merge(mine);
+        }
+        if (m->mesh.group > 1) all.count = 1;
+        allreduce(m, TRAFFIC_VOCABULARY, m->acc, n, ELEMENT_REAL, 0);
+    }
+    all.base = param_at(m, P_wpe, 0), all.base_rows = m->T; // row r is position r % T
+    merge_norm(all, norm_of(m, 0));
+}
+
+// Logits of the last forward pass, of all parts of the vocabulary. Columns past a part's tokens come out as zero.
+static void logits_compute(GPT2 *m) {
+    Matmul head = {};
+    head.out = m->logits, head.out_stride = (size_t)m->B * m->T * m->vocab_width;
+    head.a = m->last.normed, head.a_stride = 0;
+    head.b = m->params + wte_part(m, 0), head.b_stride = spec_layer_size(&m->local[P_wte]), head.b_transposed = 1;
+    head.M = m->B * m->T, head.N = m->vocab_width, head.K = m->config.C, head.batch = m->vocab_parts;
+    matmul(head, m->workspace);
+}
+
+// Losses of all tokens; and the gradients of scale times their mean over the logits, unless scale is 0.
+static void classify(GPT2 *m, double scale) {
+    int rows = m->B * m->T, width = m->vocab_width, threads = classifier_threads(width), blocks = ceil_div(rows, BLOCK);
+    float each = (float)(scale / rows);
+    if (!m->vocab_cut) {
+        LAUNCH(classifier_kernel, rows, threads, 0, gpu.stream, m->logits, m->losses, m->batch.targets, each, m->config.V, width);
+        return;
+    }
+    for (int f = 0; f < m->vocab_parts; f++) {
+        TokenRange r = vocab_range(m, f);
+        LAUNCH(classifier_part_kernel, rows, threads, 0, gpu.stream, logits_part(m, f), m->part_most + (size_t)f * rows,
+               m->part_sums + (size_t)2 * f * rows, m->batch.targets, r.first, r.count, width);
+    }
+    LAUNCH(parts_max_kernel, blocks, BLOCK, 0, gpu.stream, m->most, m->part_most, m->vocab_parts, rows);
+    allreduce(m, TRAFFIC_VOCABULARY, m->most, rows, ELEMENT_FLOAT, 1);
+    LAUNCH(parts_rescale_kernel, blocks, BLOCK, 0, gpu.stream, m->part_sums, m->part_most, m->most, m->vocab_parts, rows);
+    allreduce(m, TRAFFIC_VOCABULARY, m->part_sums, 2 * (size_t)rows, ELEMENT_FLOAT, 0);
+    LAUNCH(losses_kernel, blocks, BLOCK, 0, gpu.stream, m->losses, m->lse, m->most, m->part_sums, rows);
+    for (int f = 0; f < m->vocab_parts && scale != 0; f++) {
+        TokenRange r = vocab_range(m, f);
+        LAUNCH(classifier_backward_kernel, rows, threads, 0, gpu.stream, logits_part(m, f), m->lse, m->batch.targets, each,
+               r.first, r.count, width);
+    }
+}
+
+// Logits (V) of one row of the last forward pass. All ranks take part.
+static void logits_collect(GPT2 *m, int row, float *out) {
+    real *part = ALLOC(real, m->vocab_width, "logits");
+    memset(out, 0, (size_t)m->config.V * sizeof *out);
+    for (int f = 0; f < m->vocab_parts; f++) {
+        TokenRange r = vocab_range(m, f);
+        CUDA_CHECK(cudaMemcpyAsync(part, logits_part(m, f) + (size_t)row * m->vocab_width, m->vocab_width * sizeof(real),
+                                   cudaMemcpyDeviceToHost, gpu.stream));
+        stream_wait(m);
+        for (int v = 0; v < r.count; v++) out[r.first + v] = (float)part[v];
+    }
+    free(part);
+    if (m->vocab_cut) mesh_sum(&m->mesh, MESH_TP, out, (size_t)m->config.V, sizeof *out);
+}
+
+// ----------------------------------------------------------------------------
+// forward and backward pass: launches only; the host runs ahead of the GPU
+
+static void forward_pass(GPT2 *m, const int32_t *tokens, const int32_t *targets, int B, int T) {
+    m->B = B, m->T = T;
+    batch_send(m, tokens, targets, B * T);
+    LAUNCH(bias_sums_kernel, 2 * m->config.L, BLOCK, 0, gpu.stream, m->bias_sums, param_at(m, P_attprojb, 0),
+           param_at(m, P_fcprojb, 0), m->bias_from, m->config.C);
+    tokens_embed(m);
+    for (int i = 0; i < m->plan.count; i++) segment_forward(m, &m->plan.segments[i]);
+    logits_compute(m);
+}
+
+// From the gradient over the logits, which `classify` left there, to those of all parameters. They replace what the
+// gradients were, or are added to it.
+static void backward_pass(GPT2 *m, int add_grads) {
+    int C = m->config.C, rows = m->B * m->T, width = m->vocab_width;
+    size_t n = stream_size(m), logits = (size_t)rows * width, wte = spec_layer_size(&m->local[P_wte]);
+    Matmul dwte = {};
+    dwte.out = m->grads + wte_part(m, 0), dwte.out_stride = wte, dwte.out_float = 1;
+    dwte.a = m->logits, dwte.a_stride = logits, dwte.a_transposed = 1;
+    dwte.b = m->last.normed, dwte.b_stride = 0;
+    dwte.M = width, dwte.N = C, dwte.K = rows, dwte.batch = m->vocab_parts, dwte.accumulate = add_grads;
+    matmul(dwte, m->workspace);
+    Matmul dlast = {};
+    dlast.out = m->acc, dlast.out_stride = n;
+    dlast.a = m->logits, dlast.a_stride = logits;
+    dlast.b = m->params + wte_part(m, 0), dlast.b_stride = wte;
+    dlast.M = rows, dlast.N = C, dlast.K = width, dlast.batch = m->vocab_parts;
+    matmul(dlast, m->workspace);
+    if (m->vocab_cut) {
+        Merge mine = merge_of(m, m->acc, 1);
+        mine.parts = m->acc, mine.count = m->F;
+        if (m->F > 1) merge(mine);
+        allreduce(m, TRAFFIC_VOCABULARY, m->acc, n, ELEMENT_REAL, 0);
+    }
+    NormBackward norm = {};
+    norm.dx = m->dmerged, norm.dout = m->acc, norm.x = m->last.stream, norm.mean = m->last.mean, norm.rstd = m->last.rstd;
+    norm.w = param_at(m, P_lnfw, 0), norm.partial = m->sums_scratch, norm.rows = rows, norm.C = C;
+    norm_backward(norm, grad_at(m, P_lnfw, 0), grad_at(m, P_lnfb, 0), 0, 1, add_grads);
+    for (int i = m->plan.count - 1; i >= 0; i--) segment_backward(m, &m->plan.segments[i], add_grads);
+    for (int f = 0; f < m->vocab_parts; f++) {
+        TokenRange r = vocab_range(m, f);
+        embedding_backward(m->grads + wte_part(m, f), m->dmerged, m->batch, r.first, r.count, C);
+    }
+    position_backward(grad_at(m, P_wpe, 0), m->dmerged, m->B, m->T, C, add_grads);
+}
+
+static void loss_mean(GPT2 *m, int add) {
+    LAUNCH(loss_mean_kernel, 1, BLOCK, 0, gpu.stream, m->loss_total, m->losses, m->B * m->T, add);
+}
+
+// Logits of tokens (B,T) into m->logits; with targets (B,T), also the losses. Returns their mean in nats, or NaN without
+// targets. B and T are at most those the model was created for.
+static double gpt2_forward(GPT2 *m, const int32_t *tokens, const int32_t *targets, int B, int T) {
+    forward_pass(m, tokens, targets, B, T);
+    if (!targets) return NAN;
+    classify(m, 0);
+    loss_mean(m, 0);
+    CUDA_CHECK(cudaMemcpyAsync(m->host_results, m->loss_total, sizeof(double), cudaMemcpyDeviceToHost, gpu.stream));
+    stream_wait(m);
+    spans_collect(m);
+    return m->host_results[0];
+}
+
+// Forward and backward pass of micro-batch number `micro` (from 0) of this replica's `micro_steps`.
+static void gpt2_micro_step(GPT2 *m, const int32_t *tokens, const int32_t *targets, int B, int T, int micro, int micro_steps) {
+    if (micro == 0) m->micro_steps = micro_steps, m->replica_sums_begun = 0;
+    m->last_pass = micro == micro_steps - 1;
+    forward_pass(m, tokens, targets, B, T);
+    classify(m, 1.0 / ((double)micro_steps * m->mesh.DP));
+    loss_mean(m, micro > 0);
+    backward_pass(m, micro > 0);
+}
+
+// ----------------------------------------------------------------------------
+// update: sum of partial gradients, norm, AdamW
+
+// Tensors that every rank has whole, but saw its own streams with: the sum over ranks is the gradient, one all-reduce. Then the
+// sums over replicas: those begun in the last backward pass, and the rest.
+static void gradients_reduce(GPT2 *m) {
+    float *partials = m->grads + m->partials_begin;
+    if (m->F > 1) {
+        LAUNCH(copies_sum_kernel, (unsigned)ceil_div(m->partials_size, (size_t)BLOCK), BLOCK, 0, gpu.stream, partials, m->F,
+               m->partials_size, m->partials_size);
+    }
+    allreduce(m, TRAFFIC_GRADIENTS, partials, m->partials_size, ELEMENT_FLOAT, 0);
+    if (m->mesh.DP == 1) return;
+    if (!m->replica_sums_begun) {
+        group_reduce(m, MESH_DP, m->grads, m->flat_size, ELEMENT_FLOAT, 0, gpu.stream);
+        return;
+    }
+    CUDA_CHECK(cudaEventRecord(m->ready, gpu.stream));
+    CUDA_CHECK(cudaStreamWaitEvent(gpu.replica_stream, m->ready, 0));
+    group_reduce(m, MESH_DP, partials, m->partials_size, ELEMENT_FLOAT, 0, gpu.replica_stream);
+    for (int p = 0; p < P_COUNT; p++) {
+        if (m->whole[p].cut == WHOLE_PARTIAL_GRAD || m->whole[p].fan_in) continue; // done, or begun
+        group_reduce(m, MESH_DP, m->grads + m->flat.begin[p], m->flat.size[p], ELEMENT_FLOAT, 0, gpu.replica_stream);
+    }
+    CUDA_CHECK(cudaEventRecord(m->ready, gpu.replica_stream));
+    CUDA_CHECK(cudaStreamWaitEvent(gpu.stream, m->ready, 0));
+}
+
+// After the last micro-step. Norm of the whole gradient: sharded tensors over all ranks, replicated ones once. The host waits
+// for the GPU here, and only here, in every update.
+static UpdateSums gpt2_gradients(GPT2 *m) {
+    UpdateSums sums = {};
+    double *squares = m->host_results + 1, *all = ALLOC(double, (size_t)m->mesh.group * P_COUNT, "norm"), total = 0;
+    int blocks = min(NORM_BLOCKS, gpu.properties.multiProcessorCount);
+    gradients_reduce(m);
+    LAUNCH(squares_kernel, dim3(blocks, P_COUNT), BLOCK, 0, gpu.stream, m->squares_partial, m->grads, m->flat);
+    LAUNCH(squares_sum_kernel, P_COUNT, WARP, 0, gpu.stream, m->squares, m->squares_partial, blocks);
+    CUDA_CHECK(cudaMemcpyAsync(m->host_results, m->loss_total, sizeof(double), cudaMemcpyDeviceToHost, gpu.stream));
+    CUDA_CHECK(cudaMemcpyAsync(squares, m->squares, P_COUNT * sizeof(double), cudaMemcpyDeviceToHost, gpu.stream));
+    stream_wait(m);
+    spans_collect(m);
+    mesh_gather(&m->mesh, squares, P_COUNT, all);
+    for (int p = 0; p < P_COUNT; p++) {
+        int processes = spec_is_cut(&m->whole[p]) ? m->mesh.group : 1;
+        for (int i = 0; i < processes; i++) {
+            double squared = all[i * P_COUNT + p];
+            if (!isfinite(squared) && !sums.culprit) sums.culprit = m->whole[p].name;
+            total += squared;
+        }
+    }
+    free(all);
+    sums.norm = sqrt(total);
+    sums.loss = m->host_results[0] / m->micro_steps;
+    mesh_sum(&m->mesh, MESH_DP, &sums.loss, 1, sizeof sums.loss);
+    sums.loss /= m->mesh.DP;
+    return sums;
+}
+
+// One AdamW step, number `update` from 1, of the elements this process has the optimizer state of.
+static void gpt2_update(GPT2 *m, AdamW h, int64_t update) {
+    AdamWStep step = {(float)h.rate, (float)h.beta1, (float)h.beta2, (float)h.eps, (float)h.decay, (float)h.grad_scale,
+                      (float)(1 / (1 - pow(h.beta1, (double)update))), (float)(1 / (1 - pow(h.beta2, (double)update)))};
+    LAUNCH(adamw_kernel, (unsigned)ceil_div(m->owned_size, (size_t)BLOCK * 4), BLOCK, 0, gpu.stream, m->params, m->master,
+           m->moment1, m->moment2, m->grads, m->owned_begin, m->owned_size, m->flat, step);
+    if (m->options.zero && m->mesh.DP > 1) replicas_gather(m, m->params);
+}
+
+// ----------------------------------------------------------------------------
+// checkpoints: files hold whole tensors. They pass through a copy of the flat block on the host, one copy of the parameter
+// table (SET_PARAMS, SET_MOMENT1, SET_MOMENT2) at a time.
+
+enum { SET_NONE = -1 };
+
+static void snapshot_make(GPT2 *m) {
+    if (!m->snapshot) m->snapshot = ALLOC(float, m->flat_size, "a copy of the parameters on the host");
+    m->snapshot_set = SET_NONE;
+}
+
+static void snapshot_drop(GPT2 *m) {
+    free(m->snapshot);
+    m->snapshot = NULL;
+}
+
+static float *set_on_gpu(const GPT2 *m, int set) {
+    return set == SET_PARAMS ? m->master : set == SET_MOMENT1 ? m->moment1 : m->moment2;
+}
+
+// From the GPU. With ZeRO each replica has a part of it, and all replicas take part.
+static void snapshot_take(GPT2 *m, int set) {
+    CUDA_CHECK(cudaMemcpyAsync(m->snapshot + m->owned_begin, set_on_gpu(m, set), m->owned_size * sizeof(float),
+                               cudaMemcpyDeviceToHost, gpu.stream));
+    stream_wait(m);
+    for (int owner = 0; owner < m->mesh.DP && m->options.zero; owner++) {
+        mesh_broadcast(&m->mesh, MESH_DP, owner, m->snapshot + owner * m->owned_size, m->owned_size * sizeof(float));
+    }
+    m->snapshot_set = set;
+}
+
+// To the GPU. Weights go there twice: as they are, and rounded.
+static void snapshot_put(GPT2 *m, int set) {
+    if (set == SET_PARAMS) {
+        real *rounded = ALLOC(real, m->flat_size, "rounded parameters");
+        for (size_t i = 0; i < m->flat_size; i++) rounded[i] = (real)m->snapshot[i];
+        CUDA_CHECK(cudaMemcpyAsync(m->params, rounded, m->flat_size * sizeof(real), cudaMemcpyHostToDevice, gpu.stream));
+        CUDA_CHECK(cudaStreamSynchronize(gpu.stream));
+        free(rounded);
+    }
+    float *to = set_on_gpu(m, set); // none without training
+    if (to) {
+        size_t bytes = m->owned_size * sizeof(float);
+        CUDA_CHECK(cudaMemcpyAsync(to, m->snapshot + m->owned_begin, bytes, cudaMemcpyHostToDevice, gpu.stream));
+        CUDA_CHECK(cudaStreamSynchronize(gpu.stream));
+    }
+}
+
+// Row `row` of one layer of tensor p, of the part of it that is the f-th here.
+static float *snapshot_row(GPT2 *m, int p, int layer, int f, int row) {
+    const ParamSpec *local = &m->local[p];
+    return m->snapshot + layer_offset(m, p, layer) + f * spec_layer_size(local) + (size_t)row * local->cols;
+}
+
+static void model_rows_put(void *owner, int set, int p, int layer, int row, int rows, const float *values) {
+    GPT2 *m = (GPT2 *)owner;
+    size_t cols = (size_t)m->whole[p].cols, first = (size_t)row * cols, n = (size_t)rows * cols;
+    if (m->snapshot_set != set && m->snapshot_set != SET_NONE) snapshot_put(m, m->snapshot_set);
+    m->snapshot_set = set;
+    for (size_t i = 0; i < n && m->mesh.world > 1; i++) {
+        uint32_t bits;
+        memcpy(&bits, values + i, sizeof bits);
+        m->loaded_hash = random_mix(m->loaded_hash ^ bits);
+    }
+    for (int f = 0; f < parts_of(m, p); f++) {
+        Shard part = shard_of(&m->whole[p], m->rank0 + f, m->config.R);
+        for (int r = 0; r < part.rows; r++) {
+            size_t at = shard_row(&part, r);
+            if (at < first || at >= first + n) continue;
+            memcpy(snapshot_row(m, p, layer, f, r), values + at - first, (size_t)part.cols * sizeof(float));
+        }
+    }
+}
+
+// What other processes have is zero here until they are joined; of a replicated tensor the first brings all.
+static void model_rows_get(void *owner, int set, int p, int layer, int row, int rows, float *values) {
+    GPT2 *m = (GPT2 *)owner;
+    size_t cols = (size_t)m->whole[p].cols, first = (size_t)row * cols, n = (size_t)rows * cols;
+    int mine = spec_is_cut(&m->whole[p]) || m->mesh.group_rank == 0;
+    if (m->snapshot_set != set) snapshot_take(m, set);
+    memset(values, 0, n * sizeof(float));
+    for (int f = 0; f < parts_of(m, p) && mine; f++) {
+        Shard part = shard_of(&m->whole[p], m->rank0 + f, m->config.R);
+        for (int r = 0; r < part.rows; r++) {
+            size_t at = shard_row(&part, r);
+            if (at < first || at >= first + n) continue;
+            memcpy(values + at - first, snapshot_row(m, p, layer, f, r), (size_t)part.cols * sizeof(float));
+        }
+    }
+    mesh_join(&m->mesh, values, n);
+}
+
+static void gpt2_load(GPT2 *m, const char *path) {
+    File file;
+    GPT2Config config;
+    ParamSpec specs[P_COUNT];
+    int bf16 = model_open(&file, path, &config);
+    param_specs(specs, &config);
+    snapshot_make(m);
+    tensors_read(&file, specs, bf16, SET_PARAMS, model_rows_put, m);
+    snapshot_put(m, SET_PARAMS);
+    snapshot_drop(m);
+    file_close(&file);
+}
+
+static void gpt2_load_state(GPT2 *m, const char *path, int64_t updates) {
+    snapshot_make(m);
+    state_read(path, &m->config, updates, model_rows_put, m);
+    snapshot_put(m, m->snapshot_set);
+    snapshot_drop(m);
+}
+
+// The first TP group gathers, its first process writes; with ZeRO all replicas bring their parts.
+static void checkpoint_save(GPT2 *m, const char *folder, int64_t updates, int64_t keep) {
+    char path[PATH_MAX];
+    File done;
+    if (m->mesh.dp_rank && !m->options.zero) return;
+    int writer = m->mesh.rank == 0;
+    snapshot_make(m);
+    checkpoint_path(path, folder, "model", updates);
+    model_write(path, &m->config, writer, model_rows_get, m);
+    checkpoint_path(path, folder, "state", updates);
+    state_write(path, &m->config, updates, writer, model_rows_get, m);
+    snapshot_drop(m);
+    if (!writer) return;
+    checkpoint_path(path, folder, "DONE", updates);
+    file_create(&done, path);
+    file_commit(&done);
+    if (keep) checkpoint_prune(folder, keep);
+}
+
+// Random initial weights: each process draws its own part of the same whole tensors.
+static void gpt2_init_weights(GPT2 *m, int how, uint64_t seed) {
+    snapshot_make(m);
+    for (int p = 0; p < P_COUNT; p++) {
+        const ParamSpec *whole = &m->whole[p], *local = &m->local[p];
+        int parts = parts_of(m, p);
+#pragma omp parallel for collapse(2) schedule(static)
+        for (int layer = 0; layer < local->layers; layer++) {
+            for (int r = 0; r < parts * local->rows; r++) {
+                Shard part = shard_of(whole, m->rank0 + r / local->rows, m->config.R);
+                uint64_t first = layer * spec_layer_size(whole) + shard_row(&part, r % local->rows);
+                float *row = snapshot_row(m, p, layer, r / local->rows, r % local->rows);
+                for (int c = 0; c < local->cols; c++) {
+                    row[c] = (float)param_init(whole, p, how, m->config.V, m->config.L, seed, first + c);
+                }
+            }
+        }
+    }
+    snapshot_put(m, SET_PARAMS);
+    snapshot_drop(m);
+}
+
+#ifndef NO_MAIN // programs that include this file for its model stop here
+
+// ----------------------------------------------------------------------------
+// what data/run.h asks of a trainer, and main
+
+static int processes_stepped_aside;
+
+// Chooses this process's GPU. NCCL wants one each: processes beyond the GPUs of their host step aside, unless -cm mpi has
+// several share one.
+static void trainer_begin(const Options *o, int *world, int *rank) {
+    int gpus = 0, count = 1, all = *world;
+    cudaError_t status = cudaGetDeviceCount(&gpus);
+    if (status != cudaSuccess || gpus < 1) {
+        fail("no GPU that CUDA can use: %s; ./train_gpt2 trains on the CPU", cudaGetErrorString(status));
+    }
+    int local = processes_local_rank(&count), keep = o->comm == COMM_MPI || local < gpus;
+    if (*world > 1) processes_keep(keep, world, rank);
+    processes_stepped_aside = all - *world;
+    gpu_open(local % gpus);
+}
+
+static void trainer_end(void) {
+    comm_close();
+    gpu_close();
+}
+
+static void gpt2_create_for(GPT2 *m, const GPT2Config *config, Mesh mesh, const Options *o, int training) {
+    ModelOptions options = {};
+    options.recompute = (int)o->recompute;
+    options.zero = (int)o->zero && mesh.DP > 1;
+    options.network.latency_us = o->net_latency;
+    options.network.gbits = o->net_gbits;
+    comm_open(&mesh, o->comm);
+    gpt2_create(m, config, mesh, (int)o->batch, (int)o->length, options, training);
+}
+
+// A number that changes when any bit of the tensors changes that every rank has whole.
+static uint64_t replicated_hash(GPT2 *m) {
+    uint64_t hash = 0;
+    real *all = ALLOC(real, m->flat_size, "a copy of the parameters on the host");
+    stream_wait(m);
+    CUDA_CHECK(cudaMemcpy(all, m->params, m->flat_size * sizeof(real), cudaMemcpyDeviceToHost));
+    for (int p = 0; p < P_COUNT; p++) {
+        if (spec_is_cut(&m->whole[p])) continue;
+        const unsigned char *bytes = (const unsigned char *)(all + m->flat.begin[p]);
+        for (size_t i = 0, n = m->flat.size[p] * sizeof(real); i < n; i += 4) {
+            uint32_t word;
+            memcpy(&word, bytes + i, sizeof word);
+            hash = random_mix(hash ^ word);
+        }
+    }
+    free(all);
+    return hash;
+}
+
+static int gpt2_describe(GPT2 *m, int i, char *line, size_t size) {
+    static const char *const ways[] = {"none: one process", "NCCL", "MPI through host memory"};
+    const double MiB = 1 << 20;
+    if (i == 0) {
+        int driver = 0;
+        CUDA_CHECK(cudaDriverGetVersion(&driver));
+        snprintf(line, size,
+                 "# device %.100s, compute capability %d.%d, CUDA %d.%d, precision %s, all-reduce between processes by %s",
+                 gpu.properties.name, gpu.properties.major, gpu.properties.minor, driver / 1000, driver % 1000 / 10, REAL_NAME,
+                 ways[comm_kind]);
+        return 1;
+    }
+    if (i == 1) {
+        snprintf(line, size, "# memory_MiB parameters %.1f gradients %.1f optimizer %.1f activations %.1f",
+                 m->bytes[BLOCK_PARAMS] / MiB, m->bytes[BLOCK_GRADS] / MiB, m->bytes[BLOCK_STATE] / MiB,
+                 m->bytes[BLOCK_ACTIVATIONS] / MiB);
+        return 1;
+    }
+    if (i == 2 && processes_stepped_aside) {
+        snprintf(line, size, "# aside %d processes beyond the GPUs of their hosts do nothing; -cm mpi has several share a GPU",
+                 processes_stepped_aside);
+        return 1;
+    }
+    return 0;
+}
+
+static int gpt2_describe_process(GPT2 *m, char out[PROCESS_WHAT]) {
+    (void)m;
+    snprintf(out, PROCESS_WHAT, "GPU %d, %.64s", gpu.index, gpu.properties.name);
+    return 1;
+}
+
+#include "data/run.h"
+
+int main(int argc, char **argv) {
+#ifdef PLANTED_FAULTS
+    if (getenv("PLANTED_FAULT")) planted_fault_host = (int)strtol(getenv("PLANTED_FAULT"), NULL, 10);
+#endif
+    return run_main(argc, argv);
+}
+#endif
