@@ -1931,12 +1931,14 @@ static void *carve(char *block, size_t *used, size_t n, size_t size) {
 static void block_allocate(GPT2 *m, int kind, size_t bytes) {
     size_t free_bytes = 0, total = 0, held = 0;
     const double MiB = 1 << 20;
-    m->bytes[kind] = bytes;
     if (bytes == 0) return;
     cudaError_t status = cudaMalloc(&m->blocks[kind], bytes);
-    if (status == cudaSuccess) return;
+    if (status == cudaSuccess) {
+        m->bytes[kind] = bytes;
+        return;
+    }
     if (status != cudaErrorMemoryAllocation) CUDA_CHECK(status);
-    cudaMemGetInfo(&free_bytes, &total);
+    CUDA_CHECK(cudaMemGetInfo(&free_bytes, &total));
     for (int i = 0; i < kind; i++) held += m->bytes[i];
     fail("out of GPU memory: %.1f MiB asked for %s, beside %.1f MiB for parameters %.1f, gradients %.1f, optimizer state %.1f; "
          "%.1f of %.1f MiB are free; %s", bytes / MiB, block_names[kind], held / MiB, m->bytes[BLOCK_PARAMS] / MiB,
