@@ -15,7 +15,7 @@ segment and a merge are. What is different here:
   make train_gpt2cu                              for the GPU of this machine, or for 8.0 and 9.0 where there is none
   ./train_gpt2cu -e 4x4x128 -t 64 -p sppp        one GPU, both tensor ranks on it
   mpirun -n 2 ./train_gpt2cu -p sppp             two GPUs, one rank each
-  make train_gpt2cu_emu && ./train_gpt2cu_emu    the same file on a CPU, by dev/emu: slow, and for tests
+  make train_gpt2cu_emu && ./train_gpt2cu_emu    the same file on a CPU, by dev/emu: slow, and for tests (4x4x32, T 16)
 
 Shapes are written beside every tensor: B sequences, T tokens each, C channels, NH heads, HS = C/NH, V tokens (padded to
 Vp), R tensor ranks, F of them in this process. f counts ranks, k sub-blocks (2 per block), p parameter tensors; rows = B T.
@@ -35,8 +35,13 @@ Vp), R tensor ranks, F of them in this process. f counts ranks, k sub-blocks (2 
 #include <time.h>
 
 #define BUILT_IN CUDA
+#ifdef CUDA_EMULATED // small enough to be waited for
+#define DEFAULT_MODEL "4x4x32"
+#define DEFAULT_T "16"
+#else
 #define DEFAULT_MODEL "d12"
 #define DEFAULT_T "1024"
+#endif
 #include "tp_blocks.h"
 #include "data/checkpoint.h"
 #include "data/runlog.h"

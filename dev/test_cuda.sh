@@ -250,6 +250,9 @@ vp -p sp -vp 1
 fold -p pp. -tp 4 -fold 2
 foldvp -p p -pm mean -tp 4 -fold 2 -vp 1 -r 2
 ARGS
+mkdir -p "$W/work/data/shakespeare_char" && cp "$W/work/train.bin" "$W/work/val.bin" "$W/work/data/shakespeare_char/"
+(cd "$W/work" && exec "${MPIRUN[@]}" -n 2 "$W/cuda" -p sppp -tp 2 -x 2) </dev/null >"$W/stdout" 2>"$W/stderr"
+same "mpirun -n 2 train_gpt2cu_emu -p sppp -tp 2 trains, with every other option its default" "$(grep -c '^s:2 trl:' "$W/stdout")" 1
 run cuda -p p -x 4 -o bf16_one
 mpi 2 cuda -p p -x 4 -n 2 -o bf16_two
 holds "bf16, two processes as one" near bf16_one bf16_two 1 4 1e-2
