@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
-# Tests of data/shakespeare_char.py. They need python3 and no network (the test server is on 127.0.0.1), write only
-# below a temporary folder and take about 15 seconds.
+# Tests of data/*.py. They need python3 and no network (the test server is on 127.0.0.1), write only below a temporary
+# folder and take about 45 seconds.
 #
 #     dev/test_data.sh                          # PYTHON=python3.7 dev/test_data.sh for another Python
-#     TP_DATA=../shared/data dev/test_data.sh   # also the tests that need the real tinyshakespeare.txt
+#     TP_DATA=../shared/data dev/test_data.sh   # also those that need the real tinyshakespeare.txt or GPT-2's vocabulary
+#     pip install tiktoken datasets             # also those that compare with tiktoken, and that read as from the hub
 #
 # Prints `ok <name>`, `FAILED <name>: <why>` or `skipped <name>: <why>` for each test, then
 # `test_data: N passed, N failed, N skipped`, and exits with 1 if any failed.
 set -u
 PYTHON=${PYTHON:-python3}
-SCRIPT=$(cd "$(dirname "$0")/.." && pwd)/data/shakespeare_char.py
+DATA=$(cd "$(dirname "$0")/.." && pwd)/data
+SCRIPT=$DATA/shakespeare_char.py
 REAL=${TP_DATA:+$(cd "$TP_DATA" 2>/dev/null && pwd)/tinyshakespeare.txt}
 unset TP_DATA                           # each test says itself where it looks
 export PYTHONDONTWRITEBYTECODE=1        # no __pycache__ in data/
@@ -326,6 +328,450 @@ mkdir "$W/box/walled" "$W/box/walled/tokenizer.bin"; cp "$W/box/old/train.bin" "
 run prepare --input "$W/small.txt" --out "$W/box/walled"
 why=$(error_check "walled/tokenizer.bin: found a folder, expected a file")
 if [ -z "$why" ]; then ok "a folder in a file's place"; else fail "a folder in a file's place" "$why"; fi
+
+# ----------------------------------------------------------------------------
+# GPT-2's encoding, data/gpt2_bpe.py
+
+BPE=
+[ -z "$REAL" ] || [ ! -d "$(dirname "$REAL")/gpt2_bpe" ] || BPE=$(dirname "$REAL")
+NO_BPE="set TP_DATA to a folder that holds gpt2_bpe/encoder.json and gpt2_bpe/vocab.bpe"
+has() { "$PYTHON" -c "import $1" 2>/dev/null; }
+
+# expect_python NAME [ARGUMENT...] <PROGRAM: the program, for which data/ can be imported, prints nothing and exits with 0.
+expect_python() {
+    local name=$1 why; shift
+    why=$(TP_DATA=$BPE PYTHONPATH=$DATA:$W "$PYTHON" - "$@" 2>&1) && [ -z "$why" ] && { ok "$name"; return; }
+    fail "$name" "$(echo "$why" | tail -3 | head -c 800 | tr '\n' ' ')"
+}
+
+if [ -z "$BPE" ]; then
+    for name in "known tokens" "pieces of a long text" "speed" "tiktoken's tokens"; do skip "GPT-2 encoding, $name" "$NO_BPE"; done
+else
+echo "# tokens as tiktoken 0.14 gave them: contractions, runs of spaces, spaces that only Python counts as such (1C), digits
+# that are none in ASCII, emoji, <|endoftext|> as plain text, half a surrogate pair"
+expect_python "GPT-2 encoding, known tokens" <<'PY'
+import gpt2_bpe
+own = gpt2_bpe.encoder_open("own")
+for text, ids in [
+    ("Hello, I'm a language model,", [15496, 11, 314, 1101, 257, 3303, 2746, 11]),
+    ("we'll they'Re I'd'a can't''s", [732, 1183, 484, 6, 3041, 314, 1549, 6, 64, 460, 470, 7061, 82]),
+    ('a  b   c    \n\n\n  d \t e\r\n  ', [64, 220, 275, 220, 220, 269, 220, 220, 220, 220, 628, 198, 220, 288, 220, 197,
+                                         304, 201, 198, 220, 220]),
+    ('na\xefve \u4f60\u597d \u0661\u0662 \xbd x\xb2', [2616, 38776, 220, 19526, 254, 25001, 121, 18923, 94, 149, 95, 25208,
+                                                       2124, 31185]),
+    ('\U0001f600 \U0001f468\u200d\U0001f469\u200d\U0001f467\xa0!', [47249, 222, 50169, 101, 447, 235, 41840, 102, 447, 235,
+                                                                    41840, 100, 1849, 0]),
+    ('<|endoftext|> <|endoftext|>', [27, 91, 437, 1659, 5239, 91, 29, 1279, 91, 437, 1659, 5239, 91, 29]),
+    (' \u3000\x1c\x85z \x00', [220, 5099, 222, 216, 126, 227, 89, 220, 188]),
+    ('\ud800x', [4210, 87]), ("", [])]:
+    found = own.encode(text)
+    assert found == ids, "%a: found %s, expected %s" % (text, found, ids)
+    if "\ud800" not in text:
+        assert b"".join(own.table[i] for i in found) == text.encode(), "%a does not decode" % text
+PY
+
+echo "# a text cut into chunks of about 1 to 40 characters gives the tokens of the whole: chunks end where pieces do"
+expect_python "GPT-2 encoding, pieces of a long text" <<'PY'
+import random
+import gpt2_bpe
+own, r = gpt2_bpe.encoder_open("own"), random.Random(5)
+parts = ["a", "The", "'s", " ", "  ", "\n", "\n\n", "\t", "\x1c", "\xa0", "\u3000", "42", "...", "\xe9", "\U0001f600"]
+for _ in range(500):
+    text = "".join(r.choice(parts) for _ in range(200))
+    gpt2_bpe.CHUNK = r.randrange(1, 40)
+    assert list(gpt2_bpe.encode_long(own, text)) == own.encode(text), ascii(text)
+    assert "".join(gpt2_bpe.text_chunks(text)) == text
+assert len(list(gpt2_bpe.text_chunks(text))) > 3
+PY
+
+echo "# no slower than 0.3 MB of text per second of processor time, a piece of 50,000 letters no trap"
+expect_python "GPT-2 encoding, speed" "$REAL" <<'PY'
+import random, sys, time
+import gpt2_bpe
+own, r = gpt2_bpe.encoder_open("own"), random.Random(5)
+text = open(sys.argv[1], encoding="utf-8").read()
+begin = time.process_time()
+own.encode(text)
+rate = len(text) / 1e6 / (time.process_time() - begin)
+assert rate > 0.3, "%.2f MB/s" % rate
+begin = time.process_time()
+own.encode("".join(r.choice("abcdefgh") for _ in range(50000)))
+assert time.process_time() - begin < 3, "50,000 letters: %.1f s" % (time.process_time() - begin)
+PY
+
+echo "# random strings of awkward parts and of any characters this Python knows, tables, long pieces: as tiktoken has them"
+if ! has tiktoken; then skip "GPT-2 encoding, tiktoken's tokens" "pip install tiktoken"; else
+expect_python "GPT-2 encoding, tiktoken's tokens" <<'PY'
+import random, unicodedata
+import gpt2_bpe
+own, theirs, r = gpt2_bpe.encoder_open("own"), gpt2_bpe.encoder_open("tiktoken"), random.Random(5)
+assert own.table == theirs.table
+parts = ["'s", "'ll", "'", "'Re", " ", "  ", "\n", "\t", "\r\n", "\x1c", "\x1f", "\x85", "\xa0", "\u2003", "\u200b", "\u3000", "\xe9",
+         "e\u0301", "\u6f22\u5b57", "\u0661\u0662", "\xbd", "\u2167", "\U0001f600", "<|endoftext|>", "a", "ab", "The", "123", "...", "\ud800",
+         "\udc00", "\0", "\ufeff"]
+known = [chr(c) for c in range(0x110000) if unicodedata.category(chr(c)) not in ("Cn", "Cs", "Co")]
+for k in range(2500):
+    low = known[:r.choice([300, 3000, len(known)])]
+    text = "".join(r.choice(parts) if r.random() < .6 else r.choice(low) for _ in range(r.randrange(1, 30)))
+    assert own.encode(text) == theirs.encode(text), "%a: found %s, expected %s" % (text, own.encode(text), theirs.encode(text))
+for text in "a" * 20000, " " * 20000 + "x", "ab" * 3000, "!" * 5000, "".join(r.choice("abcdefgh") for _ in range(20000)):
+    assert own.encode(text) == theirs.encode(text), "%.20a..." % text
+PY
+fi
+fi
+
+# ----------------------------------------------------------------------------
+# data/text.py
+
+text_py() { TP_DATA=${BPE:-$W/none} "$PYTHON" "$DATA/text.py" "$@"; }
+# changed MODULE PYTHON-LINES ARGUMENT...: a script of data/ as a module `s` in which something is changed.
+changed() { TP_DATA=${BPE:-$W/none} PYTHONPATH=$DATA "$PYTHON" -c "import os, signal, sys; import $1 as s
+$2
+sys.exit(s.main(sys.argv[1:]))" "${@:3}"; }
+
+echo "# texts and options that cannot be used; a vocabulary that is missing or damaged"
+expect_error "text.py, missing file" "nothing.txt: No such file|expected a readable text file" text_py --input "$W/nothing.txt"
+expect_error "text.py, second file missing" "nothing.txt: No such file" text_py --input "$W/utf8.txt" "$W/nothing.txt"
+expect_error "text.py, empty file" "found 0 characters, expected 11" text_py --input "$W/empty.txt"
+expect_error "text.py, not UTF-8" "byte 0xff at offset 19|expected UTF-8|iconv" text_py --input "$W/latin.txt"
+expect_error "text.py, --val-fraction 1" "--val-fraction: found 1, expected" text_py --input "$W/utf8.txt" --val-fraction 1
+expect_error "text.py, no --input" "--input|--help" text_py
+TP_DATA=$W/none expect_error "text.py, no vocabulary" "set TP_DATA to a folder that holds gpt2_bpe/encoder.json" \
+    "$PYTHON" "$DATA/text.py" --input "$W/utf8.txt" --encoder own
+mkdir -p "$W/damaged/gpt2_bpe"; echo '{"a": 0}' >"$W/damaged/gpt2_bpe/encoder.json"
+TP_DATA=$W/damaged expect_error "text.py, damaged vocabulary" "encoder.json: found 9 bytes with sha256|expected GPT-2's" \
+    "$PYTHON" "$DATA/text.py" --input "$W/utf8.txt"
+expect_error "text.py, tiktoken asked for and not there" "cannot import tiktoken|pip install tiktoken" \
+    changed text "sys.modules['tiktoken'] = None" --input "$W/utf8.txt" --encoder tiktoken
+
+if [ -z "$BPE" ]; then
+    for name in "two files" "tinyshakespeare" "val would be empty" "disk full" "SIGTERM at the third file"; do skip "text.py, $name" "$NO_BPE"; done
+else
+echo "# two files: each begins with end-of-text, the tokens decode to the files, the cut is at 70% of the characters"
+run text_py --input "$W/utf8.txt" "$W/old.txt" --val-fraction 0.3 --out "$W/text"
+[ "$rc" = 0 ] || cat "$W/stderr"
+expect_python "text.py, two files" "$W/text" "$W/utf8.txt" "$W/old.txt" <<'PY'
+import os, struct, sys
+out, texts = sys.argv[1], [open(p, "rb").read() for p in sys.argv[2:]]
+assert sorted(os.listdir(out)) == ["source.txt", "tokenizer.bin", "train.bin", "val.bin"]
+table = open(out + "/tokenizer.bin", "rb").read()
+assert struct.unpack("<256I", table[:1024]) == (20240328, 2, 50257, 50256) + (0,) * 252
+words, at = [], 1024
+while at < len(table):
+    words.append(table[at + 1:at + 1 + table[at]])
+    at += 1 + table[at]
+assert at == len(table) and len(words) == 50257 and words[50256] == b"<|endoftext|>" and all(words)
+parts = []
+for name in "/train.bin", "/val.bin":
+    data = open(out + name, "rb").read()
+    n = len(data) // 2 - 512
+    assert struct.unpack("<256i", data[:1024]) == (20240520, 1, n, 50257) + (0,) * 252
+    parts.append(b"".join(words[i] for i in struct.unpack("<%dH" % n, data[1024:])))
+end = b"<|endoftext|>"
+assert b"".join(parts) == end + texts[0] + end + texts[1], parts
+characters = sum(len(t.decode()) for t in texts)
+train = parts[0].replace(end, b"").decode()
+assert len(train) == int(0.7 * characters), (len(train), characters)
+line = open(out + "/source.txt", encoding="utf-8").read()
+assert line.startswith("2 files, ") and ", %d characters, sha256 " % characters in line and line.count("\n") == 1, line
+PY
+
+echo "# tinyshakespeare has 301,966 and 36,059 tokens, as nanoGPT says; train begins with one end-of-text more"
+if [ ! -f "$REAL" ]; then skip "text.py, tinyshakespeare" "set TP_DATA to a folder that holds tinyshakespeare.txt"; else
+    run text_py --input "$REAL" --out "$W/text-real"
+    expect_lines "text.py, tinyshakespeare" "$W/stdout" "301967 train, 36059 val" "tinyshakespeare, 1115394 characters, sha256 $SHA"
+fi
+expect_error "text.py, val would be empty" "val.bin would have 1 tokens, expected 2 to" text_py --input "$W/small.txt" --val-fraction 0.1
+limited8() { (ulimit -f 8; "$@"); }
+expect_error "text.py, disk full" "cannot write into|File too large|bytes free" limited8 text_py --input "$W/utf8.txt" --encoder own
+expect_error "text.py, SIGTERM at the third file" "stopped by signal|nothing was written" changed text "sync = os.fsync
+def stop(fd, n=[0]):
+    n[0] += 1
+    if n[0] == 3: os.kill(os.getpid(), signal.SIGTERM)
+    sync(fd)
+os.fsync = stop" --input "$W/utf8.txt"
+fi
+
+# ----------------------------------------------------------------------------
+# data/openwebtext.py and data/fineweb.py
+
+# set_py NAME ARGUMENT...
+set_py() { TP_DATA=${BPE:-$W/none} "$PYTHON" "$DATA/$1.py" "${@:2}"; }
+
+# docs_make FOLDER FILES DOCUMENTS WORDS: FOLDER/0.jsonl, ... of so many documents of up to so many words
+docs_make() { "$PYTHON" - "$@" <<'PY'
+import json, os, random, sys
+folder, files, documents, words = sys.argv[1], *map(int, sys.argv[2:])
+r = random.Random(files)
+vocabulary = ["".join(r.choice("etaoinshrdlu") for _ in range(r.randrange(1, 9))) for _ in range(3000)]
+vocabulary += ["\n", "\n\n", "na\xefve", "\u4f60\u597d", "\U0001f600", "<|endoftext|>", "42", ""]
+os.mkdir(folder)
+for f in range(files):
+    with open("%s/%d.jsonl" % (folder, f), "w") as out:
+        for k in range(documents):
+            text = " ".join(r.choice(vocabulary) for _ in range(r.randrange(words)))
+            out.write(json.dumps({"id": k, "text": "%d.%d %s" % (f, k, text) if k else ""}) + "\n" * r.choice([1, 1, 2]))
+PY
+}
+docs_make "$W/docs" 3 70 60; docs_make "$W/more" 3 200 400
+few="--tokens-per-shard 2000 --shuffle-buffer 50"
+
+echo "# sources and options that cannot be used"
+printf '{"text": "one"}\n{"text": 2}\n' >"$W/two.jsonl"; printf '{"text": "one"}\n\n{"text"\n' >"$W/cut.jsonl"
+printf '{"text": "a\377"}\n' >"$W/latin.jsonl"; printf '["text"]\n' >"$W/list.jsonl"; printf '\n\n' >"$W/none.jsonl"
+expect_error "shards, missing file" "nothing.jsonl: No such file|expected a file" set_py openwebtext --input "$W/nothing.jsonl"
+expect_error "shards, a folder" "directory|expected a file" set_py openwebtext --input "$W" --encoder auto
+expect_error "shards, --max-tokens without training" "--max-tokens: found 100, expected 0 or more than" set_py fineweb --max-tokens 100
+expect_error "shards, --tokens-per-shard 0" "--tokens-per-shard: found 0, expected 1 to" set_py fineweb --tokens-per-shard 0
+expect_error "shards, --seed inf" "--seed: invalid count value|--help" set_py fineweb --seed inf
+expect_error "shards, --version 1T" "--version: invalid choice|--help" set_py fineweb --version 1T
+expect_error "shards, datasets not installed" "HuggingFaceFW/fineweb-edu sample-100BT|pip install datasets tiktoken|--input FILE.jsonl" \
+    changed fineweb "sys.modules['datasets'] = None" --type edu --version 100B
+expect_error "shards, tiktoken not installed, no vocabulary" "pip install tiktoken; or set TP_DATA" \
+    changed openwebtext "sys.modules['tiktoken'] = None; os.environ['TP_DATA'] = ''" --input "$W/two.jsonl"
+if ! has datasets; then skip "shards, no network" "pip install datasets"; else
+    export HF_ENDPOINT=http://127.0.0.1:$refused
+    run set_py openwebtext --out "$W/box/new/deep"
+    unset HF_ENDPOINT
+    why=$(error_check "Skylion007/openwebtext: cannot read it from the Hugging Face hub" "check the network")
+    if [ -z "$why" ]; then ok "shards, no network"; else fail "shards, no network" "$why"; fi
+fi
+
+if [ -z "$BPE" ]; then
+    for name in "format" "max-tokens" "seeds" "errors" "stops" "kills" "the hub's files" "train_gpt2 reads them"; do skip "shards, $name" "$NO_BPE"; done
+else
+expect_error "shards, not a text" 'two.jsonl, line 2|expected a JSON object {"text"' set_py openwebtext --input "$W/two.jsonl" --tokens-per-shard 1000
+expect_error "shards, JSON cut off" "cut.jsonl, line 3" set_py openwebtext --input "$W/cut.jsonl"
+expect_error "shards, not UTF-8" "latin.jsonl, line 1: found byte 0xff, which is not UTF-8" set_py openwebtext --input "$W/latin.jsonl"
+expect_error "shards, not an object" 'list.jsonl, line 1: found' set_py openwebtext --input "$W/list.jsonl"
+expect_error "shards, no documents" "none.jsonl: found no documents" set_py openwebtext --input "$W/none.jsonl"
+
+echo "# the files are as data/shards.py says: names, headers, sizes, every document once after an end-of-text, the first shard full"
+run set_py openwebtext --input "$W"/docs/*.jsonl $few --encoder own --out "$W/set"
+[ "$rc" = 0 ] || cat "$W/stderr"
+cat >"$W/set_reader.py" <<'PY'
+import glob, json, os, re, struct
+import gpt2_bpe
+table = gpt2_bpe.encoder_open("own").table
+def tokens_read(out, name):
+    """The tokens of each shard."""
+    found, paths = [], sorted(glob.glob(out + "/*.bin"), key=lambda p: p[-10:])
+    paths.remove(out + "/tokenizer.bin")
+    assert [os.path.basename(p) for p in paths] == ["%s_%s_%06d.bin" % (name, "train" if i else "val", i) for i in range(len(paths))], paths
+    for path in paths:
+        data = open(path, "rb").read()
+        n = len(data) // 2 - 512
+        assert struct.unpack("<256i", data[:1024]) == (20240520, 1, n, 50257) + (0,) * 252, path
+        found.append(struct.unpack("<%dH" % n, data[1024:]))
+    return found
+def documents_of(shards):
+    text = [[]]
+    for i in (i for shard in shards for i in shard):
+        if i == 50256: text.append([])
+        else: text[-1].append(table[i])
+    assert text[0] == []
+    return [b"".join(t).decode("utf-8") for t in text[1:]]
+def documents_given(folder):
+    return [json.loads(line)["text"] for path in sorted(glob.glob(folder + "/*.jsonl")) for line in open(path) if line.strip()]
+PY
+expect_python "shards, format" "$W/set" "$W/docs" <<'PY'
+import json, os, sys
+from set_reader import *
+out, docs = sys.argv[1:]
+shards, given = tokens_read(out, "openwebtext"), documents_given(docs)
+found = documents_of(shards)
+assert len(shards) > 3 and all(len(s) == 2000 for s in shards[:-1]) and 0 < len(shards[-1]) <= 2000, [len(s) for s in shards]
+assert sorted(found) == sorted(given), (len(found), len(given))
+assert found != given, "not shuffled"
+assert not [n for n in os.listdir(out) if n.endswith((".part", ".tmp"))]
+state = json.load(open(out + "/openwebtext_state.json"))
+assert [(s["tokens"], s["documents"]) for s in state["shards"]] == [(len(s), s.count(50256)) for s in shards], state
+line = open(out + "/source.txt").read()
+assert "docs/0.jsonl and 2 more, %d documents, %d GPT-2 tokens, seed 1337, shuffle buffer 50\n" % (len(given), sum(map(len, shards))) in line, line
+PY
+
+echo "# --max-tokens ends at exactly that many, with the same tokens; other seeds give other orders, buffer 0 the source's own"
+run set_py fineweb --input "$W"/docs/*.jsonl $few --max-tokens 4500 --out "$W/set-max"
+expect_python "shards, max-tokens" "$W/set" "$W/set-max" <<'PY'
+import sys
+from set_reader import *
+full, cut = tokens_read(sys.argv[1], "openwebtext"), tokens_read(sys.argv[2], "fineweb")
+assert [len(s) for s in cut] == [2000, 2000, 500] and cut[:2] == full[:2] and cut[2] == full[2][:500]
+PY
+run set_py fineweb --input "$W"/docs/*.jsonl $few --seed 7 --type edu --out "$W/set-7"
+run set_py openwebtext --input "$W"/docs/*.jsonl --tokens-per-shard 2e3 --shuffle-buffer 0 --out "$W/set-0"
+expect_python "shards, seeds" "$W/set" "$W/set-7" "$W/set-0" "$W/docs" <<'PY'
+import sys
+from set_reader import *
+a, b, c = (documents_of(tokens_read(out, name)) for out, name in zip(sys.argv[1:4], ("openwebtext", "edu_fineweb", "openwebtext")))
+assert sorted(a) == sorted(b) and a != b and c == documents_given(sys.argv[4])
+PY
+
+echo "# a set that is complete is checked and left alone; a run that does not fit what is there changes nothing"
+rm -rf "$W/box/old"; cp -r "$W/set" "$W/box/old"; box_list >"$W/before"
+# expect_refused NAME TEXTS ARGUMENT...: openwebtext.py on the set in the box fails properly. TEXTS are separated by |.
+expect_refused() {
+    local name=$1 texts; IFS='|' read -r -a texts <<<"$2"; shift 2
+    box_list >"$W/before"
+    run set_py openwebtext "$@" --out "$W/box/old"
+    why=$(error_check "${texts[@]}")
+    if [ -z "$why" ]; then ok "$name"; else fail "$name" "$why"; fi
+}
+expect_refused "shards, other options" "set was begun with --seed 1337, this command says 2" --input "$W"/docs/*.jsonl $few --seed 2
+expect_refused "shards, other input" "set was begun from|use another --out" --input "$W"/docs/0.jsonl $few
+expect_refused "shards, input gone" "nothing.jsonl: No such file" --input "$W/nothing.jsonl" $few
+printf 'x' >>"$W/box/old/openwebtext_train_000001.bin"
+expect_refused "shards, one of another size" "train_000001.bin: found 5025 bytes and a header of 2000 tokens, expected 5024" --input "$W"/docs/*.jsonl $few
+rm "$W/box/old/openwebtext_train_000001.bin"
+expect_refused "shards, one missing" "train_000001.bin: No such file|expected a finished shard" --input "$W"/docs/*.jsonl $few
+echo '{"settings": 3' >"$W/box/old/openwebtext_state.json"
+expect_refused "shards, state damaged" "found no state of an earlier run" --input "$W"/docs/*.jsonl $few
+rm "$W/box/old/openwebtext_state.json"
+expect_refused "shards, made by others" "val_000000.bin: found a shard without openwebtext_state.json" --input "$W"/docs/*.jsonl $few
+cp -r "$W/set" "$W/set-again"; ls -li "$W/set-again"/*.bin >"$W/inodes"
+run set_py openwebtext --input "$W"/docs/*.jsonl $few --out "$W/set-again"; ls -li "$W/set-again"/*.bin | cmp -s - "$W/inodes" || rc="shards were written again"
+expect_same "shards, complete already" "$W/set" "$W/set-again"
+
+# failed_after NAME TEXT...: as error_check, but what it had understood stands on stdout.
+failed_after() { local name=$1; shift; : >"$W/stdout"; why=$(error_check "$@"); if [ -z "$why" ]; then ok "$name"; else fail "$name" "$why"; fi; }
+box_list >"$W/before"
+run set_py openwebtext --input "$W"/docs/*.jsonl --out "$W/box/new"
+failed_after "shards, too few tokens for training" "leaves none for training after a validation shard of 100000000; lower --tokens-per-shard"
+run limited8 set_py openwebtext --input "$W"/docs/*.jsonl --tokens-per-shard 6000 --encoder own --out "$W/box/new/deep"
+failed_after "shards, disk full" "cannot write into $W/box/new/deep: File too large" "13024 bytes free"
+run set_py openwebtext --input "$W"/docs/*.jsonl $few --out "$W/box/file/out"
+failed_after "shards, --out below a file" "Not a directory"
+mkdir "$W/box/locked"; box_list >"$W/before"
+TP_DATA=$BPE run flock "$W/box/locked" "$PYTHON" "$DATA/openwebtext.py" --input "$W"/docs/*.jsonl $few --out "$W/box/locked"
+failed_after "shards, two runs in one folder" "locked: another run writes into it"
+
+echo "# a process that ends at any step (before and after each write, sync and rename) goes on to the same bytes and does no
+# finished shard again; one set stopped at random again and again, too"
+expect_python "shards, stopped at every step" "$W/steps-want" "$W/steps" "$W/docs" <<'PY'
+import os, random, shutil, sys
+import gpt2_bpe, openwebtext, shards
+from set_reader import documents_given
+encoder = gpt2_bpe.encoder_open("own")
+encoder.encode_many(documents_given(sys.argv[3]))  # so that the processes forked below find all pieces in its cache
+gpt2_bpe.encoder_open = lambda choice: encoder
+packed = gpt2_bpe.tokenizer_pack(encoder)
+gpt2_bpe.tokenizer_pack = lambda encoder: packed
+want, out, docs = sys.argv[1:]
+def run(out, last):
+    """A run that ends at step `last`, without a word and with nothing cleaned up. Returns its status: 9, or 0 if it got to its end."""
+    child = os.fork()
+    if child: return os.waitpid(child, 0)[1] >> 8
+    step = [0]
+    def steps(function, every=1):
+        calls = [0]
+        def stepped(*arguments, **named):
+            calls[0] += 1
+            counted = calls[0] % every == 0
+            step[0] += counted
+            if counted and step[0] == last: os._exit(9)
+            result = function(*arguments, **named)
+            step[0] += counted
+            if counted and step[0] == last: os._exit(9)
+            return result
+        return stepped
+    os.fsync = steps(lambda file: None)  # what a process has written outlives it without
+    os.replace, os.makedirs = steps(os.replace), steps(os.makedirs)
+    shards.Writer.add = steps(shards.Writer.add, 10)  # of the documents one in ten
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    os._exit(openwebtext.main(["--input", docs + "/0.jsonl", docs + "/1.jsonl", "--tokens-per-shard", "2000", "--shuffle-buffer", "30",
+                               "--out", out]))
+def finished():
+    names = os.listdir(out) if os.path.isdir(out) else []
+    return {n: os.stat(os.path.join(out, n)).st_ino for n in names if n.endswith(".bin") and n != "tokenizer.bin"}
+def same():
+    for n in set(os.listdir(want)) | set(os.listdir(out)):
+        assert open(os.path.join(want, n), "rb").read() == open(os.path.join(out, n), "rb").read(), n
+    shutil.rmtree(out)
+assert run(want, 0) == 0 and len(os.listdir(want)) > 6
+last = 1
+while run(out, last):
+    before = finished()
+    assert run(out, 0) == 0 and before.items() <= finished().items(), last
+    same()
+    last += 1
+assert last > 50, last
+r = random.Random(11)
+for _ in range(3):
+    shutil.rmtree(out, ignore_errors=True)
+    runs = 0
+    while run(out, r.randrange(1, 60)):
+        runs += 1
+        assert runs < 1000
+    same()
+PY
+
+echo "# kill -9 of the real thing at random moments after another shard or two, then the same command to its end"
+large=("$DATA/openwebtext.py" --input "$W"/more/*.jsonl --tokens-per-shard 2e4 --shuffle-buffer 100 --encoder own --out)
+run env TP_DATA="$BPE" "$PYTHON" "${large[@]}" "$W/large"; want=$rc
+kills=0
+while [ $kills -lt 4 ]; do
+    TP_DATA=$BPE "$PYTHON" "${large[@]}" "$W/killed" >"$W/stdout" 2>"$W/stderr" & pid=$!
+    until [ "$(grep -c ^shard "$W/stdout")" -gt $((kills % 2)) ] || ! kill -0 $pid 2>/dev/null; do sleep 0.02; done
+    sleep 0.0$((RANDOM % 10)); kill -KILL $pid 2>/dev/null; wait $pid 2>/dev/null && break
+    kills=$((kills + 1))
+done
+run env TP_DATA="$BPE" "$PYTHON" "${large[@]}" "$W/killed"
+[ "$want" = 0 ] && [ $kills -gt 0 ] || rc="$want without kills, $kills kills"
+expect_same "shards, killed at random moments" "$W/large" "$W/killed"
+
+echo "# SIGTERM: one line that says how to go on, no .part left, and it does go on"
+step_stop="write = s.shards.Writer.add
+def add(self, *a, n=[0], **named):
+    n[0] += 1
+    if n[0] == 120: os.kill(os.getpid(), signal.SIGTERM)
+    write(self, *a, **named)
+s.shards.Writer.add = add"
+run changed openwebtext "$step_stop" --input "$W"/docs/*.jsonl $few --out "$W/term"
+if [ "$rc" = 1 ] && ! ls "$W/term" | grep -q part; then expect_lines "shards, SIGTERM" "$W/stderr" "error: stopped by signal 15; run the same command again to go on"
+else fail "shards, SIGTERM" "exit status $rc, $(ls "$W/term" | tr '\n' ' ')"; fi
+run set_py openwebtext --input "$W"/docs/*.jsonl $few --out "$W/term"
+expect_same "shards, after SIGTERM" "$W/set" "$W/term"
+
+echo "# the way to the hub, with the package datasets reading a folder of three files: the same shards, after a stop too"
+if ! has datasets; then skip "shards, the hub's files" "pip install datasets"; else
+    mkdir -p "$W/hub/sample"
+    printf -- '---\nconfigs:\n- config_name: sample-10BT\n  data_files:\n  - split: train\n    path: sample/*\n---\n' >"$W/hub/README.md"
+    "$PYTHON" - "$W/docs" "$W/hub/sample" <<'PY'
+import glob, json, os, sys
+import pyarrow, pyarrow.parquet
+for path in glob.glob(sys.argv[1] + "/*.jsonl"):
+    texts = [json.loads(line)["text"] for line in open(path) if line.strip()]
+    table = pyarrow.table({"id": list(range(len(texts))), "text": texts})
+    pyarrow.parquet.write_table(table, sys.argv[2] + "/" + os.path.basename(path)[:-6] + ".parquet", row_group_size=20)
+PY
+    export HF_HOME=$W/hf HF_HUB_OFFLINE=1
+    local_hub="s.HUB = {'classic': ('openwebtext', '$W/hub')}"
+    run changed fineweb "$local_hub
+import shards
+shards_finish = shards.Writer.finish
+def finish(self, *a):
+    shards_finish(self, *a)
+    if self.index == 1: os._exit(9)
+shards.Writer.finish = finish" $few --out "$W/hub-set"
+    [ "$rc" = 9 ] || fail "shards, the hub's files, stopped" "exit status $rc: $(tail -1 "$W/stderr")"
+    run changed fineweb "$local_hub" $few --out "$W/hub-set"
+    rm -f "$W/hub-set"/source.txt "$W/hub-set"/*_state.json; mkdir "$W/hub-want"; cp "$W/set"/*.bin "$W/hub-want"
+    expect_same "shards, the hub's files" "$W/hub-want" "$W/hub-set"
+    unset HF_HOME HF_HUB_OFFLINE
+fi
+
+echo "# the trainer reads shards and tokenizer, and prints the text's name and a sample"
+TRAIN=$DATA/../train_gpt2
+if [ ! -x "$TRAIN" ]; then skip "shards, train_gpt2 reads them" "make train_gpt2"; else
+    small="-e 1x1x16 -tp 1 -t 16 -b 1 -x 1 -s 1 -g 8 -m 2"
+    run "$TRAIN" -i "$W/set/*train*.bin" -j "$W/set/*val*.bin" $small
+    [ "$rc" = 0 ] || { cat "$W/stderr"; : >"$W/stdout"; }
+    expect_lines "shards, train_gpt2 reads them" "$W/stdout" "# text $W/docs/0.jsonl and 2 more, 210 documents" " V 50257 " "--- sample after update 1"
+    run "$TRAIN" -i "$W/text/train.bin" -j "$W/text/val.bin" $small -t 4
+    [ "$rc" = 0 ] || { cat "$W/stderr"; : >"$W/stdout"; }
+    expect_lines "text.py, train_gpt2 reads its files" "$W/stdout" "# text 2 files, " " V 50257 " "--- sample after update 1"
+fi
+fi
 
 echo "test_data: $passed passed, $failed failed, $skipped skipped"
 [ "$failed" = 0 ]
