@@ -257,6 +257,7 @@ static void run_open(Run *run, int world, int rank) {
              run->train.count, (long long)o->update_tokens);
     }
     gpt2_create_for(&run->model, &config, mesh, o, train || o->out[0]);
+    o->pattern = run->model.config.pattern; // it may have come from a file, and has to last
     run_open_sampler(run);
     if (run->model_path[0]) gpt2_load(&run->model, run->model_path);
     else gpt2_init_weights(&run->model, o->weights, (uint64_t)o->seed);
