@@ -459,6 +459,53 @@ static void test_equalities(void) {
     free(dense.grads);
 }
 
+// Scaled partial outputs: nothing to scale where R is 1 or every block is t; elsewhere another function, in which a run of
+// one p is an s block still. Broken by a scale on the merge, or one that is left out in one of the two blocks.
+static void test_scaled_partials(void) {
+    static const char *const same[] = {"t", "sppp", "pp."};
+    for (int i = 0; i < 3; i++) {
+        GPT2Config c = config_of(4, 4, 16, 65, 8, same[i], i ? 1 : 4, RULE_MEAN);
+        Result plain = result_of(&c, 2, 8);
+        c.scale_partials = 1;
+        Result scaled = result_of(&c, 2, 8);
+        check(result_distance(scaled, plain) == 0, "-ps 1 is -ps 0, bitwise: %s R %d", c.pattern, c.R);
+        free(plain.grads), free(scaled.grads);
+    }
+    for (int R = 2; R <= 4; R *= 2) {
+        GPT2Config c = config_of(4, 4, 16, 65, 8, "s", R, RULE_MEAN);
+        Result plain = result_of(&c, 2, 8);
+        c.scale_partials = 1;
+        Result s = result_of(&c, 2, 8);
+        memcpy(c.pattern, "p.", 3);
+        Result p = result_of(&c, 2, 8);
+        check(result_distance(p, s) == 0, "-ps 1: a run of one p is an s block, bitwise: R %d", R);
+        check(result_distance(s, plain) > 1e-3, "-ps 1: s is another function: R %d, distance %.1e", R, result_distance(s, plain));
+        free(plain.grads), free(s.grads), free(p.grads);
+    }
+    // By hand, R 4: what the MLP of an s block reads on rank i is x + 2 A_i + bo, where A_i is that without -ps less x + bo.
+    GPT2 m[2];
+    int32_t tokens[8], targets[8];
+    double worst = 0;
+    random_batch(tokens, targets, 8, 65);
+    for (int i = 0; i < 2; i++) {
+        GPT2Config c = config_of(1, 4, 16, 65, 8, "s", 4, RULE_SUM);
+        c.scale_partials = i;
+        gpt2_create(&m[i], &c, mesh_folded(4), 1, 8, 0);
+        gpt2_init_weights(&m[i], WEIGHTS_LINEAR, 1);
+        gpt2_forward(&m[i], tokens, targets, 1, 8);
+    }
+    for (int f = 0; f < 4; f++) {
+        const real *x = stream_of(&m[0], &m[0].subs[0], 0), *bias = m[0].params.at[P_attprojb];
+        const real *u = stream_of(&m[0], &m[0].subs[1], f), *scaled = stream_of(&m[1], &m[1].subs[1], f);
+        for (int i = 0; i < 8 * 16; i++) {
+            double start = (double)x[i] + (double)bias[i % 16];
+            worst = fmax(worst, fabs((double)scaled[i] - (start + 2 * ((double)u[i] - start))));
+        }
+    }
+    check_error("-ps 1:", "own stream is x + sqrt(R) A_i + bo", worst, is_double ? 1e-14 : 1e-5);
+    gpt2_free(&m[0]), gpt2_free(&m[1]);
+}
+
 // The vocabulary cut over ranks: the same loss and gradients as whole, also where R does not divide V or Vp.
 static void test_vocab_parallel(void) {
     static const int sizes[] = {2, 3, 4, 6, 12};
@@ -638,10 +685,11 @@ static void test_tokens(const char *folder) {
 
 static void test_model_files(const char *folder) {
     char path[PATH_MAX];
-    static const char *const patterns[] = {"t", "tttt", "sppp", "pp."};
-    for (int i = 0; i < 4; i++) {
+    static const char *const patterns[] = {"t", "tttt", "sppp", "pp.", "sppp"};
+    for (int i = 0; i < 5; i++) {
         GPT2 m, again;
         GPT2Config c = config_of(4, 4, 16, 65, 8, patterns[i], 2, RULE_MEAN), read;
+        c.scale_partials = i == 1 || i == 4; // which a plain model has no use for, and does not store
         File file;
         int32_t header[HEADER_INTS];
         gpt2_create(&m, &c, mesh_folded(2), 1, 8, 1);
@@ -658,12 +706,13 @@ static void test_model_files(const char *folder) {
         int good = 1, plain = i < 2;
         for (int h = H_R; h < HEADER_INTS; h++) good &= !plain || !header[h];
         if (!plain) good &= header[8] == 2 && header[9] == 1 && header[10] == (int)strlen(patterns[i]);
-        if (!plain) good &= header[11] == patterns[i][0];
+        if (!plain) good &= header[11] == patterns[i][0] && header[251] == c.scale_partials && header[252] == 0;
         model_open(&file, path, &read);
         file_close(&file);
         good &= read.L == 4 && read.NH == 4 && read.C == 16 && read.V == 65 && read.Vp == 128 && read.maxT == 8;
         good &= plain ? read.R == 1 && !strcmp(read.pattern, "t")
-                      : read.R == 2 && read.rule == RULE_MEAN && !strcmp(read.pattern, patterns[i]);
+                      : read.R == 2 && read.rule == RULE_MEAN && !strcmp(read.pattern, patterns[i]) &&
+                            read.scale_partials == c.scale_partials;
         check(good, "model file of pattern %s: header", patterns[i]);
         gpt2_create(&again, &c, mesh_folded(2), 1, 8, 1);
         gpt2_load(&again, path);
@@ -677,7 +726,7 @@ static void test_model_files(const char *folder) {
     }
     checkpoint_prune(folder, 2);
     int64_t newest = checkpoint_find(folder, INT64_MAX), second = checkpoint_find(folder, newest);
-    check(newest == 10 && second == 9 && checkpoint_find(folder, second) == -1,
+    check(newest == 11 && second == 10 && checkpoint_find(folder, second) == -1,
           "the last two checkpoints are kept, older ones removed");
 }
 
@@ -766,6 +815,7 @@ int main(void) {
     test_matmul();
     test_attention();
     test_equalities();
+    test_scaled_partials();
     test_vocab_parallel();
     test_every_pattern();
     test_threads();

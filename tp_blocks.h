@@ -37,6 +37,7 @@ typedef struct {
     int maxT, V, L, NH, C, Vp;     // in the order of the model file's header
     int R;                         // with s or p blocks the function computed depends on R, so R belongs to the model
     int rule;                      // what a run of p blocks is merged to
+    int scale_partials;            // 1: a rank goes on from sqrt(R) times its own partial outputs
     char pattern[PATTERN_MAX + 1]; // letters t s p and '.', repeated to fill L blocks
 } GPT2Config;
 
@@ -250,6 +251,10 @@ static void plan_make(Plan *plan, const char *pattern, int L, int rule, int R, c
         block++;
     }
 }
+
+// What a rank's own partial outputs are multiplied by where it goes on from them alone. R parts of one sum, were they
+// independent, would each have 1/R of its variance; sqrt(R) times a part has all of it. Merges add them as they are.
+static double partials_scale(const GPT2Config *config) { return config->scale_partials ? sqrt(config->R) : 1; }
 
 // Plain GPT-2: the function does not depend on R, and the model file says nothing of it.
 static int pattern_is_plain(const char *pattern) { return strspn(pattern, "t") == strlen(pattern); }
@@ -671,6 +676,7 @@ enum { ALWAYS = 0, CUDA = 1 };
     X("-p",    pattern,       TEXT,   "t",         0,  0,           "",             ALWAYS,  "block pattern: t Megatron, s SPD, p parallel, . closes a p run") \
     X("-tp",   tp,            COUNT,  "2",         1,  4096,        "",             ALWAYS,  "R, the tensor ranks one model is cut over")                      \
     X("-pm",   rule,          CHOICE, "sum",       0,  0,           RULE_NAMES,     ALWAYS,  "what a run of p blocks is merged to")                            \
+    X("-ps",   scale_partials, COUNT, "0",         0,  1,           "",             ALWAYS,  "1 = in s and p a rank goes on from sqrt(R) times its own partial outputs")\
     X("-fold", fold,          COUNT,  "0",         0,  4096,        "",             ALWAYS,  "tensor ranks run by one process; 0 = choose")                    \
     X("-vp",   vocab_parallel, COUNT, "0",         0,  1,           "",             ALWAYS,  "1 = the vocabulary is cut over the ranks too: embedding, head, loss")\
     X("-b",    batch,         COUNT,  "4",         1,  65536,       "",             ALWAYS,  "sequences per micro-batch and replica")                          \
@@ -850,7 +856,7 @@ static void options_same(const Options *o, const Mesh *mesh) {
 #endif
 }
 
-// A model file with s or p blocks fixes pattern, R and rule: they become the defaults, and a command line that says
+// A model file with s or p blocks fixes pattern, R, rule and scale: they become the defaults, and a command line that says
 // otherwise is an error. `where` is the model file.
 static void options_take_model(Options *o, const GPT2Config *c, const char *where) {
     char found[32], asked[32];
@@ -863,9 +869,13 @@ static void options_take_model(Options *o, const GPT2Config *c, const char *wher
         fail("-pm %s, but %s was trained with -pm %s", word_at(RULE_NAMES, o->rule, asked), where,
              word_at(RULE_NAMES, c->rule, found));
     }
+    if (o->given[O_scale_partials] && o->scale_partials != c->scale_partials) {
+        fail("-ps %d, but %s was trained with -ps %d", (int)o->scale_partials, where, c->scale_partials);
+    }
     o->pattern = c->pattern;
     o->tp = c->R;
     o->rule = c->rule;
+    o->scale_partials = c->scale_partials;
 }
 
 #endif

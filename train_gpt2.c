@@ -489,16 +489,17 @@ static void gelu_backward(real *dx, const real *dout, const real *x, size_t n) {
     }
 }
 
-static void residual_forward_row(real *out, const real *base, const real *partial, const real *bias, int C) {
-    for (int c = 0; c < C; c++) out[c] = (base ? base[c] : 0) + partial[c] + bias[c];
+static void residual_forward_row(real *out, const real *base, const real *partial, real scale, const real *bias, int C) {
+    for (int c = 0; c < C; c++) out[c] = (base ? base[c] : 0) + scale * partial[c] + bias[c];
 }
 
-// out = base + partial + bias over rows of C; base may be NULL (zeros), out may be partial.
-static void residual_forward(real *out, const real *base, const real *partial, const real *bias, int rows, int C) {
+// out = base + scale * partial + bias over rows of C; base may be NULL (zeros), out may be partial.
+static void residual_forward(real *out, const real *base, const real *partial, real scale, const real *bias, int rows,
+                             int C) {
     #pragma omp parallel for schedule(static)
     for (int i = 0; i < rows; i++) {
         size_t row = (size_t)i * C;
-        residual_forward_row(out + row, base ? base + row : NULL, partial + row, bias, C);
+        residual_forward_row(out + row, base ? base + row : NULL, partial + row, scale, bias, C);
     }
 }
 
@@ -508,10 +509,10 @@ static void scaled_add(real *out, const real *x, real scale, size_t n, int add) 
     for (size_t i = 0; i < n; i++) out[i] = add ? out[i] + scale * x[i] : scale * x[i];
 }
 
-// out = a + b; a may be NULL (zeros), out may be either
-static void sum_forward(real *out, const real *a, const real *b, size_t n) {
+// out = a + scale * b; a may be NULL (zeros), out may be either
+static void sum_forward(real *out, const real *a, const real *b, real scale, size_t n) {
     #pragma omp parallel for simd schedule(static)
-    for (size_t i = 0; i < n; i++) out[i] = (a ? a[i] : 0) + b[i];
+    for (size_t i = 0; i < n; i++) out[i] = (a ? a[i] : 0) + scale * b[i];
 }
 
 // ----------------------------------------------------------------------------
@@ -952,15 +953,16 @@ static Norm norm_of(const GPT2 *m, int k) {
     return (Norm){whole_layer(m, t, sub_params[k % 2].ln_w, k / 2), whole_layer(m, t, sub_params[k % 2].ln_b, k / 2)};
 }
 
-// Rank f enters sub-block k: its stream is base + partial + bias_sum (base may be NULL), and is normed while it is in cache.
-static void stream_enter(GPT2 *m, int k, int f, const real *base, const real *partial) {
+// Rank f enters sub-block k: its stream is base + scale * partial + bias_sum (base may be NULL), and is normed while it is
+// in cache.
+static void stream_enter(GPT2 *m, int k, int f, const real *base, const real *partial, real scale) {
     RankActs a = rank_acts(m, sub_at(m, k), f);
     Norm norm = norm_of(m, k);
     int C = m->config.C, rows = m->B * m->T;
     #pragma omp parallel for schedule(static)
     for (int i = 0; i < rows; i++) {
         size_t row = (size_t)i * C;
-        residual_forward_row(a.stream + row, base ? base + row : NULL, partial + row, m->bias_sum, C);
+        residual_forward_row(a.stream + row, base ? base + row : NULL, partial + row, scale, m->bias_sum, C);
         layernorm_forward_row(a.normed + row, a.mean + i, a.rstd + i, a.stream + row, norm.w, norm.b, C);
     }
 }
@@ -1014,6 +1016,7 @@ static void subblock_backward(GPT2 *m, int k, int f, real *dpartial, int add_str
 static void segment_forward(GPT2 *m, const Segment *seg) {
     int C = m->config.C, rows = m->B * m->T, from = seg->begin; // acc and bias_sum hold what came after sub-block `from`
     size_t n = (size_t)rows * C;
+    real scale = (real)partials_scale(&m->config);
     for (int k = seg->begin; k < seg->end; k++) {
         const real *bias = whole_layer(m, &m->params, sub_params[k % 2].out_b, k / 2);
         if (k == seg->base) from = k;
@@ -1022,8 +1025,8 @@ static void segment_forward(GPT2 *m, const Segment *seg) {
         if (k + 1 == seg->end && seg->base < seg->end) break;
         for (int f = 0; f < m->F; f++) { // each rank goes on from its own partial outputs; rule streams merges just that
             real *acc = m->acc + f * n, *stream = stream_of(m, &m->subs[from], f);
-            if (k + 1 < seg->end) stream_enter(m, k + 1, f, stream, acc);
-            else residual_forward(acc, stream, acc, m->bias_sum, rows, C);
+            if (k + 1 < seg->end) stream_enter(m, k + 1, f, stream, acc, scale);
+            else residual_forward(acc, stream, acc, scale, m->bias_sum, rows, C);
         }
     }
     if (seg->base > seg->begin && seg->base < seg->end) {
@@ -1037,7 +1040,7 @@ static void segment_forward(GPT2 *m, const Segment *seg) {
         if (FAULT(FAULT_BIAS_PER_RANK)) m->bias_sum[c] *= m->config.R;
     }
     const real *replicated = seg->base == seg->begin ? stream_of(m, &m->subs[seg->begin], 0) : NULL;
-    stream_enter(m, seg->end, 0, replicated, m->acc);
+    stream_enter(m, seg->end, 0, replicated, m->acc, 1);
 }
 
 // The matrices and the inner bias of sub-block k have their gradients of this update, but for the sum over data-parallel
@@ -1053,12 +1056,13 @@ static void replica_sums_begin(GPT2 *m, int k) {
 
 // dmerged, the gradient of the segment's output, becomes the gradient of its input. A sub-block's partial output reaches
 // the loss through the merge (from `base` on; that gradient is dmerged, complete on every rank) and through the later
-// sub-blocks of its own rank (dstream_f, of which each rank has its part). The bias of its output goes the same two ways,
-// but through the merge it was added once, not once a rank: rank 0 counts it.
+// sub-blocks of its own rank (dstream_f, of which each rank has its part; scaled as the partial output was). The bias of its
+// output goes the same two ways, but through the merge it was added once, not once a rank: rank 0 counts it; and unscaled.
 static void segment_backward(GPT2 *m, const Segment *seg, int add_grads) {
     int C = m->config.C, rows = m->B * m->T;
     size_t n = (size_t)rows * C;
     int known = 0; // dstream holds something
+    real scale = (real)partials_scale(&m->config);
     for (int k = seg->end - 1; k >= seg->begin; k--) {
         int through_merge = k >= seg->base;
         if (k + 1 == seg->base) { // from here on down the merge is reached through the stream at base
@@ -1067,17 +1071,18 @@ static void segment_backward(GPT2 *m, const Segment *seg, int add_grads) {
         }
         for (int f = 0; f < m->F; f++) {
             real *dstream = m->dstream + f * n, *dpartial = through_merge ? m->dmerged : dstream;
-            if (through_merge && known) sum_forward(dpartial = m->dpartial, m->dmerged, dstream, n);
+            if (through_merge && known) sum_forward(dpartial = m->dpartial, m->dmerged, dstream, 1, n);
             int counts_merge = through_merge && m->rank0 + f == 0;
             View dbias = part_view(m, &m->rank_grads[f], sub_params[k % 2].out_b, k / 2, f);
             bias_backward(dbias, counts_merge ? dpartial : known ? dstream : NULL, rows, C, add_grads);
+            if (known && scale != 1) sum_forward(dpartial = m->dpartial, through_merge ? m->dmerged : NULL, dstream, scale, n);
             subblock_backward(m, k, f, dpartial, known, add_grads);
         }
         known = 1;
         if (m->last_pass) replica_sums_begin(m, k);
     }
     allreduce(m, TRAFFIC_BACKWARD, m->dstream, n);
-    sum_forward(m->dmerged, seg->base == seg->begin ? m->dmerged : NULL, m->dstream, n);
+    sum_forward(m->dmerged, seg->base == seg->begin ? m->dmerged : NULL, m->dstream, 1, n);
 }
 
 // ----------------------------------------------------------------------------

@@ -1,9 +1,10 @@
 /*
 Gradient check: every parameter tensor's gradient against central differences of the loss, in double precision, for
-every block letter, merge rule and tensor size R of 1, 2, 4.
+every block letter, merge rule and tensor size R of 1, 2, 4, and with scaled partial outputs.
 
-  make dev/gradcheck && dev/gradcheck            all of them, about 2 seconds
+  make dev/gradcheck && dev/gradcheck            all of them, about 5 seconds
   dev/gradcheck spps mean 2                      one pattern, rule and R over 4 blocks, tensor by tensor
+  dev/gradcheck "spps -ps" mean 2                the same with -ps 1
 
 A tensor is moved along a direction v by +h and -h: (loss(+h) - loss(-h)) / 2h must be gradient . v. Directions are the
 gradient itself and random ones, which every element takes part in; errors are relative to the gradient's norm. What
@@ -58,13 +59,16 @@ static double tensor_error(GPT2 *m, int p) {
     return worst;
 }
 
-// Checks one (pattern, rule, R); returns the number of tensors that fail.
+// Checks one (pattern, rule, R); returns the number of tensors that fail. The pattern may be followed by " -ps".
 static int check_gradients(const char *pattern, int rule, int R, int verbose) {
     GPT2 m;
     GPT2Config config = {.maxT = T, .V = V, .L = L, .NH = NH, .C = C, .Vp = vocabulary_pad(V), .R = R, .rule = rule};
     int bad = 0;
     double worst = 0;
-    if (snprintf(config.pattern, sizeof config.pattern, "%s", pattern) > PATTERN_MAX) fail("pattern too long");
+    config.scale_partials = strstr(pattern, " -ps") != NULL;
+    if (snprintf(config.pattern, sizeof config.pattern, "%.*s", (int)strcspn(pattern, " "), pattern) > PATTERN_MAX) {
+        fail("pattern too long");
+    }
     gpt2_create(&m, &config, mesh_make(1, 0, R, R), B, T, 1);
     gpt2_init_weights(&m, WEIGHTS_LINEAR, 3);
     for (size_t i = 0; i < param_count(m.local); i++) { // biases and gains away from 0 and 1, weights large enough to matter
@@ -88,7 +92,7 @@ static int check_gradients(const char *pattern, int rule, int R, int verbose) {
 }
 
 int main(int argc, char **argv) {
-    static const char *const patterns[] = {"t", "s", "p", "sppp", "pp."};
+    static const char *const patterns[] = {"t", "s", "p", "sppp", "pp.", "s -ps", "p -ps", "sppp -ps", "pp. -ps"};
     static const int sizes[] = {1, 2, 4};
     int passed = 0, failed = 0;
     for (int i = 0; i < B * T; i++) {
@@ -101,7 +105,7 @@ int main(int argc, char **argv) {
         return check_gradients(argv[1], rule, (int)strtol(argv[3], NULL, 10), 1) > 0;
     }
     if (argc != 1) fail("expected no arguments, or PATTERN RULE R");
-    for (int i = 0; i < 5; i++) {
+    for (size_t i = 0; i < sizeof patterns / sizeof *patterns; i++) {
         for (int rule = RULE_SUM; rule <= RULE_STREAMS; rule++) {
             for (int r = 0; r < 3; r++) {
                 int bad = check_gradients(patterns[i], rule, sizes[r], 0);

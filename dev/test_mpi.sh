@@ -178,6 +178,8 @@ done <<'ARGS'
 -p pp. -pm mean -wi linear -c 0.1
 -p p -d 192 -gc 0
 -p p -pm streams
+-p sppp -ps 1 -pm mean
+-p s -ps 1 -gc 0.1
 -p sppp -vp 1
 -p t -vp 1 -pm sum
 ARGS
