@@ -292,6 +292,7 @@ static void fixture_compare(GPT2 *m, const DebugState *d, const char *where) {
         char name[32];
         snprintf(name, sizeof name, "d%s", m->local[p].name);
         size_t n = spec_size(&m->local[p]);
+        if (!n) continue; // own norms, which are off
         check_error(where, name, relative_error(m->grads.at[p], expected, n), is_double ? 1e-6 : 1e-4);
         expected += n;
     }
@@ -506,6 +507,42 @@ static void test_scaled_partials(void) {
     gpt2_free(&m[0]), gpt2_free(&m[1]);
 }
 
+// Norms of each rank's own in p blocks: the same function until the first update, with the same gradient in more parts, and
+// then not. What they replace is left alone. Broken by a rank that reads another's, or by a gradient summed over ranks.
+static void test_own_norms(void) {
+    enum { B = 2, T = 8, C = 16 };
+    int32_t tokens[B * T], targets[B * T];
+    random_batch(tokens, targets, B * T, 65);
+    for (int i = 0; i < 6; i++) {
+        GPT2 m[2];
+        double loss[2], norm, after[2], worst = 0;
+        GPT2Config c = config_of(4, 4, C, 65, T, i % 2 ? "tspp" : "pp.", 1 << i / 2, RULE_MEAN);
+        int first = i % 2 ? 2 : 0; // p block
+        for (int own = 0; own < 2; own++) {
+            c.own_norms = own;
+            gpt2_create(&m[own], &c, mesh_folded(c.R), B, T, 1);
+            gpt2_init_weights(&m[own], WEIGHTS_LINEAR, 1);
+            loss[own] = update_once(&m[own], tokens, targets, B, T, 1, &norm);
+            after[own] = gpt2_forward(&m[own], tokens, targets, B, T);
+        }
+        check(loss[0] == loss[1], "-pn 1 is -pn 0 at the start, bitwise: %s R %d", c.pattern, c.R);
+        check(c.R == 1 || fabs(after[0] - after[1]) > 1e-7, "-pn 1 is another function after an update: %s R %d, %.1e", c.pattern,
+              c.R, fabs(after[0] - after[1]));
+        for (int k = 2 * first; k < 8; k++) { // ranks' gradients of their own add up to that of the shared one
+            Norm whole = norm_of(&m[0], &m[0].grads, k, 0);
+            for (int e = 0; e < C; e++) {
+                double sum = 0;
+                for (int f = 0; f < c.R; f++) sum += (double)norm_of(&m[1], &m[1].grads, k, f).w[e];
+                worst = fmax(worst, fabs(sum - (double)whole.w[e]));
+            }
+        }
+        check_error("-pn 1:", "gradients of ranks' norms add up to the shared one's", worst, is_double ? 1e-14 : 1e-6);
+        const real *unused = whole_layer(&m[1], &m[1].params, P_ln1w, first), *grad = whole_layer(&m[1], &m[1].grads, P_ln1w, first);
+        check(unused[0] == 1 && grad[0] == 0, "-pn 1: the shared norm of a p block is left alone");
+        gpt2_free(&m[0]), gpt2_free(&m[1]);
+    }
+}
+
 // The vocabulary cut over ranks: the same loss and gradients as whole, also where R does not divide V or Vp.
 static void test_vocab_parallel(void) {
     static const int sizes[] = {2, 3, 4, 6, 12};
@@ -689,7 +726,7 @@ static void test_model_files(const char *folder) {
     for (int i = 0; i < 5; i++) {
         GPT2 m, again;
         GPT2Config c = config_of(4, 4, 16, 65, 8, patterns[i], 2, RULE_MEAN), read;
-        c.scale_partials = i == 1 || i == 4; // which a plain model has no use for, and does not store
+        c.scale_partials = c.own_norms = i == 1 || i == 4; // which a plain model has no use for, and does not store
         File file;
         int32_t header[HEADER_INTS];
         gpt2_create(&m, &c, mesh_folded(2), 1, 8, 1);
@@ -706,13 +743,13 @@ static void test_model_files(const char *folder) {
         int good = 1, plain = i < 2;
         for (int h = H_R; h < HEADER_INTS; h++) good &= !plain || !header[h];
         if (!plain) good &= header[8] == 2 && header[9] == 1 && header[10] == (int)strlen(patterns[i]);
-        if (!plain) good &= header[11] == patterns[i][0] && header[251] == c.scale_partials && header[252] == 0;
+        if (!plain) good &= header[11] == patterns[i][0] && header[251] == c.scale_partials && header[252] == c.own_norms;
         model_open(&file, path, &read);
         file_close(&file);
         good &= read.L == 4 && read.NH == 4 && read.C == 16 && read.V == 65 && read.Vp == 128 && read.maxT == 8;
         good &= plain ? read.R == 1 && !strcmp(read.pattern, "t")
                       : read.R == 2 && read.rule == RULE_MEAN && !strcmp(read.pattern, patterns[i]) &&
-                            read.scale_partials == c.scale_partials;
+                            read.scale_partials == c.scale_partials && read.own_norms == c.own_norms;
         check(good, "model file of pattern %s: header", patterns[i]);
         gpt2_create(&again, &c, mesh_folded(2), 1, 8, 1);
         gpt2_load(&again, path);
@@ -724,6 +761,18 @@ static void test_model_files(const char *folder) {
         check(good, "model and state of pattern %s: every bit comes back", patterns[i]);
         gpt2_free(&m), gpt2_free(&again);
     }
+    int good = 0;
+    GPT2 plain; // the norms of a file that has none of ranks' own are where those begin
+    GPT2Config c = config_of(4, 4, 16, 65, 8, "tpp.t", 2, RULE_MEAN);
+    c.own_norms = 1;
+    gpt2_create(&plain, &c, mesh_folded(2), 1, 8, 1);
+    checkpoint_path(path, folder, "model", 7);
+    gpt2_load(&plain, path);
+    for (int f = 0; f < 2; f++) {
+        good += !memcmp(norm_of(&plain, &plain.params, 3, f).w, whole_layer(&plain, &plain.params, P_ln2w, 1), 16 * sizeof(real));
+    }
+    check(good == 2, "a plain model's norms become each rank's own");
+    gpt2_free(&plain);
     checkpoint_prune(folder, 2);
     int64_t newest = checkpoint_find(folder, INT64_MAX), second = checkpoint_find(folder, newest);
     check(newest == 11 && second == 10 && checkpoint_find(folder, second) == -1,
@@ -816,6 +865,7 @@ int main(void) {
     test_attention();
     test_equalities();
     test_scaled_partials();
+    test_own_norms();
     test_vocab_parallel();
     test_every_pattern();
     test_threads();

@@ -38,6 +38,7 @@ typedef struct {
     int R;                         // with s or p blocks the function computed depends on R, so R belongs to the model
     int rule;                      // what a run of p blocks is merged to
     int scale_partials;            // 1: a rank goes on from sqrt(R) times its own partial outputs
+    int own_norms;                 // 1: in p blocks every rank has LayerNorm gains and biases of its own
     char pattern[PATTERN_MAX + 1]; // letters t s p and '.', repeated to fill L blocks
 } GPT2Config;
 
@@ -94,7 +95,9 @@ enum {
 };
 
 // The order of the rows is the order in the model file. A bias is a matrix of one column. fan-in is that of the matrix
-// a tensor belongs to, for `-wi linear`; 0 where that start does not apply.
+// a tensor belongs to, for `-wi linear`; 0 where that start does not apply. N is the number of p blocks when each rank has
+// LayerNorms of its own there, else 0: then the tensors own_.. are empty. Those of all layers stay in the table, and p
+// blocks leave theirs unused, so that nothing else in a file moves.
 #define PARAMETERS(X)                                                                   \
     /* name     layers rows columns init           decay fan-in cut over TP ranks */    \
     X(wte,      1,     Vp,  C,      INIT_NORMAL,   1,    0,   WHOLE)                    \
@@ -112,7 +115,11 @@ enum {
     X(fcprojw,  L,     C,   4*C,    INIT_RESIDUAL, 1,    4*C, CUT_COLUMNS)              \
     X(fcprojb,  L,     C,   1,      INIT_ZERO,     0,    4*C, WHOLE_PARTIAL_GRAD)       \
     X(lnfw,     1,     C,   1,      INIT_ONE,      0,    0,   WHOLE)                    \
-    X(lnfb,     1,     C,   1,      INIT_ZERO,     0,    0,   WHOLE)
+    X(lnfb,     1,     C,   1,      INIT_ZERO,     0,    0,   WHOLE)                    \
+    X(own_ln1w, N,     R*C, 1,      INIT_ONE,      0,    0,   CUT_ROWS)                 \
+    X(own_ln1b, N,     R*C, 1,      INIT_ZERO,     0,    0,   CUT_ROWS)                 \
+    X(own_ln2w, N,     R*C, 1,      INIT_ONE,      0,    0,   CUT_ROWS)                 \
+    X(own_ln2b, N,     R*C, 1,      INIT_ZERO,     0,    0,   CUT_ROWS)
 
 #define X(name, ...) P_##name,
 enum { PARAMETERS(X) P_COUNT };
@@ -124,8 +131,15 @@ typedef struct {
     int init, decay, fan_in, cut;
 } ParamSpec;
 
+// How many of L blocks have LayerNorms of each rank's own.
+static int own_norm_blocks(const GPT2Config *config) {
+    int letters = 0, p = 0;
+    for (const char *c = config->pattern; *c; c++) letters += *c != '.', p += *c == 'p';
+    return config->own_norms && letters ? config->L / letters * p : 0;
+}
+
 static void param_specs(ParamSpec specs[P_COUNT], const GPT2Config *config) {
-    int Vp = config->Vp, maxT = config->maxT, C = config->C, L = config->L;
+    int Vp = config->Vp, maxT = config->maxT, C = config->C, L = config->L, R = config->R, N = own_norm_blocks(config);
 #define X(name, ...) {#name, __VA_ARGS__},
     const ParamSpec table[P_COUNT] = {PARAMETERS(X)};
 #undef X
@@ -255,6 +269,14 @@ static void plan_make(Plan *plan, const char *pattern, int L, int rule, int R, c
 // What a rank's own partial outputs are multiplied by where it goes on from them alone. R parts of one sum, were they
 // independent, would each have 1/R of its variance; sqrt(R) times a part has all of it. Merges add them as they are.
 static double partials_scale(const GPT2Config *config) { return config->scale_partials ? sqrt(config->R) : 1; }
+
+// The layer of own_ln1w and its like that a block takes its LayerNorms from; -1: its own layer of ln1w.. as ever.
+static int own_norm_layer(const GPT2Config *config, const Plan *plan, int block) {
+    int before = 0;
+    if (!config->own_norms || plan->letters[block] != 'p') return -1;
+    for (int i = 0; i < block; i++) before += plan->letters[i] == 'p';
+    return before;
+}
 
 // Plain GPT-2: the function does not depend on R, and the model file says nothing of it.
 static int pattern_is_plain(const char *pattern) { return strspn(pattern, "t") == strlen(pattern); }
@@ -677,6 +699,7 @@ enum { ALWAYS = 0, CUDA = 1 };
     X("-tp",   tp,            COUNT,  "2",         1,  4096,        "",             ALWAYS,  "R, the tensor ranks one model is cut over")                      \
     X("-pm",   rule,          CHOICE, "sum",       0,  0,           RULE_NAMES,     ALWAYS,  "what a run of p blocks is merged to")                            \
     X("-ps",   scale_partials, COUNT, "0",         0,  1,           "",             ALWAYS,  "1 = in s and p a rank goes on from sqrt(R) times its own partial outputs")\
+    X("-pn",   own_norms,     COUNT,  "0",         0,  1,           "",             ALWAYS,  "1 = in p every rank has LayerNorm gains and biases of its own")   \
     X("-fold", fold,          COUNT,  "0",         0,  4096,        "",             ALWAYS,  "tensor ranks run by one process; 0 = choose")                    \
     X("-vp",   vocab_parallel, COUNT, "0",         0,  1,           "",             ALWAYS,  "1 = the vocabulary is cut over the ranks too: embedding, head, loss")\
     X("-b",    batch,         COUNT,  "4",         1,  65536,       "",             ALWAYS,  "sequences per micro-batch and replica")                          \
@@ -856,7 +879,7 @@ static void options_same(const Options *o, const Mesh *mesh) {
 #endif
 }
 
-// A model file with s or p blocks fixes pattern, R, rule and scale: they become the defaults, and a command line that says
+// A model file with s or p blocks fixes pattern, R, rule, scale and norms: they become the defaults, and a command line that says
 // otherwise is an error. `where` is the model file.
 static void options_take_model(Options *o, const GPT2Config *c, const char *where) {
     char found[32], asked[32];
@@ -872,10 +895,14 @@ static void options_take_model(Options *o, const GPT2Config *c, const char *wher
     if (o->given[O_scale_partials] && o->scale_partials != c->scale_partials) {
         fail("-ps %d, but %s was trained with -ps %d", (int)o->scale_partials, where, c->scale_partials);
     }
+    if (o->given[O_own_norms] && o->own_norms != c->own_norms) {
+        fail("-pn %d, but %s was trained with -pn %d", (int)o->own_norms, where, c->own_norms);
+    }
     o->pattern = c->pattern;
     o->tp = c->R;
     o->rule = c->rule;
     o->scale_partials = c->scale_partials;
+    o->own_norms = c->own_norms;
 }
 
 #endif

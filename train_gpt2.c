@@ -680,7 +680,7 @@ typedef struct {
 } Tensors;
 
 // What one sub-block keeps for its backward pass. Ranks that begin a segment read the same stream, of which there is one
-// copy (stride 0); inside a segment each has its own.
+// copy (stride 0) unless each has a LayerNorm of its own; inside a segment each has its own.
 typedef struct {
     real *stream, *normed; // (copies,B,T,C): input, and LayerNorm of it
     real *mean, *rstd;     // (copies,B,T)
@@ -799,7 +799,8 @@ static size_t activations_lay(GPT2 *m, real *block) {
         SubBlock *s = sub_at(m, k);
         int begins = k == 0 || k == m->plan.segments[at].end;
         at += k > 0 && begins;
-        s->copies = begins ? 1 : m->F;
+        int own = k < 2 * c->L && own_norm_layer(c, &m->plan, k / 2) >= 0;
+        s->copies = begins && !own ? 1 : m->F;
         s->stream = carve(block, &used, s->copies * BTC);
         s->normed = carve(block, &used, s->copies * BTC);
         s->mean = carve(block, &used, s->copies * BT);
@@ -928,10 +929,10 @@ static void allreduce(GPT2 *m, int kind, real *parts, size_t n) {
 // sub-blocks: attention (even k) and MLP (odd k) differ only in what stands between their two matrices
 
 // Their parameters: [0] attention, [1] MLP.
-typedef struct { int ln_w, ln_b, in_w, in_b, out_w, out_b; } SubParams;
+typedef struct { int ln_w, ln_b, own_ln_w, own_ln_b, in_w, in_b, out_w, out_b; } SubParams;
 static const SubParams sub_params[2] = {
-    {P_ln1w, P_ln1b, P_qkvw, P_qkvb, P_attprojw, P_attprojb},
-    {P_ln2w, P_ln2b, P_fcw, P_fcb, P_fcprojw, P_fcprojb},
+    {P_ln1w, P_ln1b, P_own_ln1w, P_own_ln1b, P_qkvw, P_qkvb, P_attprojw, P_attprojb},
+    {P_ln2w, P_ln2b, P_own_ln2w, P_own_ln2b, P_fcw, P_fcb, P_fcprojw, P_fcprojb},
 };
 
 // Rank f's own of what a sub-block keeps.
@@ -945,19 +946,21 @@ static RankActs rank_acts(const GPT2 *m, const SubBlock *s, int f) {
                       .lse = s->lse + rank * rows * (m->config.NH / m->config.R)};
 }
 
-// Gain and bias of the LayerNorm that sub-block k begins with; the final one for k = 2L.
-typedef struct { const real *w, *b; } Norm;
-static Norm norm_of(const GPT2 *m, int k) {
-    const Tensors *t = &m->params;
+// Gain and bias of the LayerNorm that sub-block k begins with on rank f, or their gradients; the final one for k = 2L.
+typedef struct { real *w, *b; } Norm;
+static Norm norm_of(const GPT2 *m, const Tensors *t, int k, int f) {
     if (k == 2 * m->config.L) return (Norm){t->at[P_lnfw], t->at[P_lnfb]};
-    return (Norm){whole_layer(m, t, sub_params[k % 2].ln_w, k / 2), whole_layer(m, t, sub_params[k % 2].ln_b, k / 2)};
+    const SubParams *p = &sub_params[k % 2];
+    int own = own_norm_layer(&m->config, &m->plan, k / 2);
+    if (own >= 0) return (Norm){part_view(m, t, p->own_ln_w, own, f).data, part_view(m, t, p->own_ln_b, own, f).data};
+    return (Norm){whole_layer(m, t, p->ln_w, k / 2), whole_layer(m, t, p->ln_b, k / 2)};
 }
 
 // Rank f enters sub-block k: its stream is base + scale * partial + bias_sum (base may be NULL), and is normed while it is
 // in cache.
 static void stream_enter(GPT2 *m, int k, int f, const real *base, const real *partial, real scale) {
     RankActs a = rank_acts(m, sub_at(m, k), f);
-    Norm norm = norm_of(m, k);
+    Norm norm = norm_of(m, &m->params, k, f);
     int C = m->config.C, rows = m->B * m->T;
     #pragma omp parallel for schedule(static)
     for (int i = 0; i < rows; i++) {
@@ -1005,9 +1008,9 @@ static void subblock_backward(GPT2 *m, int k, int f, real *dpartial, int add_str
     bias_backward(part_view(m, grads, p->in_b, layer, f), m->dinner, rows, s->inner_width, add_grads);
     matmul((Matmul){.out = view_of(m->dnormed, C), .a = dinner, .b = part_view(m, w, p->in_w, layer, f),
                     .M = rows, .N = C, .K = s->inner_width});
-    layernorm_backward(m->dstream + (size_t)f * rows * C, whole_layer(m, grads, p->ln_w, layer),
-                       whole_layer(m, grads, p->ln_b, layer), m->dnormed, a.stream, a.mean, a.rstd,
-                       whole_layer(m, w, p->ln_w, layer), rows, C, add_stream, add_grads);
+    Norm dnorm = norm_of(m, grads, k, f);
+    layernorm_backward(m->dstream + (size_t)f * rows * C, dnorm.w, dnorm.b, m->dnormed, a.stream, a.mean, a.rstd,
+                       norm_of(m, w, k, f).w, rows, C, add_stream, add_grads);
 }
 
 // ----------------------------------------------------------------------------
@@ -1040,7 +1043,7 @@ static void segment_forward(GPT2 *m, const Segment *seg) {
         if (FAULT(FAULT_BIAS_PER_RANK)) m->bias_sum[c] *= m->config.R;
     }
     const real *replicated = seg->base == seg->begin ? stream_of(m, &m->subs[seg->begin], 0) : NULL;
-    stream_enter(m, seg->end, 0, replicated, m->acc, 1);
+    for (int f = 0; f < sub_at(m, seg->end)->copies; f++) stream_enter(m, seg->end, f, replicated, m->acc, 1);
 }
 
 // The matrices and the inner bias of sub-block k have their gradients of this update, but for the sum over data-parallel
@@ -1113,10 +1116,12 @@ static void tokens_embed(GPT2 *m) {
         embedding_forward(m->acc + f * n, m->tokens, part_view(m, &m->params, P_wte, 0, f).data, r.first, r.count, rows, C);
     }
     vocab_sum(m, m->acc, n);
-    RankActs a = rank_acts(m, &m->subs[0], 0);
-    Norm norm = norm_of(m, 0);
-    position_forward(a.stream, m->acc, m->params.at[P_wpe], m->B, m->T, C);
-    layernorm_forward(a.normed, a.mean, a.rstd, a.stream, norm.w, norm.b, rows, C);
+    for (int f = 0; f < m->subs[0].copies; f++) {
+        RankActs a = rank_acts(m, &m->subs[0], f);
+        Norm norm = norm_of(m, &m->params, 0, f);
+        position_forward(a.stream, m->acc, m->params.at[P_wpe], m->B, m->T, C);
+        layernorm_forward(a.normed, a.mean, a.rstd, a.stream, norm.w, norm.b, rows, C);
+    }
 }
 
 // Loss of each token, and lse, from the logits of all parts of all ranks.
@@ -1340,6 +1345,19 @@ static void model_rows_get(void *owner, int set, int p, int layer, int row, int 
     mesh_join(&m->mesh, values, (size_t)rows * cols);
 }
 
+// Norms of each rank's own begin as those that all ranks shared.
+static void own_norms_start(GPT2 *m) {
+    size_t bytes = (size_t)m->config.C * sizeof(real);
+    for (int k = 0; k < 2 * m->config.L; k++) {
+        if (own_norm_layer(&m->config, &m->plan, k / 2) < 0) continue;
+        for (int f = 0; f < m->F; f++) {
+            Norm own = norm_of(m, &m->params, k, f);
+            memcpy(own.w, whole_layer(m, &m->params, sub_params[k % 2].ln_w, k / 2), bytes);
+            memcpy(own.b, whole_layer(m, &m->params, sub_params[k % 2].ln_b, k / 2), bytes);
+        }
+    }
+}
+
 static void gpt2_load(GPT2 *m, const char *path) {
     File file;
     GPT2Config config;
@@ -1347,6 +1365,7 @@ static void gpt2_load(GPT2 *m, const char *path) {
     int bf16 = model_open(&file, path, &config);
     param_specs(specs, &config);
     tensors_read(&file, specs, bf16, SET_PARAMS, model_rows_put, m);
+    if (!own_norm_blocks(&config)) own_norms_start(m);
     file_close(&file);
 }
 

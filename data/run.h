@@ -175,6 +175,7 @@ static void run_find_model(Run *run, GPT2Config *config) {
     config->R = (int)o->tp;
     config->rule = o->rule;
     config->scale_partials = (int)o->scale_partials;
+    config->own_norms = (int)o->own_norms;
 }
 
 // Tokenizer and prompt, when samples are asked for.

@@ -180,6 +180,8 @@ done <<'ARGS'
 -p p -pm streams
 -p sppp -ps 1 -pm mean
 -p s -ps 1 -gc 0.1
+-p sppp -pn 1 -d 128 -gc 0.1
+-p p -pn 1 -ps 1 -pm streams
 -p sppp -vp 1
 -p t -vp 1 -pm sum
 ARGS
