@@ -92,7 +92,8 @@ static void test_patterns(void) {
         {"t", 12, 24}, {"ts", 12, 18}, {"tss", 12, 16}, {"s", 12, 12}, {"sp", 12, 12}, {"spps", 12, 9}, {"spp", 12, 8},
         {"sppp", 12, 6}, {"pp.", 12, 6}, {"ppp.", 12, 4}, {"pppp.", 12, 3}, {"pppppp.", 12, 2}, {"p", 12, 1}, {"p.", 12, 12},
         {"t", 4, 8}, {"tstt", 4, 7}, {"tsst", 4, 6}, {"tsss", 4, 5}, {"s", 4, 4}, {"psss", 4, 4}, {"spss", 4, 4}, {"spps", 4, 3},
-        {"sspp", 4, 3}, {"sppp", 4, 2}, {"p", 4, 1}, {"pp.", 4, 2}, {"p.p", 4, 4 - 1}};
+        {"sspp", 4, 3}, {"sppp", 4, 2}, {"p", 4, 1}, {"pp.", 4, 2}, {"p.p", 4, 4 - 1},
+        {"l", 12, 24}, {"sl", 4, 6}, {"lp", 4, 6}, {"llpp", 4, 5}};
     static Plan plan;
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
         plan_make(&plan, known[i].pattern, known[i].L, RULE_SUM, 2, "-p");
@@ -543,6 +544,60 @@ static void test_own_norms(void) {
     }
 }
 
+// Ladder: the same function for every R, and the one that its definition says: computed here from that, one sub-block after
+// the other with a plain model's. Broken by a sub-block that reads a stream too new or too old, or by two merges in one buffer.
+static void test_ladder(void) {
+    static const char *const patterns[] = {"l", "sl", "ltll", "lp"};
+    enum { B = 2, T = 8, L = 4, C = 48, N = B * T * C };
+    double tolerance = is_double ? 1e-12 : 1e-5;
+    int32_t tokens[B * T], targets[B * T];
+    random_batch(tokens, targets, B * T, 65);
+    GPT2Config c = config_of(L, 12, C, 65, T, "t", 1, RULE_SUM);
+    Result plain = result_of(&c, B, T);
+    for (int i = 0; i < 4; i++) {
+        char name[64];
+        GPT2 m, t;
+        c = config_of(L, 12, C, 65, T, patterns[i], 1, RULE_SUM);
+        Result one = result_of(&c, B, T);
+        check(result_distance(one, plain) > 1e-3, "%s is a function of its own: distance to plain %.1e", patterns[i],
+              result_distance(one, plain));
+        for (int R = 2; R <= 12 && !pattern_depends_on_R(patterns[i]); R += R < 4 ? 1 : 8) {
+            c.R = R;
+            Result r = result_of(&c, B, T);
+            snprintf(name, sizeof name, "%s R %d", patterns[i], R);
+            check_error("Ladder does not depend on R:", name, result_distance(r, one), tolerance);
+            free(r.grads);
+        }
+        free(one.grads);
+        c.R = 1;
+        gpt2_create(&m, &c, mesh_folded(1), B, T, 0);
+        c = config_of(L, 12, C, 65, T, "t", 1, RULE_SUM);
+        gpt2_create(&t, &c, mesh_folded(1), B, T, 0);
+        gpt2_init_weights(&m, WEIGHTS_LINEAR, 1), gpt2_init_weights(&t, WEIGHTS_LINEAR, 1);
+        gpt2_forward(&m, tokens, targets, B, T), gpt2_forward(&t, tokens, targets, B, T);
+        static real S[2 * L + 1][N];
+        memcpy(S[0], t.subs[0].stream, sizeof S[0]);
+        int begin = 0; // of the run of l
+        for (int k = 0; k < 2 * L; k++) {
+            int ladder = m.plan.letters[k / 2] == 'l';
+            if (!ladder || k < 2 || m.plan.letters[k / 2 - 1] != 'l') begin = ladder ? k / 2 * 2 : k;
+            RankActs a = rank_acts(&t, &t.subs[k], 0);
+            Norm norm = norm_of(&t, &t.params, k, 0);
+            layernorm_forward(a.normed, a.mean, a.rstd, S[k - 1 > begin ? k - 1 : begin], norm.w, norm.b, B * T, C);
+            subblock_forward(&t, k, 0, 0);
+            residual_forward(S[k + 1], S[k], t.acc, 1, whole_layer(&t, &t.params, sub_params[k % 2].out_b, k / 2), B * T, C);
+        }
+        double worst = 0;
+        for (int e = 0; e < N; e++) worst = fmax(worst, fabs((double)m.last.stream[e] - (double)S[2 * L][e]));
+        check_error("Ladder as defined:", patterns[i], worst, is_double ? 1e-13 : 1e-5);
+        int first = patterns[i][0] == 's' ? 2 : 0;
+        check(m.subs[first].input == m.subs[first].stream && m.subs[first + 1].input == m.subs[first].stream,
+              "%s: the first two sub-blocks of a run of l read the same stream", patterns[i]);
+        gpt2_free(&m), gpt2_free(&t);
+    }
+    free(plain.grads);
+}
+
 // The vocabulary cut over ranks: the same loss and gradients as whole, also where R does not divide V or Vp.
 static void test_vocab_parallel(void) {
     static const int sizes[] = {2, 3, 4, 6, 12};
@@ -592,20 +647,21 @@ static void test_vocab_parallel(void) {
     gpt2_free(&m);
 }
 
-// Every pattern of four letters with every rule and R runs, and executes the all-reduces that its plan says.
+// Every pattern of four letters with every rule and R runs (those with an l: one in six of these), and executes the all-reduces that its plan says.
 static void test_every_pattern(void) {
     static const int sizes[] = {1, 2, 3, 4, 6, 12};
     int32_t tokens[6], targets[6];
     random_batch(tokens, targets, 6, 65);
     int runs = 0, good = 0;
-    for (int code = 0; code < 256; code++) {
+    for (int code = 0; code < 625; code++) {
         char pattern[9] = "";
-        for (int i = 0, at = 0; i < 4; i++) {
-            int letter = code >> 2 * i & 3; // 3: a p that closes its run
-            pattern[at++] = "tspp"[letter];
+        for (int i = 0, at = 0, left = code; i < 4; i++, left /= 5) {
+            int letter = left % 5; // 3: a p that closes its run
+            pattern[at++] = "tsppl"[letter];
             if (letter == 3) pattern[at++] = '.';
         }
         for (int i = 0; i < 18; i++) {
+            if (strchr(pattern, 'l') && i % 6 != code % 6) continue;
             GPT2 m;
             const char *culprit;
             GPT2Config c = config_of(4, 12, 12, 65, 3, pattern, sizes[i / 3], i % 3);
@@ -620,7 +676,7 @@ static void test_every_pattern(void) {
             gpt2_free(&m);
         }
     }
-    check(good == runs, "all 256 patterns of four blocks, all rules, R 1 2 3 4 6 12: %d of %d run as planned", good, runs);
+    check(good == runs, "all 625 patterns of four blocks, all rules, R 1 2 3 4 6 12: %d of %d run as planned", good, runs);
 }
 
 // Three updates, with micro-batches added up, give the same bits for any number of threads.
@@ -630,8 +686,8 @@ static void test_threads(void) {
     int32_t tokens[B * T], targets[B * T];
     random_batch(tokens, targets, B * T, 65);
     int usual = omp_get_max_threads();
-    static const char *const patterns[] = {"t", "sppp"};
-    for (int i = 0; i < 2; i++) {
+    static const char *const patterns[] = {"t", "sppp", "l"};
+    for (int i = 0; i < 3; i++) {
         real *first = NULL;
         int same = 1;
         for (int n = 0; n < 5; n++) {
@@ -722,8 +778,8 @@ static void test_tokens(const char *folder) {
 
 static void test_model_files(const char *folder) {
     char path[PATH_MAX];
-    static const char *const patterns[] = {"t", "tttt", "sppp", "pp.", "sppp"};
-    for (int i = 0; i < 5; i++) {
+    static const char *const patterns[] = {"t", "tttt", "sppp", "pp.", "sppp", "tl"};
+    for (int i = 0; i < 6; i++) {
         GPT2 m, again;
         GPT2Config c = config_of(4, 4, 16, 65, 8, patterns[i], 2, RULE_MEAN), read;
         c.scale_partials = c.own_norms = i == 1 || i == 4; // which a plain model has no use for, and does not store
@@ -775,7 +831,7 @@ static void test_model_files(const char *folder) {
     gpt2_free(&plain);
     checkpoint_prune(folder, 2);
     int64_t newest = checkpoint_find(folder, INT64_MAX), second = checkpoint_find(folder, newest);
-    check(newest == 11 && second == 10 && checkpoint_find(folder, second) == -1,
+    check(newest == 12 && second == 11 && checkpoint_find(folder, second) == -1,
           "the last two checkpoints are kept, older ones removed");
 }
 
@@ -866,6 +922,7 @@ int main(void) {
     test_equalities();
     test_scaled_partials();
     test_own_norms();
+    test_ladder();
     test_vocab_parallel();
     test_every_pattern();
     test_threads();
