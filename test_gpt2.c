@@ -92,7 +92,8 @@ static void test_patterns(void) {
         {"t", 12, 24}, {"ts", 12, 18}, {"tss", 12, 16}, {"s", 12, 12}, {"sp", 12, 12}, {"spps", 12, 9}, {"spp", 12, 8},
         {"sppp", 12, 6}, {"pp.", 12, 6}, {"ppp.", 12, 4}, {"pppp.", 12, 3}, {"pppppp.", 12, 2}, {"p", 12, 1}, {"p.", 12, 12},
         {"t", 4, 8}, {"tstt", 4, 7}, {"tsst", 4, 6}, {"tsss", 4, 5}, {"s", 4, 4}, {"psss", 4, 4}, {"spss", 4, 4}, {"spps", 4, 3},
-        {"sspp", 4, 3}, {"sppp", 4, 2}, {"p", 4, 1}, {"pp.", 4, 2}, {"p.p", 4, 4 - 1}};
+        {"sspp", 4, 3}, {"sppp", 4, 2}, {"p", 4, 1}, {"pp.", 4, 2}, {"p.p", 4, 4 - 1},
+        {"l", 12, 24}, {"sl", 4, 6}, {"lp", 4, 6}, {"llpp", 4, 5}};
     static Plan plan;
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
         plan_make(&plan, known[i].pattern, known[i].L, RULE_SUM, 2, "-p");
@@ -292,6 +293,7 @@ static void fixture_compare(GPT2 *m, const DebugState *d, const char *where) {
         char name[32];
         snprintf(name, sizeof name, "d%s", m->local[p].name);
         size_t n = spec_size(&m->local[p]);
+        if (!n) continue; // own norms, which are off
         check_error(where, name, relative_error(m->grads.at[p], expected, n), is_double ? 1e-6 : 1e-4);
         expected += n;
     }
@@ -459,6 +461,143 @@ static void test_equalities(void) {
     free(dense.grads);
 }
 
+// Scaled partial outputs: nothing to scale where R is 1 or every block is t; elsewhere another function, in which a run of
+// one p is an s block still. Broken by a scale on the merge, or one that is left out in one of the two blocks.
+static void test_scaled_partials(void) {
+    static const char *const same[] = {"t", "sppp", "pp."};
+    for (int i = 0; i < 3; i++) {
+        GPT2Config c = config_of(4, 4, 16, 65, 8, same[i], i ? 1 : 4, RULE_MEAN);
+        Result plain = result_of(&c, 2, 8);
+        c.scale_partials = 1;
+        Result scaled = result_of(&c, 2, 8);
+        check(result_distance(scaled, plain) == 0, "-ps 1 is -ps 0, bitwise: %s R %d", c.pattern, c.R);
+        free(plain.grads), free(scaled.grads);
+    }
+    for (int R = 2; R <= 4; R *= 2) {
+        GPT2Config c = config_of(4, 4, 16, 65, 8, "s", R, RULE_MEAN);
+        Result plain = result_of(&c, 2, 8);
+        c.scale_partials = 1;
+        Result s = result_of(&c, 2, 8);
+        memcpy(c.pattern, "p.", 3);
+        Result p = result_of(&c, 2, 8);
+        check(result_distance(p, s) == 0, "-ps 1: a run of one p is an s block, bitwise: R %d", R);
+        check(result_distance(s, plain) > 1e-3, "-ps 1: s is another function: R %d, distance %.1e", R, result_distance(s, plain));
+        free(plain.grads), free(s.grads), free(p.grads);
+    }
+    // By hand, R 4: what the MLP of an s block reads on rank i is x + 2 A_i + bo, where A_i is that without -ps less x + bo.
+    GPT2 m[2];
+    int32_t tokens[8], targets[8];
+    double worst = 0;
+    random_batch(tokens, targets, 8, 65);
+    for (int i = 0; i < 2; i++) {
+        GPT2Config c = config_of(1, 4, 16, 65, 8, "s", 4, RULE_SUM);
+        c.scale_partials = i;
+        gpt2_create(&m[i], &c, mesh_folded(4), 1, 8, 0);
+        gpt2_init_weights(&m[i], WEIGHTS_LINEAR, 1);
+        gpt2_forward(&m[i], tokens, targets, 1, 8);
+    }
+    for (int f = 0; f < 4; f++) {
+        const real *x = stream_of(&m[0], &m[0].subs[0], 0), *bias = m[0].params.at[P_attprojb];
+        const real *u = stream_of(&m[0], &m[0].subs[1], f), *scaled = stream_of(&m[1], &m[1].subs[1], f);
+        for (int i = 0; i < 8 * 16; i++) {
+            double start = (double)x[i] + (double)bias[i % 16];
+            worst = fmax(worst, fabs((double)scaled[i] - (start + 2 * ((double)u[i] - start))));
+        }
+    }
+    check_error("-ps 1:", "own stream is x + sqrt(R) A_i + bo", worst, is_double ? 1e-14 : 1e-5);
+    gpt2_free(&m[0]), gpt2_free(&m[1]);
+}
+
+// Norms of each rank's own in p blocks: the same function until the first update, with the same gradient in more parts, and
+// then not. What they replace is left alone. Broken by a rank that reads another's, or by a gradient summed over ranks.
+static void test_own_norms(void) {
+    enum { B = 2, T = 8, C = 16 };
+    int32_t tokens[B * T], targets[B * T];
+    random_batch(tokens, targets, B * T, 65);
+    for (int i = 0; i < 6; i++) {
+        GPT2 m[2];
+        double loss[2], norm, after[2], worst = 0;
+        GPT2Config c = config_of(4, 4, C, 65, T, i % 2 ? "tspp" : "pp.", 1 << i / 2, RULE_MEAN);
+        int first = i % 2 ? 2 : 0; // p block
+        for (int own = 0; own < 2; own++) {
+            c.own_norms = own;
+            gpt2_create(&m[own], &c, mesh_folded(c.R), B, T, 1);
+            gpt2_init_weights(&m[own], WEIGHTS_LINEAR, 1);
+            loss[own] = update_once(&m[own], tokens, targets, B, T, 1, &norm);
+            after[own] = gpt2_forward(&m[own], tokens, targets, B, T);
+        }
+        check(loss[0] == loss[1], "-pn 1 is -pn 0 at the start, bitwise: %s R %d", c.pattern, c.R);
+        check(c.R == 1 || fabs(after[0] - after[1]) > 1e-7, "-pn 1 is another function after an update: %s R %d, %.1e", c.pattern,
+              c.R, fabs(after[0] - after[1]));
+        for (int k = 2 * first; k < 8; k++) { // ranks' gradients of their own add up to that of the shared one
+            Norm whole = norm_of(&m[0], &m[0].grads, k, 0);
+            for (int e = 0; e < C; e++) {
+                double sum = 0;
+                for (int f = 0; f < c.R; f++) sum += (double)norm_of(&m[1], &m[1].grads, k, f).w[e];
+                worst = fmax(worst, fabs(sum - (double)whole.w[e]));
+            }
+        }
+        check_error("-pn 1:", "gradients of ranks' norms add up to the shared one's", worst, is_double ? 1e-14 : 1e-6);
+        const real *unused = whole_layer(&m[1], &m[1].params, P_ln1w, first), *grad = whole_layer(&m[1], &m[1].grads, P_ln1w, first);
+        check(unused[0] == 1 && grad[0] == 0, "-pn 1: the shared norm of a p block is left alone");
+        gpt2_free(&m[0]), gpt2_free(&m[1]);
+    }
+}
+
+// Ladder: the same function for every R, and the one that its definition says: computed here from that, one sub-block after
+// the other with a plain model's. Broken by a sub-block that reads a stream too new or too old, or by two merges in one buffer.
+static void test_ladder(void) {
+    static const char *const patterns[] = {"l", "sl", "ltll", "lp"};
+    enum { B = 2, T = 8, L = 4, C = 48, N = B * T * C };
+    double tolerance = is_double ? 1e-12 : 1e-5;
+    int32_t tokens[B * T], targets[B * T];
+    random_batch(tokens, targets, B * T, 65);
+    GPT2Config c = config_of(L, 12, C, 65, T, "t", 1, RULE_SUM);
+    Result plain = result_of(&c, B, T);
+    for (int i = 0; i < 4; i++) {
+        char name[64];
+        GPT2 m, t;
+        c = config_of(L, 12, C, 65, T, patterns[i], 1, RULE_SUM);
+        Result one = result_of(&c, B, T);
+        check(result_distance(one, plain) > 1e-3, "%s is a function of its own: distance to plain %.1e", patterns[i],
+              result_distance(one, plain));
+        for (int R = 2; R <= 12 && !pattern_depends_on_R(patterns[i]); R += R < 4 ? 1 : 8) {
+            c.R = R;
+            Result r = result_of(&c, B, T);
+            snprintf(name, sizeof name, "%s R %d", patterns[i], R);
+            check_error("Ladder does not depend on R:", name, result_distance(r, one), tolerance);
+            free(r.grads);
+        }
+        free(one.grads);
+        c.R = 1;
+        gpt2_create(&m, &c, mesh_folded(1), B, T, 0);
+        c = config_of(L, 12, C, 65, T, "t", 1, RULE_SUM);
+        gpt2_create(&t, &c, mesh_folded(1), B, T, 0);
+        gpt2_init_weights(&m, WEIGHTS_LINEAR, 1), gpt2_init_weights(&t, WEIGHTS_LINEAR, 1);
+        gpt2_forward(&m, tokens, targets, B, T), gpt2_forward(&t, tokens, targets, B, T);
+        static real S[2 * L + 1][N];
+        memcpy(S[0], t.subs[0].stream, sizeof S[0]);
+        int begin = 0; // of the run of l
+        for (int k = 0; k < 2 * L; k++) {
+            int ladder = m.plan.letters[k / 2] == 'l';
+            if (!ladder || k < 2 || m.plan.letters[k / 2 - 1] != 'l') begin = ladder ? k / 2 * 2 : k;
+            RankActs a = rank_acts(&t, &t.subs[k], 0);
+            Norm norm = norm_of(&t, &t.params, k, 0);
+            layernorm_forward(a.normed, a.mean, a.rstd, S[k - 1 > begin ? k - 1 : begin], norm.w, norm.b, B * T, C);
+            subblock_forward(&t, k, 0, 0);
+            residual_forward(S[k + 1], S[k], t.acc, 1, whole_layer(&t, &t.params, sub_params[k % 2].out_b, k / 2), B * T, C);
+        }
+        double worst = 0;
+        for (int e = 0; e < N; e++) worst = fmax(worst, fabs((double)m.last.stream[e] - (double)S[2 * L][e]));
+        check_error("Ladder as defined:", patterns[i], worst, is_double ? 1e-13 : 1e-5);
+        int first = patterns[i][0] == 's' ? 2 : 0;
+        check(m.subs[first].input == m.subs[first].stream && m.subs[first + 1].input == m.subs[first].stream,
+              "%s: the first two sub-blocks of a run of l read the same stream", patterns[i]);
+        gpt2_free(&m), gpt2_free(&t);
+    }
+    free(plain.grads);
+}
+
 // The vocabulary cut over ranks: the same loss and gradients as whole, also where R does not divide V or Vp.
 static void test_vocab_parallel(void) {
     static const int sizes[] = {2, 3, 4, 6, 12};
@@ -508,20 +647,21 @@ static void test_vocab_parallel(void) {
     gpt2_free(&m);
 }
 
-// Every pattern of four letters with every rule and R runs, and executes the all-reduces that its plan says.
+// Every pattern of four letters with every rule and R runs (those with an l: one in six of these), and executes the all-reduces that its plan says.
 static void test_every_pattern(void) {
     static const int sizes[] = {1, 2, 3, 4, 6, 12};
     int32_t tokens[6], targets[6];
     random_batch(tokens, targets, 6, 65);
     int runs = 0, good = 0;
-    for (int code = 0; code < 256; code++) {
+    for (int code = 0; code < 625; code++) {
         char pattern[9] = "";
-        for (int i = 0, at = 0; i < 4; i++) {
-            int letter = code >> 2 * i & 3; // 3: a p that closes its run
-            pattern[at++] = "tspp"[letter];
+        for (int i = 0, at = 0, left = code; i < 4; i++, left /= 5) {
+            int letter = left % 5; // 3: a p that closes its run
+            pattern[at++] = "tsppl"[letter];
             if (letter == 3) pattern[at++] = '.';
         }
         for (int i = 0; i < 18; i++) {
+            if (strchr(pattern, 'l') && i % 6 != code % 6) continue;
             GPT2 m;
             const char *culprit;
             GPT2Config c = config_of(4, 12, 12, 65, 3, pattern, sizes[i / 3], i % 3);
@@ -536,7 +676,7 @@ static void test_every_pattern(void) {
             gpt2_free(&m);
         }
     }
-    check(good == runs, "all 256 patterns of four blocks, all rules, R 1 2 3 4 6 12: %d of %d run as planned", good, runs);
+    check(good == runs, "all 625 patterns of four blocks, all rules, R 1 2 3 4 6 12: %d of %d run as planned", good, runs);
 }
 
 // Three updates, with micro-batches added up, give the same bits for any number of threads.
@@ -546,8 +686,8 @@ static void test_threads(void) {
     int32_t tokens[B * T], targets[B * T];
     random_batch(tokens, targets, B * T, 65);
     int usual = omp_get_max_threads();
-    static const char *const patterns[] = {"t", "sppp"};
-    for (int i = 0; i < 2; i++) {
+    static const char *const patterns[] = {"t", "sppp", "l"};
+    for (int i = 0; i < 3; i++) {
         real *first = NULL;
         int same = 1;
         for (int n = 0; n < 5; n++) {
@@ -638,10 +778,11 @@ static void test_tokens(const char *folder) {
 
 static void test_model_files(const char *folder) {
     char path[PATH_MAX];
-    static const char *const patterns[] = {"t", "tttt", "sppp", "pp."};
-    for (int i = 0; i < 4; i++) {
+    static const char *const patterns[] = {"t", "tttt", "sppp", "pp.", "sppp", "tl"};
+    for (int i = 0; i < 6; i++) {
         GPT2 m, again;
         GPT2Config c = config_of(4, 4, 16, 65, 8, patterns[i], 2, RULE_MEAN), read;
+        c.scale_partials = c.own_norms = i == 1 || i == 4; // which a plain model has no use for, and does not store
         File file;
         int32_t header[HEADER_INTS];
         gpt2_create(&m, &c, mesh_folded(2), 1, 8, 1);
@@ -658,12 +799,13 @@ static void test_model_files(const char *folder) {
         int good = 1, plain = i < 2;
         for (int h = H_R; h < HEADER_INTS; h++) good &= !plain || !header[h];
         if (!plain) good &= header[8] == 2 && header[9] == 1 && header[10] == (int)strlen(patterns[i]);
-        if (!plain) good &= header[11] == patterns[i][0];
+        if (!plain) good &= header[11] == patterns[i][0] && header[251] == c.scale_partials && header[252] == c.own_norms;
         model_open(&file, path, &read);
         file_close(&file);
         good &= read.L == 4 && read.NH == 4 && read.C == 16 && read.V == 65 && read.Vp == 128 && read.maxT == 8;
         good &= plain ? read.R == 1 && !strcmp(read.pattern, "t")
-                      : read.R == 2 && read.rule == RULE_MEAN && !strcmp(read.pattern, patterns[i]);
+                      : read.R == 2 && read.rule == RULE_MEAN && !strcmp(read.pattern, patterns[i]) &&
+                            read.scale_partials == c.scale_partials && read.own_norms == c.own_norms;
         check(good, "model file of pattern %s: header", patterns[i]);
         gpt2_create(&again, &c, mesh_folded(2), 1, 8, 1);
         gpt2_load(&again, path);
@@ -675,9 +817,21 @@ static void test_model_files(const char *folder) {
         check(good, "model and state of pattern %s: every bit comes back", patterns[i]);
         gpt2_free(&m), gpt2_free(&again);
     }
+    int good = 0;
+    GPT2 plain; // the norms of a file that has none of ranks' own are where those begin
+    GPT2Config c = config_of(4, 4, 16, 65, 8, "tpp.t", 2, RULE_MEAN);
+    c.own_norms = 1;
+    gpt2_create(&plain, &c, mesh_folded(2), 1, 8, 1);
+    checkpoint_path(path, folder, "model", 7);
+    gpt2_load(&plain, path);
+    for (int f = 0; f < 2; f++) {
+        good += !memcmp(norm_of(&plain, &plain.params, 3, f).w, whole_layer(&plain, &plain.params, P_ln2w, 1), 16 * sizeof(real));
+    }
+    check(good == 2, "a plain model's norms become each rank's own");
+    gpt2_free(&plain);
     checkpoint_prune(folder, 2);
     int64_t newest = checkpoint_find(folder, INT64_MAX), second = checkpoint_find(folder, newest);
-    check(newest == 10 && second == 9 && checkpoint_find(folder, second) == -1,
+    check(newest == 12 && second == 11 && checkpoint_find(folder, second) == -1,
           "the last two checkpoints are kept, older ones removed");
 }
 
@@ -766,6 +920,9 @@ int main(void) {
     test_matmul();
     test_attention();
     test_equalities();
+    test_scaled_partials();
+    test_own_norms();
+    test_ladder();
     test_vocab_parallel();
     test_every_pattern();
     test_threads();

@@ -37,7 +37,9 @@ typedef struct {
     int maxT, V, L, NH, C, Vp;     // in the order of the model file's header
     int R;                         // with s or p blocks the function computed depends on R, so R belongs to the model
     int rule;                      // what a run of p blocks is merged to
-    char pattern[PATTERN_MAX + 1]; // letters t s p and '.', repeated to fill L blocks
+    int scale_partials;            // 1: a rank goes on from sqrt(R) times its own partial outputs
+    int own_norms;                 // 1: in p blocks every rank has LayerNorm gains and biases of its own
+    char pattern[PATTERN_MAX + 1]; // letters t s p l and '.', repeated to fill L blocks
 } GPT2Config;
 
 static int vocabulary_pad(int V) { return (V + VP_MULTIPLE - 1) / VP_MULTIPLE * VP_MULTIPLE; }
@@ -93,7 +95,9 @@ enum {
 };
 
 // The order of the rows is the order in the model file. A bias is a matrix of one column. fan-in is that of the matrix
-// a tensor belongs to, for `-wi linear`; 0 where that start does not apply.
+// a tensor belongs to, for `-wi linear`; 0 where that start does not apply. N is the number of p blocks when each rank has
+// LayerNorms of its own there, else 0: then the tensors own_.. are empty. Those of all layers stay in the table, and p
+// blocks leave theirs unused, so that nothing else in a file moves.
 #define PARAMETERS(X)                                                                   \
     /* name     layers rows columns init           decay fan-in cut over TP ranks */    \
     X(wte,      1,     Vp,  C,      INIT_NORMAL,   1,    0,   WHOLE)                    \
@@ -111,7 +115,11 @@ enum {
     X(fcprojw,  L,     C,   4*C,    INIT_RESIDUAL, 1,    4*C, CUT_COLUMNS)              \
     X(fcprojb,  L,     C,   1,      INIT_ZERO,     0,    4*C, WHOLE_PARTIAL_GRAD)       \
     X(lnfw,     1,     C,   1,      INIT_ONE,      0,    0,   WHOLE)                    \
-    X(lnfb,     1,     C,   1,      INIT_ZERO,     0,    0,   WHOLE)
+    X(lnfb,     1,     C,   1,      INIT_ZERO,     0,    0,   WHOLE)                    \
+    X(own_ln1w, N,     R*C, 1,      INIT_ONE,      0,    0,   CUT_ROWS)                 \
+    X(own_ln1b, N,     R*C, 1,      INIT_ZERO,     0,    0,   CUT_ROWS)                 \
+    X(own_ln2w, N,     R*C, 1,      INIT_ONE,      0,    0,   CUT_ROWS)                 \
+    X(own_ln2b, N,     R*C, 1,      INIT_ZERO,     0,    0,   CUT_ROWS)
 
 #define X(name, ...) P_##name,
 enum { PARAMETERS(X) P_COUNT };
@@ -123,8 +131,15 @@ typedef struct {
     int init, decay, fan_in, cut;
 } ParamSpec;
 
+// How many of L blocks have LayerNorms of each rank's own.
+static int own_norm_blocks(const GPT2Config *config) {
+    int letters = 0, p = 0;
+    for (const char *c = config->pattern; *c; c++) letters += *c != '.', p += *c == 'p';
+    return config->own_norms && letters ? config->L / letters * p : 0;
+}
+
 static void param_specs(ParamSpec specs[P_COUNT], const GPT2Config *config) {
-    int Vp = config->Vp, maxT = config->maxT, C = config->C, L = config->L;
+    int Vp = config->Vp, maxT = config->maxT, C = config->C, L = config->L, R = config->R, N = own_norm_blocks(config);
 #define X(name, ...) {#name, __VA_ARGS__},
     const ParamSpec table[P_COUNT] = {PARAMETERS(X)};
 #undef X
@@ -192,6 +207,9 @@ static size_t shard_row(const Shard *s, int r) {
 // A block is two sub-blocks, attention (even) and MLP (odd), each adding a partial output to the stream. Letters differ
 // only in where ranks merge: t after both sub-blocks, s after the MLP, p after the MLP of the last block of its run.
 // Between two merges lies a segment; within it every rank goes on from its own partial outputs alone.
+// l (Ladder residual, arXiv 2501.06589) merges where t does, but a sub-block reads the stream as it was one merge earlier, if
+// that is still in the same run of l. So a merge can go on while the next sub-block computes. The function differs from
+// plain GPT-2's at every R, and does not depend on R.
 
 typedef struct {
     int begin, end; // sub-blocks begin .. end-1; a merge stands at the end
@@ -201,6 +219,7 @@ typedef struct {
     // own: base = the run's last block and share 1/R is rule mean, base = end and share 1 is rule streams.
     int base;
     double share;
+    int late; // 1: its one sub-block reads the stream at begin-1, not at begin (l, but for a run's first sub-block)
 } Segment;
 
 typedef struct {
@@ -222,13 +241,13 @@ static Segment segment_make(int begin, int end, char letter, int rule, int R) {
 static void plan_make(Plan *plan, const char *pattern, int L, int rule, int R, const char *where) {
     int letters = 0;
     for (const char *c = pattern; *c; c++) {
-        if (!strchr("tsp.", *c)) fail("%s '%s': '%c' is not a block; expected t, s, p, and . after a p", where, pattern, *c);
+        if (!strchr("tspl.", *c)) fail("%s '%s': '%c' is not a block; expected t, s, p, l and . after a p", where, pattern, *c);
         if (*c == '.' && (c == pattern || c[-1] != 'p')) {
             fail("%s '%s': a . may only stand after a p, which it closes", where, pattern);
         }
         letters += *c != '.';
     }
-    if (!letters) fail("%s '%s': empty; expected letters t, s, p, such as t, s, sppp or pp.", where, pattern);
+    if (!letters) fail("%s '%s': empty; expected letters t, s, p, l, such as t, s, sppp or pp.", where, pattern);
     if (strlen(pattern) > PATTERN_MAX) fail("%s: a pattern of %zu characters, at most %d", where, strlen(pattern), PATTERN_MAX);
     if (L % letters) fail("%s '%s': %d letters cannot fill %d blocks; expected a divisor of %d", where, pattern, letters, L, L);
 
@@ -239,17 +258,38 @@ static void plan_make(Plan *plan, const char *pattern, int L, int rule, int R, c
         const char *next = c[1] ? c + 1 : pattern;
         int closes = *c != 'p' || *next != 'p' || block == L - 1; // "." and a repetition's t or s close a run too
         plan->letters[block] = *c;
-        if (*c == 't') {
-            plan->segments[plan->count++] = segment_make(begin, 2 * block + 1, 't', rule, R);
+        if (*c == 't' || *c == 'l') {
+            plan->segments[plan->count] = segment_make(begin, 2 * block + 1, *c, rule, R);
+            plan->segments[plan->count++].late = *c == 'l' && block && plan->letters[block - 1] == 'l';
             begin = 2 * block + 1;
         }
         if (closes) {
-            plan->segments[plan->count++] = segment_make(begin, 2 * block + 2, *c, rule, R);
+            plan->segments[plan->count] = segment_make(begin, 2 * block + 2, *c, rule, R);
+            plan->segments[plan->count++].late = *c == 'l';
             begin = 2 * block + 2;
         }
         block++;
     }
 }
+
+// What a rank's own partial outputs are multiplied by where it goes on from them alone. R parts of one sum, were they
+// independent, would each have 1/R of its variance; sqrt(R) times a part has all of it. Merges add them as they are.
+static double partials_scale(const GPT2Config *config) { return config->scale_partials ? sqrt(config->R) : 1; }
+
+// The layer of own_ln1w and its like that a block takes its LayerNorms from; -1: its own layer of ln1w.. as ever.
+static int own_norm_layer(const GPT2Config *config, const Plan *plan, int block) {
+    int before = 0;
+    if (!config->own_norms || plan->letters[block] != 'p') return -1;
+    for (int i = 0; i < block; i++) before += plan->letters[i] == 'p';
+    return before;
+}
+
+// The merge at the end of segment i may go on while segment i+1 computes, which does not read its outcome; and in the
+// backward pass the sum of the gradient of what segment i+1 read while segment i computes.
+static int merge_is_hidden(const Plan *plan, int i) { return i + 1 < plan->count && plan->segments[i + 1].late; }
+
+// Whether another R or merge rule would be another function.
+static int pattern_depends_on_R(const char *pattern) { return strpbrk(pattern, "sp") != NULL; }
 
 // Plain GPT-2: the function does not depend on R, and the model file says nothing of it.
 static int pattern_is_plain(const char *pattern) { return strspn(pattern, "t") == strlen(pattern); }
@@ -430,14 +470,14 @@ typedef struct {
 #endif
 } PendingSums;
 
-// As mesh_sum over the replicas, but x may be neither read nor written until sums_finish.
-__attribute__((unused)) static void sums_begin(PendingSums *sums, const Mesh *mesh, void *x, size_t n, size_t size) {
+// As mesh_sum, but x may be neither read nor written until sums_finish.
+__attribute__((unused)) static void sums_begin(PendingSums *sums, const Mesh *mesh, int which, void *x, size_t n, size_t size) {
     (void)sums, (void)x, (void)n, (void)size;
-    if (mesh->DP == 1) return;
+    if (mesh_size(mesh, which) == 1) return;
 #ifdef USE_MPI
     if (n > INT_MAX) fail("a tensor of %zu elements is too large for one all-reduce", n);
     MPI_Datatype type = size == sizeof(float) ? MPI_FLOAT : MPI_DOUBLE;
-    MPI_CHECK(MPI_Iallreduce(MPI_IN_PLACE, x, (int)n, type, MPI_SUM, mesh->dp, &sums->requests[sums->count++]));
+    MPI_CHECK(MPI_Iallreduce(MPI_IN_PLACE, x, (int)n, type, MPI_SUM, mesh_comm(mesh, which), &sums->requests[sums->count++]));
 #endif
 }
 
@@ -589,7 +629,7 @@ enum { TRAFFIC_FORWARD, TRAFFIC_BACKWARD, TRAFFIC_GRADIENTS, TRAFFIC_VOCABULARY,
 typedef struct {
     int64_t count;  // all-reduces executed
     size_t bytes;   // their payload, once
-    double seconds; // spent in them
+    double seconds; // spent in them and waiting for them, not those that they were hidden behind computation
 } Traffic;
 
 typedef struct {
@@ -668,9 +708,11 @@ enum { ALWAYS = 0, CUDA = 1 };
     X("-j",    val_data,      TEXT,   DEFAULT_VAL, 0,  0,            "",             ALWAYS,  "validation tokens")                                             \
     X("-e",    model,         TEXT,   DEFAULT_MODEL, 0, 0,           "",             ALWAYS,  "model: a .bin file, d12 d24 d36 d48, or LxHxC such as 4x4x128") \
     X("-o",    out,           TEXT,   "",          0,  0,           "",             ALWAYS,  "output folder for log and checkpoints; empty = none")            \
-    X("-p",    pattern,       TEXT,   "t",         0,  0,           "",             ALWAYS,  "block pattern: t Megatron, s SPD, p parallel, . closes a p run") \
+    X("-p",    pattern,       TEXT,   "t",         0,  0,           "",             ALWAYS,  "block pattern: t Megatron, s SPD, p parallel, l Ladder, . closes a p run")\
     X("-tp",   tp,            COUNT,  "2",         1,  4096,        "",             ALWAYS,  "R, the tensor ranks one model is cut over")                      \
     X("-pm",   rule,          CHOICE, "sum",       0,  0,           RULE_NAMES,     ALWAYS,  "what a run of p blocks is merged to")                            \
+    X("-ps",   scale_partials, COUNT, "0",         0,  1,           "",             ALWAYS,  "1 = in s and p a rank goes on from sqrt(R) times its own partial outputs")\
+    X("-pn",   own_norms,     COUNT,  "0",         0,  1,           "",             ALWAYS,  "1 = in p every rank has LayerNorm gains and biases of its own")   \
     X("-fold", fold,          COUNT,  "0",         0,  4096,        "",             ALWAYS,  "tensor ranks run by one process; 0 = choose")                    \
     X("-vp",   vocab_parallel, COUNT, "0",         0,  1,           "",             ALWAYS,  "1 = the vocabulary is cut over the ranks too: embedding, head, loss")\
     X("-b",    batch,         COUNT,  "4",         1,  65536,       "",             ALWAYS,  "sequences per micro-batch and replica")                          \
@@ -850,7 +892,7 @@ static void options_same(const Options *o, const Mesh *mesh) {
 #endif
 }
 
-// A model file with s or p blocks fixes pattern, R and rule: they become the defaults, and a command line that says
+// A model file with s, p or l blocks fixes the pattern; with s or p also R, rule, scale and norms: they become the defaults, and a command line that says
 // otherwise is an error. `where` is the model file.
 static void options_take_model(Options *o, const GPT2Config *c, const char *where) {
     char found[32], asked[32];
@@ -858,14 +900,27 @@ static void options_take_model(Options *o, const GPT2Config *c, const char *wher
     if (o->given[O_pattern] && strcmp(o->pattern, c->pattern)) {
         fail("-p %s, but %s was trained with -p %s", o->pattern, where, c->pattern);
     }
+    if (!pattern_depends_on_R(c->pattern)) { // then the rest has no meaning
+        o->pattern = c->pattern;
+        if (!o->given[O_tp]) o->tp = c->R;
+        return;
+    }
     if (o->given[O_tp] && o->tp != c->R) fail("-tp %lld, but %s was trained with -tp %d", (long long)o->tp, where, c->R);
     if (o->given[O_rule] && o->rule != c->rule) {
         fail("-pm %s, but %s was trained with -pm %s", word_at(RULE_NAMES, o->rule, asked), where,
              word_at(RULE_NAMES, c->rule, found));
     }
+    if (o->given[O_scale_partials] && o->scale_partials != c->scale_partials) {
+        fail("-ps %d, but %s was trained with -ps %d", (int)o->scale_partials, where, c->scale_partials);
+    }
+    if (o->given[O_own_norms] && o->own_norms != c->own_norms) {
+        fail("-pn %d, but %s was trained with -pn %d", (int)o->own_norms, where, c->own_norms);
+    }
     o->pattern = c->pattern;
     o->tp = c->R;
     o->rule = c->rule;
+    o->scale_partials = c->scale_partials;
+    o->own_norms = c->own_norms;
 }
 
 #endif

@@ -8,6 +8,7 @@ every sub-block, and an all-reduce ("merge") adds them up. How often that is don
   t  Megatron TP    merge after attention and after the MLP     2 all-reduces per block
   s  SPD            merge after the MLP only                    1
   p  Parallel       merge after the last p of a run             1 per run
+  l  Ladder         as t, hidden behind the next sub-block      2 per block
 
 Ranks live in processes of their own under mpirun, or together in one process ("folded"), each on views of the same
 tensors; what they exchange goes through `allreduce`, which counts and times it. A simulation and a real run are the same
@@ -489,16 +490,17 @@ static void gelu_backward(real *dx, const real *dout, const real *x, size_t n) {
     }
 }
 
-static void residual_forward_row(real *out, const real *base, const real *partial, const real *bias, int C) {
-    for (int c = 0; c < C; c++) out[c] = (base ? base[c] : 0) + partial[c] + bias[c];
+static void residual_forward_row(real *out, const real *base, const real *partial, real scale, const real *bias, int C) {
+    for (int c = 0; c < C; c++) out[c] = (base ? base[c] : 0) + scale * partial[c] + bias[c];
 }
 
-// out = base + partial + bias over rows of C; base may be NULL (zeros), out may be partial.
-static void residual_forward(real *out, const real *base, const real *partial, const real *bias, int rows, int C) {
+// out = base + scale * partial + bias over rows of C; base may be NULL (zeros), out may be partial.
+static void residual_forward(real *out, const real *base, const real *partial, real scale, const real *bias, int rows,
+                             int C) {
     #pragma omp parallel for schedule(static)
     for (int i = 0; i < rows; i++) {
         size_t row = (size_t)i * C;
-        residual_forward_row(out + row, base ? base + row : NULL, partial + row, bias, C);
+        residual_forward_row(out + row, base ? base + row : NULL, partial + row, scale, bias, C);
     }
 }
 
@@ -508,10 +510,10 @@ static void scaled_add(real *out, const real *x, real scale, size_t n, int add) 
     for (size_t i = 0; i < n; i++) out[i] = add ? out[i] + scale * x[i] : scale * x[i];
 }
 
-// out = a + b; a may be NULL (zeros), out may be either
-static void sum_forward(real *out, const real *a, const real *b, size_t n) {
+// out = a + scale * b; a may be NULL (zeros), out may be either
+static void sum_forward(real *out, const real *a, const real *b, real scale, size_t n) {
     #pragma omp parallel for simd schedule(static)
-    for (size_t i = 0; i < n; i++) out[i] = (a ? a[i] : 0) + b[i];
+    for (size_t i = 0; i < n; i++) out[i] = (a ? a[i] : 0) + scale * b[i];
 }
 
 // ----------------------------------------------------------------------------
@@ -679,9 +681,10 @@ typedef struct {
 } Tensors;
 
 // What one sub-block keeps for its backward pass. Ranks that begin a segment read the same stream, of which there is one
-// copy (stride 0); inside a segment each has its own.
+// copy (stride 0) unless each has a LayerNorm of its own; inside a segment each has its own.
 typedef struct {
-    real *stream, *normed; // (copies,B,T,C): input, and LayerNorm of it
+    real *stream;          // (copies,B,T,C) what stands before it
+    real *input, *normed;  // (copies,B,T,C): what it reads, which is `stream` but for l, and LayerNorm of it
     real *mean, *rstd;     // (copies,B,T)
     real *inner;           // (F, B,T,3C/R) attention: q, k, v       or (F, B,T,4C/R) MLP: before GELU
     real *outer;           // (F, B,T,C/R)  attention: heads' output or (F, B,T,4C/R) MLP: after GELU
@@ -713,6 +716,8 @@ typedef struct {
     real *losses, *lse;       // (B,T)
     real *acc;                // (F, B,T,C) partial outputs since `base`, per rank
     real *bias_sum;           // (C) output biases since `base`
+    real *acc_hidden, *bias_hidden; // the same of the merge that goes on while a sub-block computes (l)
+    real *dstream_hidden;     // (F, B,T,C) and of the gradient
     real *dmerged;            // (B,T,C) gradient of a segment's merged output, the same on all ranks
     real *dstream;            // (F, B,T,C) gradient of each rank's own stream
     real *dpartial;           // (B,T,C) scratch: gradient of one partial output
@@ -728,6 +733,8 @@ typedef struct {
     double loss_sum;          // of the update's micro-steps so far, each divided by how many there are
     int last_pass;            // this backward pass is the update's last: sums over replicas may begin
     PendingSums replica_sums; // those that have
+    PendingSums merge_sums;   // the merge that goes on
+    struct { int kind; size_t bytes; double begun; } hidden; // what it is
 } GPT2;
 
 // Rank f's part of one layer of a tensor, as a view: folding costs no copies.
@@ -798,8 +805,10 @@ static size_t activations_lay(GPT2 *m, real *block) {
         SubBlock *s = sub_at(m, k);
         int begins = k == 0 || k == m->plan.segments[at].end;
         at += k > 0 && begins;
-        s->copies = begins ? 1 : m->F;
+        int own = k < 2 * c->L && own_norm_layer(c, &m->plan, k / 2) >= 0;
+        s->copies = begins && !own ? 1 : m->F;
         s->stream = carve(block, &used, s->copies * BTC);
+        s->input = k < 2 * c->L && begins && m->plan.segments[at].late ? m->subs[k - 1].stream : s->stream;
         s->normed = carve(block, &used, s->copies * BTC);
         s->mean = carve(block, &used, s->copies * BT);
         s->rstd = carve(block, &used, s->copies * BT);
@@ -819,6 +828,10 @@ static size_t activations_lay(GPT2 *m, real *block) {
     m->bias_sum = carve(block, &used, c->C);
     m->dmerged = carve(block, &used, BTC);
     m->dstream = carve(block, &used, F * BTC);
+    int hides = strchr(m->plan.letters, 'l') != NULL;
+    m->acc_hidden = carve(block, &used, hides * F * BTC);
+    m->bias_hidden = carve(block, &used, hides * c->C);
+    m->dstream_hidden = carve(block, &used, hides * F * BTC);
     m->dpartial = carve(block, &used, BTC);
     m->dnormed = carve(block, &used, BTC);
     m->dinner = carve(block, &used, BT * 4 * Cr);
@@ -898,20 +911,18 @@ static void gpt2_init_weights(GPT2 *m, int how, uint64_t seed) {
 // ----------------------------------------------------------------------------
 // merges: the only place where ranks talk
 
-// Ends an all-reduce that began at `start`: on an emulated network it takes at least as long as that would; it is counted.
-static void traffic_count(GPT2 *m, int kind, size_t bytes, double start) {
+// Ends an all-reduce that began at `begun` and that has been waited for since `idle`: on an emulated network it takes at
+// least as long as that would; it is counted.
+static void traffic_count(GPT2 *m, int kind, size_t bytes, double begun, double idle) {
     Traffic *t = &m->traffic[kind];
-    if (m->network.latency_us > 0 || m->network.gbits > 0) wait_until(start + network_seconds(&m->network, m->config.R, bytes));
+    if (m->network.latency_us > 0 || m->network.gbits > 0) wait_until(begun + network_seconds(&m->network, m->config.R, bytes));
     t->count++;
     t->bytes += bytes;
-    t->seconds += seconds_now() - start;
+    t->seconds += seconds_now() - idle;
 }
 
-// Sums over all R ranks. parts (F,n) holds what the folded ranks bring; the sum is left in the first of them. All ranks
-// of the TP group take part. The order is that of the ranks, so that folded and real ranks give the same bits for R = 2.
-static void allreduce(GPT2 *m, int kind, real *parts, size_t n) {
-    if (m->config.R == 1) return; // nobody to talk to, nothing to count
-    double start = seconds_now();
+// Sums what the folded ranks bring, parts (F,n), into the first, in the order of the ranks.
+static void folded_sum(const GPT2 *m, real *parts, size_t n) {
     #pragma omp parallel for schedule(static)
     for (size_t i = 0; i < n; i += 1024) {
         size_t to = i + 1024 < n ? i + 1024 : n;
@@ -919,48 +930,76 @@ static void allreduce(GPT2 *m, int kind, real *parts, size_t n) {
             for (size_t j = i; j < to; j++) parts[j] += parts[f * n + j];
         }
     }
+}
+
+// Sums over all R ranks. parts (F,n) holds what the folded ranks bring; the sum is left in the first of them. All ranks
+// of the TP group take part. The order is that of the ranks, so that folded and real ranks give the same bits for R = 2.
+static void allreduce(GPT2 *m, int kind, real *parts, size_t n) {
+    if (m->config.R == 1) return; // nobody to talk to, nothing to count
+    double start = seconds_now();
+    folded_sum(m, parts, n);
     mesh_sum(&m->mesh, MESH_TP, parts, n, sizeof(real));
-    traffic_count(m, kind, n * sizeof(real), start);
+    traffic_count(m, kind, n * sizeof(real), start, start);
+}
+
+// The same in two halves, between which the caller computes and leaves parts alone. One at a time: two would share the network.
+// MPI moves it in merge_sums' progress calls, which stand between the matmuls of a sub-block.
+static void allreduce_begin(GPT2 *m, int kind, real *parts, size_t n) {
+    if (m->config.R == 1) return;
+    m->hidden.kind = kind, m->hidden.bytes = n * sizeof(real), m->hidden.begun = seconds_now();
+    folded_sum(m, parts, n);
+    sums_begin(&m->merge_sums, &m->mesh, MESH_TP, parts, n, sizeof(real));
+    m->traffic[kind].seconds += seconds_now() - m->hidden.begun;
+}
+
+static void allreduce_end(GPT2 *m) {
+    if (m->config.R == 1) return;
+    double idle = seconds_now();
+    sums_finish(&m->merge_sums);
+    traffic_count(m, m->hidden.kind, m->hidden.bytes, m->hidden.begun, idle);
 }
 
 // ----------------------------------------------------------------------------
 // sub-blocks: attention (even k) and MLP (odd k) differ only in what stands between their two matrices
 
 // Their parameters: [0] attention, [1] MLP.
-typedef struct { int ln_w, ln_b, in_w, in_b, out_w, out_b; } SubParams;
+typedef struct { int ln_w, ln_b, own_ln_w, own_ln_b, in_w, in_b, out_w, out_b; } SubParams;
 static const SubParams sub_params[2] = {
-    {P_ln1w, P_ln1b, P_qkvw, P_qkvb, P_attprojw, P_attprojb},
-    {P_ln2w, P_ln2b, P_fcw, P_fcb, P_fcprojw, P_fcprojb},
+    {P_ln1w, P_ln1b, P_own_ln1w, P_own_ln1b, P_qkvw, P_qkvb, P_attprojw, P_attprojb},
+    {P_ln2w, P_ln2b, P_own_ln2w, P_own_ln2b, P_fcw, P_fcb, P_fcprojw, P_fcprojb},
 };
 
 // Rank f's own of what a sub-block keeps.
-typedef struct { real *stream, *normed, *mean, *rstd, *inner, *outer, *lse; } RankActs;
+typedef struct { real *stream, *input, *normed, *mean, *rstd, *inner, *outer, *lse; } RankActs;
 
 static RankActs rank_acts(const GPT2 *m, const SubBlock *s, int f) {
     size_t rows = (size_t)m->B * m->T, C = (size_t)m->config.C, copy = (size_t)copy_of(s, f), rank = (size_t)f;
-    return (RankActs){.stream = s->stream + copy * rows * C, .normed = s->normed + copy * rows * C,
-                      .mean = s->mean + copy * rows, .rstd = s->rstd + copy * rows,
-                      .inner = s->inner + rank * rows * s->inner_width, .outer = s->outer + rank * rows * s->outer_width,
-                      .lse = s->lse + rank * rows * (m->config.NH / m->config.R)};
+    return (RankActs){.stream = s->stream + copy * rows * C, .input = s->input + copy * rows * C,
+                      .normed = s->normed + copy * rows * C, .mean = s->mean + copy * rows,
+                      .rstd = s->rstd + copy * rows, .inner = s->inner + rank * rows * s->inner_width,
+                      .outer = s->outer + rank * rows * s->outer_width, .lse = s->lse + rank * rows * (m->config.NH / m->config.R)};
 }
 
-// Gain and bias of the LayerNorm that sub-block k begins with; the final one for k = 2L.
-typedef struct { const real *w, *b; } Norm;
-static Norm norm_of(const GPT2 *m, int k) {
-    const Tensors *t = &m->params;
+// Gain and bias of the LayerNorm that sub-block k begins with on rank f, or their gradients; the final one for k = 2L.
+typedef struct { real *w, *b; } Norm;
+static Norm norm_of(const GPT2 *m, const Tensors *t, int k, int f) {
     if (k == 2 * m->config.L) return (Norm){t->at[P_lnfw], t->at[P_lnfb]};
-    return (Norm){whole_layer(m, t, sub_params[k % 2].ln_w, k / 2), whole_layer(m, t, sub_params[k % 2].ln_b, k / 2)};
+    const SubParams *p = &sub_params[k % 2];
+    int own = own_norm_layer(&m->config, &m->plan, k / 2);
+    if (own >= 0) return (Norm){part_view(m, t, p->own_ln_w, own, f).data, part_view(m, t, p->own_ln_b, own, f).data};
+    return (Norm){whole_layer(m, t, p->ln_w, k / 2), whole_layer(m, t, p->ln_b, k / 2)};
 }
 
-// Rank f enters sub-block k: its stream is base + partial + bias_sum (base may be NULL), and is normed while it is in cache.
-static void stream_enter(GPT2 *m, int k, int f, const real *base, const real *partial) {
+// Rank f enters sub-block k: its stream is base + scale * partial + bias_sum (base may be NULL), and is normed while it is
+// in cache.
+static void stream_enter(GPT2 *m, int k, int f, const real *base, const real *partial, real scale) {
     RankActs a = rank_acts(m, sub_at(m, k), f);
-    Norm norm = norm_of(m, k);
+    Norm norm = norm_of(m, &m->params, k, f);
     int C = m->config.C, rows = m->B * m->T;
     #pragma omp parallel for schedule(static)
     for (int i = 0; i < rows; i++) {
         size_t row = (size_t)i * C;
-        residual_forward_row(a.stream + row, base ? base + row : NULL, partial + row, m->bias_sum, C);
+        residual_forward_row(a.stream + row, base ? base + row : NULL, partial + row, scale, m->bias_sum, C);
         layernorm_forward_row(a.normed + row, a.mean + i, a.rstd + i, a.stream + row, norm.w, norm.b, C);
     }
 }
@@ -975,8 +1014,10 @@ static void subblock_forward(GPT2 *m, int k, int f, int add) {
     matmul((Matmul){.out = view_of(a.inner, s->inner_width), .a = view_of(a.normed, C),
                     .b = part_view(m, w, p->in_w, layer, f), .b_transposed = 1, .bias = part_view(m, w, p->in_b, layer, f),
                     .M = rows, .N = s->inner_width, .K = C});
+    sums_progress(&m->merge_sums);
     if (k % 2) gelu_forward(a.outer, a.inner, (size_t)rows * s->inner_width);
     else attention_forward(a.outer, a.lse, a.inner, attention_shape(m));
+    sums_progress(&m->merge_sums);
     matmul((Matmul){.out = view_of(m->acc + (size_t)f * rows * C, C), .a = view_of(a.outer, s->outer_width),
                     .b = part_view(m, w, p->out_w, layer, f), .b_transposed = 1,
                     .M = rows, .N = C, .K = s->outer_width, .accumulate = add});
@@ -994,26 +1035,62 @@ static void subblock_backward(GPT2 *m, int k, int f, real *dpartial, int add_str
 
     matmul((Matmul){.out = part_view(m, grads, p->out_w, layer, f), .a = dout, .a_transposed = 1,
                     .b = view_of(a.outer, s->outer_width), .M = C, .N = s->outer_width, .K = rows, .accumulate = add_grads});
+    sums_progress(&m->merge_sums);
     matmul((Matmul){.out = douter, .a = dout, .b = part_view(m, w, p->out_w, layer, f),
                     .M = rows, .N = s->outer_width, .K = C});
+    sums_progress(&m->merge_sums);
     if (k % 2) gelu_backward(m->dinner, m->douter, a.inner, (size_t)rows * s->inner_width);
     else attention_backward(m->dinner, m->douter, a.outer, a.lse, a.inner, attention_shape(m));
+    sums_progress(&m->merge_sums);
     matmul((Matmul){.out = part_view(m, grads, p->in_w, layer, f), .a = dinner, .a_transposed = 1,
                     .b = view_of(a.normed, C), .M = s->inner_width, .N = C, .K = rows, .accumulate = add_grads});
+    sums_progress(&m->merge_sums);
     bias_backward(part_view(m, grads, p->in_b, layer, f), m->dinner, rows, s->inner_width, add_grads);
     matmul((Matmul){.out = view_of(m->dnormed, C), .a = dinner, .b = part_view(m, w, p->in_w, layer, f),
                     .M = rows, .N = C, .K = s->inner_width});
-    layernorm_backward(m->dstream + (size_t)f * rows * C, whole_layer(m, grads, p->ln_w, layer),
-                       whole_layer(m, grads, p->ln_b, layer), m->dnormed, a.stream, a.mean, a.rstd,
-                       whole_layer(m, w, p->ln_w, layer), rows, C, add_stream, add_grads);
+    Norm dnorm = norm_of(m, grads, k, f);
+    layernorm_backward(m->dstream + (size_t)f * rows * C, dnorm.w, dnorm.b, m->dnormed, a.input, a.mean, a.rstd,
+                       norm_of(m, w, k, f).w, rows, C, add_stream, add_grads);
 }
 
 // ----------------------------------------------------------------------------
-// segments: from one merge to the next (see tp_blocks.h for begin, end, base and share)
+// segments: from one merge to the next (see tp_blocks.h for begin, end, base, share and late)
 
-static void segment_forward(GPT2 *m, const Segment *seg) {
+static void pointers_swap(real **a, real **b) {
+    real *was = *a;
+    *a = *b, *b = was;
+}
+
+// Ends segment i, whose partial outputs are in acc. If segment i+1 does not read the outcome, its merge only begins here and
+// ends when segment i+1 is done; the stream then, the sum of all outputs before it, is written but normed by nobody.
+static void merge_forward(GPT2 *m, int i) {
+    const Segment *seg = &m->plan.segments[i];
+    int C = m->config.C, rows = m->B * m->T, hide = merge_is_hidden(&m->plan, i);
+    size_t n = (size_t)rows * C;
+    if (seg->late) allreduce_end(m); // of segment i-1
+    (hide ? allreduce_begin : allreduce)(m, TRAFFIC_FORWARD, m->acc, n);
+    if (seg->late) {
+        residual_forward(m->subs[seg->begin].stream, m->subs[seg->begin - 1].stream, m->acc_hidden, 1, m->bias_hidden, rows, C);
+    }
+    if (hide) {
+        pointers_swap(&m->acc, &m->acc_hidden);
+        pointers_swap(&m->bias_sum, &m->bias_hidden);
+        return;
+    }
+    const real *replicated = seg->base == seg->begin ? stream_of(m, &m->subs[seg->begin], 0) : NULL;
+    for (int f = 0; f < sub_at(m, seg->end)->copies; f++) stream_enter(m, seg->end, f, replicated, m->acc, 1);
+}
+
+static void segment_forward(GPT2 *m, int i) {
+    const Segment *seg = &m->plan.segments[i];
     int C = m->config.C, rows = m->B * m->T, from = seg->begin; // acc and bias_sum hold what came after sub-block `from`
     size_t n = (size_t)rows * C;
+    real scale = (real)partials_scale(&m->config);
+    if (seg->late) {
+        RankActs a = rank_acts(m, &m->subs[seg->begin], 0);
+        Norm norm = norm_of(m, &m->params, seg->begin, 0);
+        layernorm_forward(a.normed, a.mean, a.rstd, a.input, norm.w, norm.b, rows, C);
+    }
     for (int k = seg->begin; k < seg->end; k++) {
         const real *bias = whole_layer(m, &m->params, sub_params[k % 2].out_b, k / 2);
         if (k == seg->base) from = k;
@@ -1022,8 +1099,8 @@ static void segment_forward(GPT2 *m, const Segment *seg) {
         if (k + 1 == seg->end && seg->base < seg->end) break;
         for (int f = 0; f < m->F; f++) { // each rank goes on from its own partial outputs; rule streams merges just that
             real *acc = m->acc + f * n, *stream = stream_of(m, &m->subs[from], f);
-            if (k + 1 < seg->end) stream_enter(m, k + 1, f, stream, acc);
-            else residual_forward(acc, stream, acc, m->bias_sum, rows, C);
+            if (k + 1 < seg->end) stream_enter(m, k + 1, f, stream, acc, scale);
+            else residual_forward(acc, stream, acc, scale, m->bias_sum, rows, C);
         }
     }
     if (seg->base > seg->begin && seg->base < seg->end) {
@@ -1031,13 +1108,11 @@ static void segment_forward(GPT2 *m, const Segment *seg) {
             scaled_add(m->acc + f * n, stream_of(m, &m->subs[seg->base], f), (real)seg->share, n, 1);
         }
     }
-    allreduce(m, TRAFFIC_FORWARD, m->acc, n);
     for (int c = 0; c < C; c++) {
         if (seg->base == seg->end) m->bias_sum[c] = 0; // they are in the streams already
         if (FAULT(FAULT_BIAS_PER_RANK)) m->bias_sum[c] *= m->config.R;
     }
-    const real *replicated = seg->base == seg->begin ? stream_of(m, &m->subs[seg->begin], 0) : NULL;
-    stream_enter(m, seg->end, 0, replicated, m->acc);
+    merge_forward(m, i);
 }
 
 // The matrices and the inner bias of sub-block k have their gradients of this update, but for the sum over data-parallel
@@ -1046,19 +1121,24 @@ static void replica_sums_begin(GPT2 *m, int k) {
     const int tensors[3] = {sub_params[k % 2].in_w, sub_params[k % 2].in_b, sub_params[k % 2].out_w};
     for (int i = 0; i < 3; i++) {
         size_t n = spec_layer_size(&m->local[tensors[i]]);
-        sums_begin(&m->replica_sums, &m->mesh, whole_layer(m, &m->grads, tensors[i], k / 2), n, sizeof(real));
+        sums_begin(&m->replica_sums, &m->mesh, MESH_DP, whole_layer(m, &m->grads, tensors[i], k / 2), n, sizeof(real));
     }
     sums_progress(&m->replica_sums);
 }
 
 // dmerged, the gradient of the segment's output, becomes the gradient of its input. A sub-block's partial output reaches
 // the loss through the merge (from `base` on; that gradient is dmerged, complete on every rank) and through the later
-// sub-blocks of its own rank (dstream_f, of which each rank has its part). The bias of its output goes the same two ways,
-// but through the merge it was added once, not once a rank: rank 0 counts it.
-static void segment_backward(GPT2 *m, const Segment *seg, int add_grads) {
+// sub-blocks of its own rank (dstream_f, of which each rank has its part; scaled as the partial output was). The bias of its
+// output goes the same two ways, but through the merge it was added once, not once a rank: rank 0 counts it; and unscaled.
+//
+// A late segment read the stream before segment i-1, not after it, so that the sum of its dstream over ranks may go on while
+// segment i-1 computes, and joins dmerged after that.
+static void segment_backward(GPT2 *m, int i, int add_grads) {
+    const Segment *seg = &m->plan.segments[i];
     int C = m->config.C, rows = m->B * m->T;
     size_t n = (size_t)rows * C;
     int known = 0; // dstream holds something
+    real scale = (real)partials_scale(&m->config);
     for (int k = seg->end - 1; k >= seg->begin; k--) {
         int through_merge = k >= seg->base;
         if (k + 1 == seg->base) { // from here on down the merge is reached through the stream at base
@@ -1067,17 +1147,22 @@ static void segment_backward(GPT2 *m, const Segment *seg, int add_grads) {
         }
         for (int f = 0; f < m->F; f++) {
             real *dstream = m->dstream + f * n, *dpartial = through_merge ? m->dmerged : dstream;
-            if (through_merge && known) sum_forward(dpartial = m->dpartial, m->dmerged, dstream, n);
+            if (through_merge && known) sum_forward(dpartial = m->dpartial, m->dmerged, dstream, 1, n);
             int counts_merge = through_merge && m->rank0 + f == 0;
             View dbias = part_view(m, &m->rank_grads[f], sub_params[k % 2].out_b, k / 2, f);
             bias_backward(dbias, counts_merge ? dpartial : known ? dstream : NULL, rows, C, add_grads);
+            if (known && scale != 1) sum_forward(dpartial = m->dpartial, through_merge ? m->dmerged : NULL, dstream, scale, n);
             subblock_backward(m, k, f, dpartial, known, add_grads);
         }
         known = 1;
         if (m->last_pass) replica_sums_begin(m, k);
     }
-    allreduce(m, TRAFFIC_BACKWARD, m->dstream, n);
-    sum_forward(m->dmerged, seg->base == seg->begin ? m->dmerged : NULL, m->dstream, n);
+    int hidden = merge_is_hidden(&m->plan, i);
+    if (hidden) allreduce_end(m); // of segment i+1
+    (seg->late ? allreduce_begin : allreduce)(m, TRAFFIC_BACKWARD, m->dstream, n);
+    if (hidden) sum_forward(m->dmerged, m->dmerged, m->dstream_hidden, 1, n);
+    if (seg->late) pointers_swap(&m->dstream, &m->dstream_hidden);
+    else sum_forward(m->dmerged, seg->base == seg->begin ? m->dmerged : NULL, m->dstream, 1, n);
 }
 
 // ----------------------------------------------------------------------------
@@ -1108,10 +1193,12 @@ static void tokens_embed(GPT2 *m) {
         embedding_forward(m->acc + f * n, m->tokens, part_view(m, &m->params, P_wte, 0, f).data, r.first, r.count, rows, C);
     }
     vocab_sum(m, m->acc, n);
-    RankActs a = rank_acts(m, &m->subs[0], 0);
-    Norm norm = norm_of(m, 0);
-    position_forward(a.stream, m->acc, m->params.at[P_wpe], m->B, m->T, C);
-    layernorm_forward(a.normed, a.mean, a.rstd, a.stream, norm.w, norm.b, rows, C);
+    for (int f = 0; f < m->subs[0].copies; f++) {
+        RankActs a = rank_acts(m, &m->subs[0], f);
+        Norm norm = norm_of(m, &m->params, 0, f);
+        position_forward(a.stream, m->acc, m->params.at[P_wpe], m->B, m->T, C);
+        layernorm_forward(a.normed, a.mean, a.rstd, a.stream, norm.w, norm.b, rows, C);
+    }
 }
 
 // Loss of each token, and lse, from the logits of all parts of all ranks.
@@ -1131,7 +1218,7 @@ static void losses_compute(GPT2 *m) {
             for (size_t i = 0; i < n; i++) most[i] = m->largest[f * n + i] > most[i] ? m->largest[f * n + i] : most[i];
         }
         mesh_max(&m->mesh, most, n, sizeof(real));
-        traffic_count(m, TRAFFIC_VOCABULARY, n * sizeof(real), start);
+        traffic_count(m, TRAFFIC_VOCABULARY, n * sizeof(real), start, start);
         for (int f = 0; f < m->vocab_parts; f++) {
             for (size_t i = 0; i < n; i++) m->sums[2 * f * n + i] *= real_exp(m->largest[f * n + i] - most[i]);
         }
@@ -1165,7 +1252,7 @@ static double gpt2_forward(GPT2 *m, const int32_t *tokens, const int32_t *target
     m->B = B, m->T = T;
     memcpy(m->tokens, tokens, (size_t)rows * sizeof *tokens);
     tokens_embed(m);
-    for (int i = 0; i < m->plan.count; i++) segment_forward(m, &m->plan.segments[i]);
+    for (int i = 0; i < m->plan.count; i++) segment_forward(m, i);
     SubBlock *last = &m->last;
     for (int f = 0; f < m->vocab_parts; f++) {
         matmul((Matmul){.out = view_of(logits_part(m, f), m->vocab_width), .a = view_of(last->normed, C),
@@ -1198,7 +1285,7 @@ static void gpt2_backward(GPT2 *m, double scale, int add_grads) {
     vocab_sum(m, m->acc, n);
     layernorm_backward(m->dmerged, m->grads.at[P_lnfw], m->grads.at[P_lnfb], m->acc, last->stream, last->mean,
                        last->rstd, m->params.at[P_lnfw], rows, C, 0, add_grads);
-    for (int i = m->plan.count - 1; i >= 0; i--) segment_backward(m, &m->plan.segments[i], add_grads);
+    for (int i = m->plan.count - 1; i >= 0; i--) segment_backward(m, i, add_grads);
     for (int f = 0; f < m->vocab_parts; f++) {
         TokenRange r = vocab_range(m, f);
         embedding_backward(part_view(m, &m->grads, P_wte, 0, f).data, m->dmerged, m->tokens, r.first, r.count, rows, C);
@@ -1335,6 +1422,19 @@ static void model_rows_get(void *owner, int set, int p, int layer, int row, int 
     mesh_join(&m->mesh, values, (size_t)rows * cols);
 }
 
+// Norms of each rank's own begin as those that all ranks shared.
+static void own_norms_start(GPT2 *m) {
+    size_t bytes = (size_t)m->config.C * sizeof(real);
+    for (int k = 0; k < 2 * m->config.L; k++) {
+        if (own_norm_layer(&m->config, &m->plan, k / 2) < 0) continue;
+        for (int f = 0; f < m->F; f++) {
+            Norm own = norm_of(m, &m->params, k, f);
+            memcpy(own.w, whole_layer(m, &m->params, sub_params[k % 2].ln_w, k / 2), bytes);
+            memcpy(own.b, whole_layer(m, &m->params, sub_params[k % 2].ln_b, k / 2), bytes);
+        }
+    }
+}
+
 static void gpt2_load(GPT2 *m, const char *path) {
     File file;
     GPT2Config config;
@@ -1342,6 +1442,7 @@ static void gpt2_load(GPT2 *m, const char *path) {
     int bf16 = model_open(&file, path, &config);
     param_specs(specs, &config);
     tensors_read(&file, specs, bf16, SET_PARAMS, model_rows_put, m);
+    if (!own_norm_blocks(&config)) own_norms_start(m);
     file_close(&file);
 }
 

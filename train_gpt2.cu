@@ -2069,6 +2069,9 @@ static void gpt2_create(GPT2 *m, const GPT2Config *config, Mesh mesh, int B, int
     m->B_max = B, m->T_max = T;
     shape_check(config, T);
     plan_make(&m->plan, config->pattern, config->L, config->rule, config->R, "-p");
+    if (config->scale_partials) fail("-ps 1: not in the CUDA trainer yet");
+    if (config->own_norms) fail("-pn 1: not in the CUDA trainer yet");
+    if (strchr(config->pattern, 'l')) fail("-p %s: l blocks are not in the CUDA trainer yet", config->pattern);
     param_specs(m->whole, config);
     m->vocab_cut = mesh.vocab_parallel && config->R > 1;
     if (m->vocab_cut) specs_cut_vocabulary(m->whole, 8 * config->R); // rows of 16 bytes in every part

@@ -41,7 +41,7 @@ echo "latency    Gbit/s   pattern   predicted      measured      error of a pair
 for network in "100 10 20" "5000 1 20" "20000 0.1 6"; do
     # shellcheck disable=SC2086 # three words
     set -- $network
-    for pattern in t s sppp p; do
+    for pattern in t s sppp p l; do
         round=0
         while [ $((round += 1)) -le "$rounds" ]; do
             pair "$1" "$2" $pattern "$3"

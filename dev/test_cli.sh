@@ -188,6 +188,8 @@ smodel    12=371            | pattern | 371
 smodel    12=-13            | pattern | -13
 smodel    12=46             | after a p
 smodel    10=3,13=115       | sss | 2 blocks
+smodel    251=2             | scale | 2
+smodel    252=-1            | norms | -1
 kept      missing           | No such file
 kept      empty             | 0 bytes
 kept      dir               | not a regular file
@@ -379,6 +381,8 @@ refuses "-gp without -s" "-gp" "-s" -- -gp abc
 refuses "-p against a model's" "-p t" "smodel.bin" "-p ss" -- -e smodel.bin -p t
 refuses "-tp against a model's" "-tp 2" "smodel.bin" "-tp 4" -- -e smodel.bin -tp 2
 refuses "-pm against a model's" "-pm sum" "smodel.bin" "-pm mean" -- -e smodel.bin -pm sum
+refuses "-ps against a model's" "-ps 1" "smodel.bin" "-ps 0" -- -e smodel.bin -ps 1
+refuses "-pn against a model's" "-pn 1" "smodel.bin" "-pn 0" -- -e smodel.bin -pn 1
 refuses "-p against a checkpoint's" "-p sp" "ck_smodel" "-p ss" -- -o ck_smodel "${RESUME[@]}" -p sp
 refuses "-tp against a checkpoint's" "-tp 1" "ck_smodel" "-tp 4" -- -o ck_smodel "${RESUME[@]}" -tp 1
 refuses "-pm against a checkpoint's" "-pm streams" "ck_smodel" "-pm mean" -- -o ck_smodel "${RESUME[@]}" -pm streams

@@ -87,7 +87,7 @@ lines = ["", "-b 8 -t 64 -x 10 -l 1e-3 -k linear", "-e 4x4x128 -p sppp -tp 4 -pm
          "-gt 1e-320 -nl 12.5 -nb 0x1p3 -cm nccl", "-o out -n 5 -nk 2 -y 1", "-s 5 -g 9 -gk 40 -tk tok.bin -gp hello", "-b", "-zz 1",
          "-sh 0 -rs 7 -wi linear -a 1", "-i a*.bin -j b.bin -d 1024 -v 0", "-pm sum -pm streams", "-tp 6 -fold 4", "-tp 4096 -fold 4096"]
 for i, line in enumerate(lines): write("fuzz_options", "line%d" % i, b"o" + text(line.replace(" ", "\n")))
-patterns = [("t", 12), ("ts", 12), ("tss", 12), ("spps", 12), ("sppp", 12), ("pp.", 12), ("pppppp.", 12), ("p", 12), ("p.p", 12), ("tsp", 3),
+patterns = [("t", 12), ("ts", 12), ("tss", 12), ("spps", 12), ("sppp", 12), ("pp.", 12), ("pppppp.", 12), ("p", 12), ("p.p", 12), ("tsp", 3), ("l", 12), ("slpl", 12), ("l.", 4),
             ("p.", 1), (".", 4), ("s.", 4), ("p..", 4), ("", 4), ("tx", 4), ("spp", 4), ("t" * 240, 240), ("t" * 241, 241), ("p." * 120, 120),
             ("p", 1024), ("t", 1024)]
 for i, (p, L) in enumerate(patterns): write("fuzz_options", "plan%d" % i, b"p" + struct.pack("<BBH", i % 3, i % 4, L - 1) + text(p))

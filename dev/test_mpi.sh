@@ -178,6 +178,13 @@ done <<'ARGS'
 -p pp. -pm mean -wi linear -c 0.1
 -p p -d 192 -gc 0
 -p p -pm streams
+-p sppp -ps 1 -pm mean
+-p s -ps 1 -gc 0.1
+-p sppp -pn 1 -d 128 -gc 0.1
+-p p -pn 1 -ps 1 -pm streams
+-p l
+-p sl -d 128 -gc 0.1
+-p lp -pm mean -vp 1
 -p sppp -vp 1
 -p t -vp 1 -pm sum
 ARGS
@@ -190,6 +197,8 @@ R4=(-x 20 -v 10 -tp 4 -p sppp -gc 0.5)
 fold "${R4[@]}" -o r4
 mpi 4 "${R4[@]}" -o r4_real;              holds "R 4: four processes as one" near r4 r4_real 0 20
 mpi 2 "${R4[@]}" -fold 2 -o r4_half;      holds "R 4: two in each of two processes" near r4 r4_half 0 20
+fold -x 20 -v 10 -p l -o l2
+mpi 4 -x 20 -v 10 -p l -tp 4 -o l4_real;  holds "l: four processes as two ranks in one" near l2 l4_real 0 20
 DP=(-x 20 -v 10 -m -1 -p sppp -d 64 -gc 0.5)
 fold "${DP[@]}" -b 4 -o dp1
 mpi 2 "${DP[@]}" -b 2 -fold 2 -o dp2;     holds "DP 2 as DP 1" near dp1 dp2 0 20
@@ -254,6 +263,22 @@ for net in "1000 0" "0 0.01" "500 0.05"; do
     holds "-nl $1 -nb $2: two processes" network "net_real_$1_$2" 2 $1 $2
     same "-nl $1 -nb $2 changes no number" "$(steps "net_folded_$1_$2" | md5sum; steps "net_real_$1_$2" | md5sum)" "$(steps net | md5sum; steps net | md5sum)"
 done
+# Ladder: an all-reduce is waited for only beyond the sub-block it is hidden behind. A slower machine hides more.
+hides() { # folder of t, of l
+    compute "$W/work/$1/main.log" "$W/work/$2/main.log" <<'PY'
+import re, sys
+t, l = (re.findall(r"^s:\d+ trl.* ar:(\d+).* comm:(\S+)", open(path).read(), re.M)[1:] for path in sys.argv[1:])
+if len(t) != 5 or [ar for ar, comm in t] != [ar for ar, comm in l]: sys.exit("all-reduces: %s and %s" % (t, l))
+waited_t, waited_l = (sorted(float(comm) for ar, comm in x)[2] for x in (t, l))
+if not waited_l < 0.7 * waited_t: sys.exit("comm %.1f ms with l, %.1f with t" % (waited_l, waited_t))
+PY
+}
+for p in t l; do
+    fold -v 0 -e 4x4x128 -b 16 -p $p -nl 300 -o "net_hide_$p"
+    mpi 2 -v 0 -e 4x4x128 -b 16 -p $p -nl 300 -o "net_hide_real_$p"
+done
+holds "l hides most of its all-reduces: folded" hides net_hide_t net_hide_l
+holds "l hides most of its all-reduces: two processes" hides net_hide_real_t net_hide_real_l
 mpi 2 -x 2 -v 0 -tp 4 -fold 2 -p t -nl 300 -nb 0.1 -o net4
 holds "-tp 4 -fold 2 -nl 300 -nb 0.1" network net4 4 300 0.1
 

@@ -17,6 +17,7 @@ check() { # check NAME TEXT...: what the last command printed to $W/out holds ev
 
 # 4x4x128, R 2, 12 x 64 tokens: a merge moves 12*64*128*4 = 393,216 bytes. With 1 ms per hop and 1 Gbit/s it takes
 # 2*1 + 8*393216/1e6 = 5.146 ms. Partial gradients: 4 blocks * 6 tensors * 128 * 4 bytes = 12,288 bytes, 2.098 ms.
+# l: as t, but 7 of 8 are hidden behind 25/8/3 = 1.04 ms forward, 2.08 backward: 60.5 + 2.1.
 # t: 16 merges, 82.3 + 2.1; s: 8, 41.2 + 2.1; sppp: 4, 20.6 + 2.1; p: 2, 10.3 + 2.1. Compute is 25.2 - 0.2 = 25 ms.
 {
     printf '# %s\n' "-p t" "-tp 2" "-pm sum" "-b 12" "-t 64" "-d 768" "-nl 0" "-nb 0" "-vp 0" \
@@ -28,7 +29,8 @@ check() { # check NAME TEXT...: what the last command printed to $W/out holds ev
 echo "# the planner: broken by a wrong count of merges, a hop or a byte too many, or the measured run's own waits left in"
 dev/plan "$W/main.log" 1000 1 70 >"$W/out" 2>&1
 check "plan: the known answer" '^t +8 +16 +6\.00 +25\.0 +84\.4 +109\.4 ' '^s +4 +8 +3\.00 +25\.0 +43\.3 +68\.3 ' \
-    '^sppp +2 +4 +1\.50 +25\.0 +22\.7 +47\.7 ' '^p +1 +2 +0\.75 +25\.0 +12\.4 +37\.4 +65\.8%'
+    '^sppp +2 +4 +1\.50 +25\.0 +22\.7 +47\.7 ' '^p +1 +2 +0\.75 +25\.0 +12\.4 +37\.4 +65\.8%' \
+    '^l +8 +16 +6\.00 +25\.0 +62\.6 +87\.6 '
 check "plan: the budget is met by the pattern with the most merges" '^budget 70 ms .*s.* with 4 merges and 68\.3 ms'
 dev/plan "$W/main.log" 1000 1 5 >"$W/out" 2>&1
 check "plan: a budget that nothing meets names the cheapest" '^budget 5 ms.*p'

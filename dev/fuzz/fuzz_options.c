@@ -87,7 +87,7 @@ static void fuzz_options(void) {
 // ----------------------------------------------------------------------------
 // block patterns
 
-// Whether ranks merge after block `b` of `blocks`, a pattern written out in full: t and s do, a p if no p follows.
+// Whether ranks merge after block `b` of `blocks`, a pattern written out in full: t, s and l do, a p if no p follows.
 static int merges_after(const char *letter, int last) { return *letter != 'p' || last || letter[1] != 'p'; }
 
 static void fuzz_plan(int rule, int R, int L) {
@@ -113,9 +113,13 @@ static void fuzz_plan(int rule, int R, int L) {
         if (*c == '.') continue;
         CHECK(plan.letters[block] == *c);
         const Segment *s = &plan.segments[segment];
-        if (*c == 't') CHECK(s->end == 2 * block + 1 && s->base == s->begin && s->share == 1), s++, segment++;
+        if (*c == 't' || *c == 'l') {
+            CHECK(s->end == 2 * block + 1 && s->base == s->begin && s->share == 1);
+            CHECK(s->late == (*c == 'l' && block && plan.letters[block - 1] == 'l'));
+            s++, segment++;
+        }
         if (merges_after(c, block == L - 1)) {
-            CHECK(s->end == 2 * block + 2);
+            CHECK(s->end == 2 * block + 2 && s->late == (*c == 'l'));
             int base = *c != 'p' || rule == RULE_SUM ? s->begin : rule == RULE_STREAMS ? s->end : s->end - 2;
             CHECK(s->base == base && s->share == (base != s->begin && rule == RULE_MEAN ? 1.0 / R : 1));
             segment++;
