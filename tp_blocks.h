@@ -230,7 +230,7 @@ typedef struct {
 
 // Fills in a segment that ends with a block of this letter.
 static Segment segment_make(int begin, int end, char letter, int rule, int R) {
-    Segment s = {.begin = begin, .end = end, .base = begin, .share = 1};
+    Segment s = {.begin = begin, .end = end, .base = begin, .share = 1, .late = 0};
     if (letter != 'p') return s;
     if (rule == RULE_MEAN && end - 2 > begin) s.base = end - 2, s.share = 1.0 / R;
     if (rule == RULE_STREAMS) s.base = end;
@@ -256,7 +256,7 @@ static void plan_make(Plan *plan, const char *pattern, int L, int rule, int R, c
     for (const char *c = pattern; block < L; c = c[1] ? c + 1 : pattern) {
         if (*c == '.') continue;
         const char *next = c[1] ? c + 1 : pattern;
-        int closes = *c != 'p' || *next != 'p' || block == L - 1; // "." and a repetition's t or s close a run too
+        int closes = *c != 'p' || *next != 'p' || block == L - 1; // "." and a repetition's t, s or l close a run too
         plan->letters[block] = *c;
         if (*c == 't' || *c == 'l') {
             plan->segments[plan->count] = segment_make(begin, 2 * block + 1, *c, rule, R);
@@ -274,10 +274,12 @@ static void plan_make(Plan *plan, const char *pattern, int L, int rule, int R, c
 
 // What a rank's own partial outputs are multiplied by where it goes on from them alone. R parts of one sum, were they
 // independent, would each have 1/R of its variance; sqrt(R) times a part has all of it. Merges add them as they are.
-static double partials_scale(const GPT2Config *config) { return config->scale_partials ? sqrt(config->R) : 1; }
+__attribute__((unused)) static double partials_scale(const GPT2Config *config) {
+    return config->scale_partials ? sqrt(config->R) : 1;
+}
 
 // The layer of own_ln1w and its like that a block takes its LayerNorms from; -1: its own layer of ln1w.. as ever.
-static int own_norm_layer(const GPT2Config *config, const Plan *plan, int block) {
+__attribute__((unused)) static int own_norm_layer(const GPT2Config *config, const Plan *plan, int block) {
     int before = 0;
     if (!config->own_norms || plan->letters[block] != 'p') return -1;
     for (int i = 0; i < block; i++) before += plan->letters[i] == 'p';
@@ -286,7 +288,9 @@ static int own_norm_layer(const GPT2Config *config, const Plan *plan, int block)
 
 // The merge at the end of segment i may go on while segment i+1 computes, which does not read its outcome; and in the
 // backward pass the sum of the gradient of what segment i+1 read while segment i computes.
-static int merge_is_hidden(const Plan *plan, int i) { return i + 1 < plan->count && plan->segments[i + 1].late; }
+__attribute__((unused)) static int merge_is_hidden(const Plan *plan, int i) {
+    return i + 1 < plan->count && plan->segments[i + 1].late;
+}
 
 // Whether another R or merge rule would be another function.
 static int pattern_depends_on_R(const char *pattern) { return strpbrk(pattern, "sp") != NULL; }
