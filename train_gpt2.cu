@@ -173,7 +173,8 @@ typedef struct {
     int index;                      // among the GPUs of this host
     cudaDeviceProp properties;
     cudaStream_t stream;            // everything but
-    cudaStream_t replica_stream;    // sums of gradients over replicas
+    cudaStream_t replica_stream;    // sums of gradients over replicas, and
+    cudaStream_t hidden_stream;     // merges that go on while the next sub-block computes (l)
     cublasLtHandle_t blas;
     int fuses_gelu;                 // products write or differentiate GELU themselves: faster from Hopper on
 } Gpu;
@@ -191,6 +192,7 @@ static void gpu_open(int index) {
     }
     CUDA_CHECK(cudaStreamCreateWithFlags(&gpu.stream, cudaStreamNonBlocking));
     CUDA_CHECK(cudaStreamCreateWithFlags(&gpu.replica_stream, cudaStreamNonBlocking));
+    CUDA_CHECK(cudaStreamCreateWithFlags(&gpu.hidden_stream, cudaStreamNonBlocking));
     CUBLAS_CHECK(cublasLtCreate(&gpu.blas));
     gpu.fuses_gelu = gpu.properties.major >= 9;
 }
@@ -200,6 +202,7 @@ static void gpu_close(void) {
     CUBLAS_CHECK(cublasLtDestroy(gpu.blas));
     CUDA_CHECK(cudaStreamDestroy(gpu.stream));
     CUDA_CHECK(cudaStreamDestroy(gpu.replica_stream));
+    CUDA_CHECK(cudaStreamDestroy(gpu.hidden_stream));
     memset(&gpu, 0, sizeof gpu);
 }
 
@@ -208,16 +211,17 @@ static void gpu_close(void) {
 //
 // One warp takes a row of C elements; a lane reads and writes 16 bytes at a time.
 
-// out = base_scale base + sum of parts + share (sum of owns) + bias_scale bias. Copy g of out takes parts g count ..
-// g count + count - 1. Ranks that go on by themselves are `copies` of count 1; a merge is one copy of F parts.
+// out = base_scale base + parts_scale (sum of parts) + share (sum of owns) + bias_scale bias. Copy g of out takes parts
+// g step .. g step + count - 1: ranks that go on by themselves are `copies` of count 1, step 1; a merge has count F, step 0.
 typedef struct {
     real *out;          // (copies,rows,C)
     const real *base;   // (base_rows,C) for each copy, base_stride elements apart (0: all the same); row r reads
     size_t base_stride; // r % base_rows; NULL: none
     int base_rows;
     float base_scale;
-    const real *parts;  // (copies * count, rows,C)
-    int count;
+    const real *parts;  // (..,rows,C)
+    int count, step;
+    float parts_scale;
     const real *owns;   // (rows,C) for each part, own_stride apart; NULL: none
     size_t own_stride;
     float share;
@@ -230,7 +234,8 @@ typedef struct {
 typedef struct {
     real *normed;       // (copies,rows,C)
     float *mean, *rstd; // (copies,rows)
-    const real *w, *b;  // (C)
+    const real *w, *b;  // (C) for each copy, `stride` elements apart
+    size_t stride;      // 0: the same for all
 } Norm;
 
 __device__ __forceinline__ void pack_add(float sum[PACK], const real *from, float scale) {
@@ -244,8 +249,8 @@ __device__ __forceinline__ void merge_pack(const Merge &g, int copy, int row, in
 #pragma unroll
     for (int j = 0; j < PACK; j++) sum[j] = 0;
     if (g.base) pack_add(sum, g.base + copy * g.base_stride + (size_t)(row % g.base_rows) * g.C + c, g.base_scale);
-    for (int i = copy * g.count; i < copy * g.count + g.count; i++) {
-        pack_add(sum, g.parts + i * n + at, 1);
+    for (int i = copy * g.step; i < copy * g.step + g.count; i++) {
+        pack_add(sum, g.parts + i * n + at, g.parts_scale);
         if (g.owns) pack_add(sum, g.owns + i * g.own_stride + at, g.share);
     }
 #pragma unroll
@@ -270,7 +275,8 @@ __global__ void merge_kernel(Merge g) {
     }
 }
 
-// The row waits in shared memory, (warps, C) floats, as rounded as it is stored, so that the backward pass sees the same.
+// The row waits in shared memory, (warps, C) floats, as rounded as it is stored, so that the backward pass sees the same. out
+// NULL: it is stored already.
 __global__ void merge_norm_kernel(Merge g, Norm norm) {
     SHARED_DYNAMIC(float, shared);
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, copy = blockIdx.y;
@@ -282,7 +288,7 @@ __global__ void merge_norm_kernel(Merge g, Norm norm) {
         float v[PACK];
         merge_pack(g, copy, row, c, v);
         Packed<real> rounded = pack_round(v);
-        pack_store(g.out + at * g.C + c, rounded);
+        if (g.out) pack_store(g.out + at * g.C + c, rounded);
 #pragma unroll
         for (int j = 0; j < PACK; j++) sum += x[c + j] = to_float(rounded.at[j]);
     }
@@ -293,7 +299,7 @@ __global__ void merge_norm_kernel(Merge g, Norm norm) {
     }
     float rstd = rsqrtf(warp_sum(squares) / g.C + 1e-5f);
     for (int c = lane * PACK; c < g.C; c += WARP * PACK) {
-        Packed<real> w = pack_load(norm.w + c), b = pack_load(norm.b + c);
+        Packed<real> w = pack_load(norm.w + copy * norm.stride + c), b = pack_load(norm.b + copy * norm.stride + c);
         float v[PACK];
 #pragma unroll
         for (int j = 0; j < PACK; j++) v[j] = (x[c + j] - mean) * rstd * to_float(w.at[j]) + to_float(b.at[j]);
@@ -302,17 +308,19 @@ __global__ void merge_norm_kernel(Merge g, Norm norm) {
     if (lane == 0) norm.mean[at] = mean, norm.rstd[at] = rstd;
 }
 
-// LayerNorm once more, of a stream whose mean and rstd are kept (`-r 2`).
+// LayerNorm once more, of streams x (copies,rows,C) whose mean and rstd are kept (`-r 2`).
 __global__ void norm_again_kernel(Norm norm, const real *x, int rows, int C) {
-    int row = blockIdx.x * BLOCK_WARPS + threadIdx.x / WARP;
+    int row = blockIdx.x * BLOCK_WARPS + threadIdx.x / WARP, copy = blockIdx.y;
     if (row >= rows) return;
-    float mean = norm.mean[row], rstd = norm.rstd[row];
+    size_t at = (size_t)copy * rows + row;
+    float mean = norm.mean[at], rstd = norm.rstd[at];
     for (int c = threadIdx.x % WARP * PACK; c < C; c += WARP * PACK) {
-        Packed<real> p = pack_load(x + (size_t)row * C + c), w = pack_load(norm.w + c), b = pack_load(norm.b + c);
+        Packed<real> p = pack_load(x + at * C + c);
+        Packed<real> w = pack_load(norm.w + copy * norm.stride + c), b = pack_load(norm.b + copy * norm.stride + c);
         float v[PACK];
 #pragma unroll
         for (int j = 0; j < PACK; j++) v[j] = (to_float(p.at[j]) - mean) * rstd * to_float(w.at[j]) + to_float(b.at[j]);
-        pack_store(norm.normed + (size_t)row * C + c, pack_round(v));
+        pack_store(norm.normed + at * C + c, pack_round(v));
     }
 }
 
@@ -332,8 +340,8 @@ static void merge_norm(const Merge &g, const Norm &norm) {
     LAUNCH(merge_norm_kernel, dim3(ceil_div(g.rows, warps), g.copies), warps * WARP, warps * row, gpu.stream, g, norm);
 }
 
-static void norm_again(const Norm &norm, const real *x, int rows, int C) {
-    LAUNCH(norm_again_kernel, ceil_div(rows, BLOCK_WARPS), BLOCK, 0, gpu.stream, norm, x, rows, C);
+static void norm_again(const Norm &norm, const real *x, int copies, int rows, int C) {
+    LAUNCH(norm_again_kernel, dim3(ceil_div(rows, BLOCK_WARPS), copies), BLOCK, 0, gpu.stream, norm, x, rows, C);
 }
 
 // ----------------------------------------------------------------------------
@@ -406,7 +414,8 @@ typedef struct {
     const real *x;                  // (copies,rows,C), x_stride apart
     const float *mean, *rstd;       // (copies,rows), stats_stride apart
     size_t x_stride, stats_stride;  // 0 where all ranks read the same stream
-    const real *w;                  // (C)
+    const real *w;                  // (C), w_stride apart: 0 where ranks share it
+    size_t w_stride;
     float *partial;                 // (F,chunks,2,C): sums for the gradients of w and b over a chunk of rows
     int rows, C, chunk_rows;
 } NormBackward;
@@ -421,10 +430,11 @@ __global__ void norm_backward_kernel(NormBackward g) {
     __syncwarp();
     for (int row = begin + warp; row < end; row += warps) {
         const real *d = g.dout + ((size_t)f * g.rows + row) * C, *x = g.x + f * g.x_stride + (size_t)row * C;
+        const real *w = g.w + f * g.w_stride;
         real *dx = g.dx + ((size_t)f * g.rows + row) * C;
         float mean = g.mean[f * g.stats_stride + row], rstd = g.rstd[f * g.stats_stride + row], sum = 0, sum_norm = 0;
         for (int c = lane * PACK; c < C; c += WARP * PACK) {
-            Packed<real> dp = pack_load(d + c), xp = pack_load(x + c), wp = pack_load(g.w + c);
+            Packed<real> dp = pack_load(d + c), xp = pack_load(x + c), wp = pack_load(w + c);
 #pragma unroll
             for (int j = 0; j < PACK; j++) {
                 float dnorm = to_float(dp.at[j]) * to_float(wp.at[j]);
@@ -435,7 +445,7 @@ __global__ void norm_backward_kernel(NormBackward g) {
         sum = warp_sum(sum) / C;
         sum_norm = warp_sum(sum_norm) / C;
         for (int c = lane * PACK; c < C; c += WARP * PACK) {
-            Packed<real> dp = pack_load(d + c), xp = pack_load(x + c), wp = pack_load(g.w + c);
+            Packed<real> dp = pack_load(d + c), xp = pack_load(x + c), wp = pack_load(w + c);
             float v[PACK] = {0};
             if (g.add_dx) pack_add(v, dx + c, 1);
 #pragma unroll
@@ -1830,12 +1840,13 @@ static void matmul(Matmul m, void *workspace) {
 // there as [layer][rank][rows][columns]: a rank's part is without gaps, folded or not, and all ranks' parts are one batch.
 
 typedef struct {
-    real *stream, *normed; // (copies,B,T,C): input, and LayerNorm of it
+    real *stream;          // (copies,B,T,C) what stands before it
+    real *input, *normed;  // (copies,B,T,C) what it reads, which is `stream` but for l, and LayerNorm of it
     float *mean, *rstd;    // (copies,B,T)
     real *inner;           // (F, B,T,3C/R) attention: q, k, v       or (F, B,T,4C/R) MLP: before GELU
     real *outer;           // (F, B,T,C/R)  attention: heads' output or (F, B,T,4C/R) MLP: after GELU
     float *lse;            // (F, B,NH/R,T) attention
-    int copies;            // 1 where ranks read the same stream, else F
+    int copies;            // 1 where ranks read the same stream and share its LayerNorm, else F
     int inner_width, outer_width;
 } SubBlock;
 
@@ -1880,13 +1891,14 @@ typedef struct GPT2 {
     real *acc;                 // (F, B,T,C) partial outputs since `base`, per rank
     real *dmerged;             // (B,T,C) gradient of a segment's merged output
     real *dstream, *dpartial, *dnormed; // (F, B,T,C)
+    real *acc_hidden, *dstream_hidden; // (F, B,T,C) as acc and dstream, of the merge that goes on while a sub-block computes (l)
     real *normed_scratch;      // (F, B,T,C) for -r 2
     real *outer_scratch;       // (F, B,T,4C/R) for -r 1
     real *dinner, *douter;     // (F, B,T,4C/R)
     float *delta;              // (F, B,NH/R,T)
     float *sums_scratch;       // for bias_backward and norm_backward
     void *workspace;           // cuBLASLt's
-    unsigned long long *clock; // when an all-reduce on an emulated network began
+    unsigned long long *clock; // (2) when an all-reduce on an emulated network began; [1] a hidden one
     Batch batch;               // on the GPU
     int32_t *batch_data;       // (5 B T + 1)
     int32_t *batch_host[2];    // pinned, filled in turn
@@ -1897,7 +1909,8 @@ typedef struct GPT2 {
     int micro_steps;           // of the update under way
     int last_pass;             // this backward pass is the update's last: sums over replicas may begin
     int replica_sums_begun;
-    cudaEvent_t ready, finished;
+    cudaEvent_t ready, finished, hidden; // hidden: the merge that goes on has ended
+    int hidden_kind;
     Span *spans;
     int span_count, span_room;
     double *host_results;      // pinned: loss and squares of an update
@@ -1918,6 +1931,7 @@ static real *param_at(const GPT2 *m, int p, int layer) { return m->params + laye
 static float *grad_at(const GPT2 *m, int p, int layer) { return m->grads + layer_offset(m, p, layer); }
 // From one rank's part to the next: 0 for a weight that all ranks share; gradients of those are partials_size apart.
 static size_t param_stride(const GPT2 *m, int p) { return spec_is_cut(&m->whole[p]) ? spec_layer_size(&m->local[p]) : 0; }
+static size_t grad_stride(const GPT2 *m, int p) { return spec_is_cut(&m->whole[p]) ? param_stride(m, p) : m->partials_size; }
 
 // Takes n elements of `size` bytes off the block. On the stand-in the gaps between tensors are out of bounds.
 static void *carve(char *block, size_t *used, size_t n, size_t size) {
@@ -1993,15 +2007,17 @@ static void tensors_allocate(GPT2 *m, int training) {
 static size_t activations_lay(GPT2 *m, char *block) {
     const GPT2Config *c = &m->config;
     size_t BT = (size_t)m->B_max * m->T_max, BTC = BT * c->C, F = m->F, used = 0, parts = m->vocab_parts;
-    int Cr = c->C / c->R, at = 0, recompute = m->options.recompute;
+    int Cr = c->C / c->R, at = 0, recompute = m->options.recompute, hides = strchr(m->plan.letters, 'l') != NULL;
     m->normed_scratch = CARVE(real, recompute > 1 ? F * BTC : 0);
     m->outer_scratch = CARVE(real, recompute > 0 ? F * BT * 4 * Cr : 0);
     for (int k = 0; k <= 2 * c->L; k++) {
         SubBlock *s = sub_at(m, k);
         int begins = k == 0 || k == m->plan.segments[at].end, final = k == 2 * c->L;
+        int own_norm = !final && own_norm_layer(c, &m->plan, k / 2) >= 0;
         at += k > 0 && begins;
-        s->copies = begins ? 1 : m->F;
+        s->copies = begins && !own_norm ? 1 : m->F;
         s->stream = CARVE(real, s->copies * BTC);
+        s->input = !final && begins && m->plan.segments[at].late ? m->subs[k - 1].stream : s->stream;
         s->normed = recompute > 1 && !final ? m->normed_scratch : CARVE(real, s->copies * BTC);
         s->mean = CARVE(float, s->copies * BT);
         s->rstd = CARVE(float, s->copies * BT);
@@ -2026,6 +2042,8 @@ static size_t activations_lay(GPT2 *m, char *block) {
     m->acc = CARVE(real, F * BTC);
     m->dmerged = CARVE(real, BTC);
     m->dstream = CARVE(real, F * BTC);
+    m->acc_hidden = CARVE(real, hides * F * BTC);
+    m->dstream_hidden = CARVE(real, hides * F * BTC);
     m->dpartial = CARVE(real, F * BTC);
     m->dnormed = CARVE(real, F * BTC);
     m->dinner = CARVE(real, F * BT * 4 * Cr);
@@ -2033,7 +2051,7 @@ static size_t activations_lay(GPT2 *m, char *block) {
     m->delta = CARVE(float, F * BT * (c->NH / c->R));
     m->sums_scratch = CARVE(float, F * CHUNKS_MAX * 4 * c->C);
     m->workspace = CARVE(char, MATMUL_WORKSPACE);
-    m->clock = CARVE(unsigned long long, 1);
+    m->clock = CARVE(unsigned long long, 2);
     m->batch_data = CARVE(int32_t, 5 * BT + 1);
     return used;
 }
@@ -2069,9 +2087,6 @@ static void gpt2_create(GPT2 *m, const GPT2Config *config, Mesh mesh, int B, int
     m->B_max = B, m->T_max = T;
     shape_check(config, T);
     plan_make(&m->plan, config->pattern, config->L, config->rule, config->R, "-p");
-    if (config->scale_partials) fail("-ps 1: not in the CUDA trainer yet");
-    if (config->own_norms) fail("-pn 1: not in the CUDA trainer yet");
-    if (strchr(config->pattern, 'l')) fail("-p %s: l blocks are not in the CUDA trainer yet", config->pattern);
     param_specs(m->whole, config);
     m->vocab_cut = mesh.vocab_parallel && config->R > 1;
     if (m->vocab_cut) specs_cut_vocabulary(m->whole, 8 * config->R); // rows of 16 bytes in every part
@@ -2096,6 +2111,7 @@ static void gpt2_create(GPT2 *m, const GPT2Config *config, Mesh mesh, int B, int
     CUDA_CHECK(cudaMallocHost((void **)&m->host_results, (1 + P_COUNT) * sizeof(double)));
     CUDA_CHECK(cudaEventCreateWithFlags(&m->ready, cudaEventDisableTiming));
     CUDA_CHECK(cudaEventCreateWithFlags(&m->finished, cudaEventDisableTiming));
+    CUDA_CHECK(cudaEventCreateWithFlags(&m->hidden, cudaEventDisableTiming));
     CUDA_CHECK(cudaDeviceSynchronize());
 }
 
@@ -2117,6 +2133,7 @@ static void gpt2_free(GPT2 *m) {
     CUDA_CHECK(cudaFreeHost(m->host_results));
     CUDA_CHECK(cudaEventDestroy(m->ready));
     CUDA_CHECK(cudaEventDestroy(m->finished));
+    CUDA_CHECK(cudaEventDestroy(m->hidden));
     free(m->subs), free(m->spans), free(m->snapshot), free(m->token_count);
     memset(m, 0, sizeof *m);
 }
@@ -2326,24 +2343,53 @@ static void spans_collect(GPT2 *m) {
     m->span_count = 0;
 }
 
-// Sums x (n) over all R ranks: over processes, and counts it. The parts of ranks in this process were added up before, or are
-// added up by the kernel that comes next; then all the compute stream waits for is an emulated network.
-static void allreduce(GPT2 *m, int kind, void *x, size_t n, Element element, int largest) {
-    const Network *net = &m->options.network;
-    size_t bytes = n * element_size(element);
-    int emulated = net->latency_us > 0 || net->gbits > 0;
-    if (m->config.R == 1) return; // nobody to talk to, nothing to count
+static int network_emulated(const GPT2 *m) { return m->options.network.latency_us > 0 || m->options.network.gbits > 0; }
+
+// Sums x (n) over the processes of the TP group on stream `on`, as slowly as the emulated network. clock: see GPT2.
+static void allreduce_launch(GPT2 *m, void *x, size_t n, Element element, int largest, cudaStream_t on, unsigned long long *clock) {
+    if (network_emulated(m)) LAUNCH(network_begin_kernel, 1, 1, 0, on, clock);
+    group_reduce(m, MESH_TP, x, n, element, largest, on);
+    if (!network_emulated(m)) return;
+    double seconds = network_seconds(&m->options.network, m->config.R, n * element_size(element));
+    LAUNCH(network_wait_kernel, 1, 1, 0, on, clock, (unsigned long long)(1e9 * seconds));
+}
+
+// Counts an all-reduce. Returns 0 if that is all: nobody to talk to, or the parts of all ranks are in this process and were
+// added up before, or are by the kernel that comes next; then only an emulated network is left to wait for.
+static int allreduce_count(GPT2 *m, int kind, size_t n, Element element) {
+    if (m->config.R == 1) return 0;
     m->traffic[kind].count++;
-    m->traffic[kind].bytes += bytes;
-    if (m->mesh.group == 1 && !emulated) return;
+    m->traffic[kind].bytes += n * element_size(element);
+    return m->mesh.group > 1 || network_emulated(m);
+}
+
+// Sums x (n) over all R ranks, of which those in this process have been added up before.
+static void allreduce(GPT2 *m, int kind, void *x, size_t n, Element element, int largest) {
+    if (!allreduce_count(m, kind, n, element)) return;
     Span *span = span_next(m, kind);
     CUDA_CHECK(cudaEventRecord(span->begin, gpu.stream));
-    if (emulated) LAUNCH(network_begin_kernel, 1, 1, 0, gpu.stream, m->clock);
-    group_reduce(m, MESH_TP, x, n, element, largest, gpu.stream);
-    if (emulated) {
-        unsigned long long ns = (unsigned long long)(1e9 * network_seconds(net, m->config.R, bytes));
-        LAUNCH(network_wait_kernel, 1, 1, 0, gpu.stream, m->clock, ns);
+    allreduce_launch(m, x, n, element, largest, gpu.stream, &m->clock[0]);
+    CUDA_CHECK(cudaEventRecord(span->end, gpu.stream));
+}
+
+// The same in two halves, between which the caller computes and leaves x alone. One at a time, and no other between them: NCCL
+// wants the calls on a communicator in one order. Through MPI there is no second half: the host would be busy with it.
+static void allreduce_begin(GPT2 *m, int kind, real *x, size_t n) {
+    m->hidden_kind = kind;
+    if (comm_kind == COMM_MPI) allreduce(m, kind, x, n, ELEMENT_REAL, 0);
+    else if (allreduce_count(m, kind, n, ELEMENT_REAL)) {
+        CUDA_CHECK(cudaEventRecord(m->ready, gpu.stream));
+        CUDA_CHECK(cudaStreamWaitEvent(gpu.hidden_stream, m->ready, 0));
+        allreduce_launch(m, x, n, ELEMENT_REAL, 0, gpu.hidden_stream, &m->clock[1]);
+        CUDA_CHECK(cudaEventRecord(m->hidden, gpu.hidden_stream));
     }
+}
+
+static void allreduce_end(GPT2 *m) {
+    if (m->config.R == 1 || comm_kind == COMM_MPI || (m->mesh.group == 1 && !network_emulated(m))) return;
+    Span *span = span_next(m, m->hidden_kind); // what was not hidden
+    CUDA_CHECK(cudaEventRecord(span->begin, gpu.stream));
+    CUDA_CHECK(cudaStreamWaitEvent(gpu.stream, m->hidden, 0));
     CUDA_CHECK(cudaEventRecord(span->end, gpu.stream));
 }
 
@@ -2351,10 +2397,10 @@ static void allreduce(GPT2 *m, int kind, void *x, size_t n, Element element, int
 // sub-blocks: attention (even k) and MLP (odd k) differ only in what stands between their two matrices
 
 // Their parameters: [0] attention, [1] MLP.
-typedef struct { int ln_w, ln_b, in_w, in_b, out_w, out_b; } SubParams;
+typedef struct { int ln_w, ln_b, own_ln_w, own_ln_b, in_w, in_b, out_w, out_b; } SubParams;
 static const SubParams sub_params[2] = {
-    {P_ln1w, P_ln1b, P_qkvw, P_qkvb, P_attprojw, P_attprojb},
-    {P_ln2w, P_ln2b, P_fcw, P_fcb, P_fcprojw, P_fcprojb},
+    {P_ln1w, P_ln1b, P_own_ln1w, P_own_ln1b, P_qkvw, P_qkvb, P_attprojw, P_attprojb},
+    {P_ln2w, P_ln2b, P_own_ln2w, P_own_ln2b, P_fcw, P_fcb, P_fcprojw, P_fcprojb},
 };
 
 static size_t stream_size(const GPT2 *m) { return (size_t)m->B * m->T * m->config.C; }
@@ -2365,12 +2411,19 @@ static AttentionShape attention_shape(const GPT2 *m) {
     return AttentionShape{m->F * m->B, m->T, m->config.NH / m->config.R, m->config.C / m->config.NH};
 }
 
-// The LayerNorm that sub-block k begins with; the final one for k = 2L.
+// Which tensors, and which layer of them, hold the LayerNorm that sub-block k begins with; the final one for k = 2L.
+typedef struct { int w, b, layer; } NormTensors;
+static NormTensors norm_tensors(const GPT2 *m, int k) {
+    const SubParams *p = &sub_params[k % 2];
+    if (k == 2 * m->config.L) return NormTensors{P_lnfw, P_lnfb, 0};
+    int own = own_norm_layer(&m->config, &m->plan, k / 2);
+    return own >= 0 ? NormTensors{p->own_ln_w, p->own_ln_b, own} : NormTensors{p->ln_w, p->ln_b, k / 2};
+}
+
 static Norm norm_of(GPT2 *m, int k) {
     SubBlock *s = sub_at(m, k);
-    int last = k == 2 * m->config.L;
-    return Norm{s->normed, s->mean, s->rstd, last ? param_at(m, P_lnfw, 0) : param_at(m, sub_params[k % 2].ln_w, k / 2),
-                last ? param_at(m, P_lnfb, 0) : param_at(m, sub_params[k % 2].ln_b, k / 2)};
+    NormTensors t = norm_tensors(m, k);
+    return Norm{s->normed, s->mean, s->rstd, param_at(m, t.w, t.layer), param_at(m, t.b, t.layer), param_stride(m, t.w)};
 }
 
 // A Merge that so far adds up nothing.
@@ -2379,7 +2432,7 @@ static Merge merge_of(const GPT2 *m, real *out, int copies) {
     memset(&g, 0, sizeof g);
     g.out = out, g.copies = copies;
     g.base_rows = g.rows = m->B * m->T;
-    g.base_scale = g.bias_scale = g.share = 1;
+    g.base_scale = g.parts_scale = g.bias_scale = g.share = 1;
     g.C = m->config.C;
     return g;
 }
@@ -2413,7 +2466,7 @@ static void subblock_forward(GPT2 *m, int k, int add) {
 static void subblock_again(GPT2 *m, int k) {
     const SubBlock *s = &m->subs[k];
     int rows = m->B * m->T;
-    if (m->options.recompute > 1) norm_again(norm_of(m, k), s->stream, s->copies * rows, m->config.C);
+    if (m->options.recompute > 1) norm_again(norm_of(m, k), s->input, s->copies, rows, m->config.C);
     if (m->options.recompute > 0 && k % 2) gelu_forward(s->outer, s->inner, (size_t)m->F * rows * s->inner_width);
 }
 
@@ -2461,19 +2514,68 @@ static void subblock_backward(GPT2 *m, int k, const real *dpartial, size_t dpart
 
     NormBackward norm = {};
     norm.dx = m->dstream, norm.add_dx = add_stream, norm.dout = m->dnormed;
-    norm.x = s->stream, norm.x_stride = stream_stride(m, s);
+    NormTensors t = norm_tensors(m, k);
+    norm.x = s->input, norm.x_stride = stream_stride(m, s);
     norm.mean = s->mean, norm.rstd = s->rstd, norm.stats_stride = s->copies > 1 ? rows : 0;
-    norm.w = param_at(m, p->ln_w, layer), norm.partial = m->sums_scratch;
+    norm.w = param_at(m, t.w, t.layer), norm.w_stride = param_stride(m, t.w), norm.partial = m->sums_scratch;
     norm.rows = rows, norm.C = C;
-    norm_backward(norm, grad_at(m, p->ln_w, layer), grad_at(m, p->ln_b, layer), m->partials_size, F, add_grads);
+    norm_backward(norm, grad_at(m, t.w, t.layer), grad_at(m, t.b, t.layer), grad_stride(m, t.w), F, add_grads);
 }
 
 // ----------------------------------------------------------------------------
-// segments: from one merge to the next (see tp_blocks.h for begin, end, base and share)
+// segments: from one merge to the next (see tp_blocks.h for begin, end, base, share and late)
 
-static void segment_forward(GPT2 *m, const Segment *seg) {
-    int from = seg->begin; // acc and bias_sums hold what came after sub-block `from`
+static void pointers_swap(real **a, real **b) {
+    real *was = *a;
+    *a = *b, *b = was;
+}
+
+// Adds up what the folded ranks bring, parts (F,..), as far as another process is to add to it. Returns how many parts are left.
+static int parts_fold(GPT2 *m, Merge mine, real *parts) {
+    if (m->mesh.group == 1) return m->F;
+    mine.out = parts, mine.copies = 1;
+    if (m->F > 1 || mine.owns || mine.parts_scale != 1) merge(mine);
+    return 1;
+}
+
+// Ends segment i; `all` says what its merge adds up. If segment i+1 does not read the outcome, the merge only begins here and
+// ends when segment i+1 is done; the stream then, the sum of all outputs before it, is written but normed by nobody.
+static void merge_forward(GPT2 *m, int i, Merge all) {
+    const Segment *seg = &m->plan.segments[i];
+    int hide = merge_is_hidden(&m->plan, i);
     size_t n = stream_size(m);
+    all.count = parts_fold(m, all, m->acc);
+    if (m->mesh.group > 1) all.owns = NULL, all.parts_scale = 1;
+    if (seg->late) allreduce_end(m); // of segment i-1
+    if (hide) allreduce_begin(m, TRAFFIC_FORWARD, m->acc, n);
+    else allreduce(m, TRAFFIC_FORWARD, m->acc, n, ELEMENT_REAL, 0);
+    if (seg->late) {
+        Merge before = merge_of(m, m->subs[seg->begin].stream, 1);
+        before.base = m->subs[seg->begin - 1].stream;
+        before.parts = m->acc_hidden, before.count = all.count;
+        before.bias = m->bias_sums + (size_t)(seg->begin - 1) * m->config.C;
+        merge(before);
+    }
+    if (hide) {
+        pointers_swap(&m->acc, &m->acc_hidden);
+        return;
+    }
+    int whole_streams = seg->base == seg->end;
+    all.bias = m->bias_sums + (size_t)(seg->end - 1) * m->config.C;
+    all.bias_scale = whole_streams || HOST_FAULT(FAULT_BIAS_PER_RANK) ? m->config.R : 1;
+    if (seg->base == seg->begin) all.base = m->subs[seg->begin].stream;
+    merge_norm(all, norm_of(m, seg->end));
+}
+
+static void segment_forward(GPT2 *m, int i) {
+    const Segment *seg = &m->plan.segments[i];
+    int from = seg->begin; // acc and bias_sums hold what came after sub-block `from`
+    float scale = (float)partials_scale(&m->config);
+    if (seg->late) {
+        Merge again = merge_of(m, NULL, 1);
+        again.base = m->subs[seg->begin].input;
+        merge_norm(again, norm_of(m, seg->begin));
+    }
     for (int k = seg->begin; k < seg->end; k++) {
         if (k == seg->base) from = k;
         subblock_forward(m, k, k > from);
@@ -2481,28 +2583,17 @@ static void segment_forward(GPT2 *m, const Segment *seg) {
         SubBlock *next = &m->subs[k + 1]; // each rank goes on from its own partial outputs alone
         Merge own = merge_of(m, next->stream, m->F);
         own.base = m->subs[from].stream, own.base_stride = stream_stride(m, &m->subs[from]);
-        own.parts = m->acc, own.count = 1;
+        own.parts = m->acc, own.count = own.step = 1, own.parts_scale = scale;
         own.bias = m->bias_sums + (size_t)k * m->config.C;
         merge_norm(own, norm_of(m, k + 1));
     }
     // What the merge adds up of each rank: its partial outputs, and where ranks' streams differ at `base`, its share of them.
-    Merge all = merge_of(m, sub_at(m, seg->end)->stream, 1);
-    int whole_streams = seg->base == seg->end; // rule streams: biases are part of what each rank brings
+    Merge all = merge_of(m, sub_at(m, seg->end)->stream, sub_at(m, seg->end)->copies);
+    int whole_streams = seg->base == seg->end; // rule streams: partial outputs as scaled, and biases, are part of a rank's stream
     const SubBlock *at = whole_streams ? &m->subs[from] : seg->base > seg->begin ? &m->subs[seg->base] : NULL;
-    all.parts = m->acc, all.count = m->F;
+    all.parts = m->acc, all.count = m->F, all.parts_scale = whole_streams ? scale : 1;
     if (at) all.owns = at->stream, all.own_stride = stream_stride(m, at), all.share = whole_streams ? 1 : (float)seg->share;
-    if (m->mesh.group > 1 && (m->F > 1 || at)) { // what the folded ranks bring becomes one part
-        Merge mine = all;
-        mine.out = m->acc;
-        merge(mine);
-        all.owns = NULL;
-    }
-    if (m->mesh.group > 1) all.count = 1;
-    allreduce(m, TRAFFIC_FORWARD, m->acc, n, ELEMENT_REAL, 0);
-    all.bias = m->bias_sums + (size_t)(seg->end - 1) * m->config.C;
-    all.bias_scale = whole_streams || HOST_FAULT(FAULT_BIAS_PER_RANK) ? m->config.R : 1;
-    if (seg->base == seg->begin) all.base = m->subs[seg->begin].stream;
-    merge_norm(all, norm_of(m, seg->end));
+    merge_forward(m, i, all);
 }
 
 // The matrices and the inner bias of sub-block k have their gradients of this update, but for the sum over data-parallel
@@ -2520,58 +2611,76 @@ static void replica_sums_begin(GPT2 *m, int k) {
 }
 
 // Gradient of the output bias of sub-block k. It goes the two ways of the partial output (see segment_backward), but through
-// the merge it was added once, not once a rank: the model's first rank counts it.
-static void output_bias_backward(GPT2 *m, int k, const real *dpartial, int through_merge, int known, int add_grads) {
-    int C = m->config.C, rows = m->B * m->T, p = sub_params[k % 2].out_b, first = through_merge && m->rank0 == 0;
-    float *grad = grad_at(m, p, k / 2);
-    if (first) bias_backward(grad, 0, dpartial, 1, rows, C, add_grads, m->sums_scratch);
+// the merge it was added once, not once a rank: the model's first rank counts it; and never scaled. both (F, B,T,C): the sums of
+// the two ways, or NULL.
+static void output_bias_backward(GPT2 *m, int k, const real *both, int through_merge, int known, int add_grads) {
+    int C = m->config.C, rows = m->B * m->T, p = sub_params[k % 2].out_b, counts = through_merge && m->rank0 == 0;
+    size_t n = stream_size(m), stride = m->partials_size;
+    float *grad = grad_at(m, p, k / 2), *scratch = m->sums_scratch;
+    int first = counts && (both || !known); // rank 0 needs one sum
+    if (counts) bias_backward(grad, 0, both && known ? both : m->dmerged, 1, rows, C, add_grads, scratch);
+    if (counts && !first) bias_backward(grad, 0, m->dstream, 1, rows, C, 1, scratch), first = 1;
     if (known && first < m->F) {
-        bias_backward(grad + first * m->partials_size, m->partials_size, m->dstream + first * stream_size(m), m->F - first,
-                      rows, C, add_grads, m->sums_scratch);
+        bias_backward(grad + first * stride, stride, m->dstream + first * n, m->F - first, rows, C, add_grads, scratch);
     }
     for (int f = first; f < m->F && !known && !add_grads; f++) {
-        CUDA_CHECK(cudaMemsetAsync(grad + f * m->partials_size, 0, C * sizeof(float), gpu.stream));
+        CUDA_CHECK(cudaMemsetAsync(grad + f * stride, 0, C * sizeof(float), gpu.stream));
     }
+}
+
+// Ends the backward pass of segment i: dstream (F, B,T,C) is the gradient of what each rank read. A late segment read the
+// stream before segment i-1, not after it, so that the sum of its dstream over ranks may go on while segment i-1 computes,
+// and joins dmerged after that.
+static void merge_backward(GPT2 *m, int i) {
+    const Segment *seg = &m->plan.segments[i];
+    int hidden = merge_is_hidden(&m->plan, i);
+    size_t n = stream_size(m);
+    Merge sum = merge_of(m, m->dmerged, 1);
+    sum.parts = m->dstream, sum.count = m->F;
+    sum.count = parts_fold(m, sum, m->dstream);
+    if (hidden) allreduce_end(m); // of segment i+1
+    if (seg->late) allreduce_begin(m, TRAFFIC_BACKWARD, m->dstream, n);
+    else allreduce(m, TRAFFIC_BACKWARD, m->dstream, n, ELEMENT_REAL, 0);
+    if (seg->base == seg->begin) sum.base = m->dmerged;
+    if (hidden) {
+        Merge later = sum;
+        later.base = m->dmerged, later.parts = m->dstream_hidden;
+        merge(later);
+    }
+    if (seg->late) pointers_swap(&m->dstream, &m->dstream_hidden);
+    else merge(sum);
 }
 
 // dmerged, the gradient of the segment's output, becomes the gradient of its input. A sub-block's partial output reaches
 // the loss through the merge (from `base` on; that gradient is dmerged, complete on every rank) and through the later
-// sub-blocks of its own rank (dstream, of which each rank has its part).
-static void segment_backward(GPT2 *m, const Segment *seg, int add_grads) {
-    size_t n = stream_size(m);
+// sub-blocks of its own rank (dstream, of which each rank has its part; scaled as the partial output was).
+static void segment_backward(GPT2 *m, int i, int add_grads) {
+    const Segment *seg = &m->plan.segments[i];
+    float scale = (float)partials_scale(&m->config);
     int known = 0; // dstream holds something
     for (int k = seg->end - 1; k >= seg->begin; k--) {
         int through_merge = k >= seg->base;
         if (k + 1 == seg->base) { // from here on down the merge is reached through the stream at base
             Merge through = merge_of(m, m->dstream, m->F);
             through.base = m->dmerged, through.base_scale = (float)seg->share;
-            through.parts = m->dstream, through.count = known;
+            through.parts = m->dstream, through.count = known, through.step = 1;
             merge(through);
             known = 1;
         }
-        const real *dpartial = through_merge ? known ? m->dpartial : m->dmerged : m->dstream;
-        if (through_merge && known) {
+        const real *dpartial = known ? m->dstream : m->dmerged;
+        if (known && (through_merge || scale != 1)) {
             Merge both = merge_of(m, m->dpartial, m->F);
-            both.base = m->dmerged;
-            both.parts = m->dstream, both.count = 1;
+            both.base = through_merge ? m->dmerged : NULL;
+            both.parts = m->dstream, both.count = both.step = 1, both.parts_scale = scale;
             merge(both);
+            dpartial = m->dpartial;
         }
-        output_bias_backward(m, k, dpartial, through_merge, known, add_grads);
-        subblock_backward(m, k, dpartial, dpartial == m->dmerged ? 0 : n, known, add_grads);
+        output_bias_backward(m, k, scale == 1 ? dpartial : NULL, through_merge, known, add_grads);
+        subblock_backward(m, k, dpartial, known ? stream_size(m) : 0, known, add_grads);
         known = 1;
         if (m->last_pass) replica_sums_begin(m, k);
     }
-    Merge all = merge_of(m, m->dmerged, 1);
-    all.parts = m->dstream, all.count = m->F;
-    if (m->mesh.group > 1 && m->F > 1) {
-        Merge mine = all;
-        mine.out = m->dstream;
-        merge(mine);
-    }
-    if (m->mesh.group > 1) all.count = 1;
-    allreduce(m, TRAFFIC_BACKWARD, m->dstream, n, ELEMENT_REAL, 0);
-    if (seg->base == seg->begin) all.base = m->dmerged;
-    merge(all);
+    merge_backward(m, i);
 }
 
 // ----------------------------------------------------------------------------
@@ -2619,15 +2728,10 @@ static void tokens_embed(GPT2 *m) {
         TokenRange r = vocab_range(m, f);
         embedding_forward(m->acc + f * n, m->batch.tokens, m->params + wte_part(m, f), r.first, r.count, rows, C);
     }
-    Merge all = merge_of(m, m->subs[0].stream, 1);
+    Merge all = merge_of(m, m->subs[0].stream, m->subs[0].copies);
     all.parts = m->acc, all.count = m->vocab_parts;
     if (m->vocab_cut) {
-        if (m->mesh.group > 1 && m->F > 1) {
-            Merge mine = all;
-            mine.out = m->acc;
-            merge(mine);
-        }
-        if (m->mesh.group > 1) all.count = 1;
+        all.count = parts_fold(m, all, m->acc);
         allreduce(m, TRAFFIC_VOCABULARY, m->acc, n, ELEMENT_REAL, 0);
     }
     all.base = param_at(m, P_wpe, 0), all.base_rows = m->T; // row r is position r % T
@@ -2693,7 +2797,7 @@ static void forward_pass(GPT2 *m, const int32_t *tokens, const int32_t *targets,
     LAUNCH(bias_sums_kernel, 2 * m->config.L, BLOCK, 0, gpu.stream, m->bias_sums, param_at(m, P_attprojb, 0),
            param_at(m, P_fcprojb, 0), m->bias_from, m->config.C);
     tokens_embed(m);
-    for (int i = 0; i < m->plan.count; i++) segment_forward(m, &m->plan.segments[i]);
+    for (int i = 0; i < m->plan.count; i++) segment_forward(m, i);
     logits_compute(m);
 }
 
@@ -2724,7 +2828,7 @@ static void backward_pass(GPT2 *m, int add_grads) {
     norm.dx = m->dmerged, norm.dout = m->acc, norm.x = m->last.stream, norm.mean = m->last.mean, norm.rstd = m->last.rstd;
     norm.w = param_at(m, P_lnfw, 0), norm.partial = m->sums_scratch, norm.rows = rows, norm.C = C;
     norm_backward(norm, grad_at(m, P_lnfw, 0), grad_at(m, P_lnfb, 0), 0, 1, add_grads);
-    for (int i = m->plan.count - 1; i >= 0; i--) segment_backward(m, &m->plan.segments[i], add_grads);
+    for (int i = m->plan.count - 1; i >= 0; i--) segment_backward(m, i, add_grads);
     for (int f = 0; f < m->vocab_parts; f++) {
         TokenRange r = vocab_range(m, f);
         embedding_backward(m->grads + wte_part(m, f), m->dmerged, m->batch, r.first, r.count, C);
@@ -2918,6 +3022,19 @@ static void model_rows_get(void *owner, int set, int p, int layer, int row, int 
     mesh_join(&m->mesh, values, n);
 }
 
+// Norms of each rank's own begin as those that all ranks shared.
+static void own_norms_start(GPT2 *m) {
+    size_t bytes = (size_t)m->config.C * sizeof(float);
+    for (int k = 0; k < 2 * m->config.L; k++) {
+        NormTensors own = norm_tensors(m, k);
+        if (own_norm_layer(&m->config, &m->plan, k / 2) < 0) continue;
+        for (int f = 0; f < m->F; f++) {
+            memcpy(snapshot_row(m, own.w, own.layer, f, 0), snapshot_row(m, sub_params[k % 2].ln_w, k / 2, 0, 0), bytes);
+            memcpy(snapshot_row(m, own.b, own.layer, f, 0), snapshot_row(m, sub_params[k % 2].ln_b, k / 2, 0, 0), bytes);
+        }
+    }
+}
+
 static void gpt2_load(GPT2 *m, const char *path) {
     File file;
     GPT2Config config;
@@ -2926,6 +3043,7 @@ static void gpt2_load(GPT2 *m, const char *path) {
     param_specs(specs, &config);
     snapshot_make(m);
     tensors_read(&file, specs, bf16, SET_PARAMS, model_rows_put, m);
+    if (!own_norm_blocks(&config)) own_norms_start(m);
     snapshot_put(m, SET_PARAMS);
     snapshot_drop(m);
     file_close(&file);
