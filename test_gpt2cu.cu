@@ -184,6 +184,7 @@ struct Case {
     int R = 2, rule = RULE_SUM;
     int L = 4, NH = 4, C = 64, V = 65, B = 2, T = 20;
     int vocab_parallel = 0, recompute = 0, fuses_gelu = 0, micro_steps = 1;
+    int scale_partials = 0, own_norms = 0;
 };
 
 struct Pair {
@@ -207,7 +208,7 @@ static float weight_of(const ParamSpec *spec, int p, const GPT2Config *c, uint64
 static GPT2Config config_of(const Case &c) {
     GPT2Config config = {};
     config.maxT = c.T, config.V = c.V, config.L = c.L, config.NH = c.NH, config.C = c.C, config.Vp = vocabulary_pad(c.V);
-    config.R = c.R, config.rule = c.rule;
+    config.R = c.R, config.rule = c.rule, config.scale_partials = c.scale_partials, config.own_norms = c.own_norms;
     snprintf(config.pattern, sizeof config.pattern, "%s", c.pattern);
     return config;
 }
@@ -225,7 +226,7 @@ static void model_open_for(GPT2 *m, const Case &c) {
 static Oracle *oracle_for(const Case &c) {
     OracleShape s = {};
     s.maxT = c.T, s.V = c.V, s.L = c.L, s.NH = c.NH, s.C = c.C, s.R = c.R, s.rule = c.rule, s.pattern = c.pattern;
-    s.vocab_parallel = c.vocab_parallel;
+    s.vocab_parallel = c.vocab_parallel, s.scale_partials = c.scale_partials, s.own_norms = c.own_norms;
     s.B = c.B, s.T = c.T;
     return oracle_create(&s);
 }
@@ -256,10 +257,11 @@ static void pair_open(Pair *pair, const Case &c) {
     pair->tokens.resize((size_t)c.micro_steps * c.B * c.T);
     pair->targets.resize(pair->tokens.size());
     random_batch(pair->tokens.data(), pair->targets.data(), (int)pair->tokens.size(), c.V);
-    snprintf(pair->name, sizeof pair->name, "%s %s R %d: %dx%dx%d V %d b %d t %d%s%s%s%s", c.pattern,
+    snprintf(pair->name, sizeof pair->name, "%s %s R %d: %dx%dx%d V %d b %d t %d%s%s%s%s%s%s", c.pattern,
              c.rule == RULE_SUM ? "sum" : c.rule == RULE_MEAN ? "mean" : "streams", c.R, c.L, c.NH, c.C, c.V, c.B, c.T,
              c.vocab_parallel ? " -vp 1" : "", c.recompute == 2 ? " -r 2" : c.recompute ? " -r 1" : "",
-             c.fuses_gelu ? " fused GELU" : "", c.micro_steps > 1 ? " micro-batches" : "");
+             c.fuses_gelu ? " fused GELU" : "", c.micro_steps > 1 ? " micro-batches" : "",
+             c.scale_partials ? " -ps 1" : "", c.own_norms ? " -pn 1" : "");
 }
 
 static void pair_close(Pair *pair) {
@@ -375,6 +377,21 @@ static void test_patterns(void) {
     }
 }
 
+// Ways to win the loss back: broken by a partial output or its gradient scaled at a merge, norms of another rank, a stream read
+// one merge too early or too late.
+static void test_variants(void) {
+    compare(Case{.pattern = "l", .R = 2, .C = 32, .T = 17});
+    compare(Case{.pattern = "l", .R = 1, .L = 2, .C = 32, .T = 16, .fuses_gelu = 1});
+    compare(Case{.pattern = "sl", .R = 4, .C = 32, .T = 16, .recompute = 2, .micro_steps = 2});
+    compare(Case{.pattern = "llpt", .R = 2, .rule = RULE_MEAN, .C = 32, .T = 16});
+    compare(Case{.pattern = "s", .R = 2, .L = 2, .C = 32, .T = 16, .scale_partials = 1});
+    for (int rule = RULE_SUM; rule <= RULE_STREAMS; rule++) {
+        compare(Case{.pattern = "sppp", .R = 4, .rule = rule, .C = 32, .T = 16, .scale_partials = 1});
+        compare(Case{.pattern = "spp.p", .R = 2, .rule = rule, .C = 32, .T = 16, .fuses_gelu = 1, .own_norms = 1});
+    }
+    compare(Case{.pattern = "p", .R = 2, .rule = RULE_MEAN, .C = 32, .T = 16, .vocab_parallel = 1, .recompute = 2, .micro_steps = 2,
+                 .scale_partials = 1, .own_norms = 1});
+}
 
 // Where something else than the pattern is at stake.
 static void test_shapes(void) {
@@ -767,19 +784,22 @@ static void test_merge(void) {
     int cases = 0, again = 1, finite = 1;
     for (int i = 0; i < 96; i++, cases++) {
         int T = random_in(1, 9), B = random_in(1, 3), rows = B * T, C = i == 0 ? 12288 : i == 1 ? 2056 : 8 * random_in(1, 38);
+        int step = random_in(0, 1), own_norm = random_in(0, 1);
         int copies = random_in(1, 3), in_place = i % 8 == 7, count = in_place ? 1 : i % 5 == 4 ? 0 : random_in(1, 3);
         int base = i & 1, shared_base = i >> 1 & 1, few_rows = i >> 2 & 1, owns = i >> 3 & 1, shared_own = i >> 4 & 1, bias = i >> 5 & 1;
         size_t n = (size_t)rows * C;
         int base_rows = few_rows ? T : rows;
         Values b = random_values((shared_base ? 1 : copies) * (size_t)base_rows * C), p = random_values(copies * 3 * n);
-        Values o = random_values(shared_own ? n : copies * 3 * n), c = random_values(C), lw = random_values(C), lb = random_values(C);
+        Values o = random_values(shared_own ? n : copies * 3 * n), c = random_values(C);
+        Values lw = random_values((size_t)3 * C), lb = random_values((size_t)3 * C);
         Device<real> db(b), dp(p), down(o), dw(lw), dlb(lb), out(copies * n), normed(copies * n), second(copies * n);
         Device<float> dc(c), mean((size_t)copies * rows), rstd((size_t)copies * rows);
         Merge g;
         memset(&g, 0, sizeof g);
         g.out = in_place ? dp.at : out.at;
         g.base = base ? db.at : NULL, g.base_stride = shared_base ? 0 : (size_t)base_rows * C, g.base_rows = base_rows, g.base_scale = 0.75f;
-        g.parts = dp.at, g.count = count;
+        if (in_place) step = 1;
+        g.parts = dp.at, g.count = count, g.step = step * count, g.parts_scale = 1.25f;
         g.owns = owns ? down.at : NULL, g.own_stride = shared_own ? 0 : n, g.share = 0.5f;
         g.bias = bias ? dc.at : NULL, g.bias_scale = 2;
         g.copies = copies, g.rows = rows, g.C = C;
@@ -789,8 +809,8 @@ static void test_merge(void) {
                 for (int k = 0; k < C; k++) {
                     double sum = bias ? 2 * (double)c[k] : 0;
                     if (base) sum += 0.75 * (double)b[(shared_base ? 0 : y) * (size_t)base_rows * C + (size_t)(r % base_rows) * C + k];
-                    for (int j = y * count; j < y * count + count; j++) {
-                        sum += (double)p[j * n + (size_t)r * C + k];
+                    for (int j = y * g.step; j < y * g.step + count; j++) {
+                        sum += 1.25 * (double)p[j * n + (size_t)r * C + k];
                         if (owns) sum += 0.5 * (double)o[(shared_own ? 0 : j) * n + (size_t)r * C + k];
                     }
                     expected[y * n + (size_t)r * C + k] = sum;
@@ -804,7 +824,8 @@ static void test_merge(void) {
         if (in_place) dp.put(p);
         out.poison();
         g.out = out.at;
-        merge_norm(g, Norm{normed.at, mean.at, rstd.at, dw.at, dlb.at});
+        size_t norm_stride = own_norm ? C : 0;
+        merge_norm(g, Norm{normed.at, mean.at, rstd.at, dw.at, dlb.at, norm_stride});
         Values x = out.get(), m = mean.get(), s = rstd.get();
         worst = worse(worst, element_error(x, expected));
         Doubles normal(copies * n), means((size_t)copies * rows), rstds(means.size());
@@ -814,7 +835,10 @@ static void test_merge(void) {
             means[r] = sum / C;
             for (int k = 0; k < C; k++) squares += pow((double)x[r * C + k] - means[r], 2);
             rstds[r] = 1 / sqrt(squares / C + 1e-5);
-            for (int k = 0; k < C; k++) normal[r * C + k] = ((double)x[r * C + k] - means[r]) * rstds[r] * (double)lw[k] + (double)lb[k];
+            size_t own = r / rows * norm_stride;
+            for (int k = 0; k < C; k++) {
+                normal[r * C + k] = ((double)x[r * C + k] - means[r]) * rstds[r] * (double)lw[own + k] + (double)lb[own + k];
+            }
         }
         if (count || base || bias) { // else rows are zeros, whose rstd is 1/sqrt(eps)
             worst_norm = worse(worst_norm, element_error(normed.get(), normal));
@@ -822,7 +846,7 @@ static void test_merge(void) {
                 worst_stats = worse(worst_stats, fabs((double)m[r] - means[r]) * rstds[r] + fabs((double)s[r] / rstds[r] - 1));
             }
         }
-        norm_again(Norm{second.at, mean.at, rstd.at, dw.at, dlb.at}, out.at, copies * rows, C);
+        norm_again(Norm{second.at, mean.at, rstd.at, dw.at, dlb.at, norm_stride}, out.at, copies, rows, C);
         again &= normed.bytes() == second.bytes();
         for (float v : normed.get()) finite &= isfinite(v);
     }
@@ -839,7 +863,8 @@ static void test_norm_backward(void) {
         int F = random_in(1, 3), shared = i & 1, add_dx = i >> 1 & 1, add = i >> 2 & 1, rows = i == 0 ? 300 : random_in(1, 40);
         int C = i == 1 ? 4096 : 8 * random_in(1, 38), copies = shared ? 1 : F;
         size_t n = (size_t)rows * C, stride = 2 * (size_t)C + 8;
-        Values dout = random_values(F * n), x = random_values(copies * n, 2), w = random_values(C), old = random_values(F * n);
+        size_t w_stride = i % 3 ? 0 : C;
+        Values dout = random_values(F * n), x = random_values(copies * n, 2), w = random_values((size_t)3 * C), old = random_values(F * n);
         Values old_grads = random_values(F * stride), mean((size_t)copies * rows), rstd(mean.size());
         for (size_t r = 0; r < mean.size(); r++) {
             double sum = 0, squares = 0;
@@ -853,7 +878,7 @@ static void test_norm_backward(void) {
         if (add) grads.put(old_grads);
         NormBackward g = {};
         g.dx = dx.at, g.add_dx = add_dx, g.dout = ddout.at, g.x = dx_in.at, g.mean = dmean.at, g.rstd = drstd.at;
-        g.x_stride = shared ? 0 : n, g.stats_stride = shared ? 0 : rows, g.w = dw.at, g.partial = partial.at, g.rows = rows, g.C = C;
+        g.x_stride = shared ? 0 : n, g.stats_stride = shared ? 0 : rows, g.w = dw.at, g.w_stride = w_stride, g.partial = partial.at, g.rows = rows, g.C = C;
         norm_backward(g, grads.at, grads.at + C, stride, F, add);
         Doubles expected(F * n), wants(F * stride, NAN);
         for (int f = 0; f < F; f++) {
@@ -866,13 +891,13 @@ static void test_norm_backward(void) {
                 double sum = 0, sum_norm = 0;
                 auto norm = [&](int k) { return ((double)x[from + k] - (double)mean[stat]) * (double)rstd[stat]; };
                 for (int k = 0; k < C; k++) {
-                    double d = (double)dout[at + k] * (double)w[k];
+                    double d = (double)dout[at + k] * (double)w[f * w_stride + k];
                     sum += d / C, sum_norm += d * norm(k) / C;
                     wants[f * stride + k] += (double)dout[at + k] * norm(k);
                     wants[f * stride + C + k] += (double)dout[at + k];
                 }
                 for (int k = 0; k < C; k++) {
-                    double d = (double)dout[at + k] * (double)w[k];
+                    double d = (double)dout[at + k] * (double)w[f * w_stride + k];
                     expected[at + k] = (add_dx ? (double)old[at + k] : 0) + (d - sum - norm(k) * sum_norm) * (double)rstd[stat];
                 }
             }
@@ -1384,6 +1409,7 @@ int main(void) {
     gpu_open(0);
     test_kernels();
     test_patterns();
+    test_variants();
     test_shapes();
     test_recompute();
     test_training();

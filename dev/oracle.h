@@ -11,7 +11,7 @@ extern "C" {
 #endif
 
 typedef struct {
-    int maxT, V, L, NH, C, R, rule;
+    int maxT, V, L, NH, C, R, rule, scale_partials, own_norms;
     const char *pattern;
     int vocab_parallel;
     int B, T; // room for
