@@ -718,6 +718,7 @@ typedef struct {
     real *bias_sum;           // (C) output biases since `base`
     real *acc_hidden, *bias_hidden; // the same of the merge that goes on while a sub-block computes (l)
     real *dstream_hidden;     // (F, B,T,C) and of the gradient
+    real *received;           // (B,T,C) of the other process, where there are two
     real *dmerged;            // (B,T,C) gradient of a segment's merged output, the same on all ranks
     real *dstream;            // (F, B,T,C) gradient of each rank's own stream
     real *dpartial;           // (B,T,C) scratch: gradient of one partial output
@@ -734,7 +735,7 @@ typedef struct {
     int last_pass;            // this backward pass is the update's last: sums over replicas may begin
     PendingSums replica_sums; // those that have
     PendingSums merge_sums;   // the merge that goes on
-    struct { int kind; size_t bytes; double begun; } hidden; // what it is
+    struct { int kind; real *parts; size_t n; double begun; } hidden; // what it is
 } GPT2;
 
 // Rank f's part of one layer of a tensor, as a view: folding costs no copies.
@@ -832,6 +833,7 @@ static size_t activations_lay(GPT2 *m, real *block) {
     m->acc_hidden = carve(block, &used, hides * F * BTC);
     m->bias_hidden = carve(block, &used, hides * c->C);
     m->dstream_hidden = carve(block, &used, hides * F * BTC);
+    m->received = carve(block, &used, m->mesh.group == 2 ? hides * BTC : 0);
     m->dpartial = carve(block, &used, BTC);
     m->dnormed = carve(block, &used, BTC);
     m->dinner = carve(block, &used, BT * 4 * Cr);
@@ -946,9 +948,10 @@ static void allreduce(GPT2 *m, int kind, real *parts, size_t n) {
 // MPI moves it in merge_sums' progress calls, which stand between the matmuls of a sub-block.
 static void allreduce_begin(GPT2 *m, int kind, real *parts, size_t n) {
     if (m->config.R == 1) return;
-    m->hidden.kind = kind, m->hidden.bytes = n * sizeof(real), m->hidden.begun = seconds_now();
+    m->hidden.kind = kind, m->hidden.parts = parts, m->hidden.n = n, m->hidden.begun = seconds_now();
     folded_sum(m, parts, n);
-    sums_begin(&m->merge_sums, &m->mesh, MESH_TP, parts, n, sizeof(real));
+    if (m->mesh.group == 2) sums_exchange(&m->merge_sums, &m->mesh, parts, m->received, n * sizeof(real));
+    else sums_begin(&m->merge_sums, &m->mesh, MESH_TP, parts, n, sizeof(real));
     m->traffic[kind].seconds += seconds_now() - m->hidden.begun;
 }
 
@@ -956,7 +959,8 @@ static void allreduce_end(GPT2 *m) {
     if (m->config.R == 1) return;
     double idle = seconds_now();
     sums_finish(&m->merge_sums);
-    traffic_count(m, m->hidden.kind, m->hidden.bytes, m->hidden.begun, idle);
+    if (m->mesh.group == 2) sum_forward(m->hidden.parts, m->hidden.parts, m->received, 1, m->hidden.n);
+    traffic_count(m, m->hidden.kind, m->hidden.n * sizeof(real), m->hidden.begun, idle);
 }
 
 // ----------------------------------------------------------------------------

@@ -518,6 +518,8 @@ resumable() {
 echo "# exact resume: broken by anything that a step depends on and a checkpoint lacks, or a checkpoint taken without its DONE"
 resumable "t" -p t
 resumable "s at -tp 4" -e 2x4x16 -p s -tp 4
+resumable "sppp, scaled partials, own norms" -e 4x2x16 -p sppp -ps 1 -pn 1
+resumable "l" -e 4x2x16 -p l
 resumable "sppp with rule mean" -e 4x2x16 -p sppp -pm mean
 (cd "$W/work/A" && rm -f DONE_00000012)
 train -e 4x2x16 -o A -y 1 -x 12

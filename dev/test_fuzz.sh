@@ -60,15 +60,15 @@ files.update({"letters": tokenizer(0, *letters), "words": tokenizer(1, b"the ", 
 
 # Models: fp32 and bf16, plain and with a pattern; and each with something that does not fit.
 def count(L, C, Vp, T): return Vp * C + T * C + L * (12 * C * C + 13 * C) + 2 * C
-def model(T=1, V=1, L=1, NH=1, C=1, Vp=128, R=0, rule=0, pattern="", version=3, length=None, extra=0):
-    n = (count(L, C, Vp, T) + extra) * (4 if version == 3 else 2)
+def model(T=1, V=1, L=1, NH=1, C=1, Vp=128, R=0, rule=0, pattern="", version=3, length=None, extra=0, own=0):
+    n = (count(L, C, Vp, T) + extra + own * 4 * L // max(1, len(pattern)) * pattern.count("p") * R * C) * (4 if version == 3 else 2)
     body = bytes((i * 37 + 11) % 251 for i in range(n))
-    return b"m" + header(20240326, version, T, V, L, NH, C, Vp, R, rule, len(pattern) if length is None else length, *map(ord, pattern)) + body
+    return b"m" + header(20240326, version, T, V, L, NH, C, Vp, R, rule, len(pattern) if length is None else length, *map(ord, pattern), *[0] * (240 - len(pattern) if own else 0), *[1, 1] * own) + body
 files.update({"model": model(), "bf16": model(version=5), "heads": model(T=3, V=7, L=2, NH=2, C=4, R=2, rule=1, pattern="sp", version=5),
               "deep": model(L=12, NH=1, C=1, R=1, rule=2, pattern="pp.", version=5), "letter": model(pattern="x"),
               "dots": model(pattern=".."), "pattern": model(L=120, version=5, pattern="p." * 120),
               "overlong": model(length=241, pattern="t" * 245), "negative": model(length=-1), "ranks": model(R=2),
-              "rule": model(rule=3, pattern="p"), "padding": model(V=129), "wider": model(C=2), "extra": model(extra=1)})
+              "rule": model(rule=3, pattern="p"), "padding": model(V=129), "wider": model(C=2), "extra": model(extra=1), "own": model(L=4, NH=2, C=4, R=2, pattern="sp", own=1), "ladder": model(L=2, R=1, pattern="l")})
 
 # Optimizer state of the model in state_config.
 def state(updates=3, n=2 * count(1, 1, 128, 1)): return b"s" + header(20261121, 1, 1, 1, 1, 1, 1, 128, updates) + bytes(i % 253 for i in range(4 * n))
