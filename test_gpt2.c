@@ -133,6 +133,22 @@ static void test_shards(void) {
     }
 }
 
+// -wi gpt2r: broken by another scale, or by another tensor that it reaches.
+static void test_narrow_start(void) {
+    GPT2Config c = config_of(2, 4, 16, 65, 8, "p", 4, 0);
+    ParamSpec specs[P_COUNT];
+    param_specs(specs, &c);
+    int good = 1;
+    for (int p = 0; p < P_COUNT; p++) {
+        double factor = p == P_attprojw || p == P_fcprojw ? 2 : 1; // sqrt(R)
+        for (size_t i = 0; i < spec_size(&specs[p]); i++) {
+            double narrow = param_init(&specs[p], p, WEIGHTS_GPT2R, &c, 7, i), wide = param_init(&specs[p], p, WEIGHTS_GPT2, &c, 7, i);
+            good &= fabs(narrow * factor - wide) <= 1e-15 * fabs(wide);
+        }
+    }
+    check(good, "-wi gpt2r: residual projections begin smaller by sqrt(R), and nothing else");
+}
+
 static void test_schedule(void) {
     double l = 1e-3;
     struct { const char *what; double found, expected; } cases[] = {
@@ -915,6 +931,7 @@ int main(void) {
     if (!mkdtemp(folder)) fail("%s: %s", folder, strerror(errno));
     test_patterns();
     test_shards();
+    test_narrow_start();
     test_schedule();
     test_exponential();
     test_matmul();

@@ -593,18 +593,18 @@ static double random_normal(uint64_t bits) { // Box-Muller; the two halves are i
 
 static uint64_t random_below(uint64_t bits, uint64_t n) { return (uint64_t)(((unsigned __int128)bits * n) >> 64); }
 
-enum { WEIGHTS_GPT2, WEIGHTS_LINEAR };
-#define WEIGHTS_NAMES "gpt2 linear"
+enum { WEIGHTS_GPT2, WEIGHTS_LINEAR, WEIGHTS_GPT2R };
+#define WEIGHTS_NAMES "gpt2 linear gpt2r" // gpt2r: as gpt2, but residual projections begin smaller by sqrt(R)
 
 // Initial value of one element, counted from the start of the whole tensor, so that every layout draws the same weights.
-static double param_init(const ParamSpec *spec, int p, int how, int V, int L, uint64_t seed, uint64_t element) {
-    if (p == P_wte && element >= (uint64_t)V * (uint64_t)spec->cols) return 0; // rows of the padding
+static double param_init(const ParamSpec *spec, int p, int how, const GPT2Config *c, uint64_t seed, uint64_t element) {
+    if (p == P_wte && element >= (uint64_t)c->V * (uint64_t)spec->cols) return 0; // rows of the padding
     uint64_t bits = random_bits(seed, RANDOM_WEIGHTS, (uint64_t)p, element);
     if (how == WEIGHTS_LINEAR && spec->fan_in) return (2 * random_uniform(bits) - 1) / sqrt(spec->fan_in);
     switch (spec->init) {
     case INIT_ONE: return 1;
     case INIT_NORMAL: return 0.02 * random_normal(bits);
-    case INIT_RESIDUAL: return 0.02 / sqrt(2.0 * L) * random_normal(bits);
+    case INIT_RESIDUAL: return 0.02 / sqrt(2.0 * c->L * (how == WEIGHTS_GPT2R ? c->R : 1)) * random_normal(bits);
     default: return 0;
     }
 }

@@ -903,7 +903,7 @@ static void gpt2_init_weights(GPT2 *m, int how, uint64_t seed) {
                 uint64_t first = layer * spec_layer_size(whole) + shard_row(&mine, r);
                 real *row = whole_layer(m, &m->params, p, layer) + (size_t)r * local->cols;
                 for (int c = 0; c < local->cols; c++) {
-                    row[c] = (real)param_init(whole, p, how, m->config.V, m->config.L, seed, first + c);
+                    row[c] = (real)param_init(whole, p, how, &m->config, seed, first + c);
                 }
             }
         }

@@ -3088,7 +3088,7 @@ static void gpt2_init_weights(GPT2 *m, int how, uint64_t seed) {
                 uint64_t first = layer * spec_layer_size(whole) + shard_row(&part, r % local->rows);
                 float *row = snapshot_row(m, p, layer, r / local->rows, r % local->rows);
                 for (int c = 0; c < local->cols; c++) {
-                    row[c] = (float)param_init(whole, p, how, m->config.V, m->config.L, seed, first + c);
+                    row[c] = (float)param_init(whole, p, how, &m->config, seed, first + c);
                 }
             }
         }

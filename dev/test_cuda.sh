@@ -176,6 +176,9 @@ for s, ar, comm in found:
     if not float(comm) >= int(ar) * us * 1e-3 - 0.06: sys.exit("update %s: comm %s ms, expected %.1f" % (s, comm, int(ar) * us * 1e-3))
 PY
 same "and changes no number" "$(steps net)" "$(steps net0)"
+run cuda_fp32 -p l -x 3 -o hidden0
+run cuda_fp32 -p l -x 3 -nl 1000 -o hidden
+same "nor where it is hidden behind computation" "$(steps hidden)" "$(steps hidden0)"
 sample() { run "$1" -p t -x 2 -s 1 -g 24 -gp 012; sampled=$(grep -a -A1 '^--- sample' "$W/stdout" | grep -a -v '^--'); }
 sample cpu; by_cpu=$sampled
 sample cuda_fp32
@@ -249,6 +252,9 @@ streams -p p -pm streams
 vp -p sp -vp 1
 fold -p pp. -tp 4 -fold 2
 foldvp -p p -pm mean -tp 4 -fold 2 -vp 1 -r 2
+ladder -p l
+ladderfold -p sl -tp 4 -fold 2 -r 2
+own -p p -ps 1 -pn 1 -pm mean
 ARGS
 mkdir -p "$W/work/data/shakespeare_char" && cp "$W/work/train.bin" "$W/work/val.bin" "$W/work/data/shakespeare_char/"
 (cd "$W/work" && exec "${MPIRUN[@]}" -n 2 "$W/cuda" -p sppp -tp 2 -x 2) </dev/null >"$W/stdout" 2>"$W/stderr"
