@@ -409,15 +409,28 @@ __attribute__((unused)) static void processes_keep(int keep, int *world, int *ra
 #endif
 }
 
-// This process's number among the working processes of its host, and in *count how many those are.
-__attribute__((unused)) static int processes_local_rank(int *count) {
+// Whether no process of lower rank brings the same `bytes` of key. All working processes take part.
+__attribute__((unused)) static int processes_first_with(const void *key, size_t bytes, int world, int rank) {
+    int first = 1;
+#ifdef USE_MPI
+    if (world == 1) return 1;
+    char *keys = ALLOC(char, bytes * (size_t)world, "keys");
+    MPI_CHECK(MPI_Allgather(key, (int)bytes, MPI_BYTE, keys, (int)bytes, MPI_BYTE, world_comm));
+    for (int i = 0; i < rank; i++) first &= memcmp(keys + i * bytes, key, bytes) != 0;
+    free(keys);
+#else
+    (void)key, (void)bytes, (void)world, (void)rank;
+#endif
+    return first;
+}
+
+// This process's number among the working processes of its host.
+__attribute__((unused)) static int processes_local_rank(void) {
     int rank = 0;
-    *count = 1;
 #ifdef USE_MPI
     if (!processes_launched()) return 0;
     MPI_Comm host;
     MPI_CHECK(MPI_Comm_split_type(world_comm, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &host));
-    MPI_CHECK(MPI_Comm_size(host, count));
     MPI_CHECK(MPI_Comm_rank(host, &rank));
     MPI_CHECK(MPI_Comm_free(&host));
 #endif

@@ -3104,18 +3104,21 @@ static void gpt2_init_weights(GPT2 *m, int how, uint64_t seed) {
 
 static int processes_stepped_aside;
 
-// Chooses this process's GPU. NCCL wants one each: processes beyond the GPUs of their host step aside, unless -cm mpi has
-// several share one.
+// Chooses this process's GPU, of those it sees: all of its host's, or just one where the launcher hands them out. NCCL wants
+// one each: processes that find theirs taken step aside, unless -cm mpi has several share one.
 static void trainer_begin(const Options *o, int *world, int *rank) {
-    int gpus = 0, count = 1, all = *world;
+    int gpus = 0, all = *world;
     cudaError_t status = cudaGetDeviceCount(&gpus);
     if (status != cudaSuccess || gpus < 1) {
         fail("no GPU that CUDA can use: %s; ./train_gpt2 trains on the CPU", cudaGetErrorString(status));
     }
-    int local = processes_local_rank(&count), keep = o->comm == COMM_MPI || local < gpus;
-    if (*world > 1) processes_keep(keep, world, rank);
+    cudaDeviceProp properties;
+    int index = processes_local_rank() % gpus;
+    CUDA_CHECK(cudaGetDeviceProperties(&properties, index));
+    int first = processes_first_with(&properties.uuid, sizeof properties.uuid, *world, *rank);
+    if (*world > 1) processes_keep(first || o->comm == COMM_MPI, world, rank);
     processes_stepped_aside = all - *world;
-    gpu_open(local % gpus);
+    gpu_open(index);
 }
 
 static void trainer_end(void) {

@@ -2,7 +2,7 @@
 Gradient check: every parameter tensor's gradient against central differences of the loss, in double precision, for
 every block letter, merge rule and tensor size R of 1, 2, 4, and with scaled partial outputs and norms of each rank's own.
 
-  make dev/gradcheck && dev/gradcheck            all of them, about 5 seconds
+  make dev/gradcheck && dev/gradcheck            all of them, half a minute at most
   dev/gradcheck spps mean 2                      one pattern, rule and R over 4 blocks, tensor by tensor
   dev/gradcheck "spps -ps -pn" mean 2            the same with -ps 1 and -pn 1
 

@@ -292,6 +292,10 @@ echo "# processes and GPUs: broken by two ranks on one GPU, or a process that wa
 EMU_GPUS=1 mpi 3 cuda_fp32 -p p -x 4 -o aside
 same "processes beyond the GPUs step aside, and it is said" "$(grep -cE '^# aside 2 processes' "$W/stdout")$(grep -cE '^# mesh 1 process ' "$W/stdout")" 11
 holds "and the rest trains as ever" near r0 aside 1 4 1e-5
+(cd "$W/work" && exec env EMU_GPUS=1 "${MPIRUN[@]}" -n 1 -x EMU_FIRST_GPU=0 "$W/cuda_fp32" "${SMALL[@]}" -p p -x 4 -o handed \
+    : -n 1 -x EMU_FIRST_GPU=1 "$W/cuda_fp32" "${SMALL[@]}" -p p -x 4 -o handed) </dev/null >"$W/stdout" 2>"$W/stderr"
+same "nobody steps aside where the launcher gives each process a GPU of its own" "$(grep -c '^# aside' "$W/work/handed/main.log") \
+$(grep -c '^# process 1 ' "$W/work/handed/main.log")" "0 1"
 EMU_GPUS=1 mpi 2 cuda_fp32 -p p -x 4 -cm mpi -o shared
 same "-cm mpi: two processes share a GPU" "$(grep -cE '^# process [01] .* on GPU 0' "$W/stdout")$(grep -c '^# aside' "$W/stdout")" 20
 holds "and train as ever" near r0 shared 1 4 1e-5

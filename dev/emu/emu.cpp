@@ -178,6 +178,9 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties, int device) {
     if (cudaError_t error = device_check(device)) return error;
     cudaDeviceProp p = {};
     snprintf(p.name, sizeof p.name, "stand-in for a GPU (dev/emu)");
+    p.uuid.bytes[0] = (char)(device + environment_number("EMU_FIRST_GPU", 0));
+    long host = gethostid();
+    memcpy(p.uuid.bytes + 8, &host, sizeof host);
     p.totalGlobalMem = memory_limit();
     p.sharedMemPerBlock = SHARED_USUAL;
     p.sharedMemPerBlockOptin = SHARED_MOST;
