@@ -47,7 +47,7 @@ for gpus in 1 5 8; do SHOW=1 GPUS=$gpus dev/runs/gpt2_124m.sh OUT t; done >"$W/o
 check "runs: 124M on 1, 5 and 8 GPUs" '^\./train_gpt2cu ' '^mpirun -n 5 ./train_gpt2cu ' '^mpirun -n 8 ./train_gpt2cu '
 dev/sweep -n -o "$W/lists" dev/runs/*.list >"$W/runs" 2>&1
 why=''
-[ "$(sort -u "$W/runs" | grep -c ': not run$')" = 165 ] || why="$(wc -l <"$W/runs") lines from dev/runs/*.list, expected 33 + 33 + 21 + 18 + 24 + 24 + 12"
+[ "$(sort -u "$W/runs" | grep -c ': not run$')" = 189 ] || why="$(wc -l <"$W/runs") lines from dev/runs/*.list, expected 33 + 33 + 21 + 18 + 24 + 24 + 12 + 24"
 verdict "runs: every line of every list is a run, shared ones once" "$why"
 dev/runs/shakespeare_4x4x128.sh "$W/one" sppp 2 sum 1337 -i "$W/text.bin" -j "$W/text.bin" -x 1 -v 0 >"$W/out" 2>&1
 check "runs: the trainer takes the settings" '^# merges_per_forward 2' '^s:1 trl:.* ar:4 mb:1.50'
