@@ -49,7 +49,7 @@ train_gpt2: $(TRAINER) | $(DATA)
 $(DATA):
 	$(PYTHON) data/shakespeare_char.py --fallback
 
-test_gpt2: test_gpt2.c $(TRAINER)
+test_gpt2: test_gpt2.c dev/check.h $(TRAINER)
 	$(CC) $(CFLAGS) $(OPT) $(PART) $< -o $@ $(LIBS)
 
 test_gpt2_double: test_gpt2.c $(TRAINER)
@@ -136,10 +136,10 @@ train_gpt2cu_fp32: $(TRAINER_CU) | nvcc $(DATA)
 dev/oracle.o: dev/oracle.c dev/oracle.h $(TRAINER)
 	$(CC) $(CFLAGS) $(OPT) $(PART) -c $< -o $@
 
-test_gpt2cu: test_gpt2cu.cu dev/oracle.o $(TRAINER_CU) | nvcc
+test_gpt2cu: test_gpt2cu.cu dev/check.h dev/oracle.o $(TRAINER_CU) | nvcc
 	$(NVCC) $(NVCC_FLAGS) -diag-suppress 177 -Xcompiler -Wno-unused-function -DPLANTED_FAULTS -DPRECISION_BF16 $< dev/oracle.o -o $@ $(NVCC_LIBS)
 
-test_gpt2cu_fp32: test_gpt2cu.cu dev/oracle.o $(TRAINER_CU) | nvcc
+test_gpt2cu_fp32: test_gpt2cu.cu dev/check.h dev/oracle.o $(TRAINER_CU) | nvcc
 	$(NVCC) $(NVCC_FLAGS) -diag-suppress 177 -Xcompiler -Wno-unused-function -DPLANTED_FAULTS -DPRECISION_FP32 $< dev/oracle.o -o $@ $(NVCC_LIBS)
 
 # The stand-in. Static shared memory is fresh NaN without the address sanitizer, fenced with it: the tests run in both builds.
@@ -151,7 +151,7 @@ EMU_PRECISION = -DPRECISION_$(if $(findstring fp32,$@),FP32,BF16)
 train_gpt2cu_emu train_gpt2cu_emu_fp32 train_gpt2cu_emu_asan: $(TRAINER_CU) $(EMU) | $(DATA)
 	$(EMU_CXX) $(EMU_FLAGS) $(EMU_PRECISION) $< dev/emu/emu.cpp -o $@ $(LIBS)
 
-test_gpt2cu_emu test_gpt2cu_emu_fp32 test_gpt2cu_emu_asan test_gpt2cu_emu_fp32_asan: test_gpt2cu.cu dev/oracle.o $(TRAINER_CU) $(EMU)
+test_gpt2cu_emu test_gpt2cu_emu_fp32 test_gpt2cu_emu_asan test_gpt2cu_emu_fp32_asan: test_gpt2cu.cu dev/check.h dev/oracle.o $(TRAINER_CU) $(EMU)
 	$(EMU_CXX) $(EMU_FLAGS) $(PART) -DPLANTED_FAULTS $(EMU_PRECISION) $< dev/emu/emu.cpp -x none dev/oracle.o -o $@ $(LIBS)
 
 dev/emu/test_emu dev/emu/test_emu_asan: dev/emu/test_emu.cpp $(EMU)

@@ -10,48 +10,10 @@ status is 1 if anything failed. At the end three mistakes are planted, one at a 
 #define NO_MAIN
 #define PLANTED_FAULTS
 #include "train_gpt2.c"
+#include "dev/check.h"
 
 // ----------------------------------------------------------------------------
-// counting and comparing
-
-static int passed, failed, skipped;
-static int expect_failure; // a planted fault is in: failures are what is wanted, and are counted here instead
-
-static void check(int good, const char *format, ...) __attribute__((format(printf, 2, 3)));
-static void check(int good, const char *format, ...) {
-    va_list arguments;
-    if (expect_failure) {
-        expect_failure += !good;
-        return;
-    }
-    printf("%s ", good ? "ok    " : "FAILED");
-    va_start(arguments, format);
-    vprintf(format, arguments);
-    va_end(arguments);
-    printf("\n");
-    good ? passed++ : failed++;
-}
-
-static void check_error(const char *where, const char *what, double error, double tolerance) {
-    check(error <= tolerance, "%s %s: error %.2e, tolerance %.0e", where, what, error, tolerance); // NaN fails
-}
-
-static void skip(const char *what, const char *why) {
-    printf("skip   %s: %s\n", what, why);
-    skipped++;
-}
-
-// |x - y| / |y| in the Euclidean norm; the largest difference if y is zero
-static double relative_error(const real *x, const float *y, size_t n) {
-    double difference = 0, norm = 0, largest = 0;
-    for (size_t i = 0; i < n; i++) {
-        double d = (double)x[i] - (double)y[i];
-        difference += d * d;
-        norm += (double)y[i] * (double)y[i];
-        largest = fabs(d) > largest || d != d ? fabs(d) : largest;
-    }
-    return norm > 0 ? sqrt(difference / norm) : largest;
-}
+// tiny models
 
 static const int is_double = sizeof(real) == sizeof(double);
 
@@ -267,37 +229,17 @@ static void test_exponential(void) {
 }
 
 // ----------------------------------------------------------------------------
-// fixtures: an independent float64 program's numbers for a tiny model
+// fixtures (dev/check.h): an independent float64 program's numbers for a tiny model
 
-typedef struct {
-    int B, T;
-    int32_t *x, *y;
-    float *logits, loss, *grads;
-} DebugState;
+static void fixture_create(GPT2 *m, const GPT2Config *config) { gpt2_create(m, config, mesh_folded(config->R), 2, 16, 1); }
 
-static void debug_state_read(DebugState *d, const char *path, const GPT2Config *c, size_t parameters) {
-    File file;
-    int32_t header[HEADER_INTS];
-    file_open(&file, path, "a debug state");
-    header_read(&file, header, 20240327, 2, 2, "a debug state");
-    d->B = header[2], d->T = header[3];
-    size_t BT = (size_t)d->B * (size_t)d->T, logits = BT * (size_t)c->V;
-    if (file.size != HEADER_BYTES + 4 * (2 * BT + logits + 1 + parameters)) fail("%s: %zu bytes", path, file.size);
-    d->x = alloc_zeroed(BT, 4, "test"), d->y = alloc_zeroed(BT, 4, "test");
-    d->logits = alloc_zeroed(logits, 4, "test"), d->grads = alloc_zeroed(parameters, 4, "test");
-    file_read(&file, d->x, BT * 4), file_read(&file, d->y, BT * 4);
-    file_read(&file, d->logits, logits * 4), file_read(&file, &d->loss, 4), file_read(&file, d->grads, parameters * 4);
-    file_close(&file);
-}
-
-// Loss, logits and every gradient tensor of one (pattern, R, rule).
-static void fixture_compare(GPT2 *m, const DebugState *d, const char *where) {
+static int fixture_compare(GPT2 *m, const DebugState *d, const char *where) {
     const GPT2Config *c = &m->config;
     double loss = gpt2_forward(m, d->x, d->y, d->B, d->T), worst = 0;
     for (int i = 0; i < d->B * d->T; i++) {
         for (int v = 0; v < c->V; v++) {
             double error = fabs((double)m->logits[(size_t)i * c->Vp + v] - (double)d->logits[(size_t)i * c->V + v]);
-            worst = error > worst || error != error ? error : worst;
+            worst = worse(worst, error);
         }
     }
     check_error(where, "loss", fabs(loss - (double)d->loss), is_double ? 1e-6 : 1e-5);
@@ -313,83 +255,7 @@ static void fixture_compare(GPT2 *m, const DebugState *d, const char *where) {
         check_error(where, name, relative_error(m->grads.at[p], expected, n), is_double ? 1e-6 : 1e-4);
         expected += n;
     }
-}
-
-// Ten AdamW updates; `line` of train.tsv holds ten losses and ten norms.
-static void fixture_train(GPT2 *m, const Tokens *text, const char *line, const char *where) {
-    enum { B = 2, T = 16 };
-    double worst_loss = 0, worst_norm = 0, expected[20], norm;
-    int32_t tokens[B * T], targets[B * T];
-    char *end = (char *)line;
-    for (int i = 0; i < 20; i++) expected[i] = strtod(end, &end);
-    for (int s = 0; s < 10; s++) {
-        tokens_copy(text, (size_t)(s * B * T), B * T, tokens);
-        tokens_copy(text, (size_t)(s * B * T) + 1, B * T, targets);
-        double error = fabs(update_once(m, tokens, targets, B, T, s + 1, &norm) - expected[s]);
-        worst_loss = error > worst_loss || error != error ? error : worst_loss;
-        error = fabs(norm - expected[10 + s]) / expected[10 + s];
-        worst_norm = error > worst_norm || error != error ? error : worst_norm;
-    }
-    check_error(where, "losses of ten updates", worst_loss, is_double ? 1e-6 : 1e-4);
-    check_error(where, "gradient norms of ten updates, relative", worst_norm, is_double ? 1e-6 : 1e-4);
-}
-
-static void fixture_test(const char *folder, const Tokens *text, char *line) {
-    char path[PATH_MAX], name[512], *field[5] = {line};
-    for (int i = 1; i < 5; i++) field[i] = strchr(field[i - 1], '\t'), *field[i]++ = 0;
-    GPT2 m;
-    DebugState d;
-    File file;
-    GPT2Config config;
-    snprintf(path, sizeof path, "%s/tiny.bin", folder);
-    model_open(&file, path, &config);
-    file_close(&file);
-    config.R = (int)strtol(field[1], NULL, 10);
-    config.rule = word_find(RULE_NAMES, field[2]);
-    if (snprintf(config.pattern, sizeof config.pattern, "%s", field[0]) > PATTERN_MAX) fail("%s: pattern too long", field[0]);
-    gpt2_create(&m, &config, mesh_folded(config.R), 2, 16, 1);
-    gpt2_load(&m, path);
-    int length = snprintf(name, sizeof name, "%s R %d %s", config.pattern, config.R, field[2]);
-    if (length >= (int)sizeof name) fail("%s: too long", field[2]);
-    check(m.plan.count == (int)strtol(field[3], NULL, 10), "%s: %d merges per forward pass, expected %s", name,
-          m.plan.count, field[3]);
-    for (char *c = field[0]; *c; c++) *c = *c == '.' ? '+' : *c; // as in the names of the files
-    length = snprintf(path, sizeof path, "%s/debug_%s_tp%d_%s.bin", folder, field[0], config.R, field[2]);
-    if (length >= (int)sizeof path) fail("%s: too long", folder);
-    debug_state_read(&d, path, &config, param_count(m.whole));
-    fixture_compare(&m, &d, name);
-    if (config.R > 1) {
-        check(merges_executed(&m) == 2 * m.plan.count, "%s: %lld all-reduces executed, forward and backward, expected %d",
-              name, (long long)merges_executed(&m), 2 * m.plan.count);
-    }
-    fixture_train(&m, text, field[4], name);
-    free(d.x), free(d.y), free(d.logits), free(d.grads);
-    gpt2_free(&m);
-}
-
-static const char *fixtures_folder(void) { // NULL: there is none
-    const char *folder = getenv("FIXTURES");
-    return folder && folder[0] ? folder : NULL;
-}
-
-static void test_fixtures(void) {
-    const char *folder = fixtures_folder();
-    char path[PATH_MAX], line[4096];
-    Tokens text;
-    if (!folder) {
-        skip("fixtures", "set FIXTURES to the folder that holds tiny.bin and the debug_*.bin files");
-        return;
-    }
-    snprintf(path, sizeof path, "%s/tiny_tokens.bin", folder);
-    tokens_open(&text, path);
-    snprintf(path, sizeof path, "%s/train.tsv", folder);
-    FILE *table = fopen(path, "r");
-    if (!table) fail("%s: %s", path, strerror(errno));
-    while (fgets(line, sizeof line, table)) {
-        if (line[0] != '#') fixture_test(folder, &text, line);
-    }
-    fclose(table);
-    tokens_close(&text);
+    return 2;
 }
 
 // ----------------------------------------------------------------------------
@@ -918,7 +784,7 @@ static void test_planted_faults(void) {
     for (planted_fault = FAULT_LN_GRADS_NOT_SUMMED; planted_fault <= FAULT_BIAS_PER_RANK; planted_fault++) {
         expect_failure = 1;
         test_equalities(); // all-t is plain GPT-2 at every R
-        if (fixtures_folder()) test_fixtures();
+        if (fixtures_folder()) test_fixtures(is_double ? 1e-6 : 1e-4, is_double ? 1e-6 : 1e-4);
         int found = expect_failure - 1;
         expect_failure = 0;
         check(found > 0, "planted fault, %s: %d checks fail, as they must", names[planted_fault], found);
@@ -948,7 +814,7 @@ int main(void) {
     test_model_files(folder);
     test_bf16_model(folder);
     test_sampling(folder);
-    test_fixtures();
+    test_fixtures(is_double ? 1e-6 : 1e-4, is_double ? 1e-6 : 1e-4);
     test_planted_faults();
     char command[64];
     snprintf(command, sizeof command, "rm -r %s", folder);

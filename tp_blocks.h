@@ -597,6 +597,16 @@ static uint64_t random_bits(uint64_t seed, uint64_t sequence, uint64_t a, uint64
     return random_mix(random_mix(random_mix(random_mix(seed) ^ sequence) ^ a) ^ b);
 }
 
+// Goes on from `hash` over the 4-byte words of data; `bytes` is a multiple of 4.
+static uint64_t words_hash(uint64_t hash, const void *data, size_t bytes) {
+    for (size_t i = 0; i < bytes; i += 4) {
+        uint32_t word;
+        memcpy(&word, (const char *)data + i, sizeof word);
+        hash = random_mix(hash ^ word);
+    }
+    return hash;
+}
+
 static double random_uniform(uint64_t bits) { return (double)(bits >> 11) * 0x1p-53; } // [0, 1)
 
 static double random_normal(uint64_t bits) { // Box-Muller; the two halves are independent
@@ -921,8 +931,8 @@ static void options_same(const Options *o, const Mesh *mesh) {
 #endif
 }
 
-// A model file with s, p or l blocks fixes the pattern; with s or p also R, rule, scale and norms: they become the defaults, and a command line that says
-// otherwise is an error. `where` is the model file.
+// A model file with s, p or l blocks fixes the pattern; with s or p also R, rule, scale and norms: they become the defaults,
+// and a command line that says otherwise is an error. `where` is the model file.
 static void options_take_model(Options *o, const GPT2Config *c, const char *where) {
     char found[32], asked[32];
     if (pattern_is_plain(c->pattern)) return;

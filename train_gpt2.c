@@ -1,6 +1,6 @@
 /*
 GPT-2 training on the CPU with tensor parallelism (TP) that needs few all-reduces. The numerical oracle of the project:
-a CUDA trainer, which is yet to come, has to give the same numbers.
+train_gpt2.cu, the CUDA trainer, has to give the same numbers.
 
 A transformer block is two sub-blocks, attention and MLP. Cut over R tensor ranks, each rank computes a partial output of
 every sub-block, and an all-reduce ("merge") adds them up. How often that is done is the block's letter (`-p`):
@@ -1397,11 +1397,7 @@ static void model_rows_put(void *owner, int set, int p, int layer, int row, int 
     GPT2 *m = owner;
     Shard mine = shard_of(&m->whole[p], m->mesh.group_rank, m->mesh.group);
     size_t cols = (size_t)m->whole[p].cols, first = (size_t)row * cols;
-    for (size_t i = 0; i < (size_t)rows * cols && m->mesh.world > 1; i++) {
-        uint32_t bits;
-        memcpy(&bits, values + i, sizeof bits);
-        m->loaded_hash = random_mix(m->loaded_hash ^ bits);
-    }
+    if (m->mesh.world > 1) m->loaded_hash = words_hash(m->loaded_hash, values, (size_t)rows * cols * sizeof *values);
     for (int r = 0; r < mine.rows; r++) {
         size_t at = shard_row(&mine, r);
         if (at < first || at >= first + (size_t)rows * cols) continue;
@@ -1456,19 +1452,7 @@ static void gpt2_load_state(GPT2 *m, const char *path, int64_t updates) {
 
 // The first TP group gathers, its first process writes.
 static void checkpoint_save(GPT2 *m, const char *folder, int64_t updates, int64_t keep) {
-    char path[PATH_MAX];
-    File done;
-    if (m->mesh.dp_rank) return;
-    int writer = m->mesh.rank == 0;
-    checkpoint_path(path, folder, "model", updates);
-    model_write(path, &m->config, writer, model_rows_get, m);
-    checkpoint_path(path, folder, "state", updates);
-    state_write(path, &m->config, updates, writer, model_rows_get, m);
-    if (!writer) return;
-    checkpoint_path(path, folder, "DONE", updates);
-    file_create(&done, path);
-    file_commit(&done);
-    if (keep) checkpoint_prune(folder, keep);
+    if (m->mesh.dp_rank == 0) checkpoint_write(folder, &m->config, updates, keep, m->mesh.rank == 0, model_rows_get, m);
 }
 
 // ----------------------------------------------------------------------------
@@ -1503,12 +1487,7 @@ static uint64_t replicated_hash(GPT2 *m) {
     uint64_t hash = 0;
     for (int p = 0; p < P_COUNT; p++) {
         if (spec_is_cut(&m->local[p])) continue;
-        const unsigned char *bytes = (const unsigned char *)m->params.at[p];
-        for (size_t i = 0, n = spec_size(&m->local[p]) * sizeof(real); i < n; i += 4) {
-            uint32_t word;
-            memcpy(&word, bytes + i, sizeof word);
-            hash = random_mix(hash ^ word);
-        }
+        hash = words_hash(hash, m->params.at[p], spec_size(&m->local[p]) * sizeof(real));
     }
     return hash;
 }

@@ -1786,9 +1786,7 @@ static MatmulPlan *matmul_plan(const Matmul *m) {
     key.epilogue = m->gelu_in ? CUBLASLT_EPILOGUE_DGELU : m->before_gelu ? CUBLASLT_EPILOGUE_GELU_AUX_BIAS
                  : m->bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
     key.a_stride = m->a_stride, key.b_stride = m->b_stride, key.out_stride = m->out_stride, key.bias_stride = m->bias_stride;
-    uint64_t hash = 0;
-    const unsigned char *bytes = (const unsigned char *)&key;
-    for (size_t i = 0; i < sizeof key; i++) hash = random_mix(hash ^ bytes[i]);
+    uint64_t hash = words_hash(0, &key, sizeof key);
     if (!matmul_plans) matmul_plans = ALLOC(MatmulPlan, MATMUL_PLANS, "plans of matrix products");
     for (int tries = 0; tries < MATMUL_PLANS; tries++) {
         MatmulPlan *plan = &matmul_plans[(hash + tries) % MATMUL_PLANS];
@@ -2145,7 +2143,6 @@ static void gpt2_free(GPT2 *m) {
 
 enum { COMM_AUTO, COMM_NCCL, COMM_MPI }; // the words of -cm
 static int comm_kind; // COMM_AUTO: a process alone
-static constexpr size_t MPI_PIECE = 32 << 20; // bytes that travel through host memory at a time
 
 typedef enum { ELEMENT_REAL, ELEMENT_FLOAT } Element;
 static size_t element_size(Element e) { return e == ELEMENT_FLOAT ? sizeof(float) : sizeof(real); }
@@ -2158,6 +2155,7 @@ static ncclDataType_t nccl_type(Element e) {
 #endif
 
 #ifdef USE_MPI
+static constexpr size_t MPI_PIECE = 32 << 20; // bytes that travel through host memory at a time
 static MPI_Op bf16_sum; // MPI has no bf16
 
 static void bf16_sum_function(void *in, void *inout, int *n, MPI_Datatype *type) {
@@ -2354,18 +2352,20 @@ static void allreduce_launch(GPT2 *m, void *x, size_t n, Element element, int la
     LAUNCH(network_wait_kernel, 1, 1, 0, on, clock, (unsigned long long)(1e9 * seconds));
 }
 
-// Counts an all-reduce. Returns 0 if that is all: nobody to talk to, or the parts of all ranks are in this process and were
-// added up before, or are by the kernel that comes next; then only an emulated network is left to wait for.
-static int allreduce_count(GPT2 *m, int kind, size_t n, Element element) {
-    if (m->config.R == 1) return 0;
+// Whether an all-reduce is anything to wait for: not where there is nobody to talk to, nor where the parts of all ranks are in
+// this process, which were added up before or are by the kernel that comes next, unless a network is emulated.
+static int ranks_wait(const GPT2 *m) { return m->config.R > 1 && (m->mesh.group > 1 || network_emulated(m)); }
+
+static void allreduce_count(GPT2 *m, int kind, size_t n, Element element) {
+    if (m->config.R == 1) return; // nothing was communicated
     m->traffic[kind].count++;
     m->traffic[kind].bytes += n * element_size(element);
-    return m->mesh.group > 1 || network_emulated(m);
 }
 
 // Sums x (n) over all R ranks, of which those in this process have been added up before.
 static void allreduce(GPT2 *m, int kind, void *x, size_t n, Element element, int largest) {
-    if (!allreduce_count(m, kind, n, element)) return;
+    allreduce_count(m, kind, n, element);
+    if (!ranks_wait(m)) return;
     Span *span = span_next(m, kind);
     CUDA_CHECK(cudaEventRecord(span->begin, gpu.stream));
     allreduce_launch(m, x, n, element, largest, gpu.stream, &m->clock[0]);
@@ -2376,17 +2376,20 @@ static void allreduce(GPT2 *m, int kind, void *x, size_t n, Element element, int
 // wants the calls on a communicator in one order. Through MPI there is no second half: the host would be busy with it.
 static void allreduce_begin(GPT2 *m, int kind, real *x, size_t n) {
     m->hidden_kind = kind;
-    if (comm_kind == COMM_MPI) allreduce(m, kind, x, n, ELEMENT_REAL, 0);
-    else if (allreduce_count(m, kind, n, ELEMENT_REAL)) {
-        CUDA_CHECK(cudaEventRecord(m->ready, gpu.stream));
-        CUDA_CHECK(cudaStreamWaitEvent(gpu.hidden_stream, m->ready, 0));
-        allreduce_launch(m, x, n, ELEMENT_REAL, 0, gpu.hidden_stream, &m->clock[1]);
-        CUDA_CHECK(cudaEventRecord(m->hidden, gpu.hidden_stream));
+    if (comm_kind == COMM_MPI) {
+        allreduce(m, kind, x, n, ELEMENT_REAL, 0);
+        return;
     }
+    allreduce_count(m, kind, n, ELEMENT_REAL);
+    if (!ranks_wait(m)) return;
+    CUDA_CHECK(cudaEventRecord(m->ready, gpu.stream));
+    CUDA_CHECK(cudaStreamWaitEvent(gpu.hidden_stream, m->ready, 0));
+    allreduce_launch(m, x, n, ELEMENT_REAL, 0, gpu.hidden_stream, &m->clock[1]);
+    CUDA_CHECK(cudaEventRecord(m->hidden, gpu.hidden_stream));
 }
 
 static void allreduce_end(GPT2 *m) {
-    if (m->config.R == 1 || comm_kind == COMM_MPI || (m->mesh.group == 1 && !network_emulated(m))) return;
+    if (comm_kind == COMM_MPI || !ranks_wait(m)) return;
     Span *span = span_next(m, m->hidden_kind); // what was not hidden
     CUDA_CHECK(cudaEventRecord(span->begin, gpu.stream));
     CUDA_CHECK(cudaStreamWaitEvent(gpu.stream, m->hidden, 0));
@@ -2530,22 +2533,23 @@ static void pointers_swap(real **a, real **b) {
     *a = *b, *b = was;
 }
 
-// Adds up what the folded ranks bring, parts (F,..), as far as another process is to add to it. Returns how many parts are left.
-static int parts_fold(GPT2 *m, Merge mine, real *parts) {
-    if (m->mesh.group == 1) return m->F;
-    mine.out = parts, mine.copies = 1;
+// Where other processes have parts of merge g too, adds up what the folded ranks bring into `parts`, which is g's first; g is
+// left with one part. Base and bias, which are added once and not by every process, stay for the end.
+static void parts_fold(GPT2 *m, Merge *g, real *parts) {
+    Merge mine = *g;
+    if (m->mesh.group == 1) return;
+    mine.out = parts, mine.copies = 1, mine.base = NULL, mine.bias = NULL;
     if (m->F > 1 || mine.owns || mine.parts_scale != 1) merge(mine);
-    return 1;
+    g->count = 1, g->owns = NULL, g->parts_scale = 1;
 }
 
-// Ends segment i; `all` says what its merge adds up. If segment i+1 does not read the outcome, the merge only begins here and
+// Ends segment i by merge `all`. If segment i+1 does not read the outcome, the merge only begins here and
 // ends when segment i+1 is done; the stream then, the sum of all outputs before it, is written but normed by nobody.
 static void merge_forward(GPT2 *m, int i, Merge all) {
     const Segment *seg = &m->plan.segments[i];
     int hide = merge_is_hidden(&m->plan, i);
     size_t n = stream_size(m);
-    all.count = parts_fold(m, all, m->acc);
-    if (m->mesh.group > 1) all.owns = NULL, all.parts_scale = 1;
+    parts_fold(m, &all, m->acc);
     if (seg->late) allreduce_end(m); // of segment i-1
     if (hide) allreduce_begin(m, TRAFFIC_FORWARD, m->acc, n);
     else allreduce(m, TRAFFIC_FORWARD, m->acc, n, ELEMENT_REAL, 0);
@@ -2556,15 +2560,8 @@ static void merge_forward(GPT2 *m, int i, Merge all) {
         before.bias = m->bias_sums + (size_t)(seg->begin - 1) * m->config.C;
         merge(before);
     }
-    if (hide) {
-        pointers_swap(&m->acc, &m->acc_hidden);
-        return;
-    }
-    int whole_streams = seg->base == seg->end;
-    all.bias = m->bias_sums + (size_t)(seg->end - 1) * m->config.C;
-    all.bias_scale = whole_streams || HOST_FAULT(FAULT_BIAS_PER_RANK) ? m->config.R : 1;
-    if (seg->base == seg->begin) all.base = m->subs[seg->begin].stream;
-    merge_norm(all, norm_of(m, seg->end));
+    if (hide) pointers_swap(&m->acc, &m->acc_hidden);
+    else merge_norm(all, norm_of(m, seg->end));
 }
 
 static void segment_forward(GPT2 *m, int i) {
@@ -2593,6 +2590,9 @@ static void segment_forward(GPT2 *m, int i) {
     const SubBlock *at = whole_streams ? &m->subs[from] : seg->base > seg->begin ? &m->subs[seg->base] : NULL;
     all.parts = m->acc, all.count = m->F, all.parts_scale = whole_streams ? scale : 1;
     if (at) all.owns = at->stream, all.own_stride = stream_stride(m, at), all.share = whole_streams ? 1 : (float)seg->share;
+    if (seg->base == seg->begin) all.base = m->subs[seg->begin].stream;
+    all.bias = m->bias_sums + (size_t)(seg->end - 1) * m->config.C;
+    all.bias_scale = whole_streams || HOST_FAULT(FAULT_BIAS_PER_RANK) ? m->config.R : 1;
     merge_forward(m, i, all);
 }
 
@@ -2637,11 +2637,11 @@ static void merge_backward(GPT2 *m, int i) {
     size_t n = stream_size(m);
     Merge sum = merge_of(m, m->dmerged, 1);
     sum.parts = m->dstream, sum.count = m->F;
-    sum.count = parts_fold(m, sum, m->dstream);
+    if (seg->base == seg->begin) sum.base = m->dmerged;
+    parts_fold(m, &sum, m->dstream);
     if (hidden) allreduce_end(m); // of segment i+1
     if (seg->late) allreduce_begin(m, TRAFFIC_BACKWARD, m->dstream, n);
     else allreduce(m, TRAFFIC_BACKWARD, m->dstream, n, ELEMENT_REAL, 0);
-    if (seg->base == seg->begin) sum.base = m->dmerged;
     if (hidden) {
         Merge later = sum;
         later.base = m->dmerged, later.parts = m->dstream_hidden;
@@ -2730,11 +2730,11 @@ static void tokens_embed(GPT2 *m) {
     }
     Merge all = merge_of(m, m->subs[0].stream, m->subs[0].copies);
     all.parts = m->acc, all.count = m->vocab_parts;
+    all.base = param_at(m, P_wpe, 0), all.base_rows = m->T; // row r is position r % T
     if (m->vocab_cut) {
-        all.count = parts_fold(m, all, m->acc);
+        parts_fold(m, &all, m->acc);
         allreduce(m, TRAFFIC_VOCABULARY, m->acc, n, ELEMENT_REAL, 0);
     }
-    all.base = param_at(m, P_wpe, 0), all.base_rows = m->T; // row r is position r % T
     merge_norm(all, norm_of(m, 0));
 }
 
@@ -2989,11 +2989,7 @@ static void model_rows_put(void *owner, int set, int p, int layer, int row, int 
     size_t cols = (size_t)m->whole[p].cols, first = (size_t)row * cols, n = (size_t)rows * cols;
     if (m->snapshot_set != set && m->snapshot_set != SET_NONE) snapshot_put(m, m->snapshot_set);
     m->snapshot_set = set;
-    for (size_t i = 0; i < n && m->mesh.world > 1; i++) {
-        uint32_t bits;
-        memcpy(&bits, values + i, sizeof bits);
-        m->loaded_hash = random_mix(m->loaded_hash ^ bits);
-    }
+    if (m->mesh.world > 1) m->loaded_hash = words_hash(m->loaded_hash, values, n * sizeof *values);
     for (int f = 0; f < parts_of(m, p); f++) {
         Shard part = shard_of(&m->whole[p], m->rank0 + f, m->config.R);
         for (int r = 0; r < part.rows; r++) {
@@ -3058,21 +3054,10 @@ static void gpt2_load_state(GPT2 *m, const char *path, int64_t updates) {
 
 // The first TP group gathers, its first process writes; with ZeRO all replicas bring their parts.
 static void checkpoint_save(GPT2 *m, const char *folder, int64_t updates, int64_t keep) {
-    char path[PATH_MAX];
-    File done;
     if (m->mesh.dp_rank && !m->options.zero) return;
-    int writer = m->mesh.rank == 0;
     snapshot_make(m);
-    checkpoint_path(path, folder, "model", updates);
-    model_write(path, &m->config, writer, model_rows_get, m);
-    checkpoint_path(path, folder, "state", updates);
-    state_write(path, &m->config, updates, writer, model_rows_get, m);
+    checkpoint_write(folder, &m->config, updates, keep, m->mesh.rank == 0, model_rows_get, m);
     snapshot_drop(m);
-    if (!writer) return;
-    checkpoint_path(path, folder, "DONE", updates);
-    file_create(&done, path);
-    file_commit(&done);
-    if (keep) checkpoint_prune(folder, keep);
 }
 
 // Random initial weights: each process draws its own part of the same whole tensors.
@@ -3144,12 +3129,7 @@ static uint64_t replicated_hash(GPT2 *m) {
     CUDA_CHECK(cudaMemcpy(all, m->params, m->flat_size * sizeof(real), cudaMemcpyDeviceToHost));
     for (int p = 0; p < P_COUNT; p++) {
         if (spec_is_cut(&m->whole[p])) continue;
-        const unsigned char *bytes = (const unsigned char *)(all + m->flat.begin[p]);
-        for (size_t i = 0, n = m->flat.size[p] * sizeof(real); i < n; i += 4) {
-            uint32_t word;
-            memcpy(&word, bytes + i, sizeof word);
-            hash = random_mix(hash ^ word);
-        }
+        hash = words_hash(hash, all + m->flat.begin[p], m->flat.size[p] * sizeof(real));
     }
     free(all);
     return hash;

@@ -223,4 +223,21 @@ static void checkpoint_prune(const char *folder, int64_t keep) {
     folder_sync(path);
 }
 
+// Writes checkpoint `updates`, and removes all but the newest `keep` (0: none). Processes that pass writer 0 only take part in
+// gathering; one passes 1.
+static void checkpoint_write(const char *folder, const GPT2Config *config, int64_t updates, int64_t keep, int writer, RowsGet *get,
+                             void *owner) {
+    char path[PATH_MAX];
+    File done;
+    checkpoint_path(path, folder, "model", updates);
+    model_write(path, config, writer, get, owner);
+    checkpoint_path(path, folder, "state", updates);
+    state_write(path, config, updates, writer, get, owner);
+    if (!writer) return;
+    checkpoint_path(path, folder, "DONE", updates);
+    file_create(&done, path);
+    file_commit(&done);
+    if (keep) checkpoint_prune(folder, keep);
+}
+
 #endif

@@ -16,29 +16,20 @@ W=$(mktemp -d) || exit 1
 CHILD=
 trap '[ -z "$CHILD" ] || kill -9 "$CHILD" 2>/dev/null; rm -rf "$W"' EXIT
 trap 'exit 1' INT TERM HUP
-mkdir "$W/box" "$W/work"
+mkdir "$W/box" "$W/runs"
+
+. "$(dirname "$0")/verdicts.sh"
 
 # ----------------------------------------------------------------------------
-# verdicts
-
-passed=0 failed=0 skipped=0
-ok()   { passed=$((passed + 1));   echo "ok $1"; }
-bad()  { failed=$((failed + 1));   echo "FAILED $1: $2"; }
-skip() { skipped=$((skipped + 1)); echo "skip $1: $2"; }
-
-# same NAME FOUND EXPECTED; differs NAME A B; holds NAME COMMAND...: COMMAND succeeds, and what it prints says why not.
-same()    { if [ "$2" = "$3" ]; then ok "$1"; else bad "$1" "found '$2', expected '$3'"; fi; }
-differs() { if [ "$2" != "$3" ] && [ -n "$2$3" ]; then ok "$1"; else bad "$1" "twice '$2'"; fi; }
-holds()   { local why; if why=$("${@:2}" 2>&1); then ok "$1"; else bad "$1" "$(head -c 600 <<<"$why" | tr '\n' ' ')"; fi; }
-compute() { python3 - "$@"; } # a condition in Python, from stdin: sys.exit("why") if it does not hold
+# runs
 
 # Every test starts from these; an option given again later wins.
 SMALL=(-i train.bin -j val.bin -e 2x2x16 -t 16 -b 2 -x 2 -v 0)
 
-# train ARGS...: runs in the folder $W/work; leaves $rc, $W/stdout, $W/stderr. A run that should work and does not is
+# train ARGS...: runs in the folder $W/runs; leaves $rc, $W/stdout, $W/stderr. A run that should work and does not is
 # a failed test of its own.
 train() {
-    (cd "$W/work" && exec "$TRAIN" "${SMALL[@]}" "$@") >"$W/stdout" 2>"$W/stderr"; rc=$?
+    (cd "$W/runs" && exec "$TRAIN" "${SMALL[@]}" "$@") >"$W/stdout" 2>"$W/stderr"; rc=$?
     [ "$rc" = 0 ] && [ ! -s "$W/stderr" ] || bad "train_gpt2 $*" "exit status $rc: $(head -c 600 "$W/stderr")"
 }
 
@@ -228,7 +219,7 @@ tokenizer at_0=353          | token 0 of 27
 tokenizer at_0=0            | token 0 of 27
 "
 (cd "$W/box" && python3 "$W/make.py" <<<"$BAD_FILES") || { echo "FAILED setup: test files could not be made"; exit 1; }
-cp "$W/box"/*.bin "$W/work"
+cp "$W/box"/*.bin "$W/runs"
 
 # ----------------------------------------------------------------------------
 # refusals
@@ -425,13 +416,13 @@ refuses "-gp outside the vocabulary, two bytes" "-gp" $'\303\234' -- -s 1 -gp $'
 refuses "-gp with a byte-pair vocabulary" "-gp" "character" -- -s 1 -gp abc -tk pairs.bin
 
 echo "# NaN: broken when a run goes on, or saves what it computed"
-cp "$W/box/nan.bin" "$W/work"
+cp "$W/box/nan.bin" "$W/runs"
 fails work -e nan.bin -o nan -n 1
 same "a NaN weight stops the run, naming the update" "$(refused "update 1:")" ""
-same "a NaN weight leaves no checkpoint" "$(ls "$W/work/nan")" main.log
+same "a NaN weight leaves no checkpoint" "$(ls "$W/runs/nan")" main.log
 fails work -l 1000 -c 1000 -x 20 -n 1 -o burst
 same "weights that overflow stop the run" "$(refused "update ")" ""
-holds "weights that overflow are in no checkpoint" compute "$W/work/burst" <<'PY'
+holds "weights that overflow are in no checkpoint" compute "$W/runs/burst" <<'PY'
 import array, glob, math, sys
 for path in sorted(glob.glob(sys.argv[1] + "/model_*.bin")):
     bad = sum(not math.isfinite(x) for x in array.array("f", open(path, "rb").read()[1024:]))
@@ -450,34 +441,34 @@ done
 same "--help has status 0, alone or last" "$(cd "$W" && "$TRAIN" --help >/dev/null; echo $?) $rc" "0 0"
 
 echo "# without -o nothing is written; -o makes its folders and writes exactly the files of DESIGN 4, of exactly their sizes"
-find "$W/work" | sort >"$W/before"
+find "$W/runs" | sort >"$W/before"
 train -v 1
-same "a run without -o writes nothing" "$(find "$W/work" | sort | diff "$W/before" -)" ""
+same "a run without -o writes nothing" "$(find "$W/runs" | sort | diff "$W/before" -)" ""
 train -o a/b/c -x 3 -n 2
 n=$((128 * 16 + 16 * 16 + 2 * (12 * 16 * 16 + 13 * 16) + 2 * 16))
-same "checkpoints 2 and 3: names and sizes" "$(cd "$W/work/a/b/c" && find . -name '*0*' -printf '%f %s\n' | sort | tr '\n' ' ')" \
+same "checkpoints 2 and 3: names and sizes" "$(cd "$W/runs/a/b/c" && find . -name '*0*' -printf '%f %s\n' | sort | tr '\n' ' ')" \
     "$(for kind in DONE_%s:0 model_%s.bin:$((1024 + 4 * n)) state_%s.bin:$((1024 + 8 * n)); do
         for N in 00000002 00000003; do printf "${kind%:*} %s " $N "${kind#*:}"; done; done)"
 train -o keep -x 5 -n 1 -nk 2
-same "-nk 2 keeps two" "$(cd "$W/work/keep" && echo *)" \
+same "-nk 2 keeps two" "$(cd "$W/runs/keep" && echo *)" \
     "DONE_00000004 DONE_00000005 main.log model_00000004.bin model_00000005.bin state_00000004.bin state_00000005.bin"
 train -x 0 -e model.bin -o copy
-holds "a model loaded and saved is the same file" cmp "$W/work/model.bin" "$W/work/copy/model_00000000.bin"
+holds "a model loaded and saved is the same file" cmp "$W/runs/model.bin" "$W/runs/copy/model_00000000.bin"
 
 echo "# the log: broken by a line in another format, or by fewer digits than others parse"
 FORMAT='# [^ ]+ .+|s:[0-9]+ tel:[0-9]+\.[0-9]{6,}|s:[0-9]+ trl:[0-9]+\.[0-9]{6,} lr:[0-9]\.[0-9]{6}e[-+][0-9]+ '
 FORMAT="^(${FORMAT}norm:[0-9]+\.[0-9]{6,} ms:[0-9.]+ tok:[0-9]+ ar:[0-9]+ mb:[0-9]+\.[0-9]+ comm:[0-9.]+)\$"
 train -o log -x 4 -v 2 -s 2 -g 5 -gp $'ab\ncd'
-same "every line of main.log has a format of DESIGN 4" "$(grep -vE "$FORMAT" "$W/work/log/main.log")" ""
-same "which updates have which lines" "$(grep -oE '^s:[0-9]+ tr?[el]+' "$W/work/log/main.log" | tr '\n' ' ')" \
+same "every line of main.log has a format of DESIGN 4" "$(grep -vE "$FORMAT" "$W/runs/log/main.log")" ""
+same "which updates have which lines" "$(grep -oE '^s:[0-9]+ tr?[el]+' "$W/runs/log/main.log" | tr '\n' ' ')" \
     "s:0 tel s:1 trl s:2 trl s:2 tel s:3 trl s:4 trl s:4 tel "
-same "stdout, not a terminal, has the log's lines" "$(grep ^s: "$W/stdout")" "$(grep ^s: "$W/work/log/main.log")"
-options=$(cd "$W/work" && "$TRAIN" --help | awk '$1 ~ /^-[^-]/ && !/not built in/ { print $1 }' | sort | tr '\n' ' ')
-same "main.log has a line for every option" "$(sed -nE 's/^# (-[^ ]+) .*/\1/p' "$W/work/log/main.log" | sort | tr '\n' ' ')" "$options"
+same "stdout, not a terminal, has the log's lines" "$(grep ^s: "$W/stdout")" "$(grep ^s: "$W/runs/log/main.log")"
+options=$(cd "$W/runs" && "$TRAIN" --help | awk '$1 ~ /^-[^-]/ && !/not built in/ { print $1 }' | sort | tr '\n' ' ')
+same "main.log has a line for every option" "$(sed -nE 's/^# (-[^ ]+) .*/\1/p' "$W/runs/log/main.log" | sort | tr '\n' ' ')" "$options"
 if python3 -c 'import os; os.openpty()' 2>/dev/null; then
-    (cd "$W/work" && python3 -c 'import pty, sys; pty.spawn(sys.argv[1:])' "$TRAIN" "${SMALL[@]}" -o tty) >"$W/stdout" 2>&1 </dev/null
+    (cd "$W/runs" && python3 -c 'import pty, sys; pty.spawn(sys.argv[1:])' "$TRAIN" "${SMALL[@]}" -o tty) >"$W/stdout" 2>&1 </dev/null
     same "on a terminal no lines of the log, in the log the same as ever" \
-        "$(grep -c '^s:[0-9]* trl' "$W/stdout") $(steps "$W/work/tty/main.log" | wc -l)" "0 2"
+        "$(grep -c '^s:[0-9]* trl' "$W/stdout") $(steps "$W/runs/tty/main.log" | wc -l)" "0 2"
 else skip "on a terminal" "no pseudo-terminal to be had"; fi
 
 echo "# all-reduces: broken when they are computed instead of counted, or counted once for several micro-steps"
@@ -497,7 +488,7 @@ same "-tp 1 has no all-reduces" "$(column ar)" "0 0 "
 # resumable NAME ARGS...: run A of 12 updates; then for some N what a crash after checkpoint N leaves (a later model without DONE,
 # an unfinished file, a log that is ahead and cut off) resumes, with 3 threads, to A's bytes and A's log.
 resumable() {
-    local name=$1 a=$W/work/A b=$W/work/B n N why; shift
+    local name=$1 a=$W/runs/A b=$W/runs/B n N why; shift
     local how=(-x 12 -n 1 -v 5 -m 2 -d 64 -l 1e-2 -u 3 -q 0.1 -k cosine -c 0.1 -gc 0.5 "$@")
     rm -rf "$a"
     train "${how[@]}" -o A
@@ -521,7 +512,7 @@ resumable "s at -tp 4" -e 2x4x16 -p s -tp 4
 resumable "sppp, scaled partials, own norms" -e 4x2x16 -p sppp -ps 1 -pn 1
 resumable "l" -e 4x2x16 -p l
 resumable "sppp with rule mean" -e 4x2x16 -p sppp -pm mean
-(cd "$W/work/A" && rm -f DONE_00000012)
+(cd "$W/runs/A" && rm -f DONE_00000012)
 train -e 4x2x16 -o A -y 1 -x 12
 same "a checkpoint without DONE is not one; -p, -tp, -pm come from the one before" \
     "$(banner -p -tp -pm model)" "-p sppp -tp 2 -pm mean model A/model_00000011.bin "
@@ -535,28 +526,28 @@ STOPPED=(-x 60 -n 1 -v 7 -m 2 -u 10 -q 0 -p s)
 train "${STOPPED[@]}" -o whole
 kills=0 N=0
 while [ $kills -lt 4 ]; do
-    next=$W/work/shot/$(printf 'DONE_%08d' $((N + 5)))           # when this is there, and a little
-    (cd "$W/work" && exec "$TRAIN" "${SMALL[@]}" "${STOPPED[@]}" -o shot -y 1) >/dev/null 2>"$W/stderr" & CHILD=$!
+    next=$W/runs/shot/$(printf 'DONE_%08d' $((N + 5)))           # when this is there, and a little
+    (cd "$W/runs" && exec "$TRAIN" "${SMALL[@]}" "${STOPPED[@]}" -o shot -y 1) >/dev/null 2>"$W/stderr" & CHILD=$!
     while kill -0 $CHILD 2>/dev/null && [ ! -e "$next" ]; do sleep 0.002; done
     kill -9 $CHILD 2>/dev/null
     { wait $CHILD; } 2>/dev/null
     rc=$? CHILD=
-    [ $rc = 137 ] && [ ! -e "$W/work/shot/DONE_00000060" ] || break
+    [ $rc = 137 ] && [ ! -e "$W/runs/shot/DONE_00000060" ] || break
     kills=$((kills + 1))
-    N=$(cd "$W/work/shot" && printf '%s\n' DONE_???????? | tail -n 1 | sed 's/DONE_0*//')
+    N=$(cd "$W/runs/shot" && printf '%s\n' DONE_???????? | tail -n 1 | sed 's/DONE_0*//')
 done
 train "${STOPPED[@]}" -o shot -y 1
 if [ $kills = 0 ]; then skip "killed runs" "this machine finished before it could be killed"
 else
-    holds "killed $kills times: the same model" cmp "$W/work/whole/model_00000060.bin" "$W/work/shot/model_00000060.bin"
-    holds "killed $kills times: the same state" cmp "$W/work/whole/state_00000060.bin" "$W/work/shot/state_00000060.bin"
-    holds "killed $kills times: the same log" diff <(steps "$W/work/whole/main.log") <(steps "$W/work/shot/main.log")
-    same "killed $kills times: no unfinished files left" "$(cd "$W/work/shot" && find . -name '*.part')" ""
+    holds "killed $kills times: the same model" cmp "$W/runs/whole/model_00000060.bin" "$W/runs/shot/model_00000060.bin"
+    holds "killed $kills times: the same state" cmp "$W/runs/whole/state_00000060.bin" "$W/runs/shot/state_00000060.bin"
+    holds "killed $kills times: the same log" diff <(steps "$W/runs/whole/main.log") <(steps "$W/runs/shot/main.log")
+    same "killed $kills times: no unfinished files left" "$(cd "$W/runs/shot" && find . -name '*.part')" ""
 fi
-mkdir "$W/work/early"
-sed '/^s:1 /,$d' "$W/work/whole/main.log" >"$W/work/early/main.log" # killed before its first checkpoint
+mkdir "$W/runs/early"
+sed '/^s:1 /,$d' "$W/runs/whole/main.log" >"$W/runs/early/main.log" # killed before its first checkpoint
 train "${STOPPED[@]}" -o early -y 1
-holds "killed before the first checkpoint: the same log" diff <(steps "$W/work/whole/main.log") <(steps "$W/work/early/main.log")
+holds "killed before the first checkpoint: the same log" diff <(steps "$W/runs/whole/main.log") <(steps "$W/runs/early/main.log")
 
 echo "# a full disk: broken by an unchecked write, a rename before a sync, or pruning before saving"
 # Sourced by what limits the disk: resumes checkpoint 2 of FULL there; prints what is wrong.
@@ -576,19 +567,19 @@ train -x 2 -n 1 -nk 1 -o full
 # name, what limits it in KiB: a file's size; or a disk's size beside what is there already
 for row in "at a model 30 20" "at a state 50 60"; do
     read -r _ _ what limit room <<<"$row"
-    rm -rf "$W/work/limited"; cp -r "$W/work/full" "$W/work/limited"
-    same "file size limited, stopped $what $limit KiB" "$(cd "$W/work/limited" && trap '' XFSZ && ulimit -f "$limit" && . "$W/full.sh" 2>&1)" ""
+    rm -rf "$W/runs/limited"; cp -r "$W/runs/full" "$W/runs/limited"
+    same "file size limited, stopped $what $limit KiB" "$(cd "$W/runs/limited" && trap '' XFSZ && ulimit -f "$limit" && . "$W/full.sh" 2>&1)" ""
 done
-mkdir "$W/work/disk"
+mkdir "$W/runs/disk"
 space=
 for try in "unshare -m" "unshare -rm"; do
-    $try mount -t tmpfs -o size=64k none "$W/work/disk" 2>/dev/null && space=$try && break
+    $try mount -t tmpfs -o size=64k none "$W/runs/disk" 2>/dev/null && space=$try && break
 done
 for row in "model 136" "state 172" "log 0"; do
     read -r what size <<<"$row"
     if [ -z "$space" ]; then skip "disk full at a $what" "no permission to mount a small disk (try as root)"; continue; fi
     same "disk full at a $what" "$($space bash -c '
-        cd "$W/work" && mount -t tmpfs -o size=$(($1 > 0 ? $1 : 400))k none disk && cp full/* disk && cd disk || exit
+        cd "$W/runs" && mount -t tmpfs -o size=$(($1 > 0 ? $1 : 400))k none disk && cp full/* disk && cd disk || exit
         [ $1 -gt 0 ] || { cat /dev/zero >filler 2>/dev/null; true; }
         . "$W/full.sh"' bash "$size" 2>&1)" ""
 done
@@ -600,8 +591,8 @@ echo "# the same run twice gives the same bytes; folding and t's R change nothin
 LONG=(-x 8 -v 4 -m 2 -l 1e-2 -e 2x4x16)
 train "${LONG[@]}" -p s -o twin1; cp "$W/stdout" "$W/twin1"
 OMP_NUM_THREADS=2 train "${LONG[@]}" -p s -o twin2
-holds "the same run twice, 1 and 2 threads: model" cmp "$W/work/twin1/model_00000008.bin" "$W/work/twin2/model_00000008.bin"
-holds "the same run twice, 1 and 2 threads: state" cmp "$W/work/twin1/state_00000008.bin" "$W/work/twin2/state_00000008.bin"
+holds "the same run twice, 1 and 2 threads: model" cmp "$W/runs/twin1/model_00000008.bin" "$W/runs/twin2/model_00000008.bin"
+holds "the same run twice, 1 and 2 threads: state" cmp "$W/runs/twin1/state_00000008.bin" "$W/runs/twin2/state_00000008.bin"
 train "${LONG[@]}" -p s -fold 2 -tp 2
 holds "-fold 2 -tp 2 is the default mesh" diff <(steps "$W/twin1") <(steps "$W/stdout")
 train "${LONG[@]}" -tp 1; one="$(column trl)$(column tel)"
@@ -616,7 +607,7 @@ train "${LONG[@]}" -p s -rs 7; differs "-rs 7 is another run" "$(column trl)" "$
 train "${LONG[@]}" -p s -wi linear; differs "-wi linear starts elsewhere" "$(column tel)" "$(column tel "$W/twin1")"
 
 echo "# data order, at learning rate 0, where a loss says which rows were read; three.bin is three batches and a token"
-python3 - "$W/work" <<'PY'
+python3 - "$W/runs" <<'PY'
 import struct, sys
 for name, n in ("three", 97), ("short", 96):
     ids = [(i * i + i // 7) % 27 for i in range(n)]
@@ -665,7 +656,7 @@ same "norm is that before clipping" "$(column norm | cut -d' ' -f1)" "$norm"
 train -x 4 -l 1e-2 -gc 0 -c 1; differs "-c decays" "$(column trl)" "$off"
 
 echo "# a model written by others: broken by another order of tensors, padding in the softmax, or a need for training text"
-python3 - "$W/work" >"$W/want" <<'PY'
+python3 - "$W/runs" >"$W/want" <<'PY'
 import math, random, struct, sys
 random.seed(2)
 V, Vp, T, L, NH, C = 27, 128, 16, 2, 2, 8
@@ -689,9 +680,9 @@ PY
 train -x 0 -e smodel.bin
 same "a model of ss brings -p, -tp, -pm" "$(banner -p -tp -pm blocks)" "-p ss -tp 4 -pm mean blocks ss "
 train -e smodel.bin -p ss -tp 4 -pm mean -o named
-holds "they may be named, and are saved with it" cmp -n 1024 "$W/work/smodel.bin" "$W/work/named/model_00000002.bin"
+holds "they may be named, and are saved with it" cmp -n 1024 "$W/runs/smodel.bin" "$W/runs/named/model_00000002.bin"
 train -x 0 -e model.bin -p s -tp 4 -o brand
-same "a plain model takes any pattern and R, and keeps it" "$(od -An -td4 -j32 -N16 "$W/work/brand/model_00000000.bin" | tr -s ' ')" " 4 0 1 115"
+same "a plain model takes any pattern and R, and keeps it" "$(od -An -td4 -j32 -N16 "$W/runs/brand/model_00000000.bin" | tr -s ' ')" " 4 0 1 115"
 
 echo "# samples: broken by a wrong offset in the tokenizer, a seed that is not used, or top-k off by one"
 sample() {
@@ -706,7 +697,7 @@ sample -gt 0; likeliest=$text
 sample -gt 0 -rs 2; same "-gt 0 takes no notice of the seed" "$text" "$likeliest"
 sample -gk 1; same "-gk 1 is -gt 0" "$text" "$likeliest"
 sample -gk 27; same "-gk of the whole vocabulary is all of it" "$text" "$first"
-python3 - "$W/work" <<'PY'
+python3 - "$W/runs" <<'PY'
 import struct, sys
 ids = [1 + i % 8 for i in range(1000)] # abcdefgh, again and again
 open(sys.argv[1] + "/circle.bin", "wb").write(struct.pack("<256i", 20240520, 1, 1000, 27, *[0] * 252) + struct.pack("<1000H", *ids))

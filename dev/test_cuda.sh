@@ -16,20 +16,9 @@ W=$(mktemp -d) || exit 1
 export OMPI_MCA_btl_vader_backing_directory=$W # killed processes leave their shared memory behind
 trap 'end_all; rm -rf "$W"' EXIT
 trap 'exit 1' INT TERM HUP
-mkdir "$W/work"
+mkdir "$W/runs"
 
-# ----------------------------------------------------------------------------
-# verdicts
-
-passed=0 failed=0 skipped=0
-ok()   { passed=$((passed + 1));   echo "ok $1"; }
-bad()  { failed=$((failed + 1));   echo "FAILED $1: $2"; }
-skip() { skipped=$((skipped + 1)); echo "skip $1: $2"; }
-
-# same NAME FOUND EXPECTED; holds NAME COMMAND...: COMMAND succeeds, and what it prints says why not.
-same()    { if [ "$2" = "$3" ]; then ok "$1"; else bad "$1" "found '$2', expected '$3'"; fi; }
-holds()   { local why; if why=$("${@:2}" 2>&1); then ok "$1"; else bad "$1" "$(head -c 600 <<<"$why" | tr '\n' ' ')"; fi; }
-compute() { python3 - "$@"; } # a condition in Python, from stdin: sys.exit("why") if it does not hold
+. "$(dirname "$0")/verdicts.sh"
 
 # ----------------------------------------------------------------------------
 # programs: each a copy with a path of its own, by which its processes are found
@@ -51,8 +40,8 @@ SMALL=(-i train.bin -j val.bin -e 2x4x32 -t 16 -b 2 -x 10 -l 3e-3 -v 0 -m 2)
 MPIRUN=(timeout -k 5 60 mpirun --oversubscribe --bind-to none -x ASAN_OPTIONS=detect_leaks=0) # the leaks are OpenMPI's
 
 # try PROGRAM ARGS...; mpi_try N PROGRAM ARGS...: leave $rc, $W/stdout, $W/stderr. run and mpi: a failure is a failed test.
-try() { (cd "$W/work" && exec timeout -k 5 60 "$W/$1" "${SMALL[@]}" "${@:2}") </dev/null >"$W/stdout" 2>"$W/stderr"; rc=$?; }
-mpi_try() { (cd "$W/work" && exec "${MPIRUN[@]}" -n "$1" "$W/$2" "${SMALL[@]}" "${@:3}") </dev/null >"$W/stdout" 2>"$W/stderr"; rc=$?; }
+try() { (cd "$W/runs" && exec timeout -k 5 60 "$W/$1" "${SMALL[@]}" "${@:2}") </dev/null >"$W/stdout" 2>"$W/stderr"; rc=$?; }
+mpi_try() { (cd "$W/runs" && exec "${MPIRUN[@]}" -n "$1" "$W/$2" "${SMALL[@]}" "${@:3}") </dev/null >"$W/stdout" 2>"$W/stderr"; rc=$?; }
 worked() { [ "$rc" = 0 ] || bad "$*" "exit status $rc: $(grep -m1 error: "$W/stderr" || head -c 600 "$W/stderr" | tr '\n' ' ')"; }
 run() { try "$@"; worked "$@"; }
 mpi() { mpi_try "$@"; worked "mpirun -n $*"; }
@@ -60,14 +49,14 @@ mpi() { mpi_try "$@"; worked "mpirun -n $*"; }
 trainers() { pgrep -f "^$W/(cpu|cuda|cuda_fp32|faulty) "; }
 end_all() { local pids; pids=$(trainers) && kill -9 $pids 2>/dev/null; true; }
 
-steps()   { sed -nE '/^s:/ { s/ ms:[0-9.]+ tok:[0-9]+//; s/ comm:[0-9.]+//; p }' "$W/work/$1/main.log"; }
-keys()    { sed -nE '/^s:/ { s/:[^ ]+//g; p }' "$W/work/$1/main.log" | sort -u; }
-traffic() { sed -nE 's/^s:([0-9]+) .*(ar:[0-9]+ mb:[0-9.]+).*/\1 \2/p' "$W/work/$1/main.log"; }
-memory()  { sed -nE "s/^# memory_MiB.* $2 ([0-9.]+).*/\\1/p" "$W/work/$1/main.log"; } # folder, kind
+steps()   { sed -nE '/^s:/ { s/ ms:[0-9.]+ tok:[0-9]+//; s/ comm:[0-9.]+//; p }' "$W/runs/$1/main.log"; }
+keys()    { sed -nE '/^s:/ { s/:[^ ]+//g; p }' "$W/runs/$1/main.log" | sort -u; }
+traffic() { sed -nE 's/^s:([0-9]+) .*(ar:[0-9]+ mb:[0-9.]+).*/\1 \2/p' "$W/runs/$1/main.log"; }
+memory()  { sed -nE "s/^# memory_MiB.* $2 ([0-9.]+).*/\\1/p" "$W/runs/$1/main.log"; } # folder, kind
 
 # near A B FIRST LAST TOLERANCE: losses of updates FIRST to LAST of two folders.
 near() {
-    compute "$W/work/$1/main.log" "$W/work/$2/main.log" "$3" "$4" "$5" <<'PY'
+    compute "$W/runs/$1/main.log" "$W/runs/$2/main.log" "$3" "$4" "$5" <<'PY'
 import re, sys
 first, last = int(sys.argv[3]), int(sys.argv[4])
 def losses(path):
@@ -83,7 +72,7 @@ PY
 identical() { [ -n "$(steps "$1")" ] && diff <(steps "$1") <(steps "$2"); }
 files_identical() { # folder, folder, update
     local kind
-    for kind in model state; do cmp "$W/work/$1/${kind}_$3.bin" "$W/work/$2/${kind}_$3.bin" || return 1; done
+    for kind in model state; do cmp "$W/runs/$1/${kind}_$3.bin" "$W/runs/$2/${kind}_$3.bin" || return 1; done
 }
 
 # refused NAME WHAT COMMAND...: exit status 1, and an error that says WHAT; nothing is written.
@@ -91,14 +80,14 @@ refused() {
     "${@:3}"
     if [ "$rc" != 1 ]; then bad "$1" "exit status $rc: $(head -c 300 "$W/stderr" | tr '\n' ' ')"
     elif ! grep -qE "^error: (rank [0-9]+: )?.*$2" "$W/stderr"; then bad "$1" "no error saying $2: $(head -c 300 "$W/stderr" | tr '\n' ' ')"
-    elif [ -e "$W/work/never" ]; then bad "$1" "wrote the folder of -o"
+    elif [ -e "$W/runs/never" ]; then bad "$1" "wrote the folder of -o"
     else ok "$1"; fi
 }
 
 # ----------------------------------------------------------------------------
 # files: tokens of 65 symbols, and a tokenizer
 
-(cd "$W/work" && compute <<'PY'
+(cd "$W/runs" && compute <<'PY'
 import random, struct
 V = 65
 def write(path, data): open(path, "wb").write(data)
@@ -136,7 +125,7 @@ for p in t p; do
     run cpu -p $p -x 20 -v 20 -o cpu_long_$p
     run cuda -p $p -x 20 -v 20 -o bf16_$p
     holds "bf16, 20 updates as the CPU trainer: -p $p" near cpu_long_$p bf16_$p 0 20 2e-2
-    holds "as many all-reduces, of half the size" compute "$W/work/cpu_long_$p/main.log" "$W/work/bf16_$p/main.log" <<'PY'
+    holds "as many all-reduces, of half the size" compute "$W/runs/cpu_long_$p/main.log" "$W/runs/bf16_$p/main.log" <<'PY'
 import re, sys
 def traffic(path): return [(int(ar), float(mb)) for ar, mb in re.findall(r"^s:.* ar:(\d+) mb:(\S+)", open(path).read(), re.M)]
 a, b = traffic(sys.argv[1]), traffic(sys.argv[2])
@@ -167,7 +156,7 @@ run cuda_fp32 -p p -x 4 -b 4 -o whole
 holds "two micro-batches as one of twice the size" near accumulated whole 1 4 1e-5
 run cuda_fp32 -p p -x 2 -o net0
 run cuda_fp32 -p p -x 2 -nl 1000 -nb 1 -o net
-holds "an emulated network takes its time" compute "$W/work/net/main.log" <<'PY'
+holds "an emulated network takes its time" compute "$W/runs/net/main.log" <<'PY'
 import re, sys
 found = re.findall(r"^s:(\d+) trl.* ar:(\d+).* comm:(\S+)", open(sys.argv[1]).read(), re.M)
 us = 2 * 1000 + 8 * 4 * 16 * 2 * 32 / 1e3
@@ -188,13 +177,13 @@ same "two of them, that go on from the prompt" "$(grep -a -cE '^012.{24}$' <<<"$
 echo "# resuming: broken by state that is not in the checkpoint, or a rounded copy of the weights"
 for program in cuda cuda_fp32; do
     run $program -p p -x 8 -n 4 -o whole_$program
-    mkdir "$W/work/part_$program" && cp "$W/work/whole_$program/"*_00000004* "$W/work/whole_$program/main.log" "$W/work/part_$program/"
+    mkdir "$W/runs/part_$program" && cp "$W/runs/whole_$program/"*_00000004* "$W/runs/whole_$program/main.log" "$W/runs/part_$program/"
     run $program -p p -x 8 -n 4 -y 1 -o part_$program
     holds "$program: a resumed run is the uninterrupted one, bit for bit" identical whole_$program part_$program
     holds "$program: and so are its files" files_identical whole_$program part_$program 00000008
 done
 taken_over() { # by PROGRAM from FOLDER at update 4, into FOLDER
-    mkdir "$W/work/$3" && cp "$W/work/$2/"*_00000004* "$W/work/$2/main.log" "$W/work/$3/"
+    mkdir "$W/runs/$3" && cp "$W/runs/$2/"*_00000004* "$W/runs/$2/main.log" "$W/runs/$3/"
     run "$1" -p p -x 8 -n 4 -y 1 -o "$3"
 }
 taken_over cpu whole_cuda_fp32 cpu_takes
@@ -220,7 +209,7 @@ refused "a loss that is not a number names update and tensor" "update [0-9]+: .*
 
 echo "# memory: broken by an allocation that nobody counts, or an error that does not help"
 run cuda -x 0 -o mem
-whole=$(sed -nE 's/^# memory_MiB parameters ([0-9.]+) gradients ([0-9.]+) optimizer ([0-9.]+) activations ([0-9.]+)/\1 + \2 + \3 + \4/p' "$W/work/mem/main.log" | head -n 1)
+whole=$(sed -nE 's/^# memory_MiB parameters ([0-9.]+) gradients ([0-9.]+) optimizer ([0-9.]+) activations ([0-9.]+)/\1 + \2 + \3 + \4/p' "$W/runs/mem/main.log" | head -n 1)
 asked() { # NAME, MiB too few, kind, advice: of a model of 8 x 512 channels
     EMU_MEMORY_MIB=$2 refused "$1" "out of GPU memory: [0-9.]+ MiB asked for $3, .*parameters [0-9.]+.*MiB are free; .*$4" try cuda -e 8x8x512 -b 4 -t 16 "${OUT[@]}"
 }
@@ -256,15 +245,15 @@ ladder -p l
 ladderfold -p sl -tp 4 -fold 2 -r 2
 own -p p -ps 1 -pn 1 -pm mean
 ARGS
-mkdir -p "$W/work/data/shakespeare_char" && cp "$W/work/train.bin" "$W/work/val.bin" "$W/work/data/shakespeare_char/"
-(cd "$W/work" && exec "${MPIRUN[@]}" -n 2 "$W/cuda" -p sppp -tp 2 -x 2) </dev/null >"$W/stdout" 2>"$W/stderr"
+mkdir -p "$W/runs/data/shakespeare_char" && cp "$W/runs/train.bin" "$W/runs/val.bin" "$W/runs/data/shakespeare_char/"
+(cd "$W/runs" && exec "${MPIRUN[@]}" -n 2 "$W/cuda" -p sppp -tp 2 -x 2) </dev/null >"$W/stdout" 2>"$W/stderr"
 same "mpirun -n 2 train_gpt2cu_emu -p sppp -tp 2 trains, with every other option its default" "$(grep -c '^s:2 trl:' "$W/stdout")" 1
 run cuda -p p -x 4 -o bf16_one
 mpi 2 cuda -p p -x 4 -n 2 -o bf16_two
 holds "bf16, two processes as one" near bf16_one bf16_two 1 4 1e-2
 mpi 2 cuda_fp32 -p sppp -e 4x4x32 -pm mean -x 4 -v 2 -d 64 -cm mpi -o two_mpi
 holds "-cm mpi" near one_sppp two_mpi 0 4 1e-5
-same "and says so" "$(grep -c 'by MPI through host memory' "$W/work/two_mpi/main.log") $(grep -c 'by NCCL' "$W/work/two_sppp/main.log")" "1 1"
+same "and says so" "$(grep -c 'by MPI through host memory' "$W/runs/two_mpi/main.log") $(grep -c 'by NCCL' "$W/runs/two_sppp/main.log")" "1 1"
 mpi 2 cuda -p p -x 4 -cm mpi -o bf16_two_mpi
 holds "-cm mpi, bf16" near bf16_one bf16_two_mpi 1 4 1e-2
 
@@ -281,10 +270,10 @@ mpi 2 cuda -p p -fold 2 -x 4 -n 2 -o bf16_dp2
 mpi 2 cuda -p p -fold 2 -x 4 -n 2 -z 1 -cm mpi -o bf16_dp2_zero
 holds "bf16 and -cm mpi too, with two replicas" files_identical bf16_dp2 bf16_dp2_zero 00000004
 holds "-z 1 halves the optimizer state" awk "BEGIN { whole = $(memory bf16_dp2 optimizer | head -n 1); half = $(memory bf16_dp2_zero optimizer | head -n 1); exit !(half > 0 && half < 0.6 * whole + 0.06) }"
-mkdir "$W/work/zero_resumed" && cp "$W/work/dp2_zero/"*_00000003* "$W/work/dp2_zero/main.log" "$W/work/zero_resumed/"
+mkdir "$W/runs/zero_resumed" && cp "$W/runs/dp2_zero/"*_00000003* "$W/runs/dp2_zero/main.log" "$W/runs/zero_resumed/"
 mpi 4 cuda_fp32 -p p -b 2 -x 6 -d 64 -v 6 -m 4 -z 1 -n 3 -y 1 -o zero_resumed
 holds "-z 1 resumes bit for bit" files_identical dp2 zero_resumed 00000006
-mkdir "$W/work/crossed" && cp "$W/work/dp2_zero/"*_00000003* "$W/work/dp2_zero/main.log" "$W/work/crossed/"
+mkdir "$W/runs/crossed" && cp "$W/runs/dp2_zero/"*_00000003* "$W/runs/dp2_zero/main.log" "$W/runs/crossed/"
 run cpu -p p -b 4 -x 6 -d 64 -v 6 -y 1 -o crossed
 holds "a checkpoint of DP 2 x TP 2 with -z 1 goes on in the CPU trainer, alone" near dp1 crossed 4 6 1e-4
 
@@ -292,22 +281,22 @@ echo "# processes and GPUs: broken by two ranks on one GPU, or a process that wa
 EMU_GPUS=1 mpi 3 cuda_fp32 -p p -x 4 -o aside
 same "processes beyond the GPUs step aside, and it is said" "$(grep -cE '^# aside 2 processes' "$W/stdout")$(grep -cE '^# mesh 1 process ' "$W/stdout")" 11
 holds "and the rest trains as ever" near r0 aside 1 4 1e-5
-(cd "$W/work" && exec env EMU_GPUS=1 "${MPIRUN[@]}" -n 1 -x EMU_FIRST_GPU=0 "$W/cuda_fp32" "${SMALL[@]}" -p p -x 4 -o handed \
+(cd "$W/runs" && exec env EMU_GPUS=1 "${MPIRUN[@]}" -n 1 -x EMU_FIRST_GPU=0 "$W/cuda_fp32" "${SMALL[@]}" -p p -x 4 -o handed \
     : -n 1 -x EMU_FIRST_GPU=1 "$W/cuda_fp32" "${SMALL[@]}" -p p -x 4 -o handed) </dev/null >"$W/stdout" 2>"$W/stderr"
-same "nobody steps aside where the launcher gives each process a GPU of its own" "$(grep -c '^# aside' "$W/work/handed/main.log") \
-$(grep -c '^# process 1 ' "$W/work/handed/main.log")" "0 1"
+same "nobody steps aside where the launcher gives each process a GPU of its own" "$(grep -c '^# aside' "$W/runs/handed/main.log") \
+$(grep -c '^# process 1 ' "$W/runs/handed/main.log")" "0 1"
 EMU_GPUS=1 mpi 2 cuda_fp32 -p p -x 4 -cm mpi -o shared
 same "-cm mpi: two processes share a GPU" "$(grep -cE '^# process [01] .* on GPU 0' "$W/stdout")$(grep -c '^# aside' "$W/stdout")" 20
 holds "and train as ever" near r0 shared 1 4 1e-5
-rm -rf "$W/work/never"
+rm -rf "$W/runs/never"
 refused "-tp 2 -fold 1 with three processes" "needs a multiple of 2 processes, but there are 3" mpi_try 3 cuda -fold 1 "${OUT[@]}"
 
 killed() { # -cm
     local begun pid limit
-    (cd "$W/work" && exec "${MPIRUN[@]}" -n 2 "$W/cuda_fp32" "${SMALL[@]}" -p p -x 100000 -cm "$1" -n 5 -nk 2 -o "killed_$1") </dev/null >"$W/stdout" 2>"$W/stderr" &
+    (cd "$W/runs" && exec "${MPIRUN[@]}" -n 2 "$W/cuda_fp32" "${SMALL[@]}" -p p -x 100000 -cm "$1" -n 5 -nk 2 -o "killed_$1") </dev/null >"$W/stdout" 2>"$W/stderr" &
     launched=$!
     limit=$((SECONDS + 30))
-    until grep -qE '^s:7 trl' "$W/work/killed_$1/main.log" 2>/dev/null || [ $SECONDS -ge $limit ]; do sleep 0.05; done
+    until grep -qE '^s:7 trl' "$W/runs/killed_$1/main.log" 2>/dev/null || [ $SECONDS -ge $limit ]; do sleep 0.05; done
     for pid in $(trainers); do
         tr '\0' '\n' <"/proc/$pid/environ" 2>/dev/null | grep -qx "OMPI_COMM_WORLD_RANK=1" && kill -9 "$pid"
     done
@@ -316,7 +305,7 @@ killed() { # -cm
     same "-cm $1, a rank killed: mpirun ends with an error, soon, and no process is left" "$((rc != 0)) $((SECONDS - begun < 30)) $(sleep 0.5; trainers | wc -l)" "1 1 0"
     holds "-cm $1, a rank killed: the output names a rank" grep -qE '[Rr]ank [0-9]' "$W/stdout" "$W/stderr"
     end_all
-    run cuda_fp32 -p p -y 1 -n 0 -x $(($(cd "$W/work/killed_$1" && ls DONE_* | tail -n 1 | sed 's/DONE_0*//') + 1)) -o "killed_$1"
+    run cuda_fp32 -p p -y 1 -n 0 -x $(($(cd "$W/runs/killed_$1" && ls DONE_* | tail -n 1 | sed 's/DONE_0*//') + 1)) -o "killed_$1"
 }
 killed nccl
 killed mpi

@@ -24,24 +24,13 @@ W=$(mktemp -d) || exit 1
 export OMPI_MCA_btl_vader_backing_directory=$W # killed processes leave their shared memory behind
 trap 'end_all; rm -rf "$W"' EXIT
 trap 'exit 1' INT TERM HUP
-mkdir "$W/work"
+mkdir "$W/runs"
 cp "$TRAIN" "$W/train" && TRAIN=$W/train # a path of its own, by which its processes are found
 
-# ----------------------------------------------------------------------------
-# verdicts
-
-passed=0 failed=0 skipped=0
-ok()   { passed=$((passed + 1));   echo "ok $1"; }
-bad()  { failed=$((failed + 1));   echo "FAILED $1: $2"; }
-skip() { skipped=$((skipped + 1)); echo "skip $1: $2"; }
-
-# same NAME FOUND EXPECTED; holds NAME COMMAND...: COMMAND succeeds, and what it prints says why not.
-same()    { if [ "$2" = "$3" ]; then ok "$1"; else bad "$1" "found '$2', expected '$3'"; fi; }
-holds()   { local why; if why=$("${@:2}" 2>&1); then ok "$1"; else bad "$1" "$(head -c 600 <<<"$why" | tr '\n' ' ')"; fi; }
-compute() { python3 - "$@"; } # a condition in Python, from stdin: sys.exit("why") if it does not hold
+. "$(dirname "$0")/verdicts.sh"
 
 # ----------------------------------------------------------------------------
-# runs, all in $W/work
+# runs, all in $W/runs
 
 # Every run starts from these; an option given again later wins.
 SMALL=(-i train.bin -j val.bin -e 4x4x32 -t 16 -b 4 -x 6 -l 3e-3 -v 3 -m 3)
@@ -50,15 +39,15 @@ MPIRUN=(timeout -k 5 90 mpirun --oversubscribe --bind-to none)
 # fold ARGS...: one process. mpi N ARGS...: N processes. Both leave $rc, $W/stdout, $W/stderr; a failure is a failed test.
 worked() { [ "$rc" = 0 ] || bad "$*" "exit status $rc: $(head -c 600 "$W/stderr" | tr '\n' ' ')"; }
 fold() {
-    (cd "$W/work" && exec "$TRAIN" "${SMALL[@]}" "$@") </dev/null >"$W/stdout" 2>"$W/stderr"; rc=$?
+    (cd "$W/runs" && exec "$TRAIN" "${SMALL[@]}" "$@") </dev/null >"$W/stdout" 2>"$W/stderr"; rc=$?
     worked "train_gpt2 $*"
 }
-mpi_try() { (cd "$W/work" && exec "${MPIRUN[@]}" -n "$1" "$TRAIN" "${SMALL[@]}" "${@:2}") </dev/null >"$W/stdout" 2>"$W/stderr"; rc=$?; }
+mpi_try() { (cd "$W/runs" && exec "${MPIRUN[@]}" -n "$1" "$TRAIN" "${SMALL[@]}" "${@:2}") </dev/null >"$W/stdout" 2>"$W/stderr"; rc=$?; }
 mpi() { mpi_try "$@"; worked "mpirun -n $1 train_gpt2 ${*:2}"; }
 
 # background N ARGS...: the same without waiting for the end; $launched is its process. ended: waits for it; leaves $rc.
 background() {
-    (cd "$W/work" && exec "${MPIRUN[@]}" -n "$1" "$TRAIN" "${SMALL[@]}" "${@:2}") </dev/null >"$W/stdout" 2>"$W/stderr" &
+    (cd "$W/runs" && exec "${MPIRUN[@]}" -n "$1" "$TRAIN" "${SMALL[@]}" "${@:2}") </dev/null >"$W/stdout" 2>"$W/stderr" &
     launched=$!
 }
 ended() { wait "$launched" 2>/dev/null; rc=$?; }
@@ -82,25 +71,25 @@ until_true() {
         sleep 0.003
     done
 }
-reached() { grep -qE "^s:($2) trl" "$W/work/$1/main.log" 2>/dev/null; } # folder, update
-writing() { compgen -G "$W/work/$1/*.part" >/dev/null; }                # a checkpoint, right now
+reached() { grep -qE "^s:($2) trl" "$W/runs/$1/main.log" 2>/dev/null; } # folder, update
+writing() { compgen -G "$W/runs/$1/*.part" >/dev/null; }                # a checkpoint, right now
 
-steps()   { sed -nE '/^s:/ { s/ ms:[0-9.]+ tok:[0-9]+//; s/ comm:[0-9.]+//; p }' "$W/work/$1/main.log"; }
-kept()    { (cd "$W/work/$1" && for f in DONE_*; do echo "${f#DONE_}"; done | tr '\n' ' '); } # complete checkpoints
-newest()  { (cd "$W/work/$1" 2>/dev/null && ls DONE_* 2>/dev/null | tail -n 1 | sed 's/DONE_0*//'); }
+steps()   { sed -nE '/^s:/ { s/ ms:[0-9.]+ tok:[0-9]+//; s/ comm:[0-9.]+//; p }' "$W/runs/$1/main.log"; }
+kept()    { (cd "$W/runs/$1" && for f in DONE_*; do echo "${f#DONE_}"; done | tr '\n' ' '); } # complete checkpoints
+newest()  { (cd "$W/runs/$1" 2>/dev/null && ls DONE_* 2>/dev/null | tail -n 1 | sed 's/DONE_0*//'); }
 
 # identical A B: folders of two runs hold the same losses, norms and checkpoints, bit for bit.
 identical() {
     local file
     [ -n "$(steps "$1")" ] && diff <(steps "$1") <(steps "$2") || return 1
     for file in model state; do
-        cmp "$W/work/$1/$(cd "$W/work/$1" && ls ${file}_* | tail -n 1)" "$W/work/$2/$(cd "$W/work/$2" && ls ${file}_* | tail -n 1)" || return 1
+        cmp "$W/runs/$1/$(cd "$W/runs/$1" && ls ${file}_* | tail -n 1)" "$W/runs/$2/$(cd "$W/runs/$2" && ls ${file}_* | tail -n 1)" || return 1
     done
 }
 
 # near A B FIRST LAST: losses of updates FIRST to LAST, and validation losses there, agree within 1e-5.
 near() {
-    compute "$W/work/$1/main.log" "$W/work/$2/main.log" "$3" "$4" <<'PY'
+    compute "$W/runs/$1/main.log" "$W/runs/$2/main.log" "$3" "$4" <<'PY'
 import re, sys
 first, last = int(sys.argv[3]), int(sys.argv[4])
 def losses(path):
@@ -145,21 +134,21 @@ else:
     for folder in "rank0", "rank1":
         write(folder + "/train.bin", tokens(1, 4000)), write(folder + "/val.bin", tokens(2, 500))
 PY
-(cd "$W/work" && python3 "$W/tool.py" tokens) || { echo "FAILED setup: python3"; exit 1; }
+(cd "$W/runs" && python3 "$W/tool.py" tokens) || { echo "FAILED setup: python3"; exit 1; }
 
 # ----------------------------------------------------------------------------
 
 echo "# the mesh: broken by folding where ranks could be processes, or by DP counted over ranks"
 mesh() { # name, what the log says, processes, args
     mpi "$3" "${@:4}" -x 1 -v 0 -o "mesh_${1// /_}"
-    same "$1" "$(sed -nE 's/^# (mesh .*|process .*)/\1/p' "$W/work/mesh_${1// /_}/main.log" | sed -E 's/ host [^ ]+//; s/, [0-9]+ threads? each//' | tr '\n' '|')" "$2"
+    same "$1" "$(sed -nE 's/^# (mesh .*|process .*)/\1/p' "$W/runs/mesh_${1// /_}/main.log" | sed -E 's/ host [^ ]+//; s/, [0-9]+ threads? each//' | tr '\n' '|')" "$2"
 }
 mesh "2 processes are TP 2" "mesh 2 processes = DP 1 x TP 2, of which each process runs 1 tensor rank|process 0 dp_rank 0 tp_ranks 0 to 0|process 1 dp_rank 0 tp_ranks 1 to 1|" 2 -tp 2
 mesh "4 processes are DP 2 x TP 2" "mesh 4 processes = DP 2 x TP 2, of which each process runs 1 tensor rank|process 0 dp_rank 0 tp_ranks 0 to 0|process 1 dp_rank 0 tp_ranks 1 to 1|process 2 dp_rank 1 tp_ranks 0 to 0|process 3 dp_rank 1 tp_ranks 1 to 1|" 4 -tp 2
 mesh "5 processes are DP 5 with TP 2 folded" "mesh 5 processes = DP 5 x TP 2, of which each process runs 2 tensor ranks|process 0 dp_rank 0 tp_ranks 0 to 1|process 1 dp_rank 1 tp_ranks 0 to 1|process 2 dp_rank 2 tp_ranks 0 to 1|process 3 dp_rank 3 tp_ranks 0 to 1|process 4 dp_rank 4 tp_ranks 0 to 1|" 5 -tp 2
 mesh "TP 4 on 2 processes, 2 in each" "mesh 2 processes = DP 1 x TP 4, of which each process runs 2 tensor ranks|process 0 dp_rank 0 tp_ranks 0 to 1|process 1 dp_rank 0 tp_ranks 2 to 3|" 2 -tp 4 -fold 2
 mpi_try 3 -tp 2 -fold 1 -x 1 -v 0 -o never
-same "a mesh that cannot work is an error that says what would" "$((rc != 0)) $(grep -oE -m1 'error: rank [0-9]: -tp 2 -fold 1 needs a multiple of 2 processes, but there are 3; try mpirun -n 2' "$W/stderr" | sed 's/rank [0-9]/rank N/') $(ls -d "$W/work/never" 2>/dev/null)" \
+same "a mesh that cannot work is an error that says what would" "$((rc != 0)) $(grep -oE -m1 'error: rank [0-9]: -tp 2 -fold 1 needs a multiple of 2 processes, but there are 3; try mpirun -n 2' "$W/stderr" | sed 's/rank [0-9]/rank N/') $(ls -d "$W/runs/never" 2>/dev/null)" \
     "1 error: rank N: -tp 2 -fold 1 needs a multiple of 2 processes, but there are 3; try mpirun -n 2 "
 
 echo "# two processes give the bytes of one: broken by another order of a sum, or a term added by both ranks"
@@ -211,19 +200,19 @@ same "these losses are those of 20 updates" "$(steps dp1 | sed -nE 's/.* trl:([^
 echo "# a checkpoint of one mesh on another: broken by a shard at the wrong place, or moments that are not gathered"
 GO=(-x 20 -v 5 -m -1 -d 64 -p sppp -n 10)
 mpi 4 "${GO[@]}" -b 2 -o whole
-stopped() { mkdir "$W/work/$1" && cp "$W/work/whole/"*_00000010* "$W/work/whole/main.log" "$W/work/$1/"; }
-goes_on() { grep -qx '# updates 10 to 20' "$W/work/$3/main.log" || { echo "did not resume"; return 1; }; "$@"; }
+stopped() { mkdir "$W/runs/$1" && cp "$W/runs/whole/"*_00000010* "$W/runs/whole/main.log" "$W/runs/$1/"; }
+goes_on() { grep -qx '# updates 10 to 20' "$W/runs/$3/main.log" || { echo "did not resume"; return 1; }; "$@"; }
 stopped same;  mpi 4 "${GO[@]}" -b 2 -y 1 -o same;  holds "the same mesh goes on bit for bit" goes_on identical whole same
 stopped one;   fold "${GO[@]}" -b 4 -y 1 -o one;    holds "DP 2 x TP 2 goes on in one process" goes_on near whole one 11 20
 stopped two;   mpi 2 "${GO[@]}" -b 4 -y 1 -o two;   holds "DP 2 x TP 2 goes on as TP 2" goes_on near whole two 11 20
 stopped dp;    mpi 2 "${GO[@]}" -b 1 -fold 2 -y 1 -o dp; holds "DP 2 x TP 2 goes on as DP 2 folded, with accumulation" goes_on near whole dp 11 20
 holds "one process and two go on alike bit for bit" identical one two
-cp -r "$W/work/one" "$W/work/back" && rm "$W/work/back/"*_00000020*
+cp -r "$W/runs/one" "$W/runs/back" && rm "$W/runs/back/"*_00000020*
 mpi 4 "${GO[@]}" -b 2 -y 1 -o back; holds "the way back to four processes" goes_on near whole back 11 20
 
 echo "# memory: broken by a process that holds more than its shards"
 memory() { # folder, processes of a TP group
-    compute "$W/work/$1/main.log" "$2" <<'PY'
+    compute "$W/runs/$1/main.log" "$2" <<'PY'
 import re, sys
 n, L, C, Vp, T = int(sys.argv[2]), 4, 256, 128, 16
 sharded = L * (3 * C * C + 3 * C + C * C + 4 * C * C + 4 * C + 4 * C * C)
@@ -243,7 +232,7 @@ for n in 1 2 4; do holds "1/$n of the sharded tensors, and the others whole" mem
 
 echo "# emulated networks: broken by a wait that is left out where ranks are folded, or a wrong number of hops"
 network() { # folder, R, latency, Gbit/s: comm of every update is at least the formula's
-    compute "$W/work/$1/main.log" "${@:2}" <<'PY'
+    compute "$W/runs/$1/main.log" "${@:2}" <<'PY'
 import re, sys
 R, a, g = int(sys.argv[2]), float(sys.argv[3]), float(sys.argv[4])
 us = 2 * (R - 1) * a + (2 * (R - 1) / R * 8 * 4 * 16 * 32 * 4 / (g * 1e3) if g else 0)
@@ -265,7 +254,7 @@ for net in "1000 0" "0 0.01" "500 0.05"; do
 done
 # Ladder: an all-reduce is waited for only beyond the sub-block it is hidden behind. A slower machine hides more.
 hides() { # folder of t, of l
-    compute "$W/work/$1/main.log" "$W/work/$2/main.log" <<'PY'
+    compute "$W/runs/$1/main.log" "$W/runs/$2/main.log" <<'PY'
 import re, sys
 t, l = (re.findall(r"^s:\d+ trl.* ar:(\d+).* comm:(\S+)", open(path).read(), re.M)[1:] for path in sys.argv[1:])
 if len(t) != 5 or [ar for ar, comm in t] != [ar for ar, comm in l]: sys.exit("all-reduces: %s and %s" % (t, l))
@@ -317,7 +306,7 @@ killed_in_checkpoint() { # rank, folder
     local attempt pid limit now
     for attempt in 1 2 3 4; do
         end_all
-        rm -rf "$W/work/$2"
+        rm -rf "$W/runs/$2"
         background 2 -v 0 -e 4x4x128 -p sppp -b 1 -x 1000000 -n 1 -nk 2 -o "$2"
         until_true reached "$2" "[3-9]"
         pid=$(trainer "$1") limit=$((SECONDS + 20))
@@ -348,13 +337,13 @@ echo "# ranks that differ: broken by a hash that is not compared, or by a rank t
 # 10 seconds, before anything is written.
 pair() {
     local begun; begun=$(date +%s)
-    rm -rf "$W/work/never" "$W/work"/*/never
-    (cd "$W/work" && exec "${MPIRUN[@]}" -n 1 -wdir "$W/work/${5:-.}" "$TRAIN" "${SMALL[@]}" -o never $3 : \
-        -n 1 -wdir "$W/work/${6:-.}" "$TRAIN" "${SMALL[@]}" -o never $4) </dev/null >"$W/stdout" 2>"$W/stderr"; rc=$?
+    rm -rf "$W/runs/never" "$W/runs"/*/never
+    (cd "$W/runs" && exec "${MPIRUN[@]}" -n 1 -wdir "$W/runs/${5:-.}" "$TRAIN" "${SMALL[@]}" -o never $3 : \
+        -n 1 -wdir "$W/runs/${6:-.}" "$TRAIN" "${SMALL[@]}" -o never $4) </dev/null >"$W/stdout" 2>"$W/stderr"; rc=$?
     if [ "$rc" = 0 ]; then bad "$1" "exit status 0"
     elif [ $(($(date +%s) - begun)) -gt 10 ]; then bad "$1" "took more than 10 s"
     elif ! grep -qE "^error: rank [01]: .*$2" "$W/stderr"; then bad "$1" "no error saying $2: $(grep -m2 error: "$W/stderr" | tr '\n' ' ')"
-    elif [ -n "$(find "$W/work" -name never)" ]; then bad "$1" "wrote the folder of -o"
+    elif [ -n "$(find "$W/runs" -name never)" ]; then bad "$1" "wrote the folder of -o"
     elif [ -n "$(trainers)" ]; then bad "$1" "a process is left"; end_all
     else ok "$1"; fi
 }
@@ -372,27 +361,27 @@ pair "another -n"    "-n '"  "-n 3" "-n 2"
 pair "another name of -i" "-i" "" "-i rank0/text.bin"
 pair "another text under the same name" "-i" "-i text.bin" "-i text.bin" rank0 rank1
 fold -x 0 -v 0 -p s -o base
-cp "$W/work/base/model_00000000.bin" "$W/work/rank0/model.bin"
+cp "$W/runs/base/model_00000000.bin" "$W/runs/rank0/model.bin"
 poke() { python3 "$W/tool.py" poke "$@"; }
-poke "$W/work/rank0/model.bin" "$W/work/rank1/model.bin" wpe 5 0.5
+poke "$W/runs/rank0/model.bin" "$W/runs/rank1/model.bin" wpe 5 0.5
 pair "another model under the same name" "-e" "-e model.bin" "-e model.bin" rank0 rank1
-poke "$W/work/rank0/model.bin" "$W/work/rank1/model.bin" fcw 7 0.5
+poke "$W/runs/rank0/model.bin" "$W/runs/rank1/model.bin" fcw 7 0.5
 pair "another model, which differs in a sharded tensor" "-e" "-e model.bin" "-e model.bin" rank0 rank1
-mkdir "$W/work/rank0/ck" "$W/work/rank1/ck"
+mkdir "$W/runs/rank0/ck" "$W/runs/rank1/ck"
 fold -x 4 -n 2 -v 0 -p s -o ck
-cp "$W/work/ck/"* "$W/work/rank0/ck" && cp "$W/work/ck/"*_00000002* "$W/work/ck/main.log" "$W/work/rank1/ck"
+cp "$W/runs/ck/"* "$W/runs/rank0/ck" && cp "$W/runs/ck/"*_00000002* "$W/runs/ck/main.log" "$W/runs/rank1/ck"
 pair "another checkpoint to resume from" "(-y|-o)" "-o ck -y 1" "-o ck -y 1" rank0 rank1
-rm -r "$W/work/rank1/ck" && cp -r "$W/work/ck" "$W/work/rank1/ck"
-poke "$W/work/ck/state_00000004.bin" "$W/work/rank1/ck/state_00000004.bin" qkvw 7 0.5 # moments begin as a model does
+rm -r "$W/runs/rank1/ck" && cp -r "$W/runs/ck" "$W/runs/rank1/ck"
+poke "$W/runs/ck/state_00000004.bin" "$W/runs/rank1/ck/state_00000004.bin" qkvw 7 0.5 # moments begin as a model does
 pair "the same checkpoint with other moments" "(-y|-o)" "-o ck -y 1" "-o ck -y 1" rank0 rank1
 
 echo "# a loss that is not a number: broken by max and isnan that lose it, or by ranks that go on without the others"
 mpi 2 -v 0 -p sppp -x 4 -n 2 -o nan
-poke "$W/work/nan/model_00000004.bin" "$W/work/nan/model_00000004.bin" qkvw $((3 * 3 * 32 * 32 + 3 * 32 * 32 - 1)) nan # last block, rank 1's
+poke "$W/runs/nan/model_00000004.bin" "$W/runs/nan/model_00000004.bin" qkvw $((3 * 3 * 32 * 32 + 3 * 32 * 32 - 1)) nan # last block, rank 1's
 mpi_try 2 -v 0 -p sppp -x 8 -n 2 -y 1 -o nan
 same "NaN ends all ranks with the update and a tensor" "$((rc != 0)) $(grep -oE '^error: rank [01]: update 5: .*gradient of [a-z0-9]+' "$W/stderr" | grep -oE 'update 5|gradient' | sort -u | tr '\n' ' ')$(trainers | wc -l)" "1 gradient update 5 0"
 same "the checkpoints of before stay" "$(kept nan)" "00000002 00000004 "
-rm "$W/work/nan/"*_00000004*
+rm "$W/runs/nan/"*_00000004*
 mpi 2 -v 0 -p sppp -x 4 -n 2 -y 1 -o nan
 holds "the run goes on from the one before" reached nan 4
 
