@@ -102,7 +102,7 @@ $(if $(filter BF16 FP32 TF32,$(PRECISION)),,$(error PRECISION=$(PRECISION): expe
 # Compute capabilities, such as "90": those of the GPUs here.
 GPU_ARCHS ?= $(or $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | grep -E '^[0-9.]+$$' | tr -d . | sort -u),80 90)
 TRAINER_CU := train_gpt2.cu tp_blocks.h $(wildcard data/*.h)
-EMU := $(wildcard dev/emu/*.h) dev/emu/emu.cpp
+EMU := $(wildcard dev/emu/*.h dev/emu/nvtx3/*.h) dev/emu/emu.cpp
 
 NVCC_FLAGS = -std=c++20 -O3 -lineinfo $(foreach a,$(GPU_ARCHS),-gencode=arch=compute_$(a),code=sm_$(a)) -Xcompiler -Wall,-Wextra,-fopenmp
 NVCC_LIBS = -lcublasLt -lm
@@ -157,9 +157,9 @@ test_gpt2cu_emu test_gpt2cu_emu_fp32 test_gpt2cu_emu_asan test_gpt2cu_emu_fp32_a
 dev/emu/test_emu dev/emu/test_emu_asan: dev/emu/test_emu.cpp $(EMU)
 	$(EMU_CXX) $(EMU_FLAGS) $< dev/emu/emu.cpp -o $@ $(LIBS)
 
-# For the tests: PLANTED_FAULT=2 tells NCCL bytes.
+# For the tests: replicas are compared after every update, and PLANTED_FAULT=2 tells NCCL bytes.
 dev/train_faulty_emu: $(TRAINER_CU) $(EMU) | $(DATA)
-	$(EMU_CXX) $(EMU_FLAGS) $(PART) -DPLANTED_FAULTS -DPRECISION_FP32 $< dev/emu/emu.cpp -o $@ $(LIBS)
+	$(EMU_CXX) $(EMU_FLAGS) $(PART) -DDEBUG -DPLANTED_FAULTS -DPRECISION_FP32 $< dev/emu/emu.cpp -o $@ $(LIBS)
 
 demo: train_gpt2
 	dev/demo.sh

@@ -784,6 +784,7 @@ enum { ALWAYS = 0, CUDA = 1 };
     X("-nl",   net_latency,   REAL,   "0",         0,  1e9,         "",             ALWAYS,  "emulated network: microseconds per hop of an all-reduce")        \
     X("-nb",   net_gbits,     REAL,   "0",         0,  1e9,         "",             ALWAYS,  "emulated network: Gbit/s per link; 0 = off")                     \
     X("-cm",   comm,          CHOICE, "auto",      0,  0,           "auto nccl mpi", CUDA,    "all-reduce of the CUDA trainer")                                  \
+    X("-ms",   matmul_search, COUNT,  "0",         0,  64,          "",             CUDA,    "time cuBLASLt's N best algorithms per shape, take the fastest; 0 = its choice")\
     X("-r",    recompute,     COUNT,  "0",         0,  2,           "",             CUDA,    "recompute in the backward pass: 1 = GELU, 2 = LayerNorm too")    \
     X("-z",    zero,          COUNT,  "0",         0,  1,           "",             CUDA,    "1 = ZeRO-1: optimizer state cut over the replicas")
 // clang-format on

@@ -6,7 +6,8 @@ segment and a merge are. What is different here:
   - The F tensor ranks that are folded into one process are a batch dimension: every kernel and every matrix product does
     all of them in one launch. A merge of folded ranks costs no pass over memory of its own: the kernel that adds bias and
     residual and normalizes reads all F partial outputs.
-  - Real ranks (one process and one GPU each, under mpirun) add NCCL on the compute stream. Gradients are summed over
+  - Real ranks (one process and one GPU each, under mpirun) add NCCL: on the compute stream in the forward pass, beside it in
+    the backward pass, where the weight gradients that nobody waits for are computed meanwhile. Gradients are summed over
     data-parallel replicas on a stream of their own while the backward pass goes on.
   - Activations, and the weights that products read, are bf16 (PRECISION=BF16) or float (PRECISION=FP32). Gradients,
     optimizer state, master weights and every sum inside a kernel are float.
@@ -26,6 +27,7 @@ Vp), R tensor ranks, F of them in this process. f counts ranks, k sub-blocks (2 
 #ifdef USE_NCCL
 #include <nccl.h>
 #endif
+#include <nvtx3/nvToolsExt.h>
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -146,6 +148,13 @@ template <bool MAX> __device__ __forceinline__ float block_reduce(float x, float
     return MAX ? warp_max(y) : warp_sum(y);
 }
 
+// From here to the end of the scope, a range of the function's name in a profile (dev/profile.sh).
+struct Range {
+    Range(const char *name) { nvtxRangePushA(name); }
+    ~Range() { nvtxRangePop(); }
+};
+#define RANGE() Range range_(__func__)
+
 // Mistakes that the test suite makes on purpose, one at a time, to see itself fail. Not compiled into the trainer.
 enum {
     FAULT_NONE,
@@ -174,7 +183,7 @@ typedef struct {
     cudaDeviceProp properties;
     cudaStream_t stream;            // everything but
     cudaStream_t replica_stream;    // sums of gradients over replicas, and
-    cudaStream_t hidden_stream;     // merges that go on while the next sub-block computes (l)
+    cudaStream_t hidden_stream;     // merges that go on while something else computes
     cublasLtHandle_t blas;
     int fuses_gelu;                 // products write or differentiate GELU themselves: faster from Hopper on
 } Gpu;
@@ -192,7 +201,9 @@ static void gpu_open(int index) {
     }
     CUDA_CHECK(cudaStreamCreateWithFlags(&gpu.stream, cudaStreamNonBlocking));
     CUDA_CHECK(cudaStreamCreateWithFlags(&gpu.replica_stream, cudaStreamNonBlocking));
-    CUDA_CHECK(cudaStreamCreateWithFlags(&gpu.hidden_stream, cudaStreamNonBlocking));
+    int lowest, highest; // a hidden merge takes the multiprocessors it needs before the products beside it take them all
+    CUDA_CHECK(cudaDeviceGetStreamPriorityRange(&lowest, &highest));
+    CUDA_CHECK(cudaStreamCreateWithPriority(&gpu.hidden_stream, cudaStreamNonBlocking, highest));
     CUBLAS_CHECK(cublasLtCreate(&gpu.blas));
     gpu.fuses_gelu = gpu.properties.major >= 9;
 }
@@ -396,6 +407,7 @@ __global__ void columns_sum_kernel(float *partial, const real *d, int rows, int 
 // Gradient of a bias: out (cols) of each of `batch`, out_stride apart, = or += sums over the rows of d (batch,rows,cols).
 // scratch (batch,CHUNKS_MAX,cols)
 static void bias_backward(float *out, size_t out_stride, const real *d, int batch, int rows, int cols, int add, float *scratch) {
+    RANGE();
     int across = ceil_div(cols, WARP * PACK), wanted = ceil_div(4 * gpu.properties.multiProcessorCount, across * batch);
     int chunks = max(1, min(min(wanted, CHUNKS_MAX), ceil_div(rows, BLOCK_WARPS)));
     int chunk_rows = ceil_div(rows, chunks);
@@ -469,6 +481,7 @@ __global__ void norm_backward_kernel(NormBackward g) {
 
 // dw, db (C) of each of F ranks, grad_stride apart, are written, or added to. g.partial has room for CHUNKS_MAX chunks.
 static void norm_backward(NormBackward g, float *dw, float *db, size_t grad_stride, int F, int add) {
+    RANGE();
     size_t sums = (size_t)2 * g.C * sizeof(float);
     int warps = warps_with(sums, 96 << 10);
     int chunks = min(2 * gpu.properties.multiProcessorCount, min(ceil_div(g.rows, warps), CHUNKS_MAX));
@@ -1642,6 +1655,7 @@ template <auto Kernel> static void attention_allow_shared(size_t bytes) {
 
 // out (B,T,heads,HS) and lse (B,heads,T) from qkv (B,T,3,heads,HS), whose rows have to lie at multiples of 16 bytes.
 static void attention_forward(real *out, float *lse, const real *qkv, AttentionShape s, cudaStream_t on) {
+    RANGE();
     attention_by_size(s.HS, [&]<int D, bool FULL>() {
         using Sizes = AttentionForward<D>;
         attention_allow_shared<attention_forward_kernel<D, FULL>>(Sizes::SHARED);
@@ -1653,6 +1667,7 @@ static void attention_forward(real *out, float *lse, const real *qkv, AttentionS
 // dqkv (B,T,3,heads,HS) is written, and so is delta (B,heads,T), which is of no use later. dout, out (B,T,heads,HS).
 static void attention_backward(real *dqkv, float *delta, const real *dout, const real *out, const float *lse,
                                const real *qkv, AttentionShape s, cudaStream_t on) {
+    RANGE();
     attention_by_size(s.HS, [&]<int D, bool FULL>() {
         using Sizes = AttentionBackward<D>;
         constexpr int LANES = D / PACK, SHARED = Sizes::SHARED;
@@ -1700,7 +1715,8 @@ typedef struct {
 
 typedef struct {
     MatmulKey key;
-    int state; // 0: free; 1: can be had; 2: cuBLASLt has no such thing
+    int state;    // 0: free; 1: can be had; 2: cuBLASLt has no such thing
+    int searched; // its algorithm is the fastest of several
     cublasLtMatmulDesc_t operation;
     cublasLtMatrixLayout_t a, b, out; // ours
     cublasLtMatmulAlgo_t algorithm;
@@ -1708,6 +1724,13 @@ typedef struct {
 
 static constexpr int MATMUL_PLANS = 1 << 14, MATMUL_WORKSPACE = 32 << 20;
 static MatmulPlan *matmul_plans; // hash table
+
+// Of how many algorithms per shape the fastest is taken (`-ms`); 0: cuBLASLt's first choice is, which is the same in every run,
+// while of times close together now one wins and now another, and with it the last bits of the result. Processes of one TP group
+// agree, since tensors that all of them have must stay the same.
+enum { MATMUL_SEARCH_MAX = 64 };
+static int matmul_search;
+static Mesh matmul_mesh;
 
 static cublasLtMatrixLayout_t matmul_layout(cudaDataType_t type, int rows, int cols, int batch, size_t stride) {
     cublasLtMatrixLayout_t layout;
@@ -1726,6 +1749,27 @@ static void matmul_set_pointers(MatmulPlan *plan, const Matmul *m) {
     const void *aux = m->before_gelu ? m->before_gelu : m->gelu_in;
     if (m->bias) OPERATION_SET(plan, BIAS_POINTER, m->bias);
     if (aux) OPERATION_SET(plan, EPILOGUE_AUX_POINTER, aux);
+}
+
+// The algorithms that cuBLASLt thinks best, up to `room` of them, best first; returns how many, 0 if it has none.
+static int matmul_algorithms(const MatmulPlan *plan, cublasLtMatmulHeuristicResult_t *found, int room) {
+    cublasLtMatmulPreference_t preference;
+    size_t workspace = MATMUL_WORKSPACE;
+    uint32_t alignment = 16; // of every tensor and every rank's part of one
+    int count = 0;
+    CUBLAS_CHECK(cublasLtMatmulPreferenceCreate(&preference));
+#define PREFERENCE_SET(attribute, value) \
+    CUBLAS_CHECK(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_##attribute, &(value), sizeof(value)))
+    PREFERENCE_SET(MAX_WORKSPACE_BYTES, workspace);
+    PREFERENCE_SET(MIN_ALIGNMENT_A_BYTES, alignment);
+    PREFERENCE_SET(MIN_ALIGNMENT_B_BYTES, alignment);
+    PREFERENCE_SET(MIN_ALIGNMENT_C_BYTES, alignment);
+    PREFERENCE_SET(MIN_ALIGNMENT_D_BYTES, alignment);
+#undef PREFERENCE_SET
+    cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(gpu.blas, plan->operation, plan->b, plan->a, plan->out, plan->out,
+                                                           preference, room, found, &count);
+    CUBLAS_CHECK(cublasLtMatmulPreferenceDestroy(preference));
+    return status == CUBLAS_STATUS_SUCCESS ? count : 0;
 }
 
 static void matmul_plan_make(MatmulPlan *plan, const Matmul *m) {
@@ -1756,24 +1800,8 @@ static void matmul_plan_make(MatmulPlan *plan, const Matmul *m) {
     plan->b = matmul_layout(REAL_TYPE, k->b_transposed ? k->N : k->K, k->b_transposed ? k->K : k->N, k->batch, k->b_stride);
     plan->out = matmul_layout(k->out_float ? CUDA_R_32F : REAL_TYPE, k->M, k->N, k->batch, k->out_stride);
 
-    cublasLtMatmulPreference_t preference;
     cublasLtMatmulHeuristicResult_t found;
-    size_t workspace = MATMUL_WORKSPACE;
-    uint32_t alignment = 16; // of every tensor and every rank's part of one
-    int count = 0;
-    CUBLAS_CHECK(cublasLtMatmulPreferenceCreate(&preference));
-#define PREFERENCE_SET(attribute, value) \
-    CUBLAS_CHECK(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_##attribute, &(value), sizeof(value)))
-    PREFERENCE_SET(MAX_WORKSPACE_BYTES, workspace);
-    PREFERENCE_SET(MIN_ALIGNMENT_A_BYTES, alignment);
-    PREFERENCE_SET(MIN_ALIGNMENT_B_BYTES, alignment);
-    PREFERENCE_SET(MIN_ALIGNMENT_C_BYTES, alignment);
-    PREFERENCE_SET(MIN_ALIGNMENT_D_BYTES, alignment);
-#undef PREFERENCE_SET
-    cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(gpu.blas, plan->operation, plan->b, plan->a, plan->out, plan->out,
-                                                           preference, 1, &found, &count);
-    CUBLAS_CHECK(cublasLtMatmulPreferenceDestroy(preference));
-    plan->state = status == CUBLAS_STATUS_SUCCESS && count > 0 ? 1 : 2;
+    plan->state = matmul_algorithms(plan, &found, 1) == 1 ? 1 : 2;
     if (plan->state == 1) plan->algorithm = found.algo;
 }
 
@@ -1797,18 +1825,72 @@ static MatmulPlan *matmul_plan(const Matmul *m) {
     fail("more than %d shapes of matrix products", MATMUL_PLANS);
 }
 
+static cublasStatus_t matmul_launch(const MatmulPlan *plan, const cublasLtMatmulAlgo_t *algorithm, const Matmul *m, void *workspace) {
+    float one = 1, beta = m->accumulate ? 1 : 0;
+    return cublasLtMatmul(gpu.blas, plan->operation, &one, m->b, plan->b, m->a, plan->a, &beta, m->out, plan->out, m->out,
+                          plan->out, algorithm, workspace, MATMUL_WORKSPACE, gpu.stream);
+}
+
+// Milliseconds of a product by one algorithm, the least of a few runs; INFINITY where it cannot be done that way.
+static float matmul_time(const MatmulPlan *plan, const cublasLtMatmulAlgo_t *algorithm, const Matmul *m, void *workspace) {
+    cudaEvent_t begin, end;
+    float least = INFINITY;
+    CUDA_CHECK(cudaEventCreate(&begin));
+    CUDA_CHECK(cudaEventCreate(&end));
+    for (int run = 0; run < 4; run++) {
+        float ms;
+        CUDA_CHECK(cudaEventRecord(begin, gpu.stream));
+        if (matmul_launch(plan, algorithm, m, workspace) != CUBLAS_STATUS_SUCCESS) break;
+        CUDA_CHECK(cudaEventRecord(end, gpu.stream));
+        CUDA_CHECK(cudaEventSynchronize(end));
+        CUDA_CHECK(cudaEventElapsedTime(&ms, begin, end));
+        if (run > 0) least = fminf(least, ms); // the first run warms up
+    }
+    CUDA_CHECK(cudaEventDestroy(begin));
+    CUDA_CHECK(cudaEventDestroy(end));
+    return least;
+}
+
+// Takes the fastest algorithm for plan. Process 0 of the TP group times them; what it adds to `out` meanwhile it takes back.
+static void matmul_plan_search(MatmulPlan *plan, const Matmul *m, void *workspace) {
+    cublasLtMatmulHeuristicResult_t found[MATMUL_SEARCH_MAX];
+    int count = matmul_algorithms(plan, found, matmul_search), best = 0;
+    size_t bytes = ((m->batch - 1) * m->out_stride + (size_t)m->M * m->N) * (m->out_float ? sizeof(float) : sizeof(real));
+    void *kept = NULL;
+    plan->searched = 1;
+    if (matmul_mesh.group_rank == 0) {
+        if (m->accumulate) {
+            CUDA_CHECK(cudaMalloc(&kept, bytes));
+            CUDA_CHECK(cudaMemcpyAsync(kept, m->out, bytes, cudaMemcpyDeviceToDevice, gpu.stream));
+        }
+        float least = INFINITY;
+        for (int i = 0; i < count; i++) {
+            float ms = matmul_time(plan, &found[i].algo, m, workspace);
+            if (ms < least) least = ms, best = i;
+        }
+        if (kept) {
+            CUDA_CHECK(cudaMemcpyAsync(m->out, kept, bytes, cudaMemcpyDeviceToDevice, gpu.stream));
+            CUDA_CHECK(cudaStreamSynchronize(gpu.stream));
+            CUDA_CHECK(cudaFree(kept));
+        }
+    }
+    mesh_broadcast(&matmul_mesh, MESH_TP, 0, &best, sizeof best);
+    if (best >= count) fail("-ms %d: process 0 chose algorithm %d of a product, but there are %d here", matmul_search, best, count);
+    plan->algorithm = found[best].algo;
+}
+
 // Returns 0, having done nothing, where cuBLASLt cannot do it in one call.
 static int matmul_try(const Matmul *m, void *workspace) {
     MatmulPlan *plan = matmul_plan(m);
-    float one = 1, beta = m->accumulate ? 1 : 0;
     if (plan->state == 2) return 0;
     matmul_set_pointers(plan, m);
-    CUBLAS_CHECK(cublasLtMatmul(gpu.blas, plan->operation, &one, m->b, plan->b, m->a, plan->a, &beta, m->out, plan->out, m->out,
-                                plan->out, &plan->algorithm, workspace, MATMUL_WORKSPACE, gpu.stream));
+    if (matmul_search > 1 && !plan->searched) matmul_plan_search(plan, m, workspace);
+    CUBLAS_CHECK(matmul_launch(plan, &plan->algorithm, m, workspace));
     return 1;
 }
 
 static void matmul(Matmul m, void *workspace) {
+    RANGE();
     if (matmul_try(&m, workspace)) return;
     int batch = m.batch;
     Matmul one = m;
@@ -1896,7 +1978,7 @@ typedef struct GPT2 {
     float *delta;              // (F, B,NH/R,T)
     float *sums_scratch;       // for bias_backward and norm_backward
     void *workspace;           // cuBLASLt's
-    unsigned long long *clock; // (2) when an all-reduce on an emulated network began; [1] a hidden one
+    unsigned long long *clock; // (2) when an all-reduce on an emulated network began; [1] one in two halves
     Batch batch;               // on the GPU
     int32_t *batch_data;       // (5 B T + 1)
     int32_t *batch_host[2];    // pinned, filled in turn
@@ -2364,6 +2446,7 @@ static void allreduce_count(GPT2 *m, int kind, size_t n, Element element) {
 
 // Sums x (n) over all R ranks, of which those in this process have been added up before.
 static void allreduce(GPT2 *m, int kind, void *x, size_t n, Element element, int largest) {
+    RANGE();
     allreduce_count(m, kind, n, element);
     if (!ranks_wait(m)) return;
     Span *span = span_next(m, kind);
@@ -2372,9 +2455,10 @@ static void allreduce(GPT2 *m, int kind, void *x, size_t n, Element element, int
     CUDA_CHECK(cudaEventRecord(span->end, gpu.stream));
 }
 
-// The same in two halves, between which the caller computes and leaves x alone. One at a time, and no other between them: NCCL
-// wants the calls on a communicator in one order. Through MPI there is no second half: the host would be busy with it.
+// The same in two halves, between which the caller computes and leaves x alone; only the wait that is left counts as its time.
+// One at a time, and no other between them: NCCL wants the calls on a communicator in one order. Through MPI there is no second half: the host would be busy with it.
 static void allreduce_begin(GPT2 *m, int kind, real *x, size_t n) {
+    RANGE();
     m->hidden_kind = kind;
     if (comm_kind == COMM_MPI) {
         allreduce(m, kind, x, n, ELEMENT_REAL, 0);
@@ -2389,6 +2473,7 @@ static void allreduce_begin(GPT2 *m, int kind, real *x, size_t n) {
 }
 
 static void allreduce_end(GPT2 *m) {
+    RANGE();
     if (comm_kind == COMM_MPI || !ranks_wait(m)) return;
     Span *span = span_next(m, m->hidden_kind); // what was not hidden
     CUDA_CHECK(cudaEventRecord(span->begin, gpu.stream));
@@ -2442,6 +2527,7 @@ static Merge merge_of(const GPT2 *m, real *out, int copies) {
 
 // Partial outputs of all folded ranks, no output bias: acc = or += Wout . inside(Win . LN(stream) + b), each its own part.
 static void subblock_forward(GPT2 *m, int k, int add) {
+    RANGE();
     const SubBlock *s = &m->subs[k];
     const SubParams *p = &sub_params[k % 2];
     int layer = k / 2, rows = m->B * m->T, C = m->config.C, mlp = k % 2;
@@ -2473,9 +2559,11 @@ static void subblock_again(GPT2 *m, int k) {
     if (m->options.recompute > 0 && k % 2) gelu_forward(s->outer, s->inner, (size_t)m->F * rows * s->inner_width);
 }
 
-// From the gradients of the ranks' partial outputs, (F, B,T,C) or one for all (stride 0), to the gradients of their parameters
-// (added to if add_grads) and of the streams they read, written to dstream (F, B,T,C), or added to it if add_stream.
+// From the gradients of the ranks' partial outputs, (F, B,T,C) or one for all (stride 0), to those of the streams they read,
+// written to dstream (F, B,T,C), or added to it if add_stream, and of their parameters (added to if add_grads), but for the
+// matrix and bias they begin with: dinner waits for subblock_in_backward.
 static void subblock_backward(GPT2 *m, int k, const real *dpartial, size_t dpartial_stride, int add_stream, int add_grads) {
+    RANGE();
     const SubBlock *s = &m->subs[k];
     const SubParams *p = &sub_params[k % 2];
     int layer = k / 2, rows = m->B * m->T, C = m->config.C, mlp = k % 2, F = m->F;
@@ -2499,15 +2587,6 @@ static void subblock_backward(GPT2 *m, int k, const real *dpartial, size_t dpart
     if (!mlp) attention_backward(m->dinner, m->delta, m->douter, s->outer, s->lse, s->inner, attention_shape(m), gpu.stream);
     else if (!gpu.fuses_gelu) gelu_backward(m->dinner, m->douter, s->inner, F * inner);
 
-    Matmul din_w = {};
-    din_w.out = grad_at(m, p->in_w, layer), din_w.out_stride = param_stride(m, p->in_w), din_w.out_float = 1;
-    din_w.a = m->dinner, din_w.a_stride = inner, din_w.a_transposed = 1;
-    din_w.b = s->normed, din_w.b_stride = stream_stride(m, s);
-    din_w.M = s->inner_width, din_w.N = C, din_w.K = rows, din_w.batch = F, din_w.accumulate = add_grads;
-    matmul(din_w, m->workspace);
-    bias_backward(grad_at(m, p->in_b, layer), param_stride(m, p->in_b), m->dinner, F, rows, s->inner_width, add_grads,
-                  m->sums_scratch);
-
     Matmul dnormed = {};
     dnormed.out = m->dnormed, dnormed.out_stride = stream_size(m);
     dnormed.a = m->dinner, dnormed.a_stride = inner;
@@ -2523,6 +2602,21 @@ static void subblock_backward(GPT2 *m, int k, const real *dpartial, size_t dpart
     norm.w = param_at(m, t.w, t.layer), norm.w_stride = param_stride(m, t.w), norm.partial = m->sums_scratch;
     norm.rows = rows, norm.C = C;
     norm_backward(norm, grad_at(m, t.w, t.layer), grad_at(m, t.b, t.layer), grad_stride(m, t.w), F, add_grads);
+}
+
+// The second half: gradients of the matrix and the bias that sub-block k begins with, which nothing else waits for.
+static void subblock_in_backward(GPT2 *m, int k, int add_grads) {
+    RANGE();
+    const SubBlock *s = &m->subs[k];
+    const SubParams *p = &sub_params[k % 2];
+    int layer = k / 2, rows = m->B * m->T, width = s->inner_width;
+    Matmul din_w = {};
+    din_w.out = grad_at(m, p->in_w, layer), din_w.out_stride = param_stride(m, p->in_w), din_w.out_float = 1;
+    din_w.a = m->dinner, din_w.a_stride = (size_t)rows * width, din_w.a_transposed = 1;
+    din_w.b = s->normed, din_w.b_stride = stream_stride(m, s);
+    din_w.M = width, din_w.N = m->config.C, din_w.K = rows, din_w.batch = m->F, din_w.accumulate = add_grads;
+    matmul(din_w, m->workspace);
+    bias_backward(grad_at(m, p->in_b, layer), param_stride(m, p->in_b), m->dinner, m->F, rows, width, add_grads, m->sums_scratch);
 }
 
 // ----------------------------------------------------------------------------
@@ -2546,6 +2640,7 @@ static void parts_fold(GPT2 *m, Merge *g, real *parts) {
 // Ends segment i by merge `all`. If segment i+1 does not read the outcome, the merge only begins here and
 // ends when segment i+1 is done; the stream then, the sum of all outputs before it, is written but normed by nobody.
 static void merge_forward(GPT2 *m, int i, Merge all) {
+    RANGE();
     const Segment *seg = &m->plan.segments[i];
     int hide = merge_is_hidden(&m->plan, i);
     size_t n = stream_size(m);
@@ -2599,6 +2694,7 @@ static void segment_forward(GPT2 *m, int i) {
 // The matrices and the inner bias of sub-block k have their gradients of this update, but for the sum over data-parallel
 // replicas: it goes on beside the compute stream. Tensors of which ranks have partial gradients come later.
 static void replica_sums_begin(GPT2 *m, int k) {
+    RANGE();
     const int tensors[3] = {sub_params[k % 2].in_w, sub_params[k % 2].in_b, sub_params[k % 2].out_w};
     if (m->mesh.DP == 1 || comm_kind != COMM_NCCL) return;
     CUDA_CHECK(cudaEventRecord(m->ready, gpu.stream));
@@ -2628,20 +2724,21 @@ static void output_bias_backward(GPT2 *m, int k, const real *both, int through_m
     }
 }
 
-// Ends the backward pass of segment i: dstream (F, B,T,C) is the gradient of what each rank read. A late segment read the
-// stream before segment i-1, not after it, so that the sum of its dstream over ranks may go on while segment i-1 computes,
-// and joins dmerged after that.
-static void merge_backward(GPT2 *m, int i) {
+// Ends the backward pass of segment i: dstream (F, B,T,C) is the gradient of what each rank read, and is summed over ranks while
+// they compute the last gradients of parameters, which need no other rank. A late segment read the stream before segment i-1,
+// not after it, so that its sum may go on while segment i-1 computes too, and joins dmerged after that.
+static void merge_backward(GPT2 *m, int i, int add_grads) {
+    RANGE();
     const Segment *seg = &m->plan.segments[i];
     int hidden = merge_is_hidden(&m->plan, i);
-    size_t n = stream_size(m);
     Merge sum = merge_of(m, m->dmerged, 1);
     sum.parts = m->dstream, sum.count = m->F;
     if (seg->base == seg->begin) sum.base = m->dmerged;
     parts_fold(m, &sum, m->dstream);
     if (hidden) allreduce_end(m); // of segment i+1
-    if (seg->late) allreduce_begin(m, TRAFFIC_BACKWARD, m->dstream, n);
-    else allreduce(m, TRAFFIC_BACKWARD, m->dstream, n, ELEMENT_REAL, 0);
+    allreduce_begin(m, TRAFFIC_BACKWARD, m->dstream, stream_size(m));
+    subblock_in_backward(m, seg->begin, add_grads);
+    if (!seg->late) allreduce_end(m);
     if (hidden) {
         Merge later = sum;
         later.base = m->dmerged, later.parts = m->dstream_hidden;
@@ -2677,10 +2774,11 @@ static void segment_backward(GPT2 *m, int i, int add_grads) {
         }
         output_bias_backward(m, k, scale == 1 ? dpartial : NULL, through_merge, known, add_grads);
         subblock_backward(m, k, dpartial, known ? stream_size(m) : 0, known, add_grads);
+        if (k == seg->begin) merge_backward(m, i, add_grads);
+        else subblock_in_backward(m, k, add_grads);
         known = 1;
         if (m->last_pass) replica_sums_begin(m, k);
     }
-    merge_backward(m, i);
 }
 
 // ----------------------------------------------------------------------------
@@ -2722,6 +2820,7 @@ static void batch_send(GPT2 *m, const int32_t *tokens, const int32_t *targets, i
 }
 
 static void tokens_embed(GPT2 *m) {
+    RANGE();
     int C = m->config.C, rows = m->B * m->T;
     size_t n = stream_size(m);
     for (int f = 0; f < m->vocab_parts; f++) {
@@ -2750,6 +2849,7 @@ static void logits_compute(GPT2 *m) {
 
 // Losses of all tokens; and the gradients of scale times their mean over the logits, unless scale is 0.
 static void classify(GPT2 *m, double scale) {
+    RANGE();
     int rows = m->B * m->T, width = m->vocab_width, threads = classifier_threads(width), blocks = ceil_div(rows, BLOCK);
     float each = (float)(scale / rows);
     if (!m->vocab_cut) {
@@ -2792,6 +2892,7 @@ static void logits_collect(GPT2 *m, int row, float *out) {
 // forward and backward pass: launches only; the host runs ahead of the GPU
 
 static void forward_pass(GPT2 *m, const int32_t *tokens, const int32_t *targets, int B, int T) {
+    RANGE();
     m->B = B, m->T = T;
     batch_send(m, tokens, targets, B * T);
     LAUNCH(bias_sums_kernel, 2 * m->config.L, BLOCK, 0, gpu.stream, m->bias_sums, param_at(m, P_attprojb, 0),
@@ -2804,6 +2905,7 @@ static void forward_pass(GPT2 *m, const int32_t *tokens, const int32_t *targets,
 // From the gradient over the logits, which `classify` left there, to those of all parameters. They replace what the
 // gradients were, or are added to it.
 static void backward_pass(GPT2 *m, int add_grads) {
+    RANGE();
     int C = m->config.C, rows = m->B * m->T, width = m->vocab_width;
     size_t n = stream_size(m), logits = (size_t)rows * width, wte = spec_layer_size(&m->local[P_wte]);
     Matmul dwte = {};
@@ -2843,6 +2945,7 @@ static void loss_mean(GPT2 *m, int add) {
 // Logits of tokens (B,T) into m->logits; with targets (B,T), also the losses. Returns their mean in nats, or NaN without
 // targets. B and T are at most those the model was created for.
 static double gpt2_forward(GPT2 *m, const int32_t *tokens, const int32_t *targets, int B, int T) {
+    RANGE();
     forward_pass(m, tokens, targets, B, T);
     if (!targets) return NAN;
     classify(m, 0);
@@ -2855,6 +2958,7 @@ static double gpt2_forward(GPT2 *m, const int32_t *tokens, const int32_t *target
 
 // Forward and backward pass of micro-batch number `micro` (from 0) of this replica's `micro_steps`.
 static void gpt2_micro_step(GPT2 *m, const int32_t *tokens, const int32_t *targets, int B, int T, int micro, int micro_steps) {
+    RANGE();
     if (micro == 0) m->micro_steps = micro_steps, m->replica_sums_begun = 0;
     m->last_pass = micro == micro_steps - 1;
     forward_pass(m, tokens, targets, B, T);
@@ -2869,6 +2973,7 @@ static void gpt2_micro_step(GPT2 *m, const int32_t *tokens, const int32_t *targe
 // Tensors that every rank has whole, but saw its own streams with: the sum over ranks is the gradient, one all-reduce. Then the
 // sums over replicas: those begun in the last backward pass, and the rest.
 static void gradients_reduce(GPT2 *m) {
+    RANGE();
     float *partials = m->grads + m->partials_begin;
     if (m->F > 1) {
         LAUNCH(copies_sum_kernel, (unsigned)ceil_div(m->partials_size, (size_t)BLOCK), BLOCK, 0, gpu.stream, partials, m->F,
@@ -2894,6 +2999,7 @@ static void gradients_reduce(GPT2 *m) {
 // After the last micro-step. Norm of the whole gradient: sharded tensors over all ranks, replicated ones once. The host waits
 // for the GPU here, and only here, in every update.
 static UpdateSums gpt2_gradients(GPT2 *m) {
+    RANGE();
     UpdateSums sums = {};
     double *squares = m->host_results + 1, *all = ALLOC(double, (size_t)m->mesh.group * P_COUNT, "norm"), total = 0;
     int blocks = min(NORM_BLOCKS, gpu.properties.multiProcessorCount);
@@ -2923,6 +3029,7 @@ static UpdateSums gpt2_gradients(GPT2 *m) {
 
 // One AdamW step, number `update` from 1, of the elements this process has the optimizer state of.
 static void gpt2_update(GPT2 *m, AdamW h, int64_t update) {
+    RANGE();
     AdamWStep step = {(float)h.rate, (float)h.beta1, (float)h.beta2, (float)h.eps, (float)h.decay, (float)h.grad_scale,
                       (float)(1 / (1 - pow(h.beta1, (double)update))), (float)(1 / (1 - pow(h.beta2, (double)update)))};
     LAUNCH(adamw_kernel, (unsigned)ceil_div(m->owned_size, (size_t)BLOCK * 4), BLOCK, 0, gpu.stream, m->params, m->master,
@@ -3118,6 +3225,7 @@ static void gpt2_create_for(GPT2 *m, const GPT2Config *config, Mesh mesh, const 
     options.network.latency_us = o->net_latency;
     options.network.gbits = o->net_gbits;
     comm_open(&mesh, o->comm);
+    matmul_search = (int)o->matmul_search, matmul_mesh = mesh;
     gpt2_create(m, config, mesh, (int)o->batch, (int)o->length, options, training);
 }
 

@@ -417,10 +417,10 @@ refuses "-gp with a byte-pair vocabulary" "-gp" "character" -- -s 1 -gp abc -tk 
 
 echo "# NaN: broken when a run goes on, or saves what it computed"
 cp "$W/box/nan.bin" "$W/runs"
-fails work -e nan.bin -o nan -n 1
+fails runs -e nan.bin -o nan -n 1
 same "a NaN weight stops the run, naming the update" "$(refused "update 1:")" ""
 same "a NaN weight leaves no checkpoint" "$(ls "$W/runs/nan")" main.log
-fails work -l 1000 -c 1000 -x 20 -n 1 -o burst
+fails runs -l 1000 -c 1000 -x 20 -n 1 -o burst
 same "weights that overflow stop the run" "$(refused "update ")" ""
 holds "weights that overflow are in no checkpoint" compute "$W/runs/burst" <<'PY'
 import array, glob, math, sys

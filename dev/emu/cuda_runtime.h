@@ -539,6 +539,9 @@ inline void emu_unpoison(const void *from, size_t bytes) {
 #endif
 }
 
+// Is a kernel running, and `at` in device memory? Then *start is where its allocation begins.
+bool emu_kernel_memory(const void *at, uintptr_t *start);
+
 // ----------------------------------------------------------------------------
 // launches
 

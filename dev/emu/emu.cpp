@@ -1207,6 +1207,12 @@ static void launch_run(const Launch &launch) {
     block.launch = nullptr;
 }
 
+bool emu_kernel_memory(const void *at, uintptr_t *start) {
+    if (!block.launch) return false;
+    const Allocation *a = allocation_find(at, start);
+    return a && a->kind == Allocation::DEVICE && (uintptr_t)at < *start + a->bytes;
+}
+
 static std::map<const void *, size_t> &shared_limits() {
     static std::map<const void *, size_t> limits;
     return limits;
@@ -1433,14 +1439,15 @@ struct Product {
     const void *alpha_at, *beta_at; // on the device, where POINTER_MODE says so
     float alpha, beta;
     size_t m, n, k;
+    size_t panel; // how many of k are added up at a time
 };
 // What an algorithm was found for.
 struct Algorithm {
     uint64_t m, n, k, workspace;
-    uint32_t alignments[4];
+    uint32_t alignments[4], panel;
 };
 static_assert(sizeof(Algorithm) <= sizeof(cublasLtMatmulAlgo_t));
-enum { WORKSPACE_WANTED = 64 << 10 };
+enum { WORKSPACE_WANTED = 64 << 10, ALGORITHMS = 3 }; // they differ in the order of their sums
 
 static bool type_known(uint32_t type) { return type == CUDA_R_32F || type == CUDA_R_16BF; }
 static size_t type_bytes(uint32_t type) { return type == CUDA_R_32F ? 4 : 2; }
@@ -1623,8 +1630,8 @@ static void product_multiply(float *sums, const Product &p, const void *a, const
     std::fill(sums, sums + p.m * p.n, 0.0f);
     for (size_t column = 0; column < p.n; column += PANEL_N) {
         size_t columns = std::min<size_t>(PANEL_N, p.n - column);
-        for (size_t at_k = 0; at_k < p.k; at_k += PANEL_K) {
-            size_t k = std::min<size_t>(PANEL_K, p.k - at_k);
+        for (size_t at_k = 0; at_k < p.k; at_k += p.panel) {
+            size_t k = std::min(p.panel, p.k - at_k);
             for (size_t j = 0; j < columns; j += TILE_N) { // op(B) by columns is its transpose by rows
                 panel_pack(panel_b[0].at + j * k, TILE_N, b, p.b_layout, !p.desc.transpose_b, column + j, p.n, at_k, k);
             }
@@ -1724,14 +1731,15 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
     Product p = {};
     p.desc = *desc, p.a_layout = *a_layout, p.b_layout = *b_layout, p.c_layout = *c_layout, p.d_layout = *d_layout;
     if (cublasStatus_t status = product_check(p)) return status;
-    Algorithm found = {p.m, p.n, p.k, std::min<uint64_t>(preference->workspace, WORKSPACE_WANTED), {}};
+    Algorithm found = {p.m, p.n, p.k, std::min<uint64_t>(preference->workspace, WORKSPACE_WANTED), {}, PANEL_K};
     memcpy(found.alignments, preference->alignments, sizeof found.alignments);
-    results[0] = {};
-    memcpy(&results[0].algo, &found, sizeof found);
-    results[0].workspaceSize = found.workspace;
-    results[0].state = CUBLAS_STATUS_SUCCESS;
-    results[0].wavesCount = 1;
-    *returned = 1;
+    for (*returned = 0; *returned < std::min<int>(requested, ALGORITHMS); ++*returned, found.panel /= 4) {
+        cublasLtMatmulHeuristicResult_t &result = results[*returned] = {};
+        memcpy(&result.algo, &found, sizeof found);
+        result.workspaceSize = found.workspace;
+        result.state = CUBLAS_STATUS_SUCCESS;
+        result.wavesCount = 1;
+    }
     return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -1739,6 +1747,7 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
 // more than that on some days, and fails on others.
 static cublasStatus_t product_algorithm_check(Product &p, const cublasLtMatmulAlgo_t *algo, size_t workspace_bytes) {
     Algorithm found;
+    p.panel = PANEL_K;
     if (!algo) return CUBLAS_STATUS_SUCCESS;
     memcpy(&found, algo, sizeof found);
     if (found.m != p.m || found.n != p.n || found.k != p.k) {
@@ -1759,7 +1768,7 @@ static cublasStatus_t product_algorithm_check(Product &p, const cublasLtMatmulAl
         return refuse_product(CUBLAS_STATUS_INVALID_VALUE, "the algorithm needs a workspace of %zu bytes, not %zu",
                               (size_t)found.workspace, workspace_bytes);
     }
-    p.workspace_bytes = found.workspace;
+    p.workspace_bytes = found.workspace, p.panel = found.panel;
     return CUBLAS_STATUS_SUCCESS;
 }
 
