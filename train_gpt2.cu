@@ -2088,8 +2088,26 @@ static size_t activations_lay(GPT2 *m, char *block) {
     const GPT2Config *c = &m->config;
     size_t BT = (size_t)m->B_max * m->T_max, BTC = BT * c->C, F = m->F, used = 0, parts = m->vocab_parts;
     int Cr = c->C / c->R, at = 0, recompute = m->options.recompute, hides = strchr(m->plan.letters, 'l') != NULL;
+    // Logits are there from the product that makes them to the two that read their gradients; in the same place lies what only
+    // the blocks use, before and after that. (On the stand-in, with fences between tensors, beside it.)
+    m->logits = CARVE(real, parts * BT * m->vocab_width);
+    size_t logits_end = used;
+#ifndef EMU_ASAN
+    used = 0;
+#endif
     m->normed_scratch = CARVE(real, recompute > 1 ? F * BTC : 0);
     m->outer_scratch = CARVE(real, recompute > 0 ? F * BT * 4 * Cr : 0);
+    m->acc = CARVE(real, F * BTC);
+    m->acc_hidden = CARVE(real, hides * F * BTC);
+    m->dmerged = CARVE(real, BTC);
+    m->dpartial = CARVE(real, F * BTC);
+    m->dnormed = CARVE(real, F * BTC);
+    m->dinner = CARVE(real, F * BT * 4 * Cr);
+    m->douter = CARVE(real, F * BT * 4 * Cr);
+    m->delta = CARVE(float, F * BT * (c->NH / c->R));
+    m->sums_scratch = CARVE(float, F * CHUNKS_MAX * 4 * c->C);
+    if (used < logits_end) used = logits_end;
+
     for (int k = 0; k <= 2 * c->L; k++) {
         SubBlock *s = sub_at(m, k);
         int begins = k == 0 || k == m->plan.segments[at].end, final = k == 2 * c->L;
@@ -2110,7 +2128,6 @@ static size_t activations_lay(GPT2 *m, char *block) {
     }
     m->bias_from = CARVE(int, 2 * c->L);
     m->bias_sums = CARVE(float, (size_t)2 * c->L * c->C);
-    m->logits = CARVE(real, parts * BT * m->vocab_width);
     m->part_most = CARVE(float, parts * BT);
     m->part_sums = CARVE(float, 2 * parts * BT);
     m->most = CARVE(float, BT);
@@ -2119,17 +2136,8 @@ static size_t activations_lay(GPT2 *m, char *block) {
     m->loss_total = CARVE(double, 1);
     m->squares = CARVE(double, P_COUNT);
     m->squares_partial = CARVE(double, (size_t)P_COUNT * NORM_BLOCKS);
-    m->acc = CARVE(real, F * BTC);
-    m->dmerged = CARVE(real, BTC);
-    m->dstream = CARVE(real, F * BTC);
-    m->acc_hidden = CARVE(real, hides * F * BTC);
+    m->dstream = CARVE(real, F * BTC); // of the head too, where it is written while logits are read
     m->dstream_hidden = CARVE(real, hides * F * BTC);
-    m->dpartial = CARVE(real, F * BTC);
-    m->dnormed = CARVE(real, F * BTC);
-    m->dinner = CARVE(real, F * BT * 4 * Cr);
-    m->douter = CARVE(real, F * BT * 4 * Cr);
-    m->delta = CARVE(float, F * BT * (c->NH / c->R));
-    m->sums_scratch = CARVE(float, F * CHUNKS_MAX * 4 * c->C);
     m->workspace = CARVE(char, MATMUL_WORKSPACE);
     m->clock = CARVE(unsigned long long, 2);
     m->batch_data = CARVE(int32_t, 5 * BT + 1);
@@ -2915,19 +2923,19 @@ static void backward_pass(GPT2 *m, int add_grads) {
     dwte.M = width, dwte.N = C, dwte.K = rows, dwte.batch = m->vocab_parts, dwte.accumulate = add_grads;
     matmul(dwte, m->workspace);
     Matmul dlast = {};
-    dlast.out = m->acc, dlast.out_stride = n;
+    dlast.out = m->dstream, dlast.out_stride = n;
     dlast.a = m->logits, dlast.a_stride = logits;
     dlast.b = m->params + wte_part(m, 0), dlast.b_stride = wte;
     dlast.M = rows, dlast.N = C, dlast.K = width, dlast.batch = m->vocab_parts;
     matmul(dlast, m->workspace);
     if (m->vocab_cut) {
-        Merge mine = merge_of(m, m->acc, 1);
-        mine.parts = m->acc, mine.count = m->F;
+        Merge mine = merge_of(m, m->dstream, 1);
+        mine.parts = m->dstream, mine.count = m->F;
         if (m->F > 1) merge(mine);
-        allreduce(m, TRAFFIC_VOCABULARY, m->acc, n, ELEMENT_REAL, 0);
+        allreduce(m, TRAFFIC_VOCABULARY, m->dstream, n, ELEMENT_REAL, 0);
     }
     NormBackward norm = {};
-    norm.dx = m->dmerged, norm.dout = m->acc, norm.x = m->last.stream, norm.mean = m->last.mean, norm.rstd = m->last.rstd;
+    norm.dx = m->dmerged, norm.dout = m->dstream, norm.x = m->last.stream, norm.mean = m->last.mean, norm.rstd = m->last.rstd;
     norm.w = param_at(m, P_lnfw, 0), norm.partial = m->sums_scratch, norm.rows = rows, norm.C = C;
     norm_backward(norm, grad_at(m, P_lnfw, 0), grad_at(m, P_lnfb, 0), 0, 1, add_grads);
     for (int i = m->plan.count - 1; i >= 0; i--) segment_backward(m, i, add_grads);
