@@ -154,12 +154,47 @@ train_gpt2cu_emu train_gpt2cu_emu_fp32 train_gpt2cu_emu_asan: $(TRAINER_CU) $(EM
 test_gpt2cu_emu test_gpt2cu_emu_fp32 test_gpt2cu_emu_asan test_gpt2cu_emu_fp32_asan: test_gpt2cu.cu dev/check.h dev/oracle.o $(TRAINER_CU) $(EMU)
 	$(EMU_CXX) $(EMU_FLAGS) $(PART) -DPLANTED_FAULTS $(EMU_PRECISION) $< dev/emu/emu.cpp -x none dev/oracle.o -o $@ $(LIBS)
 
+# The stand-in that counts the bytes of kernels (dev/emu/traffic.h): the program's own accesses are instrumented, nothing else.
+TRAFFIC_FLAGS = -O1 -fno-tree-sra -fno-builtin-memcpy -fno-builtin-memmove -fno-builtin-memset -fsanitize=thread
+TRAFFIC_LINK = -Wl,--wrap=memcpy,--wrap=memmove,--wrap=memset
+
+dev/emu/test_traffic: dev/emu/test_traffic.cpp dev/emu/traffic.cpp $(EMU)
+	$(EMU_CXX) $(EMU_FLAGS) $(TRAFFIC_FLAGS) -c $< -o $@.o
+	$(EMU_CXX) $@.o $(EMU_FLAGS) dev/emu/traffic.cpp dev/emu/emu.cpp $(TRAFFIC_LINK) -o $@ $(LIBS)
+	rm -f $@.o
+
 dev/emu/test_emu dev/emu/test_emu_asan: dev/emu/test_emu.cpp $(EMU)
 	$(EMU_CXX) $(EMU_FLAGS) $< dev/emu/emu.cpp -o $@ $(LIBS)
 
 # For the tests: replicas are compared after every update, and PLANTED_FAULT=2 tells NCCL bytes.
 dev/train_faulty_emu: $(TRAINER_CU) $(EMU) | $(DATA)
 	$(EMU_CXX) $(EMU_FLAGS) $(PART) -DDEBUG -DPLANTED_FAULTS -DPRECISION_FP32 $< dev/emu/emu.cpp -o $@ $(LIBS)
+
+# ---- benchmarks of CUDA kernels: dev/cuda/all runs them; NAME_emu on the stand-in, NAME_emu_traffic counts bytes there
+
+CUDA_BENCHES := $(basename $(wildcard dev/cuda/*.cu))
+CUDA_SHARED := $(wildcard dev/cuda/*.h dev/cuda/*.cuh) $(TRAINER_CU)
+
+$(CUDA_BENCHES): %: %.cu $(CUDA_SHARED) dev/.precision | nvcc
+	$(NVCC) $(NVCC_FLAGS) -diag-suppress 177 -Xcompiler -Wno-unused-function -DPRECISION_$(PRECISION) $< -o $@ $(NVCC_LIBS)
+
+dev/cuda/attention_hopper: GPU_ARCHS = 90a
+dev/cuda/attention_hopper_emu dev/cuda/attention_hopper_emu_traffic: dev/emu/hopper.h
+
+dev/cuda/emu.o: $(EMU)
+	$(EMU_CXX) $(EMU_FLAGS) -c dev/emu/emu.cpp -o $@
+
+$(CUDA_BENCHES:=_emu) $(CUDA_BENCHES:=_emu_fp32): $(CUDA_SHARED) dev/cuda/emu.o
+$(CUDA_BENCHES:=_emu): %_emu: %.cu
+	$(EMU_CXX) $(EMU_FLAGS) $(PART) $(EMU_PRECISION) $< -x none dev/cuda/emu.o -o $@ $(LIBS)
+
+$(CUDA_BENCHES:=_emu_fp32): %_emu_fp32: %.cu
+	$(EMU_CXX) $(EMU_FLAGS) $(PART) $(EMU_PRECISION) $< -x none dev/cuda/emu.o -o $@ $(LIBS)
+
+$(CUDA_BENCHES:=_emu_traffic): %_emu_traffic: %.cu $(CUDA_SHARED) dev/cuda/emu.o dev/emu/traffic.cpp
+	$(EMU_CXX) $(EMU_FLAGS) $(PART) $(EMU_PRECISION) -DEMU_TRAFFIC $(TRAFFIC_FLAGS) -c $< -o $@.o
+	$(EMU_CXX) $(EMU_FLAGS) dev/emu/traffic.cpp -x none $@.o dev/cuda/emu.o $(TRAFFIC_LINK) -o $@ $(LIBS)
+	rm -f $@.o
 
 demo: train_gpt2
 	dev/demo.sh
@@ -169,8 +204,8 @@ bench: dev/bench_cpu
 
 # The CUDA trainer's tests, on the stand-in.
 ifneq ($(shell command -v $(CXX)),)
-EMU_TESTS := dev/test_emu.sh ./test_gpt2cu_emu ./test_gpt2cu_emu_fp32 dev/test_cuda.sh
-EMU_BUILT := dev/emu/test_emu dev/emu/test_emu_asan test_gpt2cu_emu test_gpt2cu_emu_fp32 train_gpt2cu_emu train_gpt2cu_emu_fp32 dev/train_faulty_emu
+EMU_TESTS := dev/test_emu.sh dev/emu/test_traffic ./test_gpt2cu_emu ./test_gpt2cu_emu_fp32 dev/test_cuda.sh "dev/cuda/all --check"
+EMU_BUILT := dev/emu/test_emu dev/emu/test_emu_asan dev/emu/test_traffic test_gpt2cu_emu test_gpt2cu_emu_fp32 train_gpt2cu_emu train_gpt2cu_emu_fp32 dev/train_faulty_emu
 EMU_ASAN := ./test_gpt2cu_emu_asan ./test_gpt2cu_emu_fp32_asan
 EMU_ASAN_BUILT := test_gpt2cu_emu_asan test_gpt2cu_emu_fp32_asan
 else
@@ -180,7 +215,7 @@ endif
 
 test: train_gpt2 test_gpt2 test_gpt2_double dev/gradcheck dev/plan dev/bench_allreduce dev/train_faulty dev/report $(EMU_BUILT)
 	dev/run_tests.sh ./test_gpt2 ./test_gpt2_double dev/gradcheck dev/test_cli.sh dev/test_mpi.sh "dev/netns.sh --test" dev/test_plan.sh \
-	    dev/test_data.sh dev/test_fuzz.sh dev/test_sweep.sh $(EMU_TESTS) dev/test_nvcc.sh
+	    dev/test_data.sh dev/test_fuzz.sh dev/test_sweep.sh $(EMU_TESTS) dev/test_nvcc.sh "dev/cuda/resources --test"
 
 asan: train_gpt2_asan test_gpt2_asan dev/gradcheck_asan $(EMU_ASAN_BUILT)
 	TRAIN=./train_gpt2_asan dev/run_tests.sh ./test_gpt2_asan dev/gradcheck_asan dev/test_cli.sh $(EMU_ASAN)
@@ -188,6 +223,7 @@ asan: train_gpt2_asan test_gpt2_asan dev/gradcheck_asan $(EMU_ASAN_BUILT)
 clean:
 	rm -f train_gpt2 train_gpt2_asan test_gpt2 test_gpt2_asan test_gpt2_double
 	rm -f train_gpt2cu train_gpt2cu_* test_gpt2cu test_gpt2cu_emu* test_gpt2cu_fp32 dev/.precision dev/oracle.o dev/train_faulty_emu
-	rm -f dev/emu/test_emu dev/emu/test_emu_asan dev/gradcheck dev/gradcheck_asan dev/bench_cpu dev/plan dev/report dev/bench_allreduce dev/train_faulty dev/fuzz/fuzz_files dev/fuzz/fuzz_options
+	rm -f $(foreach x,_emu _emu_fp32 _emu_traffic,$(CUDA_BENCHES:=$(x))) $(CUDA_BENCHES) dev/cuda/emu.o
+	rm -f dev/emu/test_emu dev/emu/test_emu_asan dev/emu/test_traffic dev/gradcheck dev/gradcheck_asan dev/bench_cpu dev/plan dev/report dev/bench_allreduce dev/train_faulty dev/fuzz/fuzz_files dev/fuzz/fuzz_options
 
 .PHONY: all demo bench test asan clean plots report nvcc always

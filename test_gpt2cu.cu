@@ -1136,8 +1136,7 @@ static void test_update(void) {
     for (float &v : m2) v = fabsf(v);
     Device<float> dg(g);
     Device<double> partial((size_t)P_COUNT * NORM_BLOCKS), squares(P_COUNT);
-    LAUNCH(squares_kernel, dim3(7, P_COUNT), BLOCK, 0, gpu.stream, partial.at, dg.at, m.flat);
-    LAUNCH(squares_sum_kernel, P_COUNT, WARP, 0, gpu.stream, squares.at, partial.at, 7);
+    gradients_square(squares.at, partial.at, dg.at, m.flat);
     double worst = 0;
     Values found = squares.get();
     for (int p = 0; p < P_COUNT; p++) {
@@ -1156,7 +1155,7 @@ static void test_update(void) {
         if (sizeof(real) == 4) params.put(w);
         float *own = sizeof(real) == 4 ? (float *)(void *)params.at + first : master.at;
         AdamWStep h = {0.01f, 0.9f, 0.95f, 1e-8f, 0.1f, 0.5f, 2.0f, 3.0f};
-        LAUNCH(adamw_kernel, (unsigned)ceil_div(count, (size_t)BLOCK * 4), BLOCK, 0, gpu.stream, params.at, own, d1.at, d2.at, dg.at, first,
+        LAUNCH(adamw_kernel, (unsigned)ceil_div(count, (size_t)BLOCK * PACK), BLOCK, 0, gpu.stream, params.at, own, d1.at, d2.at, dg.at, first,
                count, m.flat, h);
         Values found_params = params.get(), found1 = d1.get(), found2 = d2.get(), found_w = master.get(), mine;
         Doubles want_w(count), want1(count), want2(count);

@@ -126,6 +126,24 @@ template <typename T> __device__ __forceinline__ Packed<T> pack_load(const T *fr
 template <typename T> __device__ __forceinline__ void pack_store(T *to, const Packed<T> &p) {
     *reinterpret_cast<int4 *>(to) = *reinterpret_cast<const int4 *>(p.at);
 }
+// The same to global memory and in one instruction; nvcc 13 breaks some stores of bf16 into four.
+template <typename T> __device__ __forceinline__ void pack_store_whole(T *to, const Packed<T> &p) {
+    __stcg(reinterpret_cast<int4 *>(to), *reinterpret_cast<const int4 *>(p.at));
+}
+
+// PACK floats, to go with PACK elements of `real`.
+__device__ __forceinline__ void floats_load(float x[PACK], const float *from) {
+#pragma unroll
+    for (int j = 0; j < PACK; j += 4) {
+        Packed<float> p = pack_load(from + j);
+#pragma unroll
+        for (int i = 0; i < 4; i++) x[j + i] = p.at[i];
+    }
+}
+__device__ __forceinline__ void floats_store(float *to, const float x[PACK]) {
+#pragma unroll
+    for (int j = 0; j < PACK; j += 4) pack_store(to + j, Packed<float>{{x[j], x[j + 1], x[j + 2], x[j + 3]}});
+}
 
 // Sums and maxima over a warp; every lane gets the result, always added in the same order.
 __device__ __forceinline__ float warp_sum(float x) {
@@ -264,8 +282,12 @@ __device__ __forceinline__ void merge_pack(const Merge &g, int copy, int row, in
         pack_add(sum, g.parts + i * n + at, g.parts_scale);
         if (g.owns) pack_add(sum, g.owns + i * g.own_stride + at, g.share);
     }
+    if (g.bias) {
+        float bias[PACK];
+        floats_load(bias, g.bias + c);
 #pragma unroll
-    for (int j = 0; j < PACK && g.bias; j++) sum[j] += g.bias_scale * g.bias[c + j];
+        for (int j = 0; j < PACK; j++) sum[j] += g.bias_scale * bias[j];
+    }
 }
 
 __device__ __forceinline__ Packed<real> pack_round(const float x[PACK]) {
@@ -286,14 +308,19 @@ __global__ void merge_kernel(Merge g) {
     }
 }
 
-// The row waits in shared memory, (warps, C) floats, as rounded as it is stored, so that the backward pass sees the same. out
-// NULL: it is stored already.
+// Where a warp keeps element j of the pack at column c of a row in shared memory: lanes that each go through a pack of their own
+// touch neighbouring banks. A row takes spread_size(C) floats.
+__host__ __device__ constexpr int spread_size(int C) { return ceil_div(C, WARP * PACK) * WARP * PACK; }
+__device__ __forceinline__ int spread_at(int c, int j) { return c / (WARP * PACK) * (WARP * PACK) + j * WARP + c / PACK % WARP; }
+
+// The row waits in shared memory, (warps, spread_size(C)) floats, as rounded as it is stored, so that the backward pass sees the
+// same. out NULL: it is stored already.
 __global__ void merge_norm_kernel(Merge g, Norm norm) {
     SHARED_DYNAMIC(float, shared);
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, copy = blockIdx.y;
     int row = blockIdx.x * (blockDim.x / WARP) + warp;
     if (row >= g.rows) return;
-    float *x = shared + (size_t)warp * g.C, sum = 0, squares = 0;
+    float *x = shared + (size_t)warp * spread_size(g.C), sum = 0, squares = 0;
     size_t at = (size_t)copy * g.rows + row;
     for (int c = lane * PACK; c < g.C; c += WARP * PACK) {
         float v[PACK];
@@ -301,19 +328,22 @@ __global__ void merge_norm_kernel(Merge g, Norm norm) {
         Packed<real> rounded = pack_round(v);
         if (g.out) pack_store(g.out + at * g.C + c, rounded);
 #pragma unroll
-        for (int j = 0; j < PACK; j++) sum += x[c + j] = to_float(rounded.at[j]);
+        for (int j = 0; j < PACK; j++) sum += x[spread_at(c, j)] = to_float(rounded.at[j]);
     }
     float mean = warp_sum(sum) / g.C;
     for (int c = lane * PACK; c < g.C; c += WARP * PACK) {
 #pragma unroll
-        for (int j = 0; j < PACK; j++) squares += (x[c + j] - mean) * (x[c + j] - mean);
+        for (int j = 0; j < PACK; j++) {
+            float d = x[spread_at(c, j)] - mean;
+            squares += d * d;
+        }
     }
     float rstd = rsqrtf(warp_sum(squares) / g.C + 1e-5f);
     for (int c = lane * PACK; c < g.C; c += WARP * PACK) {
         Packed<real> w = pack_load(norm.w + copy * norm.stride + c), b = pack_load(norm.b + copy * norm.stride + c);
         float v[PACK];
 #pragma unroll
-        for (int j = 0; j < PACK; j++) v[j] = (x[c + j] - mean) * rstd * to_float(w.at[j]) + to_float(b.at[j]);
+        for (int j = 0; j < PACK; j++) v[j] = (x[spread_at(c, j)] - mean) * rstd * to_float(w.at[j]) + to_float(b.at[j]);
         pack_store(norm.normed + at * g.C + c, pack_round(v));
     }
     if (lane == 0) norm.mean[at] = mean, norm.rstd[at] = rstd;
@@ -346,7 +376,7 @@ static int warps_with(size_t bytes, size_t all) {
 }
 
 static void merge_norm(const Merge &g, const Norm &norm) {
-    size_t row = (size_t)g.C * sizeof(float);
+    size_t row = spread_size(g.C) * sizeof(float);
     int warps = warps_with(row, 48 << 10);
     LAUNCH(merge_norm_kernel, dim3(ceil_div(g.rows, warps), g.copies), warps * WARP, warps * row, gpu.stream, g, norm);
 }
@@ -432,13 +462,13 @@ typedef struct {
     int rows, C, chunk_rows;
 } NormBackward;
 
-// A warp takes a row at a time and keeps its sums in shared memory, (warps, 2, C): a lane always meets the same columns.
-__global__ void norm_backward_kernel(NormBackward g) {
+// A warp takes a row at a time and keeps its sums in shared memory, (warps, 2, spread_size(C)): a lane always meets the same columns.
+__global__ void __launch_bounds__(BLOCK) norm_backward_kernel(NormBackward g) {
     SHARED_DYNAMIC(float, shared);
-    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP, f = blockIdx.y, C = g.C;
-    float *dw = shared + (size_t)warp * 2 * C, *db = dw + C;
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP, f = blockIdx.y, C = g.C, size = spread_size(C);
+    float *dw = shared + (size_t)warp * 2 * size, *db = dw + size;
     int begin = blockIdx.x * g.chunk_rows, end = min(g.rows, begin + g.chunk_rows);
-    for (int c = lane; c < 2 * C; c += WARP) dw[c] = 0;
+    for (int c = lane; c < 2 * size; c += WARP) dw[c] = 0;
     __syncwarp();
     for (int row = begin + warp; row < end; row += warps) {
         const real *d = g.dout + ((size_t)f * g.rows + row) * C, *x = g.x + f * g.x_stride + (size_t)row * C;
@@ -464,25 +494,26 @@ __global__ void norm_backward_kernel(NormBackward g) {
             for (int j = 0; j < PACK; j++) {
                 float norm = (to_float(xp.at[j]) - mean) * rstd, dout = to_float(dp.at[j]);
                 v[j] += (dout * to_float(wp.at[j]) - sum - norm * sum_norm) * rstd;
-                dw[c + j] += dout * norm;
-                db[c + j] += dout;
+                dw[spread_at(c, j)] += dout * norm;
+                db[spread_at(c, j)] += dout;
             }
             pack_store(dx + c, pack_round(v));
         }
     }
     __syncthreads();
     float *out = g.partial + ((size_t)f * gridDim.x + blockIdx.x) * 2 * C;
-    for (int c = threadIdx.x; c < 2 * C; c += blockDim.x) {
+    for (int i = threadIdx.x; i < 2 * C; i += blockDim.x) {
+        const float *sum = shared + i / C * size + spread_at(i % C, i % C % PACK);
         float total = 0;
-        for (int w = 0; w < warps; w++) total += shared[(size_t)w * 2 * C + c];
-        out[c] = total;
+        for (int w = 0; w < warps; w++) total += sum[(size_t)w * 2 * size];
+        out[i] = total;
     }
 }
 
 // dw, db (C) of each of F ranks, grad_stride apart, are written, or added to. g.partial has room for CHUNKS_MAX chunks.
 static void norm_backward(NormBackward g, float *dw, float *db, size_t grad_stride, int F, int add) {
     RANGE();
-    size_t sums = (size_t)2 * g.C * sizeof(float);
+    size_t sums = 2 * spread_size(g.C) * sizeof(float);
     int warps = warps_with(sums, 96 << 10);
     int chunks = min(2 * gpu.properties.multiProcessorCount, min(ceil_div(g.rows, warps), CHUNKS_MAX));
     g.chunk_rows = ceil_div(g.rows, chunks);
@@ -547,11 +578,10 @@ __global__ void position_backward_kernel(float *dwpe, const real *dout, int B, i
     int t = blockIdx.x * BLOCK_WARPS + threadIdx.x / WARP;
     if (t >= T) return;
     for (int c = threadIdx.x % WARP * PACK; c < C; c += WARP * PACK) {
-        float sum[PACK] = {0};
+        float sum[PACK] = {0}, *to = dwpe + (size_t)t * C + c;
+        if (add) floats_load(sum, to);
         for (int b = 0; b < B; b++) pack_add(sum, dout + ((size_t)b * T + t) * C + c, 1);
-        float *to = dwpe + (size_t)t * C + c;
-#pragma unroll
-        for (int j = 0; j < PACK; j++) to[j] = add ? to[j] + sum[j] : sum[j];
+        floats_store(to, sum);
     }
 }
 
@@ -720,20 +750,23 @@ typedef struct {
     int decays[P_COUNT];
 } FlatTable;
 
-static constexpr int NORM_BLOCKS = 128; // at most
+static constexpr int NORM_BLOCKS = 1024; // at most
 
-// partial (P_COUNT,blocks): sums of squares of slices of each tensor's gradient
+// partial (P_COUNT,blocks): sums of squares of slices of each tensor's gradient. Every block has a slice of every tensor, so that
+// none is left with a large tensor alone.
 __global__ void squares_kernel(double *partial, const float *grads, FlatTable table) {
     __shared__ float shared[WARP];
-    int p = blockIdx.y;
-    const float *g = grads + table.begin[p];
-    double sum = 0;
-    for (size_t i = ((size_t)blockIdx.x * BLOCK + threadIdx.x) * 4; i < table.size[p]; i += (size_t)gridDim.x * BLOCK * 4) {
-        Packed<float> v = pack_load(g + i);
-        sum += v.at[0] * v.at[0] + v.at[1] * v.at[1] + v.at[2] * v.at[2] + v.at[3] * v.at[3];
+    for (int p = 0; p < P_COUNT; p++) {
+        const float *g = grads + table.begin[p];
+        double sum = 0;
+#pragma unroll 4
+        for (size_t i = ((size_t)blockIdx.x * BLOCK + threadIdx.x) * 4; i < table.size[p]; i += (size_t)gridDim.x * BLOCK * 4) {
+            Packed<float> v = pack_load(g + i);
+            sum += v.at[0] * v.at[0] + v.at[1] * v.at[1] + v.at[2] * v.at[2] + v.at[3] * v.at[3];
+        }
+        float total = block_reduce<false>((float)sum, shared);
+        if (threadIdx.x == 0) partial[p * gridDim.x + blockIdx.x] = total;
     }
-    float total = block_reduce<false>((float)sum, shared);
-    if (threadIdx.x == 0) partial[p * gridDim.x + blockIdx.x] = total;
 }
 
 // squares (P_COUNT): one warp each
@@ -744,33 +777,41 @@ __global__ void squares_sum_kernel(double *squares, const double *partial, int b
     if (threadIdx.x == 0) squares[blockIdx.x] = sum;
 }
 
+// squares (P_COUNT) of each tensor's gradient; partial (P_COUNT,NORM_BLOCKS) is scratch
+static void gradients_square(double *squares, double *partial, const float *grads, const FlatTable &table) {
+    int blocks = min(NORM_BLOCKS, 4 * gpu.properties.multiProcessorCount);
+    LAUNCH(squares_kernel, blocks, BLOCK, 0, gpu.stream, partial, grads, table);
+    LAUNCH(squares_sum_kernel, P_COUNT, WARP, 0, gpu.stream, squares, partial, blocks);
+}
+
 typedef struct { float rate, beta1, beta2, eps, decay, scale, correct1, correct2; } AdamWStep;
 
 // One AdamW step (arXiv 1711.05101) of elements first .. first+n-1 of the flat block; master and moments hold just these.
 // In fp32 the parameters are their own master.
 __global__ void adamw_kernel(real *params, float *master, float *moment1, float *moment2, const float *grads, size_t first,
                              size_t n, FlatTable table, AdamWStep h) {
-    size_t i = ((size_t)blockIdx.x * BLOCK + threadIdx.x) * 4;
+    size_t i = ((size_t)blockIdx.x * BLOCK + threadIdx.x) * PACK;
     if (i >= n) return;
-    float decay = 0;
-    for (int p = 0; p < P_COUNT; p++) { // sizes are multiples of 8: four neighbours belong to one tensor
+    float decay = 0, g[PACK], w[PACK], m1[PACK], m2[PACK];
+    for (int p = 0; p < P_COUNT; p++) { // sizes are multiples of 8: neighbours belong to one tensor
         if (table.decays[p] && first + i - table.begin[p] < table.size[p]) decay = h.decay;
     }
-    Packed<float> g = pack_load(grads + first + i), w = pack_load(master + i), m1 = pack_load(moment1 + i),
-                  m2 = pack_load(moment2 + i);
+    floats_load(g, grads + first + i);
+    floats_load(w, master + i);
+    floats_load(m1, moment1 + i);
+    floats_load(m2, moment2 + i);
 #pragma unroll
-    for (int j = 0; j < 4; j++) {
-        float d = g.at[j] * h.scale;
-        m1.at[j] = h.beta1 * m1.at[j] + (1 - h.beta1) * d;
-        m2.at[j] = h.beta2 * m2.at[j] + (1 - h.beta2) * d * d;
-        float root = sqrtf(m2.at[j] * h.correct2);
-        w.at[j] -= h.rate * (m1.at[j] * h.correct1 / (root + h.eps) + decay * w.at[j]);
+    for (int j = 0; j < PACK; j++) {
+        float d = g[j] * h.scale;
+        m1[j] = h.beta1 * m1[j] + (1 - h.beta1) * d;
+        m2[j] = h.beta2 * m2[j] + (1 - h.beta2) * d * d;
+        float root = sqrtf(m2[j] * h.correct2);
+        w[j] -= h.rate * (m1[j] * h.correct1 / (root + h.eps) + decay * w[j]);
     }
-    pack_store(moment1 + i, m1);
-    pack_store(moment2 + i, m2);
-    pack_store(master + i, w);
-#pragma unroll
-    for (int j = 0; j < 4 && sizeof(real) < sizeof(float); j++) params[first + i + j] = from_float<real>(w.at[j]);
+    floats_store(moment1 + i, m1);
+    floats_store(moment2 + i, m2);
+    floats_store(master + i, w);
+    if (sizeof(real) < sizeof(float)) pack_store_whole(params + first + i, pack_round(w));
 }
 
 // Sum over copies 0 .. count-1 of x (count,n), `stride` apart, into the first
@@ -790,12 +831,6 @@ __global__ void bias_sums_kernel(float *sums, const real *attprojb, const real *
         for (int i = from[k]; i <= k; i++) sum += to_float((i % 2 ? fcprojb : attprojb)[(size_t)(i / 2) * C + c]);
         sums[(size_t)k * C + c] = sum;
     }
-}
-
-// out (n) = in, rounded
-__global__ void round_kernel(real *out, const float *in, size_t n) {
-    size_t i = (size_t)blockIdx.x * BLOCK + threadIdx.x;
-    if (i < n) out[i] = from_float<real>(in[i]);
 }
 
 // ----------------------------------------------------------------------------
@@ -1376,7 +1411,7 @@ __device__ __forceinline__ void rows_store(real *matrix, int stride, real *tile,
     for (int i = lane; i < 16 * M * PACKS; i += WARP) {
         int row = own + i / PACKS, pack = i % PACKS;
         if (first + row >= T || (!FULL && pack * 8 >= HS)) continue;
-        pack_store(matrix + (ptrdiff_t)(first + row) * stride + pack * 8, pack_load(tile + tile_at<D>(row, pack)));
+        pack_store_whole(matrix + (ptrdiff_t)(first + row) * stride + pack * 8, pack_load(tile + tile_at<D>(row, pack)));
     }
 }
 
@@ -3010,10 +3045,8 @@ static UpdateSums gpt2_gradients(GPT2 *m) {
     RANGE();
     UpdateSums sums = {};
     double *squares = m->host_results + 1, *all = ALLOC(double, (size_t)m->mesh.group * P_COUNT, "norm"), total = 0;
-    int blocks = min(NORM_BLOCKS, gpu.properties.multiProcessorCount);
     gradients_reduce(m);
-    LAUNCH(squares_kernel, dim3(blocks, P_COUNT), BLOCK, 0, gpu.stream, m->squares_partial, m->grads, m->flat);
-    LAUNCH(squares_sum_kernel, P_COUNT, WARP, 0, gpu.stream, m->squares, m->squares_partial, blocks);
+    gradients_square(m->squares, m->squares_partial, m->grads, m->flat);
     CUDA_CHECK(cudaMemcpyAsync(m->host_results, m->loss_total, sizeof(double), cudaMemcpyDeviceToHost, gpu.stream));
     CUDA_CHECK(cudaMemcpyAsync(squares, m->squares, P_COUNT * sizeof(double), cudaMemcpyDeviceToHost, gpu.stream));
     stream_wait(m);
@@ -3040,7 +3073,7 @@ static void gpt2_update(GPT2 *m, AdamW h, int64_t update) {
     RANGE();
     AdamWStep step = {(float)h.rate, (float)h.beta1, (float)h.beta2, (float)h.eps, (float)h.decay, (float)h.grad_scale,
                       (float)(1 / (1 - pow(h.beta1, (double)update))), (float)(1 / (1 - pow(h.beta2, (double)update)))};
-    LAUNCH(adamw_kernel, (unsigned)ceil_div(m->owned_size, (size_t)BLOCK * 4), BLOCK, 0, gpu.stream, m->params, m->master,
+    LAUNCH(adamw_kernel, (unsigned)ceil_div(m->owned_size, (size_t)BLOCK * PACK), BLOCK, 0, gpu.stream, m->params, m->master,
            m->moment1, m->moment2, m->grads, m->owned_begin, m->owned_size, m->flat, step);
     if (m->options.zero && m->mesh.DP > 1) replicas_gather(m, m->params);
 }
