@@ -424,7 +424,7 @@ static void group_print(const Group *group) {
     printf("%s updates; losses in nats per token.\n\n", run->text[C_updates]);
     table_print(group);
     if (!group->baseline) {
-        printf("No run of t: nothing to compare with.\n\n");
+        printf("No run of t with these options%s.\n\n", has_options ? "; see \"What options change\"" : "");
     } else {
         for (const Entry *e = group->entries; e < group->entries + group->count; e++) {
             if (e != group->baseline) verdict_print(group, e);
@@ -440,6 +440,49 @@ static void group_print(const Group *group) {
     values_print(group, "trainer's sha256", C_program);
     dates_print(group);
     printf("\n");
+}
+
+// The runs with these options of the experiment, R and updates of `like`: of its pattern and, where that has runs of p to merge,
+// its rule; or of t. One per seed.
+static Entry entry_find(const Table *table, const Run *like, const char *options, int plain) {
+    Entry e = {};
+    int has_rule = strchr(like->text[C_pattern], 'p') != NULL;
+    for (const Run *run = table->runs; run < table->runs + table->count; run++) {
+        int known = !is_ok(run) || !same(run, like, (const int[]){C_experiment, C_R, C_updates}, 3) || strcmp(run->text[C_options], options);
+        known |= plain ? !is_plain(run) : !same(run, like, (const int[]){C_pattern, C_rule}, 1 + has_rule);
+        for (int i = 0; i < e.n; i++) known |= e.runs[i]->number[C_seed] == run->number[C_seed];
+        if (!known && e.n < SEEDS_MAX) e.runs[e.n++] = run;
+    }
+    if (e.n) e.loss = entry_sample(&e, judged);
+    return e;
+}
+
+static void difference_print(Entry *e, const Entry *to) {
+    entry_judge(e, to);
+    sample_print(e->difference, "%+.4f");
+    printf(" | %s", e->difference.n > 1 ? p_text(e->two_sided) : "–");
+}
+
+// What options change: each pattern with them beside itself, and beside t, without.
+static void options_print(const Table *table) {
+    int head = 0;
+    for (const Run *run = table->runs; run < table->runs + table->count; run++) {
+        const char *options = run->text[C_options];
+        if (!is_ok(run) || !strcmp(options, "-")) continue;
+        Entry with = entry_find(table, run, options, 0), without = entry_find(table, run, "-", 0), t = entry_find(table, run, "-", 1);
+        if (with.runs[0] != run || !without.n) continue; // printed before, or nothing to compare with
+        if (!head++) {
+            printf("## What options change\n\nDifferences are paired by seed, p two-sided.\n\n"
+                   "| setting | loss, mean ± standard error | n | without | difference | p | to t without | p |\n|---|---|---|---|---|---|---|---|\n");
+        }
+        printf("| %s %s R %s %s %s", run->text[C_experiment], run->text[C_pattern], run->text[C_R], run->text[C_rule], options);
+        sample_print(with.loss, "%.4f");
+        printf(" | %d | %.4f", with.n, without.loss.mean);
+        difference_print(&with, &without);
+        difference_print(&with, &t);
+        printf(" |\n");
+    }
+    printf(head ? "\n" : "");
 }
 
 // Lines of: experiment, pattern, R, rule, options, loss, within, source; '#' begins a comment.
@@ -496,6 +539,7 @@ static void page_print(const Table *table, const char *known) {
         group_gather(&group, table, &table->runs[i]);
         group_print(&group);
     }
+    options_print(table);
     if (known) known_print(table, known);
     if (table->not_ok) printf("## Runs that did not end well\n\nThey count nowhere above.\n\n");
     for (const Run *run = table->runs; run < table->runs + table->count; run++) {

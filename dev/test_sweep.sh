@@ -126,7 +126,10 @@ for name in long saves; do
         1) run=$(pgrep -g "$sweep" -x train_gpt2 | head -n 1); [ -n "$run" ] && kill -9 "$run" ;;
         2) kill -9 -- "-$sweep" ;;
         esac 2>/dev/null && hits=$((hits + 1))
-        wait "$sweep" 2>/dev/null && grep -q 'runs are ok' "$W/out" && break
+        if wait "$sweep" 2>/dev/null && grep -q 'runs are ok' "$W/out"; then
+            [ $hits -gt 0 ] && break
+            rm -rf "$W/cut_$name" # it was done before anything could be interrupted
+        fi
         [ $tries -gt 6 ] && dev/sweep -j 2 -o "$W/cut_$name" "$W/$name.list" >/dev/null 2>&1
     done
     why=''
@@ -199,6 +202,10 @@ sp 4 2 2.121 2.100
 sp 4 3 2.132 2.100
 pp. 2 1 1.900 1.900
 END
+    # p with -ps 1 beside p, at the seeds 1 2: -0.01 -0.03 (mean -0.02, standard error 0.01, t = -2 with 1 degree of freedom, p = 0.2952);
+    # beside t: -0.02 -0.04 (t = -3, p = 0.2048)
+    printf 'e\tp\t2\tsum\t%d\t-ps 1\t1\t2\t1.50\t100\t2.0\t%s\t1.900\t10.0\t1\t1\tcpu\tabc\tc0ffee\t2026-01-02T00:00Z\ttext\te/p_%d_ps\tok\n' \
+        1 1.980 1 2 1.970 2
     echo "e pppp 2 sum 1 - - - - - - - - - - 1 cpu abc c0ffee 2026-01-01T00:00Z - e/pppp_1 failed:_no_luck" | tr ' _' '\t ' | sed 's/per forward/per_forward/'
 } >"$W/hand.tsv"
 dev/report "$W/hand.tsv" >"$W/out" 2>&1
@@ -209,7 +216,8 @@ check "report: mean, standard error, paired difference and p, by hand" \
 check "report: verdicts follow the rule" '^- \*\*s\*\*.*\*\*open\*\*' '^- \*\*p\*\*.*\*\*holds\*\*: no worse than t by more than 0\.01 \(p = 0\.0477\)' \
     '^- \*\*sp\*\*.*\*\*fails\*\*: worse than t by more than 0\.01 \(p < 0\.0001\)' '^- \*\*pp\.\*\*.*one seed: no verdict'
 check "report: the older questions" 'within 2% of the baseline\? Not of sp \(\+5\.52%\)' 'smallest count that holds.* 1 per forward pass, with p \(t: 8\)'
-check "report: machine, commit, dates, failed runs" '^- machine: cpu$' '^- commit: c0ffee$' '2026-01-01T00:00Z to 2026-01-03T00:00Z' '^- e/pppp 1: failed: no luck$' '14 runs, of which 13'
+check "report: machine, commit, dates, failed runs" '^- machine: cpu$' '^- commit: c0ffee$' '2026-01-01T00:00Z to 2026-01-03T00:00Z' '^- e/pppp 1: failed: no luck$' '16 runs, of which 15'
+check "report: what an option changes" '^\| e p R 2 sum -ps 1 \| 1\.9750 ± 0\.0050 \| 2 \| 1\.9900 \| -0\.0200 ± 0\.0100 \| 0\.2952 \| -0\.0300 ± 0\.0100 \| 0\.2048 \|$'
 dev/report -m 0.05 "$W/hand.tsv" >"$W/out" 2>&1
 check "report: the margin is an option" '^- \*\*s\*\*.*\*\*holds\*\*: no worse than t by more than 0\.05 \(p = 0\.0175\)' # t = -5.1962
 dev/report -b "$W/hand.tsv" >"$W/out" 2>&1
@@ -226,7 +234,7 @@ check "report: what others found" 'e s R 2 sum .* -0\.0050 \| yes, 0\.02' 'e p R
     : >"$W/t" && dev/report "$W/t"
     dev/report "$W/none.tsv"
 } >/dev/null 2>"$W/out"
-check "report: lines cut off, garbled, doubled or missing are errors with their place" 't:15: cut off' 't:5: 22 columns, expected 23' "t:6: column val_loss is '2.0x'" \
+check "report: lines cut off, garbled, doubled or missing are errors with their place" 't:17: cut off' 't:5: 22 columns, expected 23' "t:6: column val_loss is '2.0x'" \
     "t:1: no column 'val_loss'" 't:5: .*row in line 4' 't: empty' 'none.tsv: No such file'
 dev/report "$W/tiny/runs.tsv" >"$W/out" 2>&1
 check "report: a real sweep's table" '^## tiny, R 2$' '^## tiny, R 2, -wi linear$' 'No run of t'
