@@ -178,7 +178,7 @@ CUDA_SHARED := $(wildcard dev/cuda/*.h dev/cuda/*.cuh) $(TRAINER_CU)
 $(CUDA_BENCHES): %: %.cu $(CUDA_SHARED) dev/.precision | nvcc
 	$(NVCC) $(NVCC_FLAGS) -diag-suppress 177 -Xcompiler -Wno-unused-function -DPRECISION_$(PRECISION) $< -o $@ $(NVCC_LIBS)
 
-dev/cuda/attention_hopper: GPU_ARCHS = 90a
+dev/cuda/attention_hopper: override GPU_ARCHS = 90a
 dev/cuda/attention_hopper_emu dev/cuda/attention_hopper_emu_traffic: dev/emu/hopper.h
 
 dev/cuda/emu.o: $(EMU)
