@@ -10,6 +10,7 @@ if ! command -v nvcc >/dev/null && ! [ -x /usr/local/cuda/bin/nvcc ]; then
 fi
 log=$(mktemp) || exit 1
 trap 'rm -f "$log"' EXIT
+make data/shakespeare_char/train.bin >/dev/null 2>&1 # which the trainer's rule would make, and may warn that it had to take another text
 for target in train_gpt2cu train_gpt2cu_fp32 test_gpt2cu test_gpt2cu_fp32; do
     rm -f "$target"
     if make GPU_ARCHS="80 90" PRECISION=BF16 "$target" >"$log" 2>&1 && [ -x "$target" ] && ! grep -i warning "$log"; then
