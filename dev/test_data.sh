@@ -285,8 +285,11 @@ expect_error "download, wrong content" "found 20 bytes|$BAD|$SHA|$HINT" prepare 
 expect_error "download, too long" "more than 1115394 bytes|$HINT" prepare --url file:///dev/zero
 expect_error "download, missing file" "No such file|$HINT" prepare --url "file://$W/nothing.txt"
 expect_error "download, not a URL" "nonsense|$HINT" prepare --url nonsense
+# A test that is run by nohup, or in the background, inherits signals that are ignored; the scripts leave them so.
+HEARD="for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP): signal.signal(n, signal.SIG_DFL)"
 # as_module PYTHON-LINES: the script as a module `s` in which something is changed, for what no input can provoke.
 as_module() { "$PYTHON" -c "import os, signal, sys; sys.path.insert(0, os.path.dirname(sys.argv[1])); import shakespeare_char as s
+$HEARD
 $1
 sys.exit(s.main(sys.argv[2:]))" "$SCRIPT" "${@:2}"; }
 expect_error "download, slow (limit lowered to 0.5 s)" "not finished after 0.5 seconds|$HINT" as_module "s.DOWNLOAD_SECONDS = 0.5" --url "$http/drip"
@@ -426,6 +429,7 @@ fi
 text_py() { TP_DATA=${BPE:-$W/none} "$PYTHON" "$DATA/text.py" "$@"; }
 # changed MODULE PYTHON-LINES ARGUMENT...: a script of data/ as a module `s` in which something is changed.
 changed() { TP_DATA=${BPE:-$W/none} PYTHONPATH=$DATA "$PYTHON" -c "import os, signal, sys; import $1 as s
+$HEARD
 $2
 sys.exit(s.main(sys.argv[1:]))" "${@:3}"; }
 
