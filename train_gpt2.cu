@@ -462,10 +462,12 @@ typedef struct {
     int rows, C, chunk_rows;
 } NormBackward;
 
-// A warp takes a row at a time and keeps its sums in shared memory, (warps, 2, spread_size(C)): a lane always meets the same columns.
+// A warp takes a row at a time and keeps its sums in shared memory, (warps, 2, spread_size(C)): a lane always meets the same
+// columns.
 __global__ void __launch_bounds__(BLOCK) norm_backward_kernel(NormBackward g) {
     SHARED_DYNAMIC(float, shared);
-    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP, f = blockIdx.y, C = g.C, size = spread_size(C);
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP, f = blockIdx.y;
+    int C = g.C, size = spread_size(C);
     float *dw = shared + (size_t)warp * 2 * size, *db = dw + size;
     int begin = blockIdx.x * g.chunk_rows, end = min(g.rows, begin + g.chunk_rows);
     for (int c = lane; c < 2 * size; c += WARP) dw[c] = 0;
@@ -1860,7 +1862,8 @@ static MatmulPlan *matmul_plan(const Matmul *m) {
     fail("more than %d shapes of matrix products", MATMUL_PLANS);
 }
 
-static cublasStatus_t matmul_launch(const MatmulPlan *plan, const cublasLtMatmulAlgo_t *algorithm, const Matmul *m, void *workspace) {
+static cublasStatus_t matmul_launch(const MatmulPlan *plan, const cublasLtMatmulAlgo_t *algorithm, const Matmul *m,
+                                    void *workspace) {
     float one = 1, beta = m->accumulate ? 1 : 0;
     return cublasLtMatmul(gpu.blas, plan->operation, &one, m->b, plan->b, m->a, plan->a, &beta, m->out, plan->out, m->out,
                           plan->out, algorithm, workspace, MATMUL_WORKSPACE, gpu.stream);
@@ -2499,7 +2502,8 @@ static void allreduce(GPT2 *m, int kind, void *x, size_t n, Element element, int
 }
 
 // The same in two halves, between which the caller computes and leaves x alone; only the wait that is left counts as its time.
-// One at a time, and no other between them: NCCL wants the calls on a communicator in one order. Through MPI there is no second half: the host would be busy with it.
+// One at a time, and no other between them: NCCL wants the calls on a communicator in one order. Through MPI there is no second
+// half: the host would be busy with it.
 static void allreduce_begin(GPT2 *m, int kind, real *x, size_t n) {
     RANGE();
     m->hidden_kind = kind;
