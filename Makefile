@@ -12,6 +12,7 @@
 #   make train_gpt2cu        the CUDA trainer for this machine's GPU (for 8.0 and 9.0 where there is none); PRECISION=BF16
 #                            (default), FP32 or TF32
 #   make train_gpt2cu_emu    the same file built by g++ with dev/emu, which stands in for a GPU: slow, for tests
+#   dev/cuda/all             benchmarks of its kernels, made by make dev/cuda/NAME
 #
 # Needs gcc (with OpenMP), make and python3 (for the data only). MPI is used when it is there, clang for fuzzing, g++ for the
 # stand-in, and for train_gpt2cu the CUDA toolkit with cuBLAS, and NCCL when it is there.
@@ -148,27 +149,40 @@ EMU_CXX = $(if $(filter 1,$(HAS_MPI)),OMPI_CXX="$(CXX)" MPICH_CXX="$(CXX)" $(MPI
 EMU_FLAGS = -x c++ -std=c++20 -O2 -g -fopenmp -Wall -Wextra -Wno-unknown-pragmas -Idev/emu $(if $(findstring _asan,$@),-fsanitize=address -fno-omit-frame-pointer)
 EMU_PRECISION = -DPRECISION_$(if $(findstring fp32,$@),FP32,BF16)
 
-train_gpt2cu_emu train_gpt2cu_emu_fp32 train_gpt2cu_emu_asan: $(TRAINER_CU) $(EMU) | $(DATA)
-	$(EMU_CXX) $(EMU_FLAGS) $(EMU_PRECISION) $< dev/emu/emu.cpp -o $@ $(LIBS)
+# The stand-in itself, once with and once without the address sanitizer.
+EMU_STEM := dev/emu/emu$(if $(HAS_MPI),_mpi)
+EMU_OBJECT = $(EMU_STEM)$(if $(findstring _asan,$@),_asan).o
 
-test_gpt2cu_emu test_gpt2cu_emu_fp32 test_gpt2cu_emu_asan test_gpt2cu_emu_fp32_asan: test_gpt2cu.cu dev/check.h dev/oracle.o $(TRAINER_CU) $(EMU)
-	$(EMU_CXX) $(EMU_FLAGS) $(PART) -DPLANTED_FAULTS $(EMU_PRECISION) $< dev/emu/emu.cpp -x none dev/oracle.o -o $@ $(LIBS)
+$(EMU_STEM).o $(EMU_STEM)_asan.o: $(EMU)
+	$(EMU_CXX) $(EMU_FLAGS) -c dev/emu/emu.cpp -o $@
+
+train_gpt2cu_emu train_gpt2cu_emu_fp32 dev/train_faulty_emu test_gpt2cu_emu test_gpt2cu_emu_fp32 dev/emu/test_emu: $(EMU_STEM).o
+train_gpt2cu_emu_asan test_gpt2cu_emu_asan test_gpt2cu_emu_fp32_asan dev/emu/test_emu_asan: $(EMU_STEM)_asan.o
+
+train_gpt2cu_emu train_gpt2cu_emu_fp32 train_gpt2cu_emu_asan: $(TRAINER_CU) | $(DATA)
+	$(EMU_CXX) $(EMU_FLAGS) $(EMU_PRECISION) $< -x none $(EMU_OBJECT) -o $@ $(LIBS)
+
+test_gpt2cu_emu test_gpt2cu_emu_fp32 test_gpt2cu_emu_asan test_gpt2cu_emu_fp32_asan: test_gpt2cu.cu dev/check.h dev/oracle.o $(TRAINER_CU)
+	$(EMU_CXX) $(EMU_FLAGS) $(PART) -DPLANTED_FAULTS $(EMU_PRECISION) $< -x none $(EMU_OBJECT) dev/oracle.o -o $@ $(LIBS)
 
 # The stand-in that counts the bytes of kernels (dev/emu/traffic.h): the program's own accesses are instrumented, nothing else.
 TRAFFIC_FLAGS = -O1 -fno-tree-sra -fno-builtin-memcpy -fno-builtin-memmove -fno-builtin-memset -fsanitize=thread
 TRAFFIC_LINK = -Wl,--wrap=memcpy,--wrap=memmove,--wrap=memset
 
-dev/emu/test_traffic: dev/emu/test_traffic.cpp dev/emu/traffic.cpp $(EMU)
+dev/emu/traffic.o: dev/emu/traffic.cpp $(EMU)
+	$(EMU_CXX) $(EMU_FLAGS) -c $< -o $@
+
+dev/emu/test_traffic: dev/emu/test_traffic.cpp dev/emu/traffic.o $(EMU_STEM).o
 	$(EMU_CXX) $(EMU_FLAGS) $(TRAFFIC_FLAGS) -c $< -o $@.o
-	$(EMU_CXX) $@.o $(EMU_FLAGS) dev/emu/traffic.cpp dev/emu/emu.cpp $(TRAFFIC_LINK) -o $@ $(LIBS)
+	$(EMU_CXX) -fopenmp $@.o dev/emu/traffic.o $(EMU_STEM).o $(TRAFFIC_LINK) -o $@ $(LIBS)
 	rm -f $@.o
 
-dev/emu/test_emu dev/emu/test_emu_asan: dev/emu/test_emu.cpp $(EMU)
-	$(EMU_CXX) $(EMU_FLAGS) $< dev/emu/emu.cpp -o $@ $(LIBS)
+dev/emu/test_emu dev/emu/test_emu_asan: dev/emu/test_emu.cpp
+	$(EMU_CXX) $(EMU_FLAGS) $< -x none $(EMU_OBJECT) -o $@ $(LIBS)
 
 # For the tests: replicas are compared after every update, and PLANTED_FAULT=2 tells NCCL bytes.
-dev/train_faulty_emu: $(TRAINER_CU) $(EMU) | $(DATA)
-	$(EMU_CXX) $(EMU_FLAGS) $(PART) -DDEBUG -DPLANTED_FAULTS -DPRECISION_FP32 $< dev/emu/emu.cpp -o $@ $(LIBS)
+dev/train_faulty_emu: $(TRAINER_CU) | $(DATA)
+	$(EMU_CXX) $(EMU_FLAGS) $(PART) -DDEBUG -DPLANTED_FAULTS -DPRECISION_FP32 $< -x none $(EMU_OBJECT) -o $@ $(LIBS)
 
 # ---- benchmarks of CUDA kernels: dev/cuda/all runs them; NAME_emu on the stand-in, NAME_emu_traffic counts bytes there
 
@@ -179,21 +193,18 @@ $(CUDA_BENCHES): %: %.cu $(CUDA_SHARED) dev/.precision | nvcc
 	$(NVCC) $(NVCC_FLAGS) -diag-suppress 177 -Xcompiler -Wno-unused-function -DPRECISION_$(PRECISION) $< -o $@ $(NVCC_LIBS)
 
 dev/cuda/attention_hopper: override GPU_ARCHS = 90a
-dev/cuda/attention_hopper_emu dev/cuda/attention_hopper_emu_traffic: dev/emu/hopper.h
+dev/cuda/attention_hopper_emu: EMU_FLAGS += -Wno-psabi # g++ notes how it passes tensor maps
 
-dev/cuda/emu.o: $(EMU)
-	$(EMU_CXX) $(EMU_FLAGS) -c dev/emu/emu.cpp -o $@
-
-$(CUDA_BENCHES:=_emu) $(CUDA_BENCHES:=_emu_fp32): $(CUDA_SHARED) dev/cuda/emu.o
+$(CUDA_BENCHES:=_emu) $(CUDA_BENCHES:=_emu_fp32): $(CUDA_SHARED) $(EMU_STEM).o
 $(CUDA_BENCHES:=_emu): %_emu: %.cu
-	$(EMU_CXX) $(EMU_FLAGS) $(PART) $(EMU_PRECISION) $< -x none dev/cuda/emu.o -o $@ $(LIBS)
+	$(EMU_CXX) $(EMU_FLAGS) $(PART) $(EMU_PRECISION) $< -x none $(EMU_OBJECT) -o $@ $(LIBS)
 
 $(CUDA_BENCHES:=_emu_fp32): %_emu_fp32: %.cu
-	$(EMU_CXX) $(EMU_FLAGS) $(PART) $(EMU_PRECISION) $< -x none dev/cuda/emu.o -o $@ $(LIBS)
+	$(EMU_CXX) $(EMU_FLAGS) $(PART) $(EMU_PRECISION) $< -x none $(EMU_OBJECT) -o $@ $(LIBS)
 
-$(CUDA_BENCHES:=_emu_traffic): %_emu_traffic: %.cu $(CUDA_SHARED) dev/cuda/emu.o dev/emu/traffic.cpp
+$(CUDA_BENCHES:=_emu_traffic): %_emu_traffic: %.cu $(CUDA_SHARED) $(EMU_STEM).o dev/emu/traffic.o
 	$(EMU_CXX) $(EMU_FLAGS) $(PART) $(EMU_PRECISION) -DEMU_TRAFFIC $(TRAFFIC_FLAGS) -c $< -o $@.o
-	$(EMU_CXX) $(EMU_FLAGS) dev/emu/traffic.cpp -x none $@.o dev/cuda/emu.o $(TRAFFIC_LINK) -o $@ $(LIBS)
+	$(EMU_CXX) -fopenmp $@.o dev/emu/traffic.o $(EMU_STEM).o $(TRAFFIC_LINK) -o $@ $(LIBS)
 	rm -f $@.o
 
 demo: train_gpt2
@@ -223,7 +234,7 @@ asan: train_gpt2_asan test_gpt2_asan dev/gradcheck_asan $(EMU_ASAN_BUILT)
 clean:
 	rm -f train_gpt2 train_gpt2_asan test_gpt2 test_gpt2_asan test_gpt2_double
 	rm -f train_gpt2cu train_gpt2cu_* test_gpt2cu test_gpt2cu_emu* test_gpt2cu_fp32 dev/.precision dev/oracle.o dev/train_faulty_emu
-	rm -f $(foreach x,_emu _emu_fp32 _emu_traffic,$(CUDA_BENCHES:=$(x))) $(CUDA_BENCHES) dev/cuda/emu.o
+	rm -f $(foreach x,_emu _emu_fp32 _emu_traffic,$(CUDA_BENCHES:=$(x))) $(CUDA_BENCHES) dev/emu/*.o
 	rm -f dev/emu/test_emu dev/emu/test_emu_asan dev/emu/test_traffic dev/gradcheck dev/gradcheck_asan dev/bench_cpu dev/plan dev/report dev/bench_allreduce dev/train_faulty dev/fuzz/fuzz_files dev/fuzz/fuzz_options
 
 .PHONY: all demo bench test asan clean plots report nvcc always

@@ -779,9 +779,11 @@ __global__ void squares_sum_kernel(double *squares, const double *partial, int b
     if (threadIdx.x == 0) squares[blockIdx.x] = sum;
 }
 
+static int norm_blocks(void) { return min(NORM_BLOCKS, 4 * gpu.properties.multiProcessorCount); }
+
 // squares (P_COUNT) of each tensor's gradient; partial (P_COUNT,NORM_BLOCKS) is scratch
 static void gradients_square(double *squares, double *partial, const float *grads, const FlatTable &table) {
-    int blocks = min(NORM_BLOCKS, 4 * gpu.properties.multiProcessorCount);
+    int blocks = norm_blocks();
     LAUNCH(squares_kernel, blocks, BLOCK, 0, gpu.stream, partial, grads, table);
     LAUNCH(squares_sum_kernel, P_COUNT, WARP, 0, gpu.stream, squares, partial, blocks);
 }
@@ -1701,18 +1703,23 @@ static void attention_forward(real *out, float *lse, const real *qkv, AttentionS
     });
 }
 
+// delta (B,heads,T) = the dot products of the rows of dout and out (B,T,heads,HS), each by LANES threads with a pack
+template <int LANES>
+static void attention_delta(float *delta, const real *dout, const real *out, AttentionShape s, cudaStream_t on) {
+    unsigned blocks = (unsigned)ceil_div<size_t>((size_t)s.B * s.T * s.heads * LANES, 256);
+    LAUNCH((attention_delta_kernel<LANES>), blocks, 256, 0, on, delta, dout, out, s);
+}
+
 // dqkv (B,T,3,heads,HS) is written, and so is delta (B,heads,T), which is of no use later. dout, out (B,T,heads,HS).
 static void attention_backward(real *dqkv, float *delta, const real *dout, const real *out, const float *lse,
                                const real *qkv, AttentionShape s, cudaStream_t on) {
     RANGE();
     attention_by_size(s.HS, [&]<int D, bool FULL>() {
         using Sizes = AttentionBackward<D>;
-        constexpr int LANES = D / PACK, SHARED = Sizes::SHARED;
-        size_t rows = (size_t)s.B * s.T * s.heads;
+        constexpr int SHARED = Sizes::SHARED;
         dim3 blocks(ceil_div<int>(s.T, Sizes::OWN), s.heads, s.B);
         float scale = 1 / sqrtf((float)s.HS);
-        unsigned delta_blocks = (unsigned)ceil_div<size_t>(rows * LANES, 256);
-        LAUNCH((attention_delta_kernel<LANES>), delta_blocks, 256, 0, on, delta, dout, out, s);
+        attention_delta<D / PACK>(delta, dout, out, s, on);
         attention_allow_shared<attention_backward_keys_kernel<D, FULL>>(SHARED);
         LAUNCH((attention_backward_keys_kernel<D, FULL>), blocks, ATTENTION_THREADS, SHARED, on, dqkv, dout, lse, delta,
                qkv, s, scale);

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Everything that only a GPU can show, a stage at a time, each under 9 minutes on one Hopper GPU:
+# What only a GPU can show of the trainer, a stage at a time, each under 9 minutes on one Hopper GPU. (dev/cuda/all times its
+# kernels one by one, dev/profile.sh shows where an update's time goes.)
 #
 #   dev/gpu_check.sh build      both precisions, for the GPU of this machine
 #   dev/gpu_check.sh test       test_gpt2cu in both precisions (FIXTURES=folder adds the fixtures)

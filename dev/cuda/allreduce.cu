@@ -55,7 +55,7 @@ static double reduce_median(GPT2 *m, real *x, size_t n) {
     int batch = once > 1e-3 ? 1 : (int)fmin(BATCH_MAX, ceil(1e-3 / once));
     int runs = (int)fmax(RUNS_MIN, fmin(RUNS_MAX, seconds_per_kernel / (once * batch)));
     for (int i = 0; i < runs; i++) samples[i] = reduce_seconds(m, x, n, batch);
-    qsort(samples, runs, sizeof *samples, compare_doubles);
+    std::sort(samples, samples + runs);
     return samples[runs / 2];
 }
 

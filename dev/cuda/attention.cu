@@ -8,48 +8,13 @@ Of the products of two T x T triangles and HS there are 2 forward and 5 backward
 operations, though the backward kernels do 7. R tensor ranks in one process are R times the sequences with 1/R of the heads.
 */
 #include "bench.h"
+#include "attention.h"
 
 #ifdef PRECISION_FP32
 static constexpr double TOLERANCE_FORWARD = 2e-5, TOLERANCE_BACKWARD = 2e-5;
 #else
 static constexpr double TOLERANCE_FORWARD = 1e-2, TOLERANCE_BACKWARD = 3e-2; // P, dS, and the out that makes delta are rounded
 #endif
-
-// One head against plain loops in double.
-struct Head {
-    int T, HS;
-    std::vector<double> q, k, v, out, dout, dq, dk, dv, lse; // (T,HS), lse (T)
-    std::vector<double> p, dp;                               // (T) of the row at hand
-    double delta;
-
-    static double dot(const double *x, const double *y, int n) {
-        double sum = 0;
-        for (int i = 0; i < n; i++) sum += x[i] * y[i];
-        return sum;
-    }
-    void forward_row(int t) {
-        double most = -INFINITY, sum = 0, *o = &out[(size_t)t * HS];
-        for (int u = 0; u <= t; u++) most = fmax(most, p[u] = dot(&q[(size_t)t * HS], &k[(size_t)u * HS], HS) / sqrt(HS));
-        for (int u = 0; u <= t; u++) sum += p[u] = exp(p[u] - most);
-        lse[t] = most + log(sum);
-        for (int u = 0; u <= t; u++) {
-            p[u] /= sum;
-            for (int c = 0; c < HS; c++) o[c] += p[u] * v[(size_t)u * HS + c];
-        }
-    }
-    void backward_row(int t) {
-        const double *d = &dout[(size_t)t * HS];
-        delta = dot(d, &out[(size_t)t * HS], HS);
-        for (int u = 0; u <= t; u++) {
-            double ds = p[u] * (dot(d, &v[(size_t)u * HS], HS) - delta) / sqrt(HS);
-            for (int c = 0; c < HS; c++) {
-                dq[(size_t)t * HS + c] += ds * k[(size_t)u * HS + c];
-                dk[(size_t)u * HS + c] += ds * q[(size_t)t * HS + c];
-                dv[(size_t)u * HS + c] += p[u] * d[c];
-            }
-        }
-    }
-};
 
 struct AttentionOperands {
     AttentionShape s;
@@ -63,11 +28,6 @@ struct AttentionOperands {
     void backward(int set) const {
         attention_backward(dqkv[set], delta.at, dout[set], out[set], lse[set], qkv[set], s, gpu.stream);
     }
-    // Matrix `which` of sequence b, head h, from set 0 of x, whose rows hold `matrices` of them: (T,HS)
-    std::vector<double> matrix(const Sets<real> &x, int matrices, int which, int b, int h) const {
-        size_t width = (size_t)s.heads * s.HS;
-        return fetch(x.at + ((size_t)b * s.T * matrices + which) * width + (size_t)h * s.HS, s.T, matrices * width, s.HS);
-    }
 };
 
 // The largest error of a row of `width`, as a vector, relative to that row and the root mean square of all. (Rows differ in
@@ -79,7 +39,7 @@ static double rows_error(double worst, const std::vector<double> &found, const s
     for (size_t row = 0; row < expected.size(); row += width) {
         double difference = 0;
         for (size_t i = row; i < row + width; i++) difference += (found[i] - expected[i]) * (found[i] - expected[i]);
-        worst = larger(worst, sqrt(difference), 0, typical + sqrt(Head::dot(&expected[row], &expected[row], width)));
+        worst = larger(worst, sqrt(difference), 0, typical + sqrt(dot(&expected[row], &expected[row], width)));
     }
     return worst;
 }
@@ -89,20 +49,13 @@ static void attention_errors(const AttentionOperands &o, double *forward, double
     const AttentionShape &s = o.s;
     for (int last = s.T > 1024; last < 2; last++) {
         int b = last * (s.B - 1), h = last * (s.heads - 1);
-        size_t n = (size_t)s.T * s.HS;
-        std::vector<double> zeros(n), row(s.T);
-        Head head = {s.T, s.HS, o.matrix(o.qkv, 3, 0, b, h), o.matrix(o.qkv, 3, 1, b, h), o.matrix(o.qkv, 3, 2, b, h), zeros,
-                     o.matrix(o.dout, 1, 0, b, h), zeros, zeros, zeros, row, row, row, 0};
-        for (int t = 0; t < s.T; t++) {
-            head.forward_row(t);
-            head.backward_row(t);
-        }
+        Head e = head_expected(o.qkv.at, o.dout.at, s, b, h);
         std::vector<double> lse = fetch(o.lse.at + ((size_t)b * s.heads + h) * s.T, s.T);
-        *forward = rows_error(*forward, o.matrix(o.out, 1, 0, b, h), head.out, s.HS);
-        *forward = rows_error(*forward, lse, head.lse, 1);
-        *backward = rows_error(*backward, o.matrix(o.dqkv, 3, 0, b, h), head.dq, s.HS);
-        *backward = rows_error(*backward, o.matrix(o.dqkv, 3, 1, b, h), head.dk, s.HS);
-        *backward = rows_error(*backward, o.matrix(o.dqkv, 3, 2, b, h), head.dv, s.HS);
+        *forward = rows_error(*forward, head_matrix(o.out.at, s, 1, 0, b, h), e.out, s.HS);
+        *forward = rows_error(*forward, lse, e.lse, 1);
+        *backward = rows_error(*backward, head_matrix(o.dqkv.at, s, 3, 0, b, h), e.dq, s.HS);
+        *backward = rows_error(*backward, head_matrix(o.dqkv.at, s, 3, 1, b, h), e.dk, s.HS);
+        *backward = rows_error(*backward, head_matrix(o.dqkv.at, s, 3, 2, b, h), e.dv, s.HS);
     }
 }
 

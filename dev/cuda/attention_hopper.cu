@@ -13,59 +13,22 @@ that backward, five products, though both backward passes make two of them twice
 */
 #include "bench.h"
 #ifndef PRECISION_FP32
+#include "attention.h"
 #include "attention_hopper.cuh"
 
 enum { BEYOND = 4096 }; // elements after the end of each result, which must stay as they are
 
 // ----------------------------------------------------------------------------
-// a plain double loop
+// errors
 
-// What a head should give: out, dq, dk and dv (T,HS), and lse (T).
-struct Head { std::vector<double> out, lse, dq, dk, dv; };
-
-static Head head_expected(const std::vector<double> &qkv, const std::vector<double> &dout, AttentionShape s, int b, int h) {
-    size_t n = (size_t)s.T * s.HS, width = (size_t)s.heads * s.HS;
-    double scale = 1 / sqrt((double)s.HS);
-    Head e = {std::vector<double>(n), std::vector<double>(s.T), std::vector<double>(n), std::vector<double>(n),
-              std::vector<double>(n)};
-    std::vector<double> p(s.T), dp(s.T);
-    auto row = [&](int which, int t) { return &qkv[((size_t)b * s.T + t) * 3 * width + which * width + h * s.HS]; };
-    auto dot = [&](const double *x, const double *y) {
-        double sum = 0;
-        for (int c = 0; c < s.HS; c++) sum += x[c] * y[c];
-        return sum;
-    };
-    auto add = [&](double *to, double factor, const double *x) { for (int c = 0; c < s.HS; c++) to[c] += factor * x[c]; };
-    for (int t = 0; t < s.T; t++) {
-        const double *d = &dout[((size_t)b * s.T + t) * width + h * s.HS];
-        double most = -INFINITY, sum = 0, delta = 0;
-        for (int k = 0; k <= t; k++) most = fmax(most, p[k] = scale * dot(row(0, t), row(1, k)));
-        for (int k = 0; k <= t; k++) sum += exp(p[k] - most);
-        e.lse[t] = most + log(sum);
-        for (int k = 0; k <= t; k++) {
-            p[k] = exp(p[k] - e.lse[t]);
-            dp[k] = dot(d, row(2, k));
-            delta += p[k] * dp[k];
-            add(&e.out[t * s.HS], p[k], row(2, k));
-        }
-        for (int k = 0; k <= t; k++) {
-            add(&e.dv[k * s.HS], p[k], d);
-            add(&e.dk[k * s.HS], scale * p[k] * (dp[k] - delta), row(0, t));
-            add(&e.dq[t * s.HS], scale * p[k] * (dp[k] - delta), row(1, k));
-        }
-    }
-    return e;
-}
-
-// The largest error of `found` (T,HS), whose rows lie `stride` apart. Its unit is the largest element of the row, or of all.
-static double error_of(const double *found, size_t stride, const std::vector<double> &expected, AttentionShape s, bool by_row) {
+// The largest error of `found` (T,HS). Its unit is the largest element of the row, or of all.
+static double error_of(const std::vector<double> &found, const std::vector<double> &expected, int HS, bool by_row) {
     double worst = 0, most = 0;
     for (double x : expected) most = fmax(most, fabs(x));
-    for (int t = 0; t < s.T; t++) {
-        const double *row = &expected[(size_t)t * s.HS];
+    for (size_t row = 0; row < expected.size(); row += HS) {
         double unit = by_row ? 0 : fmax(most, 0.1); // with T 1, dq and dk are zero
-        for (int c = 0; c < s.HS && by_row; c++) unit = fmax(unit, fabs(row[c]));
-        for (int c = 0; c < s.HS; c++) worst = larger(worst, found[t * stride + c], row[c], unit);
+        for (size_t i = row; i < row + HS && by_row; i++) unit = fmax(unit, fabs(expected[i]));
+        for (size_t i = row; i < row + HS; i++) worst = larger(worst, found[i], expected[i], unit);
     }
     return worst;
 }
@@ -98,19 +61,17 @@ struct Operands {
 // nothing in it is rounded to bf16.
 static void errors_of(double (&worst)[2], const Operands &o, const real *out, const float *lse, const real *dqkv) {
     AttentionShape s = o.s;
-    size_t width = (size_t)s.heads * s.HS;
-    std::vector<double> qkv = fetch(o.qkv[0], 3 * o.n), dout = fetch(o.dout[0], o.n);
-    std::vector<double> outs = fetch(out, o.n), lses = fetch(lse, o.rows), grads = fetch(dqkv, 3 * o.n);
     worst[0] = worst[1] = 0;
     for (int last = 0; last < 2; last++) {
         int b = last ? s.B - 1 : 0, h = last ? s.heads - 1 : 0;
-        Head e = head_expected(qkv, dout, s, b, h);
-        size_t at = (size_t)b * s.T * width + h * s.HS, grad_at = 3 * (size_t)b * s.T * width + h * s.HS;
-        worst[0] = larger(worst[0], error_of(&outs[at], width, e.out, s, true), 0, 1);
-        for (int t = 0; t < s.T; t++) worst[0] = larger(worst[0], lses[((size_t)b * s.heads + h) * s.T + t], e.lse[t], 0.01);
-        worst[1] = larger(worst[1], error_of(&grads[grad_at], 3 * width, e.dq, s, false), 0, 1);
-        worst[1] = larger(worst[1], error_of(&grads[grad_at + width], 3 * width, e.dk, s, false), 0, 1);
-        worst[1] = larger(worst[1], error_of(&grads[grad_at + 2 * width], 3 * width, e.dv, s, false), 0, 1);
+        Head e = head_expected(o.qkv[0], o.dout[0], s, b, h);
+        std::vector<double> lses = fetch(lse + ((size_t)b * s.heads + h) * s.T, s.T);
+        worst[0] = larger(worst[0], error_of(head_matrix(out, s, 1, 0, b, h), e.out, s.HS, true), 0, 1);
+        for (int t = 0; t < s.T; t++) worst[0] = larger(worst[0], lses[t], e.lse[t], 0.01);
+        const std::vector<double> *gradients[3] = {&e.dq, &e.dk, &e.dv};
+        for (int i = 0; i < 3; i++) {
+            worst[1] = larger(worst[1], error_of(head_matrix(dqkv, s, 3, i, b, h), *gradients[i], s.HS, false), 0, 1);
+        }
     }
 }
 

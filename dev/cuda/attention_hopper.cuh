@@ -713,10 +713,8 @@ static void hopper_backward(real *dqkv, const float *lse, const float *delta, co
 // As attention_backward: dqkv, and delta (B,heads,T), which is of no use later; for HS 64.
 static void attention_hopper_backward(real *dqkv, float *delta, const real *dout, const real *out, const float *lse,
                                       const real *qkv, AttentionShape s, cudaStream_t on) {
-    constexpr int LANES = 64 / PACK;
     if (s.HS != 64) fail("attention_hopper_backward: heads of size %d; need 64", s.HS);
-    unsigned blocks = (unsigned)ceil_div<size_t>((size_t)s.B * s.T * s.heads * LANES, 256);
-    LAUNCH((attention_delta_kernel<LANES>), blocks, 256, 0, on, delta, dout, out, s);
+    attention_delta<64 / PACK>(delta, dout, out, s, on);
     hopper_backward<true>(dqkv, lse, delta, dout, qkv, s, on);
     hopper_backward<false>(dqkv, lse, delta, dout, qkv, s, on);
 }

@@ -30,6 +30,7 @@ the benchmark says is read again from cache, and why.
 */
 #define NO_MAIN
 #include "../../train_gpt2.cu"
+#include <algorithm>
 #include <string>
 #include <vector>
 #ifdef EMU_TRAFFIC
@@ -163,16 +164,18 @@ static double larger(double worst, double found, double expected, double scale) 
     return error > worst || error != error ? error : worst;
 }
 
+// GELU in double, as GPT-2 has it, and its derivative.
+static double gelu_plain(double x) { return 0.5 * x * (1 + tanh(sqrt(2 / M_PI) * (x + 0.044715 * x * x * x))); }
+static double gelu_slope_plain(double x) {
+    double scale = sqrt(2 / M_PI), t = tanh(scale * (x + 0.044715 * x * x * x));
+    return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * scale * (1 + 3 * 0.044715 * x * x);
+}
+
 // ----------------------------------------------------------------------------
 // timing
 
 static const double seconds_per_kernel = 0.4;
 enum { SAMPLES_MIN = 7, SAMPLES_MAX = 101, BATCH_MAX = 100 };
-
-static int compare_doubles(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
 
 // Seconds of each of `count` launches, by events around all of them. The GPU is held back for `hold` seconds while the host
 // queues them, so that the gaps between them are the GPU's own.
@@ -208,7 +211,7 @@ template <typename Launch> static double median_seconds(int sets, double budget,
     while (n < SAMPLES_MIN || (n < SAMPLES_MAX && seconds_now() - began < budget)) {
         samples[n++] = batch_seconds(batch, sets, 1.5 * queued * batch, launch);
     }
-    qsort(samples, n, sizeof *samples, compare_doubles);
+    std::sort(samples, samples + n);
     return samples[n / 2];
 }
 

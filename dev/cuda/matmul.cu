@@ -18,8 +18,6 @@ static constexpr double TOLERANCE_FLOAT = 2e-4; // tensor cores cut off what the
 enum { ALGORITHMS = 32, SAMPLED = 8 };
 static const double seconds_per_algorithm = 0.05;
 
-static const double gelu_scale = sqrt(2 / M_PI), gelu_cube = 0.044715;
-
 // Vectors over k of sampled rows of a matrix (n,K), which may be stored as (K,n).
 static std::vector<std::vector<double>> vectors_of(const real *x, int stored_as_columns, int n, int K, int i[SAMPLED]) {
     std::vector<std::vector<double>> out;
@@ -38,12 +36,9 @@ static double element_error(const Matmul &m, int f, int i, int j, const std::vec
     if (m.bias) sum += fetch(m.bias + f * m.bias_stride + j, 1)[0];
     if (m.before_gelu) {
         worst = larger(worst, fetch(m.before_gelu + at, 1)[0], sum, fabs(sum) + sqrt(squares));
-        sum = 0.5 * sum * (1 + tanh(gelu_scale * (sum + gelu_cube * sum * sum * sum)));
+        sum = gelu_plain(sum);
     }
-    if (m.gelu_in) {
-        double x = fetch(m.gelu_in + at, 1)[0], t = tanh(gelu_scale * (x + gelu_cube * x * x * x));
-        sum *= 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * gelu_scale * (1 + 3 * gelu_cube * x * x);
-    }
+    if (m.gelu_in) sum *= gelu_slope_plain(fetch(m.gelu_in + at, 1)[0]);
     double found = m.out_float ? fetch((const float *)m.out + at, 1)[0] : fetch((const real *)m.out + at, 1)[0];
     return larger(worst, found, sum, fabs(sum) + sqrt(squares));
 }

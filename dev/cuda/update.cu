@@ -27,10 +27,9 @@ static void bench_norm(GPT2 *m) {
         n += m->flat.size[p];
         for (double g : fetch(m->grads + m->flat.begin[p], m->flat.size[p])) squares += g * g;
     }
-    int blocks = min(NORM_BLOCKS, 4 * gpu.properties.multiProcessorCount);
     Row row{.kernel = "gradient_norm", .shape = text("%zu", n), .bytes = (double)n * sizeof(float), .tolerance = 1e-5};
     row.error = fabs(gpt2_gradients(m).norm / sqrt(squares) - 1);
-    row.scratch = (double)(sizeof(double) * P_COUNT * (2 * blocks + 1));
+    row.scratch = (double)(sizeof(double) * P_COUNT * (2 * norm_blocks() + 1));
     bench(row, 1, [&](int) { // gpt2_gradients would wait for the GPU
         gradients_square(m->squares, m->squares_partial, m->grads, m->flat);
     });
