@@ -95,22 +95,6 @@ static void test_shards(void) {
     }
 }
 
-// -wi gpt2r: broken by another scale, or by another tensor that it reaches.
-static void test_narrow_start(void) {
-    GPT2Config c = config_of(2, 4, 16, 65, 8, "p", 4, 0);
-    ParamSpec specs[P_COUNT];
-    param_specs(specs, &c);
-    int good = 1;
-    for (int p = 0; p < P_COUNT; p++) {
-        double factor = p == P_attprojw || p == P_fcprojw ? 2 : 1; // sqrt(R)
-        for (size_t i = 0; i < spec_size(&specs[p]); i++) {
-            double narrow = param_init(&specs[p], p, WEIGHTS_GPT2R, &c, 7, i), wide = param_init(&specs[p], p, WEIGHTS_GPT2, &c, 7, i);
-            good &= fabs(narrow * factor - wide) <= 1e-15 * fabs(wide);
-        }
-    }
-    check(good, "-wi gpt2r: residual projections begin smaller by sqrt(R), and nothing else");
-}
-
 static void test_schedule(void) {
     double l = 1e-3;
     struct { const char *what; double found, expected; } cases[] = {
@@ -341,89 +325,6 @@ static void test_equalities(void) {
         free(t.grads), free(s.grads), free(p1.grads), free(p1_mean.grads);
     }
     free(dense.grads);
-}
-
-// Scaled partial outputs: nothing to scale where R is 1 or every block is t; elsewhere another function, in which a run of
-// one p is an s block still. Broken by a scale on the merge, or one that is left out in one of the two blocks.
-static void test_scaled_partials(void) {
-    static const char *const same[] = {"t", "sppp", "pp."};
-    for (int i = 0; i < 3; i++) {
-        GPT2Config c = config_of(4, 4, 16, 65, 8, same[i], i ? 1 : 4, RULE_MEAN);
-        Result plain = result_of(&c, 2, 8);
-        c.scale_partials = 1;
-        Result scaled = result_of(&c, 2, 8);
-        check(result_distance(scaled, plain) == 0, "-ps 1 is -ps 0, bitwise: %s R %d", c.pattern, c.R);
-        free(plain.grads), free(scaled.grads);
-    }
-    for (int R = 2; R <= 4; R *= 2) {
-        GPT2Config c = config_of(4, 4, 16, 65, 8, "s", R, RULE_MEAN);
-        Result plain = result_of(&c, 2, 8);
-        c.scale_partials = 1;
-        Result s = result_of(&c, 2, 8);
-        memcpy(c.pattern, "p.", 3);
-        Result p = result_of(&c, 2, 8);
-        check(result_distance(p, s) == 0, "-ps 1: a run of one p is an s block, bitwise: R %d", R);
-        check(result_distance(s, plain) > 1e-3, "-ps 1: s is another function: R %d, distance %.1e", R, result_distance(s, plain));
-        free(plain.grads), free(s.grads), free(p.grads);
-    }
-    // By hand, R 4: what the MLP of an s block reads on rank i is x + 2 A_i + bo, where A_i is that without -ps less x + bo.
-    GPT2 m[2];
-    int32_t tokens[8], targets[8];
-    double worst = 0;
-    random_batch(tokens, targets, 8, 65);
-    for (int i = 0; i < 2; i++) {
-        GPT2Config c = config_of(1, 4, 16, 65, 8, "s", 4, RULE_SUM);
-        c.scale_partials = i;
-        gpt2_create(&m[i], &c, mesh_folded(4), 1, 8, 0);
-        gpt2_init_weights(&m[i], WEIGHTS_LINEAR, 1);
-        gpt2_forward(&m[i], tokens, targets, 1, 8);
-    }
-    for (int f = 0; f < 4; f++) {
-        const real *x = stream_of(&m[0], &m[0].subs[0], 0), *bias = m[0].params.at[P_attprojb];
-        const real *u = stream_of(&m[0], &m[0].subs[1], f), *scaled = stream_of(&m[1], &m[1].subs[1], f);
-        for (int i = 0; i < 8 * 16; i++) {
-            double start = (double)x[i] + (double)bias[i % 16];
-            worst = fmax(worst, fabs((double)scaled[i] - (start + 2 * ((double)u[i] - start))));
-        }
-    }
-    check_error("-ps 1:", "own stream is x + sqrt(R) A_i + bo", worst, is_double ? 1e-14 : 1e-5);
-    gpt2_free(&m[0]), gpt2_free(&m[1]);
-}
-
-// Norms of each rank's own in p blocks: the same function until the first update, with the same gradient in more parts, and
-// then not. What they replace is left alone. Broken by a rank that reads another's, or by a gradient summed over ranks.
-static void test_own_norms(void) {
-    enum { B = 2, T = 8, C = 16 };
-    int32_t tokens[B * T], targets[B * T];
-    random_batch(tokens, targets, B * T, 65);
-    for (int i = 0; i < 6; i++) {
-        GPT2 m[2];
-        double loss[2], norm, after[2], worst = 0;
-        GPT2Config c = config_of(4, 4, C, 65, T, i % 2 ? "tspp" : "pp.", 1 << i / 2, RULE_MEAN);
-        int first = i % 2 ? 2 : 0; // p block
-        for (int own = 0; own < 2; own++) {
-            c.own_norms = own;
-            gpt2_create(&m[own], &c, mesh_folded(c.R), B, T, 1);
-            gpt2_init_weights(&m[own], WEIGHTS_LINEAR, 1);
-            loss[own] = update_once(&m[own], tokens, targets, B, T, 1, &norm);
-            after[own] = gpt2_forward(&m[own], tokens, targets, B, T);
-        }
-        check(loss[0] == loss[1], "-pn 1 is -pn 0 at the start, bitwise: %s R %d", c.pattern, c.R);
-        check(c.R == 1 || fabs(after[0] - after[1]) > 1e-7, "-pn 1 is another function after an update: %s R %d, %.1e", c.pattern,
-              c.R, fabs(after[0] - after[1]));
-        for (int k = 2 * first; k < 8; k++) { // ranks' gradients of their own add up to that of the shared one
-            Norm whole = norm_of(&m[0], &m[0].grads, k, 0);
-            for (int e = 0; e < C; e++) {
-                double sum = 0;
-                for (int f = 0; f < c.R; f++) sum += (double)norm_of(&m[1], &m[1].grads, k, f).w[e];
-                worst = fmax(worst, fabs(sum - (double)whole.w[e]));
-            }
-        }
-        check_error("-pn 1:", "gradients of ranks' norms add up to the shared one's", worst, is_double ? 1e-14 : 1e-6);
-        const real *unused = whole_layer(&m[1], &m[1].params, P_ln1w, first), *grad = whole_layer(&m[1], &m[1].grads, P_ln1w, first);
-        check(unused[0] == 1 && grad[0] == 0, "-pn 1: the shared norm of a p block is left alone");
-        gpt2_free(&m[0]), gpt2_free(&m[1]);
-    }
 }
 
 // Ladder: the same function for every R, and the one that its definition says: computed here from that, one sub-block after
@@ -664,7 +565,6 @@ static void test_model_files(const char *folder) {
     for (int i = 0; i < 6; i++) {
         GPT2 m, again;
         GPT2Config c = config_of(4, 4, 16, 65, 8, patterns[i], 2, RULE_MEAN), read;
-        c.scale_partials = c.own_norms = i == 1 || i == 4; // which a plain model has no use for, and does not store
         File file;
         int32_t header[HEADER_INTS];
         gpt2_create(&m, &c, mesh_folded(2), 1, 8, 1);
@@ -681,13 +581,12 @@ static void test_model_files(const char *folder) {
         int good = 1, plain = i < 2;
         for (int h = H_R; h < HEADER_INTS; h++) good &= !plain || !header[h];
         if (!plain) good &= header[8] == 2 && header[9] == 1 && header[10] == (int)strlen(patterns[i]);
-        if (!plain) good &= header[11] == patterns[i][0] && header[251] == c.scale_partials && header[252] == c.own_norms;
+        if (!plain) good &= header[11] == patterns[i][0];
         model_open(&file, path, &read);
         file_close(&file);
         good &= read.L == 4 && read.NH == 4 && read.C == 16 && read.V == 65 && read.Vp == 128 && read.maxT == 8;
         good &= plain ? read.R == 1 && !strcmp(read.pattern, "t")
-                      : read.R == 2 && read.rule == RULE_MEAN && !strcmp(read.pattern, patterns[i]) &&
-                            read.scale_partials == c.scale_partials && read.own_norms == c.own_norms;
+                      : read.R == 2 && read.rule == RULE_MEAN && !strcmp(read.pattern, patterns[i]);
         check(good, "model file of pattern %s: header", patterns[i]);
         gpt2_create(&again, &c, mesh_folded(2), 1, 8, 1);
         gpt2_load(&again, path);
@@ -699,18 +598,6 @@ static void test_model_files(const char *folder) {
         check(good, "model and state of pattern %s: every bit comes back", patterns[i]);
         gpt2_free(&m), gpt2_free(&again);
     }
-    int good = 0;
-    GPT2 plain; // the norms of a file that has none of ranks' own are where those begin
-    GPT2Config c = config_of(4, 4, 16, 65, 8, "tpp.t", 2, RULE_MEAN);
-    c.own_norms = 1;
-    gpt2_create(&plain, &c, mesh_folded(2), 1, 8, 1);
-    checkpoint_path(path, folder, "model", 7);
-    gpt2_load(&plain, path);
-    for (int f = 0; f < 2; f++) {
-        good += !memcmp(norm_of(&plain, &plain.params, 3, f).w, whole_layer(&plain, &plain.params, P_ln2w, 1), 16 * sizeof(real));
-    }
-    check(good == 2, "a plain model's norms become each rank's own");
-    gpt2_free(&plain);
     checkpoint_prune(folder, 2);
     int64_t newest = checkpoint_find(folder, INT64_MAX), second = checkpoint_find(folder, newest);
     check(newest == 12 && second == 11 && checkpoint_find(folder, second) == -1,
@@ -797,14 +684,11 @@ int main(void) {
     if (!mkdtemp(folder)) fail("%s: %s", folder, strerror(errno));
     test_patterns();
     test_shards();
-    test_narrow_start();
     test_schedule();
     test_exponential();
     test_matmul();
     test_attention();
     test_equalities();
-    test_scaled_partials();
-    test_own_norms();
     test_ladder();
     test_vocab_parallel();
     test_every_pattern();

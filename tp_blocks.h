@@ -37,8 +37,6 @@ typedef struct {
     int maxT, V, L, NH, C, Vp;     // in the order of the model file's header
     int R;                         // with s or p blocks the function computed depends on R, so R belongs to the model
     int rule;                      // what a run of p blocks is merged to
-    int scale_partials;            // 1: a rank goes on from sqrt(R) times its own partial outputs
-    int own_norms;                 // 1: in p blocks every rank has LayerNorm gains and biases of its own
     char pattern[PATTERN_MAX + 1]; // letters t s p l and '.', repeated to fill L blocks
 } GPT2Config;
 
@@ -95,9 +93,7 @@ enum {
 };
 
 // The order of the rows is the order in the model file. A bias is a matrix of one column. fan-in is that of the matrix
-// a tensor belongs to, for `-wi linear`; 0 where that start does not apply. N is the number of p blocks when each rank has
-// LayerNorms of its own there, else 0: then the tensors own_.. are empty. Those of all layers stay in the table, and p
-// blocks leave theirs unused, so that nothing else in a file moves.
+// a tensor belongs to, for `-wi linear`; 0 where that start does not apply.
 #define PARAMETERS(X)                                                                   \
     /* name     layers rows columns init           decay fan-in cut over TP ranks */    \
     X(wte,      1,     Vp,  C,      INIT_NORMAL,   1,    0,   WHOLE)                    \
@@ -115,11 +111,7 @@ enum {
     X(fcprojw,  L,     C,   4*C,    INIT_RESIDUAL, 1,    4*C, CUT_COLUMNS)              \
     X(fcprojb,  L,     C,   1,      INIT_ZERO,     0,    4*C, WHOLE_PARTIAL_GRAD)       \
     X(lnfw,     1,     C,   1,      INIT_ONE,      0,    0,   WHOLE)                    \
-    X(lnfb,     1,     C,   1,      INIT_ZERO,     0,    0,   WHOLE)                    \
-    X(own_ln1w, N,     R*C, 1,      INIT_ONE,      0,    0,   CUT_ROWS)                 \
-    X(own_ln1b, N,     R*C, 1,      INIT_ZERO,     0,    0,   CUT_ROWS)                 \
-    X(own_ln2w, N,     R*C, 1,      INIT_ONE,      0,    0,   CUT_ROWS)                 \
-    X(own_ln2b, N,     R*C, 1,      INIT_ZERO,     0,    0,   CUT_ROWS)
+    X(lnfb,     1,     C,   1,      INIT_ZERO,     0,    0,   WHOLE)
 
 #define X(name, ...) P_##name,
 enum { PARAMETERS(X) P_COUNT };
@@ -131,15 +123,8 @@ typedef struct {
     int init, decay, fan_in, cut;
 } ParamSpec;
 
-// How many of L blocks have LayerNorms of each rank's own.
-static int own_norm_blocks(const GPT2Config *config) {
-    int letters = 0, p = 0;
-    for (const char *c = config->pattern; *c; c++) letters += *c != '.', p += *c == 'p';
-    return config->own_norms && letters ? config->L / letters * p : 0;
-}
-
 static void param_specs(ParamSpec specs[P_COUNT], const GPT2Config *config) {
-    int Vp = config->Vp, maxT = config->maxT, C = config->C, L = config->L, R = config->R, N = own_norm_blocks(config);
+    int Vp = config->Vp, maxT = config->maxT, C = config->C, L = config->L;
 #define X(name, ...) {#name, __VA_ARGS__},
     const ParamSpec table[P_COUNT] = {PARAMETERS(X)};
 #undef X
@@ -270,20 +255,6 @@ static void plan_make(Plan *plan, const char *pattern, int L, int rule, int R, c
         }
         block++;
     }
-}
-
-// What a rank's own partial outputs are multiplied by where it goes on from them alone. R parts of one sum, were they
-// independent, would each have 1/R of its variance; sqrt(R) times a part has all of it. Merges add them as they are.
-__attribute__((unused)) static double partials_scale(const GPT2Config *config) {
-    return config->scale_partials ? sqrt(config->R) : 1;
-}
-
-// The layer of own_ln1w and its like that a block takes its LayerNorms from; -1: its own layer of ln1w.. as ever.
-__attribute__((unused)) static int own_norm_layer(const GPT2Config *config, const Plan *plan, int block) {
-    int before = 0;
-    if (!config->own_norms || plan->letters[block] != 'p') return -1;
-    for (int i = 0; i < block; i++) before += plan->letters[i] == 'p';
-    return before;
 }
 
 // The merge at the end of segment i may go on while segment i+1 computes, which does not read its outcome; and in the
@@ -616,8 +587,8 @@ static double random_normal(uint64_t bits) { // Box-Muller; the two halves are i
 
 static uint64_t random_below(uint64_t bits, uint64_t n) { return (uint64_t)(((unsigned __int128)bits * n) >> 64); }
 
-enum { WEIGHTS_GPT2, WEIGHTS_LINEAR, WEIGHTS_GPT2R };
-#define WEIGHTS_NAMES "gpt2 linear gpt2r" // gpt2r: as gpt2, but residual projections begin smaller by sqrt(R)
+enum { WEIGHTS_GPT2, WEIGHTS_LINEAR };
+#define WEIGHTS_NAMES "gpt2 linear"
 
 // Initial value of one element, counted from the start of the whole tensor, so that every layout draws the same weights.
 static double param_init(const ParamSpec *spec, int p, int how, const GPT2Config *c, uint64_t seed, uint64_t element) {
@@ -627,7 +598,7 @@ static double param_init(const ParamSpec *spec, int p, int how, const GPT2Config
     switch (spec->init) {
     case INIT_ONE: return 1;
     case INIT_NORMAL: return 0.02 * random_normal(bits);
-    case INIT_RESIDUAL: return 0.02 / sqrt(2.0 * c->L * (how == WEIGHTS_GPT2R ? c->R : 1)) * random_normal(bits);
+    case INIT_RESIDUAL: return 0.02 / sqrt(2.0 * c->L) * random_normal(bits);
     default: return 0;
     }
 }
@@ -750,8 +721,6 @@ enum { ALWAYS = 0, CUDA = 1 };
     X("-p",    pattern,       TEXT,   "t",         0,  0,           "",             ALWAYS,  "block pattern: t Megatron, s SPD, p parallel, l Ladder, . closes a p run")\
     X("-tp",   tp,            COUNT,  "2",         1,  4096,        "",             ALWAYS,  "R, the tensor ranks one model is cut over")                      \
     X("-pm",   rule,          CHOICE, "sum",       0,  0,           RULE_NAMES,     ALWAYS,  "what a run of p blocks is merged to")                            \
-    X("-ps",   scale_partials, COUNT, "0",         0,  1,           "",             ALWAYS,  "1 = in s and p a rank goes on from sqrt(R) times its own partial outputs")\
-    X("-pn",   own_norms,     COUNT,  "0",         0,  1,           "",             ALWAYS,  "1 = in p every rank has LayerNorm gains and biases of its own")   \
     X("-fold", fold,          COUNT,  "0",         0,  4096,        "",             ALWAYS,  "tensor ranks run by one process; 0 = choose")                    \
     X("-vp",   vocab_parallel, COUNT, "0",         0,  1,           "",             ALWAYS,  "1 = the vocabulary is cut over the ranks too: embedding, head, loss")\
     X("-b",    batch,         COUNT,  "4",         1,  65536,       "",             ALWAYS,  "sequences per micro-batch and replica")                          \
@@ -932,8 +901,7 @@ static void options_same(const Options *o, const Mesh *mesh) {
 #endif
 }
 
-// A model file with s, p or l blocks fixes the pattern; with s or p also R, rule, scale and norms: they become the defaults,
-// and a command line that says otherwise is an error. `where` is the model file.
+// A model file with s, p or l blocks fixes the pattern; with s or p also R and rule: they become the defaults, and a command line that says otherwise is an error. `where` is the model file.
 static void options_take_model(Options *o, const GPT2Config *c, const char *where) {
     char found[32], asked[32];
     if (pattern_is_plain(c->pattern)) return;
@@ -950,17 +918,9 @@ static void options_take_model(Options *o, const GPT2Config *c, const char *wher
         fail("-pm %s, but %s was trained with -pm %s", word_at(RULE_NAMES, o->rule, asked), where,
              word_at(RULE_NAMES, c->rule, found));
     }
-    if (o->given[O_scale_partials] && o->scale_partials != c->scale_partials) {
-        fail("-ps %d, but %s was trained with -ps %d", (int)o->scale_partials, where, c->scale_partials);
-    }
-    if (o->given[O_own_norms] && o->own_norms != c->own_norms) {
-        fail("-pn %d, but %s was trained with -pn %d", (int)o->own_norms, where, c->own_norms);
-    }
     o->pattern = c->pattern;
     o->tp = c->R;
     o->rule = c->rule;
-    o->scale_partials = c->scale_partials;
-    o->own_norms = c->own_norms;
 }
 
 #endif

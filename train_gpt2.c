@@ -681,7 +681,8 @@ typedef struct {
 } Tensors;
 
 // What one sub-block keeps for its backward pass. Ranks that begin a segment read the same stream, of which there is one
-// copy (stride 0) unless each has a LayerNorm of its own; inside a segment each has its own.
+// copy (stride 0);
+// inside a segment each has its own.
 typedef struct {
     real *stream;          // (copies,B,T,C) what stands before it
     real *input, *normed;  // (copies,B,T,C): what it reads, which is `stream` but for l, and LayerNorm of it
@@ -806,8 +807,7 @@ static size_t activations_lay(GPT2 *m, real *block) {
         SubBlock *s = sub_at(m, k);
         int begins = k == 0 || k == m->plan.segments[at].end;
         at += k > 0 && begins;
-        int own = k < 2 * c->L && own_norm_layer(c, &m->plan, k / 2) >= 0;
-        s->copies = begins && !own ? 1 : m->F;
+        s->copies = begins ? 1 : m->F;
         s->stream = carve(block, &used, s->copies * BTC);
         s->input = k < 2 * c->L && begins && m->plan.segments[at].late ? m->subs[k - 1].stream : s->stream;
         s->normed = carve(block, &used, s->copies * BTC);
@@ -967,10 +967,10 @@ static void allreduce_end(GPT2 *m) {
 // sub-blocks: attention (even k) and MLP (odd k) differ only in what stands between their two matrices
 
 // Their parameters: [0] attention, [1] MLP.
-typedef struct { int ln_w, ln_b, own_ln_w, own_ln_b, in_w, in_b, out_w, out_b; } SubParams;
+typedef struct { int ln_w, ln_b, in_w, in_b, out_w, out_b; } SubParams;
 static const SubParams sub_params[2] = {
-    {P_ln1w, P_ln1b, P_own_ln1w, P_own_ln1b, P_qkvw, P_qkvb, P_attprojw, P_attprojb},
-    {P_ln2w, P_ln2b, P_own_ln2w, P_own_ln2b, P_fcw, P_fcb, P_fcprojw, P_fcprojb},
+    {P_ln1w, P_ln1b, P_qkvw, P_qkvb, P_attprojw, P_attprojb},
+    {P_ln2w, P_ln2b, P_fcw, P_fcb, P_fcprojw, P_fcprojb},
 };
 
 // Rank f's own of what a sub-block keeps.
@@ -984,13 +984,11 @@ static RankActs rank_acts(const GPT2 *m, const SubBlock *s, int f) {
                       .outer = s->outer + rank * rows * s->outer_width, .lse = s->lse + rank * rows * (m->config.NH / m->config.R)};
 }
 
-// Gain and bias of the LayerNorm that sub-block k begins with on rank f, or their gradients; the final one for k = 2L.
+// Gain and bias of the LayerNorm that sub-block k begins with, or their gradients; the final one for k = 2L.
 typedef struct { real *w, *b; } Norm;
-static Norm norm_of(const GPT2 *m, const Tensors *t, int k, int f) {
+static Norm norm_of(const GPT2 *m, const Tensors *t, int k) {
     if (k == 2 * m->config.L) return (Norm){t->at[P_lnfw], t->at[P_lnfb]};
     const SubParams *p = &sub_params[k % 2];
-    int own = own_norm_layer(&m->config, &m->plan, k / 2);
-    if (own >= 0) return (Norm){part_view(m, t, p->own_ln_w, own, f).data, part_view(m, t, p->own_ln_b, own, f).data};
     return (Norm){whole_layer(m, t, p->ln_w, k / 2), whole_layer(m, t, p->ln_b, k / 2)};
 }
 
@@ -998,7 +996,7 @@ static Norm norm_of(const GPT2 *m, const Tensors *t, int k, int f) {
 // in cache.
 static void stream_enter(GPT2 *m, int k, int f, const real *base, const real *partial, real scale) {
     RankActs a = rank_acts(m, sub_at(m, k), f);
-    Norm norm = norm_of(m, &m->params, k, f);
+    Norm norm = norm_of(m, &m->params, k);
     int C = m->config.C, rows = m->B * m->T;
     #pragma omp parallel for schedule(static)
     for (int i = 0; i < rows; i++) {
@@ -1052,9 +1050,9 @@ static void subblock_backward(GPT2 *m, int k, int f, real *dpartial, int add_str
     bias_backward(part_view(m, grads, p->in_b, layer, f), m->dinner, rows, s->inner_width, add_grads);
     matmul((Matmul){.out = view_of(m->dnormed, C), .a = dinner, .b = part_view(m, w, p->in_w, layer, f),
                     .M = rows, .N = C, .K = s->inner_width});
-    Norm dnorm = norm_of(m, grads, k, f);
+    Norm dnorm = norm_of(m, grads, k);
     layernorm_backward(m->dstream + (size_t)f * rows * C, dnorm.w, dnorm.b, m->dnormed, a.input, a.mean, a.rstd,
-                       norm_of(m, w, k, f).w, rows, C, add_stream, add_grads);
+                       norm_of(m, w, k).w, rows, C, add_stream, add_grads);
 }
 
 // ----------------------------------------------------------------------------
@@ -1089,10 +1087,9 @@ static void segment_forward(GPT2 *m, int i) {
     const Segment *seg = &m->plan.segments[i];
     int C = m->config.C, rows = m->B * m->T, from = seg->begin; // acc and bias_sum hold what came after sub-block `from`
     size_t n = (size_t)rows * C;
-    real scale = (real)partials_scale(&m->config);
     if (seg->late) {
         RankActs a = rank_acts(m, &m->subs[seg->begin], 0);
-        Norm norm = norm_of(m, &m->params, seg->begin, 0);
+        Norm norm = norm_of(m, &m->params, seg->begin);
         layernorm_forward(a.normed, a.mean, a.rstd, a.input, norm.w, norm.b, rows, C);
     }
     for (int k = seg->begin; k < seg->end; k++) {
@@ -1103,8 +1100,8 @@ static void segment_forward(GPT2 *m, int i) {
         if (k + 1 == seg->end && seg->base < seg->end) break;
         for (int f = 0; f < m->F; f++) { // each rank goes on from its own partial outputs; rule streams merges just that
             real *acc = m->acc + f * n, *stream = stream_of(m, &m->subs[from], f);
-            if (k + 1 < seg->end) stream_enter(m, k + 1, f, stream, acc, scale);
-            else residual_forward(acc, stream, acc, scale, m->bias_sum, rows, C);
+            if (k + 1 < seg->end) stream_enter(m, k + 1, f, stream, acc, 1);
+            else residual_forward(acc, stream, acc, 1, m->bias_sum, rows, C);
         }
     }
     if (seg->base > seg->begin && seg->base < seg->end) {
@@ -1142,7 +1139,6 @@ static void segment_backward(GPT2 *m, int i, int add_grads) {
     int C = m->config.C, rows = m->B * m->T;
     size_t n = (size_t)rows * C;
     int known = 0; // dstream holds something
-    real scale = (real)partials_scale(&m->config);
     for (int k = seg->end - 1; k >= seg->begin; k--) {
         int through_merge = k >= seg->base;
         if (k + 1 == seg->base) { // from here on down the merge is reached through the stream at base
@@ -1155,7 +1151,6 @@ static void segment_backward(GPT2 *m, int i, int add_grads) {
             int counts_merge = through_merge && m->rank0 + f == 0;
             View dbias = part_view(m, &m->rank_grads[f], sub_params[k % 2].out_b, k / 2, f);
             bias_backward(dbias, counts_merge ? dpartial : known ? dstream : NULL, rows, C, add_grads);
-            if (known && scale != 1) sum_forward(dpartial = m->dpartial, through_merge ? m->dmerged : NULL, dstream, scale, n);
             subblock_backward(m, k, f, dpartial, known, add_grads);
         }
         known = 1;
@@ -1199,7 +1194,7 @@ static void tokens_embed(GPT2 *m) {
     vocab_sum(m, m->acc, n);
     for (int f = 0; f < m->subs[0].copies; f++) {
         RankActs a = rank_acts(m, &m->subs[0], f);
-        Norm norm = norm_of(m, &m->params, 0, f);
+        Norm norm = norm_of(m, &m->params, 0);
         position_forward(a.stream, m->acc, m->params.at[P_wpe], m->B, m->T, C);
         layernorm_forward(a.normed, a.mean, a.rstd, a.stream, norm.w, norm.b, rows, C);
     }
@@ -1422,19 +1417,6 @@ static void model_rows_get(void *owner, int set, int p, int layer, int row, int 
     mesh_join(&m->mesh, values, (size_t)rows * cols);
 }
 
-// Norms of each rank's own begin as those that all ranks shared.
-static void own_norms_start(GPT2 *m) {
-    size_t bytes = (size_t)m->config.C * sizeof(real);
-    for (int k = 0; k < 2 * m->config.L; k++) {
-        if (own_norm_layer(&m->config, &m->plan, k / 2) < 0) continue;
-        for (int f = 0; f < m->F; f++) {
-            Norm own = norm_of(m, &m->params, k, f);
-            memcpy(own.w, whole_layer(m, &m->params, sub_params[k % 2].ln_w, k / 2), bytes);
-            memcpy(own.b, whole_layer(m, &m->params, sub_params[k % 2].ln_b, k / 2), bytes);
-        }
-    }
-}
-
 static void gpt2_load(GPT2 *m, const char *path) {
     File file;
     GPT2Config config;
@@ -1442,7 +1424,6 @@ static void gpt2_load(GPT2 *m, const char *path) {
     int bf16 = model_open(&file, path, &config);
     param_specs(specs, &config);
     tensors_read(&file, specs, bf16, SET_PARAMS, model_rows_put, m);
-    if (!own_norm_blocks(&config)) own_norms_start(m);
     file_close(&file);
 }
 

@@ -263,8 +263,7 @@ typedef struct {
 typedef struct {
     real *normed;       // (copies,rows,C)
     float *mean, *rstd; // (copies,rows)
-    const real *w, *b;  // (C) for each copy, `stride` elements apart
-    size_t stride;      // 0: the same for all
+    const real *w, *b;  // (C)
 } Norm;
 
 __device__ __forceinline__ void pack_add(float sum[PACK], const real *from, float scale) {
@@ -340,7 +339,7 @@ __global__ void merge_norm_kernel(Merge g, Norm norm) {
     }
     float rstd = rsqrtf(warp_sum(squares) / g.C + 1e-5f);
     for (int c = lane * PACK; c < g.C; c += WARP * PACK) {
-        Packed<real> w = pack_load(norm.w + copy * norm.stride + c), b = pack_load(norm.b + copy * norm.stride + c);
+        Packed<real> w = pack_load(norm.w + c), b = pack_load(norm.b + c);
         float v[PACK];
 #pragma unroll
         for (int j = 0; j < PACK; j++) v[j] = (x[spread_at(c, j)] - mean) * rstd * to_float(w.at[j]) + to_float(b.at[j]);
@@ -357,7 +356,7 @@ __global__ void norm_again_kernel(Norm norm, const real *x, int rows, int C) {
     float mean = norm.mean[at], rstd = norm.rstd[at];
     for (int c = threadIdx.x % WARP * PACK; c < C; c += WARP * PACK) {
         Packed<real> p = pack_load(x + at * C + c);
-        Packed<real> w = pack_load(norm.w + copy * norm.stride + c), b = pack_load(norm.b + copy * norm.stride + c);
+        Packed<real> w = pack_load(norm.w + c), b = pack_load(norm.b + c);
         float v[PACK];
 #pragma unroll
         for (int j = 0; j < PACK; j++) v[j] = (to_float(p.at[j]) - mean) * rstd * to_float(w.at[j]) + to_float(b.at[j]);
@@ -456,8 +455,7 @@ typedef struct {
     const real *x;                  // (copies,rows,C), x_stride apart
     const float *mean, *rstd;       // (copies,rows), stats_stride apart
     size_t x_stride, stats_stride;  // 0 where all ranks read the same stream
-    const real *w;                  // (C), w_stride apart: 0 where ranks share it
-    size_t w_stride;
+    const real *w;                  // (C)
     float *partial;                 // (F,chunks,2,C): sums for the gradients of w and b over a chunk of rows
     int rows, C, chunk_rows;
 } NormBackward;
@@ -474,7 +472,7 @@ __global__ void __launch_bounds__(BLOCK) norm_backward_kernel(NormBackward g) {
     __syncwarp();
     for (int row = begin + warp; row < end; row += warps) {
         const real *d = g.dout + ((size_t)f * g.rows + row) * C, *x = g.x + f * g.x_stride + (size_t)row * C;
-        const real *w = g.w + f * g.w_stride;
+        const real *w = g.w;
         real *dx = g.dx + ((size_t)f * g.rows + row) * C;
         float mean = g.mean[f * g.stats_stride + row], rstd = g.rstd[f * g.stats_stride + row], sum = 0, sum_norm = 0;
         for (int c = lane * PACK; c < C; c += WARP * PACK) {
@@ -2156,9 +2154,8 @@ static size_t activations_lay(GPT2 *m, char *block) {
     for (int k = 0; k <= 2 * c->L; k++) {
         SubBlock *s = sub_at(m, k);
         int begins = k == 0 || k == m->plan.segments[at].end, final = k == 2 * c->L;
-        int own_norm = !final && own_norm_layer(c, &m->plan, k / 2) >= 0;
         at += k > 0 && begins;
-        s->copies = begins && !own_norm ? 1 : m->F;
+        s->copies = begins ? 1 : m->F;
         s->stream = CARVE(real, s->copies * BTC);
         s->input = !final && begins && m->plan.segments[at].late ? m->subs[k - 1].stream : s->stream;
         s->normed = recompute > 1 && !final ? m->normed_scratch : CARVE(real, s->copies * BTC);
@@ -2539,10 +2536,10 @@ static void allreduce_end(GPT2 *m) {
 // sub-blocks: attention (even k) and MLP (odd k) differ only in what stands between their two matrices
 
 // Their parameters: [0] attention, [1] MLP.
-typedef struct { int ln_w, ln_b, own_ln_w, own_ln_b, in_w, in_b, out_w, out_b; } SubParams;
+typedef struct { int ln_w, ln_b, in_w, in_b, out_w, out_b; } SubParams;
 static const SubParams sub_params[2] = {
-    {P_ln1w, P_ln1b, P_own_ln1w, P_own_ln1b, P_qkvw, P_qkvb, P_attprojw, P_attprojb},
-    {P_ln2w, P_ln2b, P_own_ln2w, P_own_ln2b, P_fcw, P_fcb, P_fcprojw, P_fcprojb},
+    {P_ln1w, P_ln1b, P_qkvw, P_qkvb, P_attprojw, P_attprojb},
+    {P_ln2w, P_ln2b, P_fcw, P_fcb, P_fcprojw, P_fcprojb},
 };
 
 static size_t stream_size(const GPT2 *m) { return (size_t)m->B * m->T * m->config.C; }
@@ -2558,14 +2555,13 @@ typedef struct { int w, b, layer; } NormTensors;
 static NormTensors norm_tensors(const GPT2 *m, int k) {
     const SubParams *p = &sub_params[k % 2];
     if (k == 2 * m->config.L) return NormTensors{P_lnfw, P_lnfb, 0};
-    int own = own_norm_layer(&m->config, &m->plan, k / 2);
-    return own >= 0 ? NormTensors{p->own_ln_w, p->own_ln_b, own} : NormTensors{p->ln_w, p->ln_b, k / 2};
+    return NormTensors{p->ln_w, p->ln_b, k / 2};
 }
 
 static Norm norm_of(GPT2 *m, int k) {
     SubBlock *s = sub_at(m, k);
     NormTensors t = norm_tensors(m, k);
-    return Norm{s->normed, s->mean, s->rstd, param_at(m, t.w, t.layer), param_at(m, t.b, t.layer), param_stride(m, t.w)};
+    return Norm{s->normed, s->mean, s->rstd, param_at(m, t.w, t.layer), param_at(m, t.b, t.layer)};
 }
 
 // A Merge that so far adds up nothing.
@@ -2653,7 +2649,7 @@ static void subblock_backward(GPT2 *m, int k, const real *dpartial, size_t dpart
     NormTensors t = norm_tensors(m, k);
     norm.x = s->input, norm.x_stride = stream_stride(m, s);
     norm.mean = s->mean, norm.rstd = s->rstd, norm.stats_stride = s->copies > 1 ? rows : 0;
-    norm.w = param_at(m, t.w, t.layer), norm.w_stride = param_stride(m, t.w), norm.partial = m->sums_scratch;
+    norm.w = param_at(m, t.w, t.layer), norm.partial = m->sums_scratch;
     norm.rows = rows, norm.C = C;
     norm_backward(norm, grad_at(m, t.w, t.layer), grad_at(m, t.b, t.layer), grad_stride(m, t.w), F, add_grads);
 }
@@ -2716,7 +2712,6 @@ static void merge_forward(GPT2 *m, int i, Merge all) {
 static void segment_forward(GPT2 *m, int i) {
     const Segment *seg = &m->plan.segments[i];
     int from = seg->begin; // acc and bias_sums hold what came after sub-block `from`
-    float scale = (float)partials_scale(&m->config);
     if (seg->late) {
         Merge again = merge_of(m, NULL, 1);
         again.base = m->subs[seg->begin].input;
@@ -2729,7 +2724,7 @@ static void segment_forward(GPT2 *m, int i) {
         SubBlock *next = &m->subs[k + 1]; // each rank goes on from its own partial outputs alone
         Merge own = merge_of(m, next->stream, m->F);
         own.base = m->subs[from].stream, own.base_stride = stream_stride(m, &m->subs[from]);
-        own.parts = m->acc, own.count = own.step = 1, own.parts_scale = scale;
+        own.parts = m->acc, own.count = own.step = 1;
         own.bias = m->bias_sums + (size_t)k * m->config.C;
         merge_norm(own, norm_of(m, k + 1));
     }
@@ -2737,7 +2732,7 @@ static void segment_forward(GPT2 *m, int i) {
     Merge all = merge_of(m, sub_at(m, seg->end)->stream, sub_at(m, seg->end)->copies);
     int whole_streams = seg->base == seg->end; // rule streams: partial outputs as scaled, and biases, are part of a rank's stream
     const SubBlock *at = whole_streams ? &m->subs[from] : seg->base > seg->begin ? &m->subs[seg->base] : NULL;
-    all.parts = m->acc, all.count = m->F, all.parts_scale = whole_streams ? scale : 1;
+    all.parts = m->acc, all.count = m->F;
     if (at) all.owns = at->stream, all.own_stride = stream_stride(m, at), all.share = whole_streams ? 1 : (float)seg->share;
     if (seg->base == seg->begin) all.base = m->subs[seg->begin].stream;
     all.bias = m->bias_sums + (size_t)(seg->end - 1) * m->config.C;
@@ -2807,7 +2802,6 @@ static void merge_backward(GPT2 *m, int i, int add_grads) {
 // sub-blocks of its own rank (dstream, of which each rank has its part; scaled as the partial output was).
 static void segment_backward(GPT2 *m, int i, int add_grads) {
     const Segment *seg = &m->plan.segments[i];
-    float scale = (float)partials_scale(&m->config);
     int known = 0; // dstream holds something
     for (int k = seg->end - 1; k >= seg->begin; k--) {
         int through_merge = k >= seg->base;
@@ -2819,14 +2813,14 @@ static void segment_backward(GPT2 *m, int i, int add_grads) {
             known = 1;
         }
         const real *dpartial = known ? m->dstream : m->dmerged;
-        if (known && (through_merge || scale != 1)) {
+        if (known && through_merge) {
             Merge both = merge_of(m, m->dpartial, m->F);
-            both.base = through_merge ? m->dmerged : NULL;
-            both.parts = m->dstream, both.count = both.step = 1, both.parts_scale = scale;
+            both.base = m->dmerged;
+            both.parts = m->dstream, both.count = both.step = 1;
             merge(both);
             dpartial = m->dpartial;
         }
-        output_bias_backward(m, k, scale == 1 ? dpartial : NULL, through_merge, known, add_grads);
+        output_bias_backward(m, k, dpartial, through_merge, known, add_grads);
         subblock_backward(m, k, dpartial, known ? stream_size(m) : 0, known, add_grads);
         if (k == seg->begin) merge_backward(m, i, add_grads);
         else subblock_in_backward(m, k, add_grads);
@@ -3177,19 +3171,6 @@ static void model_rows_get(void *owner, int set, int p, int layer, int row, int 
     mesh_join(&m->mesh, values, n);
 }
 
-// Norms of each rank's own begin as those that all ranks shared.
-static void own_norms_start(GPT2 *m) {
-    size_t bytes = (size_t)m->config.C * sizeof(float);
-    for (int k = 0; k < 2 * m->config.L; k++) {
-        NormTensors own = norm_tensors(m, k);
-        if (own_norm_layer(&m->config, &m->plan, k / 2) < 0) continue;
-        for (int f = 0; f < m->F; f++) {
-            memcpy(snapshot_row(m, own.w, own.layer, f, 0), snapshot_row(m, sub_params[k % 2].ln_w, k / 2, 0, 0), bytes);
-            memcpy(snapshot_row(m, own.b, own.layer, f, 0), snapshot_row(m, sub_params[k % 2].ln_b, k / 2, 0, 0), bytes);
-        }
-    }
-}
-
 static void gpt2_load(GPT2 *m, const char *path) {
     File file;
     GPT2Config config;
@@ -3198,7 +3179,6 @@ static void gpt2_load(GPT2 *m, const char *path) {
     param_specs(specs, &config);
     snapshot_make(m);
     tensors_read(&file, specs, bf16, SET_PARAMS, model_rows_put, m);
-    if (!own_norm_blocks(&config)) own_norms_start(m);
     snapshot_put(m, SET_PARAMS);
     snapshot_drop(m);
     file_close(&file);

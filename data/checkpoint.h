@@ -16,7 +16,8 @@ enum { SET_PARAMS, SET_MOMENT1, SET_MOMENT2 }; // which copy of the parameter ta
 
 // Where things stand in a model header. The extension from H_R on is zero in llm.c's files.
 enum { H_MAXT = 2, H_V, H_L, H_NH, H_C, H_VP, H_R, H_RULE, H_PATTERN_LENGTH, H_PATTERN,
-       H_SCALE_PARTIALS = H_PATTERN + PATTERN_MAX, H_OWN_NORMS, H_STATE_STEP = H_R };
+       H_REMOVED = H_PATTERN + PATTERN_MAX, H_STATE_STEP = H_R };
+enum { H_REMOVED_COUNT = 2 }; // flags of block variants that were tried and removed
 
 // Takes rows row .. row+rows-1 of one layer of tensor p, whole rows; `set` as above.
 typedef void RowsPut(void *owner, int set, int p, int layer, int row, int rows, const float *values);
@@ -44,7 +45,6 @@ static void model_header_make(int32_t h[HEADER_INTS], const GPT2Config *c) {
     if (pattern_is_plain(c->pattern)) return;
     h[H_R] = c->R, h[H_RULE] = c->rule, h[H_PATTERN_LENGTH] = (int32_t)strlen(c->pattern);
     for (int i = 0; c->pattern[i]; i++) h[H_PATTERN + i] = c->pattern[i];
-    h[H_SCALE_PARTIALS] = c->scale_partials, h[H_OWN_NORMS] = c->own_norms;
 }
 
 static void model_header_parse(const int32_t h[HEADER_INTS], GPT2Config *c, const char *path) {
@@ -64,8 +64,11 @@ static void model_header_parse(const int32_t h[HEADER_INTS], GPT2Config *c, cons
         }
         c->pattern[i] = (char)letter;
     }
-    range_check(path, "the scale of partial outputs (-ps)", c->scale_partials = h[H_SCALE_PARTIALS], 0, 1);
-    range_check(path, "norms of each rank's own (-pn)", c->own_norms = h[H_OWN_NORMS], 0, 1);
+    for (int i = 0; i < H_REMOVED_COUNT; i++) {
+        if (!h[H_REMOVED + i]) continue;
+        fail("%s: header field %d is %d, expected 0: the model was trained with scaled partial outputs or "
+             "LayerNorms of each rank's own, which helped nothing and were removed", path, H_REMOVED + i, h[H_REMOVED + i]);
+    }
     if (!c->pattern[0]) memcpy(c->pattern, "t", 2); // plain GPT-2
     char where[PATH_MAX + 32];
     Plan plan;

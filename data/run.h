@@ -174,8 +174,6 @@ static void run_find_model(Run *run, GPT2Config *config) {
     if (o->pattern != config->pattern) memmove(config->pattern, o->pattern, strlen(o->pattern) + 1);
     config->R = (int)o->tp;
     config->rule = o->rule;
-    config->scale_partials = (int)o->scale_partials;
-    config->own_norms = (int)o->own_norms;
 }
 
 // Tokenizer and prompt, when samples are asked for.

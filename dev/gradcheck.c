@@ -1,10 +1,9 @@
 /*
 Gradient check: every parameter tensor's gradient against central differences of the loss, in double precision, for
-every block letter, merge rule and tensor size R of 1, 2, 4, and with scaled partial outputs and norms of each rank's own.
+every block letter, merge rule and tensor size R of 1, 2, 4.
 
   make dev/gradcheck && dev/gradcheck            all of them, half a minute at most
   dev/gradcheck spps mean 2                      one pattern, rule and R over 4 blocks, tensor by tensor
-  dev/gradcheck "spps -ps -pn" mean 2            the same with -ps 1 and -pn 1
 
 A tensor is moved along a direction v by +h and -h: (loss(+h) - loss(-h)) / 2h must be gradient . v. Directions are the
 gradient itself and random ones, which every element takes part in; errors are relative to the gradient's norm. What
@@ -46,9 +45,8 @@ static double tensor_error(GPT2 *m, int p) {
     real *v = alloc_zeroed(n, sizeof(real), "test");
     double norm = 0, worst = 0;
     for (size_t i = 0; i < n; i++) norm += (double)g[i] * (double)g[i];
-    int used = norm > 0; // not so the LayerNorms that those of each rank's own replace: no direction of theirs matters
-    norm = used ? sqrt(norm) : 1;
-    for (int which = !used; which < DIRECTIONS; which++) {
+    norm = sqrt(norm);
+    for (int which = 0; which < DIRECTIONS; which++) {
         double expected = 0;
         direction_fill(v, g, n, which);
         for (size_t i = 0; i < n; i++) expected += (double)g[i] * (double)v[i];
@@ -61,15 +59,13 @@ static double tensor_error(GPT2 *m, int p) {
     return worst;
 }
 
-// Checks one (pattern, rule, R); returns the number of tensors that fail. The pattern may be followed by " -ps" and " -pn".
+// Checks one (pattern, rule, R); returns the number of tensors that fail.
 static int check_gradients(const char *pattern, int rule, int R, int verbose) {
     GPT2 m;
     GPT2Config config = {.maxT = T, .V = V, .L = L, .NH = NH, .C = C, .Vp = vocabulary_pad(V), .R = R, .rule = rule};
     int bad = 0, tensors = 0;
     double worst = 0;
-    config.scale_partials = strstr(pattern, " -ps") != NULL;
-    config.own_norms = strstr(pattern, " -pn") != NULL;
-    if (snprintf(config.pattern, sizeof config.pattern, "%.*s", (int)strcspn(pattern, " "), pattern) > PATTERN_MAX) {
+    if (snprintf(config.pattern, sizeof config.pattern, "%s", pattern) > PATTERN_MAX) {
         fail("pattern too long");
     }
     gpt2_create(&m, &config, mesh_make(1, 0, R, R), B, T, 1);
@@ -81,7 +77,6 @@ static int check_gradients(const char *pattern, int rule, int R, int verbose) {
     gpt2_backward(&m, 1, 0);
     gradients_reduce(&m);
     for (int p = 0; p < P_COUNT; p++) {
-        if (!spec_size(&m.local[p])) continue;
         double error = tensor_error(&m, p);
         tensors++;
         if (verbose || !(error <= tolerance)) {
@@ -100,8 +95,7 @@ static int check_gradients(const char *pattern, int rule, int R, int verbose) {
 }
 
 int main(int argc, char **argv) {
-    static const char *const patterns[] = {"t", "s", "p", "sppp", "pp.", "s -ps", "p -ps", "sppp -ps", "pp. -ps",
-                                           "sppp -pn", "p -pn", "pp. -pn", "sppp -ps -pn"};
+    static const char *const patterns[] = {"t", "s", "p", "sppp", "pp."};
     static const int sizes[] = {1, 2, 4};
     for (int i = 0; i < B * T; i++) {
         tokens[i] = (int32_t)random_below(random_bits(5, 0, 0, (uint64_t)i), V);
@@ -118,7 +112,7 @@ int main(int argc, char **argv) {
             for (int r = 0; r < 3; r++) check_gradients(patterns[i], rule, sizes[r], 0);
         }
     }
-    static const char *const ladders[] = {"l", "sl", "ls", "tl", "lt", "lp", "lltp", "pl -ps -pn"};
+    static const char *const ladders[] = {"l", "sl", "ls", "tl", "lt", "lp", "lltp", "pl"};
     for (size_t i = 0; i < sizeof ladders / sizeof *ladders; i++) {
         for (int r = 0; r < 3; r++) check_gradients(ladders[i], (int)i % 3, sizes[r], 0);
     }

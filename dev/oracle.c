@@ -12,7 +12,7 @@ Oracle *oracle_create(const OracleShape *s) {
     Oracle *o = alloc_zeroed(1, sizeof *o, "oracle");
     omp_set_num_threads(1); // models here are tiny, and results do not depend on it
     GPT2Config c = {.maxT = s->maxT, .V = s->V, .L = s->L, .NH = s->NH, .C = s->C, .Vp = vocabulary_pad(s->V), .R = s->R,
-                    .rule = s->rule, .scale_partials = s->scale_partials, .own_norms = s->own_norms};
+                    .rule = s->rule};
     Mesh mesh = mesh_make(1, 0, s->R, s->R);
     snprintf(c.pattern, sizeof c.pattern, "%s", s->pattern);
     mesh.vocab_parallel = s->vocab_parallel;

@@ -11,7 +11,7 @@ extern "C" {
 #endif
 
 typedef struct {
-    int maxT, V, L, NH, C, R, rule, scale_partials, own_norms;
+    int maxT, V, L, NH, C, R, rule;
     const char *pattern;
     int vocab_parallel;
     int B, T; // room for

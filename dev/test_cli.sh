@@ -179,8 +179,8 @@ smodel    12=371            | pattern | 371
 smodel    12=-13            | pattern | -13
 smodel    12=46             | after a p
 smodel    10=3,13=115       | sss | 2 blocks
-smodel    251=2             | scale | 2
-smodel    252=-1            | norms | -1
+smodel    251=1             | field 251 is 1 | scaled partial outputs
+smodel    252=-1            | field 252 is -1 | removed
 kept      missing           | No such file
 kept      empty             | 0 bytes
 kept      dir               | not a regular file
@@ -372,8 +372,6 @@ refuses "-gp without -s" "-gp" "-s" -- -gp abc
 refuses "-p against a model's" "-p t" "smodel.bin" "-p ss" -- -e smodel.bin -p t
 refuses "-tp against a model's" "-tp 2" "smodel.bin" "-tp 4" -- -e smodel.bin -tp 2
 refuses "-pm against a model's" "-pm sum" "smodel.bin" "-pm mean" -- -e smodel.bin -pm sum
-refuses "-ps against a model's" "-ps 1" "smodel.bin" "-ps 0" -- -e smodel.bin -ps 1
-refuses "-pn against a model's" "-pn 1" "smodel.bin" "-pn 0" -- -e smodel.bin -pn 1
 refuses "-p against a checkpoint's" "-p sp" "ck_smodel" "-p ss" -- -o ck_smodel "${RESUME[@]}" -p sp
 refuses "-tp against a checkpoint's" "-tp 1" "ck_smodel" "-tp 4" -- -o ck_smodel "${RESUME[@]}" -tp 1
 refuses "-pm against a checkpoint's" "-pm streams" "ck_smodel" "-pm mean" -- -o ck_smodel "${RESUME[@]}" -pm streams
@@ -509,7 +507,7 @@ resumable() {
 echo "# exact resume: broken by anything that a step depends on and a checkpoint lacks, or a checkpoint taken without its DONE"
 resumable "t" -p t
 resumable "s at -tp 4" -e 2x4x16 -p s -tp 4
-resumable "sppp, scaled partials, own norms" -e 4x2x16 -p sppp -ps 1 -pn 1
+resumable "sppp" -e 4x2x16 -p sppp
 resumable "l" -e 4x2x16 -p l
 resumable "sppp with rule mean" -e 4x2x16 -p sppp -pm mean
 (cd "$W/runs/A" && rm -f DONE_00000012)

@@ -247,7 +247,6 @@ fold -p pp. -tp 4 -fold 2
 foldvp -p p -pm mean -tp 4 -fold 2 -vp 1 -r 2
 ladder -p l
 ladderfold -p sl -tp 4 -fold 2 -r 2
-own -p p -ps 1 -pn 1 -pm mean
 ARGS
 mkdir -p "$W/runs/data/shakespeare_char" && cp "$W/runs/train.bin" "$W/runs/val.bin" "$W/runs/data/shakespeare_char/"
 (cd "$W/runs" && exec "${MPIRUN[@]}" -n 2 "$W/cuda" -p sppp -tp 2 -x 2) </dev/null >"$W/stdout" 2>"$W/stderr"

@@ -162,15 +162,13 @@ done <<'ARGS'
 -p t
 -p s -d 128 -gc 0.1
 -p sppp -pm sum -b 2
+-p sppp -d 128 -gc 0.1
+-p p -pm mean -d 128
 -p sppp -pm mean
 -p sppp -pm streams -gc 0.1
 -p pp. -pm mean -wi linear -c 0.1
 -p p -d 192 -gc 0
 -p p -pm streams
--p sppp -ps 1 -pm mean
--p s -ps 1 -gc 0.1
--p sppp -pn 1 -d 128 -gc 0.1
--p p -pn 1 -ps 1 -pm streams
 -p l
 -p sl -d 128 -gc 0.1
 -p lp -pm mean -vp 1

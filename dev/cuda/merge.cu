@@ -28,7 +28,7 @@ struct MergeOperands {
         g.copies = s.copies, g.rows = s.rows, g.C = s.C;
         return g;
     }
-    Norm norm_at(int set) const { return Norm{normed[set], mean[set], rstd[set], w.at, b.at, 0}; }
+    Norm norm_at(int set) const { return Norm{normed[set], mean[set], rstd[set], w.at, b.at}; }
 };
 
 // Sampled rows of the sum, against the operands.
