@@ -11,6 +11,7 @@ status is 1 if anything failed. At the end three mistakes are planted, one at a 
 #define PLANTED_FAULTS
 #include "train_gpt2.c"
 #include "dev/check.h"
+#include "dev/test/scalar_plan.h"
 
 // ----------------------------------------------------------------------------
 // tiny models
@@ -56,17 +57,34 @@ static void test_patterns(void) {
         {"t", 4, 8}, {"tstt", 4, 7}, {"tsst", 4, 6}, {"tsss", 4, 5}, {"s", 4, 4}, {"psss", 4, 4}, {"spss", 4, 4}, {"spps", 4, 3},
         {"sspp", 4, 3}, {"sppp", 4, 2}, {"p", 4, 1}, {"pp.", 4, 2}, {"p.p", 4, 4 - 1},
         {"l", 12, 24}, {"sl", 4, 6}, {"lp", 4, 6}, {"llpp", 4, 5}};
-    static Plan plan;
+    Plan plan;
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
         plan_make(&plan, known[i].pattern, known[i].L, RULE_SUM, 2, "-p");
-        int at = 0, whole = 1;
-        for (int s = 0; s < plan.count; s++) {
-            whole &= plan.segments[s].begin == at && plan.segments[s].end > at;
-            at = plan.segments[s].end;
-        }
-        check(plan.count == known[i].merges && whole && at == 2 * known[i].L, "pattern %s over %d blocks: %d merges, expected %d",
-              known[i].pattern, known[i].L, plan.count, known[i].merges);
+        check(plan.merges == known[i].merges, "pattern %s over %d blocks: %d merges, expected %d",
+              known[i].pattern, known[i].L, plan.merges, known[i].merges);
+        plan_free(&plan);
     }
+}
+
+// Every pattern of four blocks, some longer ones, all rules and R: broken by a wrong coefficient, a
+// sum that begins too early or ends too late, or one that only one of the two passes has.
+static void test_plans(void) {
+    static const char *const longer[] = {"pppppp.", "lllp", "tlsp", "pp.llp", "llllllllllll", "pppppppppppp"};
+    int cases = 0, wrong = 0;
+    for (int n = 0; n < 256 + 6; n++) {
+        char pattern[16] = {"tspl"[n & 3], "tspl"[n >> 2 & 3], "tspl"[n >> 4 & 3], "tspl"[n >> 6 & 3]};
+        if (n >= 256) snprintf(pattern, sizeof pattern, "%s", longer[n - 256]);
+        for (int rule = RULE_SUM; rule <= RULE_STREAMS; rule++) {
+            for (int R = 1; R <= 4; R++, cases++) {
+                Plan plan;
+                plan_make(&plan, pattern, n < 256 ? 4 : 60, rule, R, "-p");
+                const char *found = scalar_check(&plan, pattern, rule, R);
+                if (found && wrong++ < 10) check(0, "plan of %s rule %d R %d: %s", pattern, rule, R, found);
+                plan_free(&plan);
+            }
+        }
+    }
+    check(!wrong, "plans as defined, backward as the transpose of forward: %d of %d", cases - wrong, cases);
 }
 
 static void test_shards(void) {
@@ -271,7 +289,7 @@ static Result result_of(const GPT2Config *c, int B, int T) {
         out += spec_size(&m.whole[p]);
     }
     int64_t merges = merges_executed(&m), sums = m.traffic[TRAFFIC_GRADIENTS].count;
-    check(c->R == 1 ? merges == 0 && sums == 0 : merges == 2 * m.plan.count && sums == 1,
+    check(c->R == 1 ? merges == 0 && sums == 0 : merges == 2 * m.plan.merges && sums == 1,
           "%s R %d: executed %lld all-reduces of activations and %lld of partial gradients", c->pattern, c->R,
           (long long)merges, (long long)sums);
     gpt2_free(&m);
@@ -359,22 +377,25 @@ static void test_ladder(void) {
         gpt2_init_weights(&m, WEIGHTS_LINEAR, 1), gpt2_init_weights(&t, WEIGHTS_LINEAR, 1);
         gpt2_forward(&m, tokens, targets, B, T), gpt2_forward(&t, tokens, targets, B, T);
         static real S[2 * L + 1][N];
-        memcpy(S[0], t.subs[0].stream, sizeof S[0]);
+        memcpy(S[0], t.values[V_STREAM].at, sizeof S[0]);
         int begin = 0; // of the run of l
         for (int k = 0; k < 2 * L; k++) {
             int ladder = m.plan.letters[k / 2] == 'l';
             if (!ladder || k < 2 || m.plan.letters[k / 2 - 1] != 'l') begin = ladder ? k / 2 * 2 : k;
             RankActs a = rank_acts(&t, &t.subs[k], 0);
-            Norm norm = norm_of(&t, &t.params, k, 0);
-            layernorm_forward(a.normed, a.mean, a.rstd, S[k - 1 > begin ? k - 1 : begin], norm.w, norm.b, B * T, C);
-            subblock_forward(&t, k, 0, 0);
-            residual_forward(S[k + 1], S[k], t.acc, 1, whole_layer(&t, &t.params, sub_params[k % 2].out_b, k / 2), B * T, C);
+            Norm norm = norm_of(&t, &t.params, k);
+            real *out = t.values[V_O0].at;
+            const real *bias = whole_layer(&t, &t.params, sub_params[k % 2].out_b, k / 2);
+            const real *read = S[k - 1 > begin ? k - 1 : begin];
+            layernorm_forward(a.normed, a.mean, a.rstd, read, norm.w, norm.b, B * T, C);
+            subblock_forward(&t, k, 0, out, 0);
+            for (int r = 0; r < B * T; r++) sum_row(S[k + 1] + r * C, 1, S[k] + r * C, out + r * C, bias, C);
         }
         double worst = 0;
-        for (int e = 0; e < N; e++) worst = fmax(worst, fabs((double)m.last.stream[e] - (double)S[2 * L][e]));
+        for (int e = 0; e < N; e++) worst = fmax(worst, fabs((double)value_at(&m, V_STREAM + m.plan.reads[2 * L], 0)[e] - (double)S[2 * L][e]));
         check_error("Ladder as defined:", patterns[i], worst, is_double ? 1e-13 : 1e-5);
         int first = patterns[i][0] == 's' ? 2 : 0;
-        check(m.subs[first].input == m.subs[first].stream && m.subs[first + 1].input == m.subs[first].stream,
+        check(m.plan.reads[first] == m.plan.reads[first + 1],
               "%s: the first two sub-blocks of a run of l read the same stream", patterns[i]);
         gpt2_free(&m), gpt2_free(&t);
     }
@@ -454,7 +475,7 @@ static void test_every_pattern(void) {
             gpt2_backward(&m, 1, 0);
             gradients_reduce(&m);
             good += fabs(loss - log(65)) < 0.2 && isfinite(gradients_norm(&m, &culprit)) &&
-                    merges_executed(&m) == (c.R > 1 ? 2 * m.plan.count : 0);
+                    merges_executed(&m) == (c.R > 1 ? 2 * m.plan.merges : 0);
             runs++;
             gpt2_free(&m);
         }
@@ -683,6 +704,7 @@ int main(void) {
     char folder[] = "/tmp/test_gpt2_XXXXXX";
     if (!mkdtemp(folder)) fail("%s: %s", folder, strerror(errno));
     test_patterns();
+    test_plans();
     test_shards();
     test_schedule();
     test_exponential();

@@ -187,80 +187,350 @@ static size_t shard_row(const Shard *s, int r) {
 }
 
 // ----------------------------------------------------------------------------
-// block patterns and the plan of merges
+// block patterns, and the plan: the forward and the backward pass as two lists of steps
 //
-// A block is two sub-blocks, attention (even) and MLP (odd), each adding a partial output to the stream. Letters differ
-// only in where ranks merge: t after both sub-blocks, s after the MLP, p after the MLP of the last block of its run.
-// Between two merges lies a segment; within it every rank goes on from its own partial outputs alone.
-// l (Ladder residual, arXiv 2501.06589) merges where t does, but a sub-block reads the stream as it was one merge earlier, if
-// that is still in the same run of l. So a merge can go on while the next sub-block computes. The function differs from
-// plain GPT-2's at every R, and does not depend on R.
+// A block is two sub-blocks, attention (k = 2 * block) and MLP (k = 2 * block + 1). Ranks talk in
+// sums over all of them, and nowhere else. What a letter means stands in plan_segment and
+// plan_hidden, which write its forward steps. The backward steps are the transpose of those:
+// plan_backward derives them step by step, for every letter. Both trainers run the two lists as
+// they are, `--plan` prints them, dev/net/plan adds up their time.
+
+// A trainer that computes weight gradients while ranks talk defines this as 1.
+#ifndef WEIGHTS_BESIDE_SUMS
+#define WEIGHTS_BESIDE_SUMS 0
+#endif
+
+// What steps read and write: tensors (B,T,C). A shared one has the same bits on all ranks and is
+// stored once; of the others every rank has its own.
+enum {
+    V_NONE,
+    V_O0, V_O1, // own: partial outputs of sub-blocks, added up
+    V_G,        // shared: gradient of the newest stream that all ranks share
+    V_D0, V_D1, // own: gradient of the rank's own streams, and its part of that of a shared stream
+    V_P,        // own: G + D, the gradient of a partial output
+    V_STREAM,   // V_STREAM + i is stream number i: shared or own, see Plan
+};
+
+enum {
+    STEP_SUB,    // to (O) = or += the partial output of sub-block k, which reads the stream `from`
+    STEP_SUM,    // to = scale * from + sum of parts + bias * (output biases of first .. end-1)
+    STEP_BIAS,   // gradient of k's output bias, = or += row sums: rank 0's of scale * from, others' of parts
+    STEP_BACK,   // to (D) = or += the gradient of what sub-block k read, from that of its output, `from`;
+                 // and the gradients of its LayerNorm and output matrix
+    STEP_WEIGHT, // gradients of k's input matrix and its bias, for which no rank waits
+};
+
+// Which parts a sum adds up. All ranks bring theirs to a sum over ranks, and `from` too where it is
+// their own; a shared `from` enters once. A sum over all ranks may begin, go on beside steps that
+// leave its parts alone, and end: then it stands in the list twice. There is one at a time.
+enum { SUM_OWN, SUM_WHOLE, SUM_BEGIN, SUM_END };
 
 typedef struct {
-    int begin, end; // sub-blocks begin .. end-1; a merge stands at the end
-    // What the merge adds up: the partial outputs of sub-blocks base .. end-1 of all ranks, and the stream at `base`,
-    // which is the point up to which each rank's own stream is taken as it is. If base == begin, that stream is the same on all
-    // ranks and counts once (rule sum, and every t and s). Otherwise ranks differ there, and each brings share times its
-    // own: base = the run's last block and share 1/R is rule mean, base = end and share 1 is rule streams.
-    int base;
-    double share;
-    int late; // 1: its one sub-block reads the stream at begin-1, not at begin (l, but for a run's first sub-block)
-} Segment;
+    int kind, k;
+    int to, from, parts; // V_...
+    double scale;        // of `from`
+    int add;             // SUB, BIAS, BACK: add to what is there
+    int how;             // SUM: one of SUM_...
+    int first, end;      // SUM: output biases of these sub-blocks,
+    double bias;         //      so many times
+} Step;
 
 typedef struct {
-    Segment segments[2 * L_MAX];
-    int count;              // segments, which is merges per forward pass
-    char letters[L_MAX + 1]; // one per block
+    Step *at;
+    int count;
+} Steps;
+
+typedef struct {
+    char letters[L_MAX + 1];    // one per block
+    int L, merges;              // sums over all ranks in the forward pass; the backward pass has as many
+    int streams;
+    char shared[2 * L_MAX + 1]; // of stream i: the same on all ranks
+    int reader[2 * L_MAX + 1];  // the first sub-block that reads stream i; 2L is the final LayerNorm; -1: none
+    int reads[2 * L_MAX + 1];   // the stream that sub-block k reads
+    Steps forward, backward;
 } Plan;
 
-// Fills in a segment that ends with a block of this letter.
-static Segment segment_make(int begin, int end, char letter, int rule, int R) {
-    Segment s = {.begin = begin, .end = end, .base = begin, .share = 1, .late = 0};
-    if (letter != 'p') return s;
-    if (rule == RULE_MEAN && end - 2 > begin) s.base = end - 2, s.share = 1.0 / R;
-    if (rule == RULE_STREAMS) s.base = end;
-    return s;
+static int value_is_shared(const Plan *plan, int v) {
+    return v == V_G || (v >= V_STREAM && plan->shared[v - V_STREAM]);
 }
 
-// Lays the pattern over L blocks. Fails on anything that is not a pattern; `where` is what it came from, "-p" or a file.
-static void plan_make(Plan *plan, const char *pattern, int L, int rule, int R, const char *where) {
-    int letters = 0;
+static int step_is_merge(const Step *s) {
+    return s->kind == STEP_SUM && (s->how == SUM_WHOLE || s->how == SUM_BEGIN);
+}
+
+// Whether v is ever written: by a step, or as what a pass starts from.
+static inline int plan_uses(const Plan *plan, int v) {
+    if (v == V_STREAM || v == V_G) return 1;
+    for (int pass = 0; pass < 2; pass++) {
+        const Steps *steps = pass ? &plan->backward : &plan->forward;
+        for (int i = 0; i < steps->count; i++) {
+            if (steps->at[i].to == v) return 1;
+        }
+    }
+    return 0;
+}
+
+// ---- patterns
+
+// Lays the pattern over L blocks: a letter for each, and closes[block] = 1 where a run of equal
+// letters ends after a block ("." ends a run of p, and so does the pattern's repetition unless it
+// begins with p). Fails on anything that is not a pattern; `where` is what it came from.
+static void pattern_lay(char letters[L_MAX + 1], char closes[L_MAX], const char *pattern, int L,
+                        const char *where) {
+    int count = 0, block = 0;
     for (const char *c = pattern; *c; c++) {
-        if (!strchr("tspl.", *c)) fail("%s '%s': '%c' is not a block; expected t, s, p, l and . after a p", where, pattern, *c);
+        if (!strchr("tspl.", *c)) {
+            fail("%s '%s': '%c' is not a block; expected t, s, p, l and . after a p", where, pattern, *c);
+        }
         if (*c == '.' && (c == pattern || c[-1] != 'p')) {
             fail("%s '%s': a . may only stand after a p, which it closes", where, pattern);
         }
-        letters += *c != '.';
+        count += *c != '.';
     }
-    if (!letters) fail("%s '%s': empty; expected letters t, s, p, l, such as t, s, sppp or pp.", where, pattern);
-    if (strlen(pattern) > PATTERN_MAX) fail("%s: a pattern of %zu characters, at most %d", where, strlen(pattern), PATTERN_MAX);
-    if (L % letters) fail("%s '%s': %d letters cannot fill %d blocks; expected a divisor of %d", where, pattern, letters, L, L);
-
-    memset(plan, 0, sizeof *plan);
-    int begin = 0, block = 0;
+    if (!count) {
+        fail("%s '%s': empty; expected letters t, s, p, l, such as t, s, sppp or pp.", where, pattern);
+    }
+    if (strlen(pattern) > PATTERN_MAX) {
+        fail("%s: a pattern of %zu characters, at most %d", where, strlen(pattern), PATTERN_MAX);
+    }
+    if (L % count) {
+        fail("%s '%s': %d letters cannot fill %d blocks; expected a divisor of %d", where, pattern,
+             count, L, L);
+    }
     for (const char *c = pattern; block < L; c = c[1] ? c + 1 : pattern) {
         if (*c == '.') continue;
         const char *next = c[1] ? c + 1 : pattern;
-        int closes = *c != 'p' || *next != 'p' || block == L - 1; // "." and a repetition's t, s or l close a run too
-        plan->letters[block] = *c;
-        if (*c == 't' || *c == 'l') {
-            plan->segments[plan->count] = segment_make(begin, 2 * block + 1, *c, rule, R);
-            plan->segments[plan->count++].late = *c == 'l' && block && plan->letters[block - 1] == 'l';
-            begin = 2 * block + 1;
-        }
-        if (closes) {
-            plan->segments[plan->count] = segment_make(begin, 2 * block + 2, *c, rule, R);
-            plan->segments[plan->count++].late = *c == 'l';
-            begin = 2 * block + 2;
-        }
+        letters[block] = *c;
+        closes[block] = *c != *next || block == L - 1;
         block++;
+    }
+    letters[L] = 0;
+}
+
+// ---- the forward pass
+
+static void steps_add(Steps *steps, Step step) { steps->at[steps->count++] = step; }
+
+static int stream_add(Plan *plan, int shared) {
+    plan->shared[plan->streams] = (char)shared;
+    plan->reader[plan->streams] = -1;
+    return V_STREAM + plan->streams++;
+}
+
+static void plan_reads(Plan *plan, int k, int stream) {
+    int *reader = &plan->reader[stream - V_STREAM];
+    plan->reads[k] = stream - V_STREAM;
+    if (*reader < 0) *reader = k;
+}
+
+static void plan_sub(Plan *plan, int k, int stream, int to, int add) {
+    Step sub = {.kind = STEP_SUB, .k = k, .to = to, .from = stream, .add = add};
+    plan_reads(plan, k, stream);
+    steps_add(&plan->forward, sub);
+}
+
+// Sub-blocks begin .. end-1 with one merge, at their end: t is a segment of one sub-block, s one of
+// a block, p one of a run of blocks. In between, each rank goes on from its own partial outputs
+// alone. x is the stream before them; returns the one after them, which all ranks share.
+//
+//   between          h_k(i) = x + o_begin(i) + .. + o_k-1(i) + the biases of these
+//   rule sum         x + sum over ranks of all o + biases
+//   rule mean        mean of h(i) before the last block + sum over ranks of its o + its biases
+//   rule streams     sum over ranks of h(i) = R x + sum over ranks of all o + R biases
+static int plan_segment(Plan *plan, int x, int begin, int end, int rule, int R) {
+    Step sum = {.kind = STEP_SUM, .from = x, .parts = V_O0, .scale = 1, .first = begin, .bias = 1};
+    int reads = x, base = rule == RULE_MEAN && end - begin > 2 ? end - 2 : begin;
+    for (int k = begin; k < end; k++) {
+        if (k == base) { // partial outputs are added up from here on
+            sum.from = reads;
+            sum.first = k;
+        }
+        plan_sub(plan, k, reads, V_O0, k > sum.first);
+        sum.end = k + 1;
+        if (sum.end == end) break;
+        sum.how = SUM_OWN;
+        sum.to = stream_add(plan, 0);
+        steps_add(&plan->forward, sum);
+        reads = sum.to;
+    }
+    if (base > begin) sum.scale = 1.0 / R;
+    if (rule == RULE_STREAMS) {
+        sum.scale = R;
+        sum.bias = R;
+    }
+    sum.how = SUM_WHOLE;
+    sum.to = stream_add(plan, 1);
+    steps_add(&plan->forward, sum);
+    return sum.to;
+}
+
+// Sub-blocks begin .. end-1 of a run of l: the sum of one goes on while the next computes, which
+// therefore reads the stream before it. X_j+1 = X_j + sum over ranks of o_j + b_j, and j reads
+// X_j-1, the first one X_0. Returns the stream after them.
+static int plan_hidden(Plan *plan, int x, int begin, int end) {
+    Step sum = {.kind = STEP_SUM, .scale = 1, .bias = 1};
+    int reads = x;
+    for (int k = begin; k < end; k++) {
+        int out = (k - begin) % 2 ? V_O1 : V_O0;
+        plan_sub(plan, k, reads, out, 0);
+        if (k > begin) {
+            sum.how = SUM_END; // of sub-block k-1
+            steps_add(&plan->forward, sum);
+            x = sum.to;
+        }
+        reads = x;
+        sum.from = x;
+        sum.parts = out;
+        sum.first = k;
+        sum.end = k + 1;
+        sum.to = stream_add(plan, 1);
+        sum.how = k + 1 < end ? SUM_BEGIN : SUM_WHOLE;
+        steps_add(&plan->forward, sum);
+    }
+    return sum.to;
+}
+
+// ---- the backward pass
+
+// Where the walk back through the forward steps stands.
+typedef struct {
+    Plan *plan;
+    double *share; // how many times G stands in the gradient of each stream, beside D
+    struct {
+        int merged, own; // whether the gradient of these partial outputs has G in it, and D
+        double bias;     // how many times the merge added the biases
+    } out[2];            // of V_O0 and V_O1
+    int D;               // the one that is filled now,
+    int known;           // and whether anything is in it;
+    int due;             // 1: its sum over ranks is to begin before the next sub-block
+    int open;            // the one whose sum over ranks goes on, or V_NONE
+    int owed;            // sub-block whose STEP_WEIGHT is still to come, or -1
+} Transpose;
+
+static void transpose_weight(Transpose *t) {
+    Step weight = {.kind = STEP_WEIGHT, .k = t->owed};
+    if (t->owed >= 0) steps_add(&t->plan->backward, weight);
+    t->owed = -1;
+}
+
+// G = scale G + sum over ranks of D.
+static void transpose_merge(Transpose *t, int how, int D, double scale) {
+    Step sum = {.kind = STEP_SUM, .to = V_G, .from = scale != 0 ? V_G : V_NONE, .parts = D,
+                .scale = scale, .how = how};
+    steps_add(&t->plan->backward, sum);
+}
+
+static void transpose_finish(Transpose *t) {
+    if (t->open) transpose_merge(t, SUM_END, t->open, 1);
+    t->open = V_NONE;
+}
+
+// G becomes the gradient of a stream that all ranks share: all that was read from it is in D.
+static void transpose_stream(Transpose *t, int stream) {
+    double scale = t->share[stream - V_STREAM];
+    transpose_finish(t);
+    if (!t->known) return; // the last stream: G is its gradient from the start
+    if (WEIGHTS_BESIDE_SUMS) transpose_merge(t, SUM_BEGIN, t->D, scale);
+    transpose_weight(t);
+    transpose_merge(t, WEIGHTS_BESIDE_SUMS ? SUM_END : SUM_WHOLE, t->D, scale);
+    t->known = 0;
+}
+
+static void transpose_sum(Transpose *t, const Step *s) {
+    int out = s->parts - V_O0;
+    double *of_from = &t->share[s->from - V_STREAM], of_to = t->share[s->to - V_STREAM];
+    if (s->how == SUM_OWN) {
+        Step sum = {.kind = STEP_SUM, .to = t->D, .from = V_G, .parts = t->known ? t->D : V_NONE,
+                    .scale = of_to, .how = SUM_OWN};
+        if (of_to != 0) steps_add(&t->plan->backward, sum); // rule mean: the merge reads this stream
+        t->known = 1;
+        t->out[out].own = 1; // D stands for `from` too, which this stream went on from
+        return;
+    }
+    if (s->how == SUM_WHOLE) transpose_stream(t, s->to);
+    if (s->how == SUM_BEGIN) {
+        transpose_finish(t);
+        t->due = t->known;
+    }
+    if (s->how != SUM_BEGIN) *of_from += s->scale;
+    if (s->how != SUM_END) {
+        t->out[out].merged = 1;
+        t->out[out].bias = s->bias;
     }
 }
 
-// The merge at the end of segment i may go on while segment i+1 computes, which does not read its outcome; and in the
-// backward pass the sum of the gradient of what segment i+1 read while segment i computes.
-__attribute__((unused)) static int merge_is_hidden(const Plan *plan, int i) {
-    return i + 1 < plan->count && plan->segments[i + 1].late;
+// The gradient of k's partial output and of its output bias go the same ways back: through the merge
+// that added them up, and through the later sub-blocks of the rank. But the merge added the bias
+// once (or `bias` times), not once for every rank: rank 0 counts that.
+static void transpose_sub(Transpose *t, const Step *s) {
+    Steps *steps = &t->plan->backward;
+    int out = s->to - V_O0, merged = t->out[out].merged, own = t->out[out].own;
+    int dout = merged && own ? V_P : merged ? V_G : t->D;
+    Step both = {.kind = STEP_SUM, .to = V_P, .from = V_G, .parts = t->D, .scale = 1, .how = SUM_OWN};
+    Step bias = {.kind = STEP_BIAS, .k = s->k, .from = dout, .parts = own ? t->D : V_NONE,
+                 .scale = merged && !own ? t->out[out].bias : 1};
+    Step more = {.kind = STEP_BIAS, .k = s->k, .from = V_G, .scale = t->out[out].bias - 1, .add = 1};
+    if (dout == V_P) steps_add(steps, both);
+    steps_add(steps, bias);
+    if (dout == V_P && more.scale != 0) steps_add(steps, more);
+    if (t->due) { // the sum over ranks of this D goes on beside k, which fills the other one
+        transpose_merge(t, SUM_BEGIN, t->D, 1);
+        t->open = t->D;
+        t->D = t->D == V_D0 ? V_D1 : V_D0;
+        t->known = t->due = 0;
+    }
+    transpose_weight(t);
+    Step back = {.kind = STEP_BACK, .k = s->k, .to = t->D, .from = dout, .add = t->known};
+    steps_add(steps, back);
+    t->known = 1;
+    t->owed = s->k;
+    if (!s->add) t->out[out].merged = t->out[out].own = 0; // what came before is another sum
+}
+
+static void plan_backward(Plan *plan) {
+    Transpose t = {.plan = plan, .D = V_D0, .open = V_NONE, .owed = -1};
+    t.share = ALLOC(double, (size_t)plan->streams, "plan");
+    for (int i = plan->forward.count - 1; i >= 0; i--) {
+        const Step *s = &plan->forward.at[i];
+        if (s->kind == STEP_SUB) transpose_sub(&t, s);
+        else transpose_sum(&t, s);
+    }
+    transpose_stream(&t, V_STREAM);
+    free(t.share);
+}
+
+// Makes the plan of a pattern over L blocks. Fails as pattern_lay does. plan_free gives it back.
+static void plan_make(Plan *plan, const char *pattern, int L, int rule, int R, const char *where) {
+    char closes[L_MAX];
+    memset(plan, 0, sizeof *plan);
+    pattern_lay(plan->letters, closes, pattern, L, where);
+    plan->L = L;
+    plan->forward.at = ALLOC(Step, (size_t)L * 6 + 1, "plan");    // at most 3 for a sub-block
+    plan->backward.at = ALLOC(Step, (size_t)L * 16 + 3, "plan");  // at most 8
+    int x = stream_add(plan, 1);
+    for (int block = 0, end; block < L; block = end) {
+        char letter = plan->letters[block];
+        int begin = 2 * block;
+        for (end = block + 1; strchr("pl", letter) && !closes[end - 1];) end++;
+        switch (letter) {
+        case 't':
+            x = plan_segment(plan, x, begin, begin + 1, RULE_SUM, R);
+            x = plan_segment(plan, x, begin + 1, begin + 2, RULE_SUM, R);
+            break;
+        case 's': x = plan_segment(plan, x, begin, begin + 2, RULE_SUM, R); break;
+        case 'p': x = plan_segment(plan, x, begin, 2 * end, rule, R); break;
+        default: x = plan_hidden(plan, x, begin, 2 * end);
+        }
+    }
+    plan_reads(plan, 2 * L, x);
+    for (int i = 0; i < plan->forward.count; i++) plan->merges += step_is_merge(&plan->forward.at[i]);
+    plan_backward(plan);
+}
+
+static void plan_free(Plan *plan) {
+    free(plan->forward.at);
+    free(plan->backward.at);
+    memset(plan, 0, sizeof *plan);
 }
 
 // Whether another R or merge rule would be another function.
@@ -268,6 +538,106 @@ static int pattern_depends_on_R(const char *pattern) { return strpbrk(pattern, "
 
 // Plain GPT-2: the function does not depend on R, and the model file says nothing of it.
 static int pattern_is_plain(const char *pattern) { return strspn(pattern, "t") == strlen(pattern); }
+
+// ---- the plan for a reader (`--plan`)
+
+typedef struct { char text[160]; } Line;
+
+__attribute__((format(printf, 2, 3))) static void line_add(Line *line, const char *format, ...) {
+    size_t used = strlen(line->text);
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(line->text + used, sizeof line->text - used, format, arguments);
+    va_end(arguments);
+}
+
+// "x3" or "x3(i)", where (i) says that every rank i has its own.
+static void line_value(Line *line, const Plan *plan, int v) {
+    static const char *const names[V_STREAM] = {"", "o", "o'", "G", "D", "D'", "P"};
+    if (v >= V_STREAM) line_add(line, "x%d", v - V_STREAM);
+    else line_add(line, "%s", names[v]);
+    if (!value_is_shared(plan, v)) line_add(line, "(i)");
+}
+
+static void line_sum(Line *line, const Plan *plan, const Step *s) {
+    const char *all = s->how == SUM_OWN ? "" : "Σ ", *plus = "";
+    line_value(line, plan, s->to);
+    line_add(line, " = ");
+    if (s->from) {
+        if (s->scale != 1) line_add(line, "%.4g ", s->scale);
+        if (!value_is_shared(plan, s->from)) line_add(line, "%s", all);
+        line_value(line, plan, s->from);
+        plus = " + ";
+    }
+    if (s->parts) {
+        line_add(line, "%s%s", plus, all);
+        line_value(line, plan, s->parts);
+    }
+    if (s->end == s->first) return;
+    line_add(line, " + ");
+    if (s->bias != 1) line_add(line, "%.4g ", s->bias);
+    if (s->end == s->first + 1) line_add(line, "b%d", s->first);
+    else line_add(line, s->bias != 1 ? "(b%d..b%d)" : "b%d..b%d", s->first, s->end - 1);
+}
+
+static void step_print(const Plan *plan, const Step *s, size_t bytes) {
+    static const char *const hows[] = {"", "all-reduce", "all-reduce begins", "all-reduce has ended"};
+    const char *part = s->k % 2 ? "MLP" : "attention";
+    Line line = {}, remark = {};
+    switch (s->kind) {
+    case STEP_SUB:
+        line_value(&line, plan, s->to);
+        line_add(&line, " %s f%d(", s->add ? "+=" : "=", s->k);
+        line_value(&line, plan, s->from);
+        line_add(&line, ")");
+        line_add(&remark, "%s of block %d", part, s->k / 2);
+        break;
+    case STEP_SUM:
+        line_sum(&line, plan, s);
+        line_add(&remark, "%s", hows[s->how]);
+        if (step_is_merge(s)) line_add(&remark, ", %zu bytes", bytes);
+        break;
+    case STEP_BIAS:
+        line_add(&line, "db%d %s ", s->k, s->add ? "+=" : "=");
+        if (s->scale != 1) line_add(&line, "%.4g ", s->scale);
+        line_value(&line, plan, s->from);
+        if (s->parts != s->from) {
+            line_add(&line, " on rank 0, ");
+            if (s->parts) line_value(&line, plan, s->parts);
+            else line_add(&line, "0");
+            line_add(&line, " on others");
+        }
+        break;
+    case STEP_BACK:
+        line_value(&line, plan, s->to);
+        line_add(&line, " %s f%d'(", s->add ? "+=" : "=", s->k);
+        line_value(&line, plan, s->from);
+        line_add(&line, ")");
+        line_add(&remark, "%s of block %d, back", part, s->k / 2);
+        break;
+    case STEP_WEIGHT: line_add(&line, "dW%d", s->k); break;
+    }
+    int columns = 0; // of the terminal: the bytes after a character's first are no columns
+    for (const char *c = line.text; *c; c++) columns += (*c & 0xC0) != 0x80;
+    printf("    %s", line.text);
+    if (remark.text[0]) printf("%*s%s", columns < 40 ? 40 - columns : 1, "", remark.text);
+    printf("\n");
+}
+
+// Prints both lists, for batches of `rows` tokens and activations of `size` bytes an element.
+static inline void plan_print(const Plan *plan, int C, int rows, size_t size) {
+    size_t bytes = (size_t)rows * (size_t)C * size;
+    printf("blocks %s: %d all-reduces forward, %d backward, of %d tokens x %d channels = %zu bytes\n\n",
+           plan->letters, plan->merges, plan->merges, rows, C, bytes);
+    printf("f, b, W   sub-block k: its partial output, output bias and input matrix\n"
+           "x         a stream; x(i): rank i has its own; Σ adds up all ranks\n"
+           "G, D      gradients: of the newest stream that all ranks share; of each rank's own\n"
+           "b2..b5    b2 + b3 + b4 + b5\n\n");
+    printf("forward\n");
+    for (int i = 0; i < plan->forward.count; i++) step_print(plan, &plan->forward.at[i], bytes);
+    printf("backward, from G, the gradient of x%d\n", plan->streams - 1);
+    for (int i = 0; i < plan->backward.count; i++) step_print(plan, &plan->backward.at[i], bytes);
+}
 
 // ----------------------------------------------------------------------------
 // process mesh: world = DP x TP, neighbours in rank order form a TP group

@@ -451,8 +451,9 @@ static void layernorm_backward(real *dx, real *dw, real *db, const real *dout, c
     }
 }
 
-// Gradient of a bias: out (cols,1) = or += the sum over the rows of d (rows,cols). d NULL stands for zeros.
-static void bias_backward(View out, const real *d, int rows, int cols, int accumulate) {
+// Gradient of a bias: out (cols,1) = or += scale * the sum over the rows of d (rows,cols). d NULL
+// stands for zeros.
+static void bias_backward(View out, real scale, const real *d, int rows, int cols, int accumulate) {
     #pragma omp parallel for schedule(static)
     for (int from = 0; from < cols; from += COLUMNS_AT_ONCE) {
         int n = int_min(COLUMNS_AT_ONCE, cols - from);
@@ -463,7 +464,7 @@ static void bias_backward(View out, const real *d, int rows, int cols, int accum
         }
         for (int c = 0; c < n; c++) {
             real *to = view_row(out, from + c);
-            *to = accumulate ? *to + sum[c] : sum[c];
+            *to = accumulate ? *to + scale * sum[c] : scale * sum[c];
         }
     }
 }
@@ -490,30 +491,16 @@ static void gelu_backward(real *dx, const real *dout, const real *x, size_t n) {
     }
 }
 
-static void residual_forward_row(real *out, const real *base, const real *partial, real scale, const real *bias, int C) {
-    for (int c = 0; c < C; c++) out[c] = (base ? base[c] : 0) + scale * partial[c] + bias[c];
+// One row of a sum: out = scale * from + parts + bias. out may be either of the first two.
+static void sum_row(real *out, real scale, const real *from, const real *parts, const real *bias,
+                    int C) {
+    for (int c = 0; c < C; c++) out[c] = scale * from[c] + parts[c] + bias[c];
 }
 
-// out = base + scale * partial + bias over rows of C; base may be NULL (zeros), out may be partial.
-static void residual_forward(real *out, const real *base, const real *partial, real scale, const real *bias, int rows,
-                             int C) {
-    #pragma omp parallel for schedule(static)
-    for (int i = 0; i < rows; i++) {
-        size_t row = (size_t)i * C;
-        residual_forward_row(out + row, base ? base + row : NULL, partial + row, scale, bias, C);
-    }
-}
-
-// out = out + scale * x, or out = scale * x if not add
-static void scaled_add(real *out, const real *x, real scale, size_t n, int add) {
+// out += scale * x over n values
+static void scaled_add(real *out, real scale, const real *x, size_t n) {
     #pragma omp parallel for simd schedule(static)
-    for (size_t i = 0; i < n; i++) out[i] = add ? out[i] + scale * x[i] : scale * x[i];
-}
-
-// out = a + scale * b; a may be NULL (zeros), out may be either
-static void sum_forward(real *out, const real *a, const real *b, real scale, size_t n) {
-    #pragma omp parallel for simd schedule(static)
-    for (size_t i = 0; i < n; i++) out[i] = (a ? a[i] : 0) + scale * b[i];
+    for (size_t i = 0; i < n; i++) out[i] += scale * x[i];
 }
 
 // ----------------------------------------------------------------------------
@@ -680,12 +667,10 @@ typedef struct {
     real *block; // the allocation that holds them all
 } Tensors;
 
-// What one sub-block keeps for its backward pass. Ranks that begin a segment read the same stream, of which there is one
-// copy (stride 0);
-// inside a segment each has its own.
+// What one sub-block keeps for its backward pass. Where ranks read the same stream there is one copy
+// of its LayerNorm, else one for each.
 typedef struct {
-    real *stream;          // (copies,B,T,C) what stands before it
-    real *input, *normed;  // (copies,B,T,C): what it reads, which is `stream` but for l, and LayerNorm of it
+    real *normed;          // (copies,B,T,C) LayerNorm of the stream it reads
     real *mean, *rstd;     // (copies,B,T)
     real *inner;           // (F, B,T,3C/R) attention: q, k, v       or (F, B,T,4C/R) MLP: before GELU
     real *outer;           // (F, B,T,C/R)  attention: heads' output or (F, B,T,4C/R) MLP: after GELU
@@ -693,6 +678,12 @@ typedef struct {
     int copies;            // 1 or F
     int inner_width, outer_width; // per rank: 3C/R and C/R, or 4C/R twice
 } SubBlock;
+
+// What the plan's steps read and write.
+typedef struct {
+    real *at;   // (copies,B,T,C)
+    int copies; // 1: all ranks have the same; F: each has its own
+} Value;
 
 typedef struct {
     GPT2Config config;
@@ -708,23 +699,18 @@ typedef struct {
     int B_max, T_max;         // what the activations below have room for
     int B, T;                 // of the last forward pass
     real *activations;        // the allocation that holds everything from here on
-    SubBlock *subs;           // (2L)
-    SubBlock last;            // the final LayerNorm: stream, normed, mean, rstd
+    Value *values;            // of the plan, by V_...
+    SubBlock *subs;           // (2L+1), the last of which is the final LayerNorm alone
     int vocab_parts;          // in how many parts this process holds the vocabulary: 1, or F if it is cut over ranks
     int vocab_width;          // columns of each part: Vp, or the rows of wte that a rank has
     real *logits;             // (vocab_parts, B,T,vocab_width); their gradient after classifier_backward
     real *largest, *sums;     // (vocab_parts, B,T) and (vocab_parts, 2,B,T): of each part, see classifier_forward
     real *losses, *lse;       // (B,T)
-    real *acc;                // (F, B,T,C) partial outputs since `base`, per rank
-    real *bias_sum;           // (C) output biases since `base`
-    real *acc_hidden, *bias_hidden; // the same of the merge that goes on while a sub-block computes (l)
-    real *dstream_hidden;     // (F, B,T,C) and of the gradient
+    real *zeros, *bias_sum;   // (C) an operand that a sum does not have; output biases added up
     real *received;           // (B,T,C) of the other process, where there are two
-    real *dmerged;            // (B,T,C) gradient of a segment's merged output, the same on all ranks
-    real *dstream;            // (F, B,T,C) gradient of each rank's own stream
-    real *dpartial;           // (B,T,C) scratch: gradient of one partial output
     real *dnormed;            // (B,T,C) scratch
-    real *dinner, *douter;    // (B,T,4C/R) scratch
+    real *dinner;             // (F, B,T,4C/R) from BACK to WEIGHT
+    real *douter;             // (B,T,4C/R) scratch
     real *attention_scratch;  // for this many threads:
     int threads;
     int32_t *tokens, *targets; // (B,T) of the last forward pass
@@ -751,12 +737,11 @@ static real *whole_layer(const GPT2 *m, const Tensors *t, int p, int layer) {
     return t->at[p] + (size_t)layer * spec_layer_size(&m->local[p]);
 }
 
-static int copy_of(const SubBlock *s, int f) { return s->copies == 1 ? 0 : f; }
-static real *stream_of(const GPT2 *m, const SubBlock *s, int f) {
-    return s->stream + (size_t)copy_of(s, f) * m->B * m->T * m->config.C;
+// Rank f's own of value v, or the one that all ranks share.
+static real *value_at(const GPT2 *m, int v, int f) {
+    const Value *value = &m->values[v];
+    return value->at + (value->copies == 1 ? 0 : (size_t)f * m->B * m->T * m->config.C);
 }
-// What comes after sub-block 2L-1 is the final LayerNorm.
-static SubBlock *sub_at(GPT2 *m, int k) { return k < 2 * m->config.L ? &m->subs[k] : &m->last; }
 
 static AttentionShape attention_shape(const GPT2 *m) {
     return (AttentionShape){.B = m->B, .T = m->T, .heads = m->config.NH / m->config.R, .HS = m->config.C / m->config.NH,
@@ -802,14 +787,17 @@ static real *carve(real *block, size_t *used, size_t n) {
 static size_t activations_lay(GPT2 *m, real *block) {
     const GPT2Config *c = &m->config;
     size_t BT = (size_t)m->B_max * m->T_max, BTC = BT * c->C, F = m->F, used = 0;
-    int Cr = c->C / c->R, at = 0;
+    size_t parts = m->vocab_parts;
+    int Cr = c->C / c->R;
+    for (int v = V_NONE + 1; v < V_STREAM + m->plan.streams; v++) {
+        Value *value = &m->values[v];
+        value->copies = value_is_shared(&m->plan, v) ? 1 : m->F;
+        if (v == V_O0 && value->copies < (int)parts) value->copies = (int)parts;
+        value->at = carve(block, &used, plan_uses(&m->plan, v) ? value->copies * BTC : 0);
+    }
     for (int k = 0; k <= 2 * c->L; k++) {
-        SubBlock *s = sub_at(m, k);
-        int begins = k == 0 || k == m->plan.segments[at].end;
-        at += k > 0 && begins;
-        s->copies = begins ? 1 : m->F;
-        s->stream = carve(block, &used, s->copies * BTC);
-        s->input = k < 2 * c->L && begins && m->plan.segments[at].late ? m->subs[k - 1].stream : s->stream;
+        SubBlock *s = &m->subs[k];
+        s->copies = m->values[V_STREAM + m->plan.reads[k]].copies;
         s->normed = carve(block, &used, s->copies * BTC);
         s->mean = carve(block, &used, s->copies * BT);
         s->rstd = carve(block, &used, s->copies * BT);
@@ -820,23 +808,16 @@ static size_t activations_lay(GPT2 *m, real *block) {
         s->outer = carve(block, &used, F * BT * s->outer_width);
         s->lse = carve(block, &used, k % 2 ? 0 : F * BT * (c->NH / c->R));
     }
-    m->logits = carve(block, &used, (size_t)m->vocab_parts * BT * m->vocab_width);
-    m->largest = carve(block, &used, m->vocab_parts * BT);
-    m->sums = carve(block, &used, 2 * m->vocab_parts * BT);
+    m->logits = carve(block, &used, parts * BT * m->vocab_width);
+    m->largest = carve(block, &used, parts * BT);
+    m->sums = carve(block, &used, 2 * parts * BT);
     m->losses = carve(block, &used, BT);
     m->lse = carve(block, &used, BT);
-    m->acc = carve(block, &used, F * BTC);
+    m->zeros = carve(block, &used, c->C);
     m->bias_sum = carve(block, &used, c->C);
-    m->dmerged = carve(block, &used, BTC);
-    m->dstream = carve(block, &used, F * BTC);
-    int hides = strchr(m->plan.letters, 'l') != NULL;
-    m->acc_hidden = carve(block, &used, hides * F * BTC);
-    m->bias_hidden = carve(block, &used, hides * c->C);
-    m->dstream_hidden = carve(block, &used, hides * F * BTC);
-    m->received = carve(block, &used, m->mesh.group == 2 ? hides * BTC : 0);
-    m->dpartial = carve(block, &used, BTC);
+    m->received = carve(block, &used, m->mesh.group == 2 && plan_uses(&m->plan, V_D1) ? BTC : 0);
     m->dnormed = carve(block, &used, BTC);
-    m->dinner = carve(block, &used, BT * 4 * Cr);
+    m->dinner = carve(block, &used, F * BT * 4 * Cr);
     m->douter = carve(block, &used, BT * 4 * Cr);
     m->attention_scratch = carve(block, &used, (size_t)m->threads * 2 * ATTENTION_ROWS * m->T_max);
     return used;
@@ -878,7 +859,8 @@ static void gpt2_create(GPT2 *m, const GPT2Config *config, Mesh mesh, int B, int
         gradients_allocate(m);
         m->row_sums = alloc_zeroed(rows_max, sizeof(double), "gradient norm");
     }
-    m->subs = alloc_zeroed(2 * (size_t)config->L, sizeof(SubBlock), "sub-blocks");
+    m->subs = alloc_zeroed(2 * (size_t)config->L + 1, sizeof(SubBlock), "sub-blocks");
+    m->values = alloc_zeroed(V_STREAM + (size_t)m->plan.streams, sizeof(Value), "values of the plan");
     m->activations = alloc_zeroed(activations_lay(m, NULL), sizeof(real), "activations (fewer with a lower -b or -t)");
     activations_lay(m, m->activations);
     m->tokens = alloc_zeroed((size_t)B * T, sizeof(int32_t), "tokens");
@@ -887,7 +869,8 @@ static void gpt2_create(GPT2 *m, const GPT2Config *config, Mesh mesh, int B, int
 
 static void gpt2_free(GPT2 *m) {
     void *blocks[] = {m->params.block, m->grads.block, m->moment1.block, m->moment2.block, m->rank_grads, m->row_sums,
-                      m->subs, m->activations, m->tokens, m->targets};
+                      m->subs, m->values, m->activations, m->tokens, m->targets};
+    plan_free(&m->plan);
     for (size_t i = 0; i < sizeof blocks / sizeof *blocks; i++) free(blocks[i]);
     memset(m, 0, sizeof *m);
 }
@@ -959,7 +942,7 @@ static void allreduce_end(GPT2 *m) {
     if (m->config.R == 1) return;
     double idle = seconds_now();
     sums_finish(&m->merge_sums);
-    if (m->mesh.group == 2) sum_forward(m->hidden.parts, m->hidden.parts, m->received, 1, m->hidden.n);
+    if (m->mesh.group == 2) scaled_add(m->hidden.parts, 1, m->received, m->hidden.n);
     traffic_count(m, m->hidden.kind, m->hidden.n * sizeof(real), m->hidden.begun, idle);
 }
 
@@ -974,17 +957,19 @@ static const SubParams sub_params[2] = {
 };
 
 // Rank f's own of what a sub-block keeps.
-typedef struct { real *stream, *input, *normed, *mean, *rstd, *inner, *outer, *lse; } RankActs;
+typedef struct { real *normed, *mean, *rstd, *inner, *outer, *lse; } RankActs;
 
 static RankActs rank_acts(const GPT2 *m, const SubBlock *s, int f) {
-    size_t rows = (size_t)m->B * m->T, C = (size_t)m->config.C, copy = (size_t)copy_of(s, f), rank = (size_t)f;
-    return (RankActs){.stream = s->stream + copy * rows * C, .input = s->input + copy * rows * C,
-                      .normed = s->normed + copy * rows * C, .mean = s->mean + copy * rows,
+    size_t rows = (size_t)m->B * m->T, C = (size_t)m->config.C, rank = (size_t)f;
+    size_t copy = s->copies == 1 ? 0 : rank;
+    return (RankActs){.normed = s->normed + copy * rows * C, .mean = s->mean + copy * rows,
                       .rstd = s->rstd + copy * rows, .inner = s->inner + rank * rows * s->inner_width,
-                      .outer = s->outer + rank * rows * s->outer_width, .lse = s->lse + rank * rows * (m->config.NH / m->config.R)};
+                      .outer = s->outer + rank * rows * s->outer_width,
+                      .lse = s->lse + rank * rows * (m->config.NH / m->config.R)};
 }
 
-// Gain and bias of the LayerNorm that sub-block k begins with, or their gradients; the final one for k = 2L.
+// Gain and bias of the LayerNorm that sub-block k begins with, or their gradients; the final one for
+// k = 2L.
 typedef struct { real *w, *b; } Norm;
 static Norm norm_of(const GPT2 *m, const Tensors *t, int k) {
     if (k == 2 * m->config.L) return (Norm){t->at[P_lnfw], t->at[P_lnfb]};
@@ -992,176 +977,198 @@ static Norm norm_of(const GPT2 *m, const Tensors *t, int k) {
     return (Norm){whole_layer(m, t, p->ln_w, k / 2), whole_layer(m, t, p->ln_b, k / 2)};
 }
 
-// Rank f enters sub-block k: its stream is base + scale * partial + bias_sum (base may be NULL), and is normed while it is
-// in cache.
-static void stream_enter(GPT2 *m, int k, int f, const real *base, const real *partial, real scale) {
-    RankActs a = rank_acts(m, sub_at(m, k), f);
+// LayerNorm of rank f's stream for sub-block k.
+static void subblock_norm(GPT2 *m, int k, int f, const real *stream) {
+    RankActs a = rank_acts(m, &m->subs[k], f);
     Norm norm = norm_of(m, &m->params, k);
-    int C = m->config.C, rows = m->B * m->T;
-    #pragma omp parallel for schedule(static)
-    for (int i = 0; i < rows; i++) {
-        size_t row = (size_t)i * C;
-        residual_forward_row(a.stream + row, base ? base + row : NULL, partial + row, scale, m->bias_sum, C);
-        layernorm_forward_row(a.normed + row, a.mean + i, a.rstd + i, a.stream + row, norm.w, norm.b, C);
-    }
+    layernorm_forward(a.normed, a.mean, a.rstd, stream, norm.w, norm.b, m->B * m->T, m->config.C);
 }
 
-// Partial output of rank f, no output bias: acc_f = or += Wout[:, part f] . inside(Win[part f] . LN(stream) + b[part f]).
-static void subblock_forward(GPT2 *m, int k, int f, int add) {
+// Partial output of rank f (B,T,C), no output bias:
+// out = or += Wout[:, part f] . inside(Win[part f] . LN(stream) + b[part f]).
+static void subblock_forward(GPT2 *m, int k, int f, real *out, int add) {
     const SubBlock *s = &m->subs[k];
     const SubParams *p = &sub_params[k % 2];
     const Tensors *w = &m->params;
     RankActs a = rank_acts(m, s, f);
     int C = m->config.C, layer = k / 2, rows = m->B * m->T;
     matmul((Matmul){.out = view_of(a.inner, s->inner_width), .a = view_of(a.normed, C),
-                    .b = part_view(m, w, p->in_w, layer, f), .b_transposed = 1, .bias = part_view(m, w, p->in_b, layer, f),
+                    .b = part_view(m, w, p->in_w, layer, f), .b_transposed = 1,
+                    .bias = part_view(m, w, p->in_b, layer, f),
                     .M = rows, .N = s->inner_width, .K = C});
     sums_progress(&m->merge_sums);
     if (k % 2) gelu_forward(a.outer, a.inner, (size_t)rows * s->inner_width);
     else attention_forward(a.outer, a.lse, a.inner, attention_shape(m));
     sums_progress(&m->merge_sums);
-    matmul((Matmul){.out = view_of(m->acc + (size_t)f * rows * C, C), .a = view_of(a.outer, s->outer_width),
+    matmul((Matmul){.out = view_of(out, C), .a = view_of(a.outer, s->outer_width),
                     .b = part_view(m, w, p->out_w, layer, f), .b_transposed = 1,
                     .M = rows, .N = C, .K = s->outer_width, .accumulate = add});
 }
 
-// From the gradient of rank f's partial output (B,T,C) to the gradients of its parameters (added to if add_grads) and
-// of the stream it read, which is written to dstream_f, or added to if add_stream.
-static void subblock_backward(GPT2 *m, int k, int f, real *dpartial, int add_stream, int add_grads) {
+// Rank f's gradient of what its input matrix made, kept from subblock_backward to
+// subblock_weight_backward.
+static real *dinner_at(const GPT2 *m, int k, int f) {
+    return m->dinner + (size_t)f * m->B * m->T * m->subs[k].inner_width;
+}
+
+// From the gradient of rank f's partial output, dout (B,T,C), to those of the stream it read, which
+// is written to dstream (B,T,C), or added to it if add_stream, and of its parameters (added to if
+// add_grads), without the input matrix and its bias.
+static void subblock_backward(GPT2 *m, int k, int f, real *dout, real *dstream, int add_stream,
+                              int add_grads) {
     const SubBlock *s = &m->subs[k];
     const SubParams *p = &sub_params[k % 2];
     const Tensors *w = &m->params, *grads = &m->rank_grads[f];
     RankActs a = rank_acts(m, s, f);
     int C = m->config.C, layer = k / 2, rows = m->B * m->T;
-    View dout = view_of(dpartial, C), douter = view_of(m->douter, s->outer_width), dinner = view_of(m->dinner, s->inner_width);
+    real *dinner = dinner_at(m, k, f);
+    View d = view_of(dout, C);
 
-    matmul((Matmul){.out = part_view(m, grads, p->out_w, layer, f), .a = dout, .a_transposed = 1,
-                    .b = view_of(a.outer, s->outer_width), .M = C, .N = s->outer_width, .K = rows, .accumulate = add_grads});
+    matmul((Matmul){.out = part_view(m, grads, p->out_w, layer, f), .a = d, .a_transposed = 1,
+                    .b = view_of(a.outer, s->outer_width),
+                    .M = C, .N = s->outer_width, .K = rows, .accumulate = add_grads});
     sums_progress(&m->merge_sums);
-    matmul((Matmul){.out = douter, .a = dout, .b = part_view(m, w, p->out_w, layer, f),
+    matmul((Matmul){.out = view_of(m->douter, s->outer_width), .a = d,
+                    .b = part_view(m, w, p->out_w, layer, f),
                     .M = rows, .N = s->outer_width, .K = C});
     sums_progress(&m->merge_sums);
-    if (k % 2) gelu_backward(m->dinner, m->douter, a.inner, (size_t)rows * s->inner_width);
-    else attention_backward(m->dinner, m->douter, a.outer, a.lse, a.inner, attention_shape(m));
+    if (k % 2) gelu_backward(dinner, m->douter, a.inner, (size_t)rows * s->inner_width);
+    else attention_backward(dinner, m->douter, a.outer, a.lse, a.inner, attention_shape(m));
     sums_progress(&m->merge_sums);
-    matmul((Matmul){.out = part_view(m, grads, p->in_w, layer, f), .a = dinner, .a_transposed = 1,
-                    .b = view_of(a.normed, C), .M = s->inner_width, .N = C, .K = rows, .accumulate = add_grads});
-    sums_progress(&m->merge_sums);
-    bias_backward(part_view(m, grads, p->in_b, layer, f), m->dinner, rows, s->inner_width, add_grads);
-    matmul((Matmul){.out = view_of(m->dnormed, C), .a = dinner, .b = part_view(m, w, p->in_w, layer, f),
+    matmul((Matmul){.out = view_of(m->dnormed, C), .a = view_of(dinner, s->inner_width),
+                    .b = part_view(m, w, p->in_w, layer, f),
                     .M = rows, .N = C, .K = s->inner_width});
     Norm dnorm = norm_of(m, grads, k);
-    layernorm_backward(m->dstream + (size_t)f * rows * C, dnorm.w, dnorm.b, m->dnormed, a.input, a.mean, a.rstd,
-                       norm_of(m, w, k).w, rows, C, add_stream, add_grads);
+    layernorm_backward(dstream, dnorm.w, dnorm.b, m->dnormed, value_at(m, V_STREAM + m->plan.reads[k], f),
+                       a.mean, a.rstd, norm_of(m, w, k).w, rows, C, add_stream, add_grads);
+}
+
+// The rest: gradients of the input matrix and its bias.
+static void subblock_weight_backward(GPT2 *m, int k, int f, int add_grads) {
+    const SubBlock *s = &m->subs[k];
+    const SubParams *p = &sub_params[k % 2];
+    const Tensors *grads = &m->rank_grads[f];
+    int C = m->config.C, layer = k / 2, rows = m->B * m->T;
+    real *dinner = dinner_at(m, k, f);
+    matmul((Matmul){.out = part_view(m, grads, p->in_w, layer, f),
+                    .a = view_of(dinner, s->inner_width), .a_transposed = 1,
+                    .b = view_of(rank_acts(m, s, f).normed, C),
+                    .M = s->inner_width, .N = C, .K = rows, .accumulate = add_grads});
+    sums_progress(&m->merge_sums);
+    bias_backward(part_view(m, grads, p->in_b, layer, f), 1, dinner, rows, s->inner_width, add_grads);
 }
 
 // ----------------------------------------------------------------------------
-// segments: from one merge to the next (see tp_blocks.h for begin, end, base, share and late)
+// steps: what the plan asks for (see tp_blocks.h)
 
-static void pointers_swap(real **a, real **b) {
-    real *was = *a;
-    *a = *b, *b = was;
+// Output biases of sub-blocks first .. end-1, added up: (C), or zeros where there are none.
+static const real *biases_sum(GPT2 *m, const Step *s) {
+    int C = m->config.C;
+    if (s->first == s->end) return m->zeros;
+    memset(m->bias_sum, 0, (size_t)C * sizeof(real));
+    for (int k = s->first; k < s->end; k++) {
+        const real *bias = whole_layer(m, &m->params, sub_params[k % 2].out_b, k / 2);
+        for (int c = 0; c < C; c++) m->bias_sum[c] += bias[c];
+    }
+    real times = (real)(FAULT(FAULT_BIAS_PER_RANK) && s->how != SUM_OWN ? m->config.R : s->bias);
+    for (int c = 0; c < C; c++) m->bias_sum[c] *= times;
+    return m->bias_sum;
 }
 
-// Ends segment i, whose partial outputs are in acc. If segment i+1 does not read the outcome, its merge only begins here and
-// ends when segment i+1 is done; the stream then, the sum of all outputs before it, is written but normed by nobody.
-static void merge_forward(GPT2 *m, int i) {
-    const Segment *seg = &m->plan.segments[i];
-    int C = m->config.C, rows = m->B * m->T, hide = merge_is_hidden(&m->plan, i);
-    size_t n = (size_t)rows * C;
-    if (seg->late) allreduce_end(m); // of segment i-1
-    (hide ? allreduce_begin : allreduce)(m, TRAFFIC_FORWARD, m->acc, n);
-    if (seg->late) {
-        residual_forward(m->subs[seg->begin].stream, m->subs[seg->begin - 1].stream, m->acc_hidden, 1, m->bias_hidden, rows, C);
+// One copy of a sum: to = scale * from + parts + bias. A stream is normed for the first sub-block
+// that reads it while it is in cache.
+static void sum_write(GPT2 *m, const Step *s, int f, const real *from, const real *parts,
+                      const real *bias) {
+    int C = m->config.C, rows = m->B * m->T;
+    int reader = s->to >= V_STREAM ? m->plan.reader[s->to - V_STREAM] : -1;
+    real *to = value_at(m, s->to, f), scale = (real)s->scale;
+    size_t from_step = from ? (size_t)C : 0, parts_step = parts ? (size_t)C : 0;
+    RankActs a = reader < 0 ? (RankActs){0} : rank_acts(m, &m->subs[reader], f);
+    Norm norm = reader < 0 ? (Norm){0} : norm_of(m, &m->params, reader);
+    if (!from) from = m->zeros;
+    if (!parts) parts = m->zeros;
+    #pragma omp parallel for schedule(static)
+    for (int i = 0; i < rows; i++) {
+        real *row = to + (size_t)i * C;
+        sum_row(row, scale, from + i * from_step, parts + i * parts_step, bias, C);
+        if (reader < 0) continue;
+        layernorm_forward_row(a.normed + (size_t)i * C, a.mean + i, a.rstd + i, row, norm.w, norm.b, C);
     }
-    if (hide) {
-        pointers_swap(&m->acc, &m->acc_hidden);
-        pointers_swap(&m->bias_sum, &m->bias_hidden);
+}
+
+static void step_sum(GPT2 *m, const Step *s) {
+    size_t n = (size_t)m->B * m->T * m->config.C;
+    int traffic = s->to == V_G ? TRAFFIC_BACKWARD : TRAFFIC_FORWARD;
+    int every_rank = s->from && !value_is_shared(&m->plan, s->from); // brings a `from` of its own
+    if (s->how == SUM_OWN) {
+        const real *bias = biases_sum(m, s);
+        for (int f = 0; f < m->values[s->to].copies; f++) {
+            sum_write(m, s, f, s->from ? value_at(m, s->from, f) : NULL,
+                      s->parts ? value_at(m, s->parts, f) : NULL, bias);
+        }
         return;
     }
-    const real *replicated = seg->base == seg->begin ? stream_of(m, &m->subs[seg->begin], 0) : NULL;
-    for (int f = 0; f < sub_at(m, seg->end)->copies; f++) stream_enter(m, seg->end, f, replicated, m->acc, 1);
-}
-
-static void segment_forward(GPT2 *m, int i) {
-    const Segment *seg = &m->plan.segments[i];
-    int C = m->config.C, rows = m->B * m->T, from = seg->begin; // acc and bias_sum hold what came after sub-block `from`
-    size_t n = (size_t)rows * C;
-    if (seg->late) {
-        RankActs a = rank_acts(m, &m->subs[seg->begin], 0);
-        Norm norm = norm_of(m, &m->params, seg->begin);
-        layernorm_forward(a.normed, a.mean, a.rstd, a.input, norm.w, norm.b, rows, C);
-    }
-    for (int k = seg->begin; k < seg->end; k++) {
-        const real *bias = whole_layer(m, &m->params, sub_params[k % 2].out_b, k / 2);
-        if (k == seg->base) from = k;
-        for (int f = 0; f < m->F; f++) subblock_forward(m, k, f, k > from);
-        for (int c = 0; c < C; c++) m->bias_sum[c] = k > from ? m->bias_sum[c] + bias[c] : bias[c];
-        if (k + 1 == seg->end && seg->base < seg->end) break;
-        for (int f = 0; f < m->F; f++) { // each rank goes on from its own partial outputs; rule streams merges just that
-            real *acc = m->acc + f * n, *stream = stream_of(m, &m->subs[from], f);
-            if (k + 1 < seg->end) stream_enter(m, k + 1, f, stream, acc, 1);
-            else residual_forward(acc, stream, acc, 1, m->bias_sum, rows, C);
-        }
-    }
-    if (seg->base > seg->begin && seg->base < seg->end) {
+    real *parts = m->values[s->parts].at;
+    if (s->how != SUM_END && every_rank) {
         for (int f = 0; f < m->F; f++) {
-            scaled_add(m->acc + f * n, stream_of(m, &m->subs[seg->base], f), (real)seg->share, n, 1);
+            scaled_add(value_at(m, s->parts, f), (real)s->scale, value_at(m, s->from, f), n);
         }
     }
-    for (int c = 0; c < C; c++) {
-        if (seg->base == seg->end) m->bias_sum[c] = 0; // they are in the streams already
-        if (FAULT(FAULT_BIAS_PER_RANK)) m->bias_sum[c] *= m->config.R;
-    }
-    merge_forward(m, i);
+    if (s->how == SUM_WHOLE) allreduce(m, traffic, parts, n);
+    if (s->how == SUM_BEGIN) allreduce_begin(m, traffic, parts, n);
+    if (s->how == SUM_BEGIN) return;
+    if (s->how == SUM_END) allreduce_end(m);
+    const real *from = s->from && !every_rank ? m->values[s->from].at : NULL;
+    sum_write(m, s, 0, from, parts, biases_sum(m, s));
 }
 
-// The matrices and the inner bias of sub-block k have their gradients of this update, but for the sum over data-parallel
-// replicas: it goes on while earlier sub-blocks compute. Tensors of which ranks have partial gradients come later.
+// Rank 0 of the model has a sum of its own.
+static void step_bias(GPT2 *m, const Step *s, int add_grads) {
+    for (int f = 0; f < m->F; f++) {
+        int first = m->rank0 + f == 0, v = first ? s->from : s->parts;
+        View grad = part_view(m, &m->rank_grads[f], sub_params[s->k % 2].out_b, s->k / 2, f);
+        bias_backward(grad, first ? (real)s->scale : 1, v ? value_at(m, v, f) : NULL, m->B * m->T,
+                      m->config.C, add_grads || s->add);
+    }
+}
+
+// The matrices and the inner bias of sub-block k have their gradients of this update, short of the
+// sum over data-parallel replicas: it goes on while earlier sub-blocks compute. Tensors of which
+// ranks have partial gradients come later.
 static void replica_sums_begin(GPT2 *m, int k) {
     const int tensors[3] = {sub_params[k % 2].in_w, sub_params[k % 2].in_b, sub_params[k % 2].out_w};
     for (int i = 0; i < 3; i++) {
         size_t n = spec_layer_size(&m->local[tensors[i]]);
-        sums_begin(&m->replica_sums, &m->mesh, MESH_DP, whole_layer(m, &m->grads, tensors[i], k / 2), n, sizeof(real));
+        real *grad = whole_layer(m, &m->grads, tensors[i], k / 2);
+        sums_begin(&m->replica_sums, &m->mesh, MESH_DP, grad, n, sizeof(real));
     }
     sums_progress(&m->replica_sums);
 }
 
-// dmerged, the gradient of the segment's output, becomes the gradient of its input. A sub-block's partial output reaches
-// the loss through the merge (from `base` on; that gradient is dmerged, complete on every rank) and through the later
-// sub-blocks of its own rank (dstream_f, of which each rank has its part; scaled as the partial output was). The bias of its
-// output goes the same two ways, but through the merge it was added once, not once a rank: rank 0 counts it; and unscaled.
-//
-// A late segment read the stream before segment i-1, not after it, so that the sum of its dstream over ranks may go on while
-// segment i-1 computes, and joins dmerged after that.
-static void segment_backward(GPT2 *m, int i, int add_grads) {
-    const Segment *seg = &m->plan.segments[i];
-    int C = m->config.C, rows = m->B * m->T;
-    size_t n = (size_t)rows * C;
-    int known = 0; // dstream holds something
-    for (int k = seg->end - 1; k >= seg->begin; k--) {
-        int through_merge = k >= seg->base;
-        if (k + 1 == seg->base) { // from here on down the merge is reached through the stream at base
-            for (int f = 0; f < m->F; f++) scaled_add(m->dstream + f * n, m->dmerged, (real)seg->share, n, known);
-            known = 1;
+static void steps_run(GPT2 *m, const Steps *steps, int add_grads) {
+    for (const Step *s = steps->at; s < steps->at + steps->count; s++) {
+        switch (s->kind) {
+        case STEP_SUB:
+            for (int f = 0; f < m->F; f++) {
+                int normed = m->plan.reader[s->from - V_STREAM] == s->k; // when the stream was written
+                if (!normed && f < m->subs[s->k].copies) subblock_norm(m, s->k, f, value_at(m, s->from, f));
+                subblock_forward(m, s->k, f, value_at(m, s->to, f), s->add);
+            }
+            break;
+        case STEP_SUM: step_sum(m, s); break;
+        case STEP_BIAS: step_bias(m, s, add_grads); break;
+        case STEP_BACK:
+            for (int f = 0; f < m->F; f++) {
+                subblock_backward(m, s->k, f, value_at(m, s->from, f), value_at(m, s->to, f), s->add,
+                                  add_grads);
+            }
+            break;
+        case STEP_WEIGHT:
+            for (int f = 0; f < m->F; f++) subblock_weight_backward(m, s->k, f, add_grads);
+            if (m->last_pass) replica_sums_begin(m, s->k);
+            break;
         }
-        for (int f = 0; f < m->F; f++) {
-            real *dstream = m->dstream + f * n, *dpartial = through_merge ? m->dmerged : dstream;
-            if (through_merge && known) sum_forward(dpartial = m->dpartial, m->dmerged, dstream, 1, n);
-            int counts_merge = through_merge && m->rank0 + f == 0;
-            View dbias = part_view(m, &m->rank_grads[f], sub_params[k % 2].out_b, k / 2, f);
-            bias_backward(dbias, counts_merge ? dpartial : known ? dstream : NULL, rows, C, add_grads);
-            subblock_backward(m, k, f, dpartial, known, add_grads);
-        }
-        known = 1;
-        if (m->last_pass) replica_sums_begin(m, k);
     }
-    int hidden = merge_is_hidden(&m->plan, i);
-    if (hidden) allreduce_end(m); // of segment i+1
-    (seg->late ? allreduce_begin : allreduce)(m, TRAFFIC_BACKWARD, m->dstream, n);
-    if (hidden) sum_forward(m->dmerged, m->dmerged, m->dstream_hidden, 1, n);
-    if (seg->late) pointers_swap(&m->dstream, &m->dstream_hidden);
-    else sum_forward(m->dmerged, seg->base == seg->begin ? m->dmerged : NULL, m->dstream, 1, n);
 }
 
 // ----------------------------------------------------------------------------
@@ -1187,17 +1194,15 @@ static void vocab_sum(GPT2 *m, real *parts, size_t n) {
 static void tokens_embed(GPT2 *m) {
     int C = m->config.C, rows = m->B * m->T;
     size_t n = (size_t)rows * C;
+    real *parts = m->values[V_O0].at, *stream = m->values[V_STREAM].at;
     for (int f = 0; f < m->vocab_parts; f++) {
         TokenRange r = vocab_range(m, f);
-        embedding_forward(m->acc + f * n, m->tokens, part_view(m, &m->params, P_wte, 0, f).data, r.first, r.count, rows, C);
+        const real *wte = part_view(m, &m->params, P_wte, 0, f).data;
+        embedding_forward(parts + f * n, m->tokens, wte, r.first, r.count, rows, C);
     }
-    vocab_sum(m, m->acc, n);
-    for (int f = 0; f < m->subs[0].copies; f++) {
-        RankActs a = rank_acts(m, &m->subs[0], f);
-        Norm norm = norm_of(m, &m->params, 0);
-        position_forward(a.stream, m->acc, m->params.at[P_wpe], m->B, m->T, C);
-        layernorm_forward(a.normed, a.mean, a.rstd, a.stream, norm.w, norm.b, rows, C);
-    }
+    vocab_sum(m, parts, n);
+    position_forward(stream, parts, m->params.at[P_wpe], m->B, m->T, C);
+    subblock_norm(m, 0, 0, stream);
 }
 
 // Loss of each token, and lse, from the logits of all parts of all ranks.
@@ -1251,8 +1256,8 @@ static double gpt2_forward(GPT2 *m, const int32_t *tokens, const int32_t *target
     m->B = B, m->T = T;
     memcpy(m->tokens, tokens, (size_t)rows * sizeof *tokens);
     tokens_embed(m);
-    for (int i = 0; i < m->plan.count; i++) segment_forward(m, i);
-    SubBlock *last = &m->last;
+    steps_run(m, &m->plan.forward, 0);
+    const SubBlock *last = &m->subs[2 * m->config.L];
     for (int f = 0; f < m->vocab_parts; f++) {
         matmul((Matmul){.out = view_of(logits_part(m, f), m->vocab_width), .a = view_of(last->normed, C),
                         .b = part_view(m, &m->params, P_wte, 0, f), .b_transposed = 1,
@@ -1271,25 +1276,28 @@ static double gpt2_forward(GPT2 *m, const int32_t *tokens, const int32_t *target
 static void gpt2_backward(GPT2 *m, double scale, int add_grads) {
     int C = m->config.C, rows = m->B * m->T;
     size_t n = (size_t)rows * C;
-    SubBlock *last = &m->last;
+    const SubBlock *last = &m->subs[2 * m->config.L];
+    real *dlast = m->values[V_O0].at, *G = m->values[V_G].at;
     for (int f = 0; f < m->vocab_parts; f++) {
         TokenRange r = vocab_range(m, f);
         View dlogits = view_of(logits_part(m, f), m->vocab_width);
         classifier_backward(dlogits.data, m->lse, m->targets, (real)(scale / rows), rows, r.first, r.count, m->vocab_width);
         matmul((Matmul){.out = part_view(m, &m->grads, P_wte, 0, f), .a = dlogits, .a_transposed = 1,
                         .b = view_of(last->normed, C), .M = r.count, .N = C, .K = rows, .accumulate = add_grads});
-        matmul((Matmul){.out = view_of(m->acc + f * n, C), .a = dlogits, .b = part_view(m, &m->params, P_wte, 0, f),
+        matmul((Matmul){.out = view_of(dlast + f * n, C), .a = dlogits, .b = part_view(m, &m->params, P_wte, 0, f),
                         .M = rows, .N = C, .K = r.count});
     }
-    vocab_sum(m, m->acc, n);
-    layernorm_backward(m->dmerged, m->grads.at[P_lnfw], m->grads.at[P_lnfb], m->acc, last->stream, last->mean,
-                       last->rstd, m->params.at[P_lnfw], rows, C, 0, add_grads);
-    for (int i = m->plan.count - 1; i >= 0; i--) segment_backward(m, i, add_grads);
+    vocab_sum(m, dlast, n);
+    layernorm_backward(G, m->grads.at[P_lnfw], m->grads.at[P_lnfb], dlast,
+                       m->values[V_STREAM + m->plan.reads[2 * m->config.L]].at, last->mean, last->rstd,
+                       m->params.at[P_lnfw], rows, C, 0, add_grads);
+    steps_run(m, &m->plan.backward, add_grads);
     for (int f = 0; f < m->vocab_parts; f++) {
         TokenRange r = vocab_range(m, f);
-        embedding_backward(part_view(m, &m->grads, P_wte, 0, f).data, m->dmerged, m->tokens, r.first, r.count, rows, C);
+        real *dwte = part_view(m, &m->grads, P_wte, 0, f).data;
+        embedding_backward(dwte, G, m->tokens, r.first, r.count, rows, C);
     }
-    position_backward(m->grads.at[P_wpe], m->dmerged, m->B, m->T, C, add_grads);
+    position_backward(m->grads.at[P_wpe], G, m->B, m->T, C, add_grads);
 }
 
 // ----------------------------------------------------------------------------

@@ -70,10 +70,9 @@ static void model_header_parse(const int32_t h[HEADER_INTS], GPT2Config *c, cons
              "LayerNorms of each rank's own, which helped nothing and were removed", path, H_REMOVED + i, h[H_REMOVED + i]);
     }
     if (!c->pattern[0]) memcpy(c->pattern, "t", 2); // plain GPT-2
-    char where[PATH_MAX + 32];
-    Plan plan;
+    char where[PATH_MAX + 32], letters[L_MAX + 1], closes[L_MAX];
     snprintf(where, sizeof where, "%s: block pattern", path);
-    plan_make(&plan, c->pattern, c->L, c->rule, c->R, where);
+    pattern_lay(letters, closes, c->pattern, c->L, where);
 }
 
 // ----------------------------------------------------------------------------

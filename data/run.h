@@ -335,7 +335,7 @@ static void run_say_facts(Run *run) {
     param_specs(specs, c);
     run_say(run, "# parameters %zu", param_count(specs));
     run_say(run, "# blocks %s", m->plan.letters);
-    run_say(run, "# merges_per_forward %d", m->plan.count);
+    run_say(run, "# merges_per_forward %d", m->plan.merges);
     run_say_mesh(run);
     run_say(run, "# train_tokens %zu", run->train.count);
     run_say(run, "# val_tokens %zu, of which each validation reads %lld", run->val.count,

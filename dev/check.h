@@ -127,13 +127,13 @@ static void fixture_test(const char *folder, const Tokens *text, char *line, dou
     gpt2_load(&m, path);
     int length = snprintf(name, sizeof name, "fixture %s R %d %s", config.pattern, config.R, field[2]);
     if (length >= (int)sizeof name) fail("%s: too long", field[2]);
-    check(m.plan.count == (int)strtol(field[3], NULL, 10), "%s: %d merges per forward pass, expected %s", name,
-          m.plan.count, field[3]);
+    check(m.plan.merges == (int)strtol(field[3], NULL, 10), "%s: %d merges per forward pass, expected %s", name,
+          m.plan.merges, field[3]);
     for (char *c = field[0]; *c; c++) *c = *c == '.' ? '+' : *c; // as in the names of the files
     length = snprintf(path, sizeof path, "%s/debug_%s_tp%d_%s.bin", folder, field[0], config.R, field[2]);
     if (length >= (int)sizeof path) fail("%s: too long", folder);
     debug_state_read(&d, path, &config, param_count(m.whole));
-    int expected = fixture_compare(&m, &d, name) * m.plan.count;
+    int expected = fixture_compare(&m, &d, name) * m.plan.merges;
     long long merges = (long long)(m.traffic[TRAFFIC_FORWARD].count + m.traffic[TRAFFIC_BACKWARD].count);
     if (config.R > 1) check(merges == expected, "%s: %lld all-reduces executed, expected %d", name, merges, expected);
     fixture_train(&m, text, field[4], name, tolerance_loss, tolerance_norm);

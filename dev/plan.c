@@ -90,7 +90,7 @@ static void measured_take_update(Measured *m, const char *line) {
 
 // Fails unless the log's facts fit each other: then what is computed here is what the trainer would execute.
 static void measured_check(const Measured *m) {
-    static Plan plan;
+    Plan plan;
     const GPT2Config *c = &m->shape;
     const Options *o = &m->options;
     for (int i = 0; i < WANTED; i++) {
@@ -104,7 +104,8 @@ static void measured_check(const Measured *m) {
     if (o->tp == 1) fail("%s: measured with -tp 1, where no pattern talks; measure with -tp 2 or more", m->path);
     if (m->updates < 3) fail("%s: %zu updates in the last run, expected at least 3; raise -x", m->path, m->updates);
     plan_make(&plan, o->pattern, c->L, o->rule, (int)o->tp, m->path);
-    long long expected = 2 * plan.count * m->micro_batches;
+    long long expected = 2 * plan.merges * m->micro_batches;
+    plan_free(&plan);
     double mib = (double)expected * (double)(o->batch * o->length * c->C) * (double)element_size / (1 << 20);
     if (m->allreduces != expected || fabs(m->mib - mib) > 0.006) {
         fail("%s: -p %s executed %lld all-reduces of %.2f MiB per update, expected %lld of %.2f; is the log of another program, or its "
@@ -185,31 +186,49 @@ typedef struct {
     double compute, gradients; // ms per update that every pattern has: arithmetic, and the sum of partial gradients
 } Table;
 
+// Milliseconds that all-reduces of `each` ms are waited for in one pass of the plan, where a
+// sub-block computes for `sub` ms: one that begins and ends at different steps goes on meanwhile.
+static double steps_wait_ms(const Steps *steps, double each, double sub) {
+    double ms = 0, beside = 0;
+    for (int i = 0; i < steps->count; i++) {
+        const Step *s = &steps->at[i];
+        if (s->kind == STEP_SUB || s->kind == STEP_BACK) beside += sub;
+        if (s->kind != STEP_SUM) continue;
+        if (s->how == SUM_WHOLE) ms += each;
+        if (s->how == SUM_BEGIN) beside = 0;
+        if (s->how == SUM_END) ms += fmax(0, each - beside);
+    }
+    return ms;
+}
+
 // Milliseconds per update that all-reduces of `each` ms are waited for.
 static double merges_ms(const Table *table, const Plan *plan, const Measured *m, double each) {
-    double forward = table->compute / (double)m->micro_batches / (2 * m->shape.L) / 3, ms = 0;
-    for (int i = 0; i < plan->count; i++) {
-        if (merge_is_hidden(plan, i)) ms += fmax(0, each - forward) + fmax(0, each - 2 * forward);
-        else ms += 2 * each;
-    }
-    return (double)m->micro_batches * ms;
+    double micro_batches = (double)m->micro_batches;
+    double forward = table->compute / micro_batches / (2 * m->shape.L) / 3;
+    return micro_batches * (steps_wait_ms(&plan->forward, each, forward) +
+                            steps_wait_ms(&plan->backward, each, 2 * forward));
 }
 
 static void table_add(Table *table, const Measured *m, const Network *net, const char *pattern, const char *where) {
-    static Plan plan;
+    Plan plan;
     const Options *o = &m->options;
     plan_make(&plan, pattern, m->shape.L, o->rule, (int)o->tp, where);
     for (int i = 0; i < table->count; i++) { // pppp. over 4 blocks is p
-        if (table->rows[i].merges == plan.count && !strcmp(table->rows[i].letters, plan.letters)) return;
+        if (table->rows[i].merges == plan.merges && !strcmp(table->rows[i].letters, plan.letters)) {
+            plan_free(&plan);
+            return;
+        }
     }
     if (table->count == PATTERNS_MAX) fail("%s: more than %d patterns", where, PATTERNS_MAX);
     size_t bytes = (size_t)(o->batch * o->length) * (size_t)m->shape.C * element_size;
     Row *row = &table->rows[table->count++];
-    *row = (Row){.pattern = pattern, .merges = plan.count, .allreduces = 2 * plan.count * m->micro_batches};
+    *row = (Row){.pattern = pattern, 
+                 .merges = plan.merges, .allreduces = 2 * plan.merges * m->micro_batches};
     memcpy(row->letters, plan.letters, sizeof row->letters);
     row->mib = (double)row->allreduces * (double)bytes / (1 << 20);
     row->network = table->gradients + merges_ms(table, &plan, m, 1e3 * network_seconds(net, (int)o->tp, bytes));
     row->ms = table->compute + row->network;
+    plan_free(&plan);
 }
 
 static int letters_of(const char *pattern) {

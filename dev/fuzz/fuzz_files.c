@@ -197,6 +197,7 @@ static void fuzz_model(const uint8_t *data, size_t size) {
     options_take_model(&options, &config, PATH_A);
     CHECK(!pattern_depends_on_R(config.pattern) || (options.tp == config.R && options.rule == config.rule));
     plan_make(&plan, options.pattern, config.L, options.rule, (int)options.tp, "-p"); // fuzz_options checks the plan
+    plan_free(&plan);
 }
 
 enum { STATE_UPDATES = 3 };
