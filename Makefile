@@ -105,7 +105,7 @@ GPU_ARCHS ?= $(or $(shell nvidia-smi --query-gpu=compute_cap --format=csv,nohead
 TRAINER_CU := train_gpt2.cu tp_blocks.h $(wildcard data/*.h)
 EMU := $(wildcard dev/emu/*.h dev/emu/nvtx3/*.h) dev/emu/emu.cpp
 
-NVCC_FLAGS = -std=c++20 -O3 -lineinfo $(foreach a,$(GPU_ARCHS),-gencode=arch=compute_$(a),code=sm_$(a)) -Xcompiler -Wall,-Wextra,-fopenmp
+NVCC_FLAGS = -std=c++20 -O3 -lineinfo $(foreach a,$(GPU_ARCHS),-gencode=arch=compute_$(a),code=sm_$(a)) -Xcompiler -Wall,-Wextra,-Wno-missing-field-initializers,-fopenmp
 NVCC_LIBS = -lcublasLt -lm
 ifneq ($(NVCC),)
 HAS_NCCL := $(shell t=$$(mktemp -u).cu && printf '\043include <nccl.h>\nint main(void) { return ncclGetVersion(0); }\n' >$$t && \
@@ -146,7 +146,7 @@ test_gpt2cu_fp32: test_gpt2cu.cu dev/check.h dev/oracle.o $(TRAINER_CU) | nvcc
 # The stand-in. Static shared memory is fresh NaN without the address sanitizer, fenced with it: the tests run in both builds.
 CXX ?= g++
 EMU_CXX = $(if $(filter 1,$(HAS_MPI)),OMPI_CXX="$(CXX)" MPICH_CXX="$(CXX)" $(MPICXX) -DUSE_MPI -DUSE_NCCL,$(CXX))
-EMU_FLAGS = -x c++ -std=c++20 -O2 -g -fopenmp -Wall -Wextra -Wno-unknown-pragmas -Idev/emu $(if $(findstring _asan,$@),-fsanitize=address -fno-omit-frame-pointer)
+EMU_FLAGS = -x c++ -std=c++20 -O2 -g -fopenmp -Wall -Wextra -Wno-missing-field-initializers -Wno-unknown-pragmas -Idev/emu $(if $(findstring _asan,$@),-fsanitize=address -fno-omit-frame-pointer)
 EMU_PRECISION = -DPRECISION_$(if $(findstring fp32,$@),FP32,BF16)
 
 # The stand-in itself, once with and once without the address sanitizer.

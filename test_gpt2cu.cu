@@ -751,13 +751,13 @@ static void test_norm_backward(void) {
                 double sum = 0, sum_norm = 0;
                 auto norm = [&](int k) { return ((double)x[from + k] - (double)mean[stat]) * (double)rstd[stat]; };
                 for (int k = 0; k < C; k++) {
-                    double d = (double)dout[at + k] * (double)w[f * w_stride + k];
+                    double d = (double)dout[at + k] * (double)w[k];
                     sum += d / C, sum_norm += d * norm(k) / C;
                     wants[f * stride + k] += (double)dout[at + k] * norm(k);
                     wants[f * stride + C + k] += (double)dout[at + k];
                 }
                 for (int k = 0; k < C; k++) {
-                    double d = (double)dout[at + k] * (double)w[f * w_stride + k];
+                    double d = (double)dout[at + k] * (double)w[k];
                     expected[at + k] = (add_dx ? (double)old[at + k] : 0) + (d - sum - norm(k) * sum_norm) * (double)rstd[stat];
                 }
             }
@@ -788,13 +788,14 @@ static void test_bias_backward(void) {
         Device<real> dd(d);
         Device<float> out(batch * stride), scratch((size_t)batch * CHUNKS_MAX * cols);
         if (add) out.put(old);
-        bias_backward(out.at, stride, dd.at, batch, rows, cols, add, scratch.at);
+        float scale = i % 3 ? 1 : 0.5f;
+        bias_backward(out.at, stride, scale, dd.at, batch, rows, cols, add, scratch.at);
         Values all = out.get();
         Doubles expected;
         for (int b = 0; b < batch; b++) {
             for (int c = 0; c < cols; c++) {
                 double sum = add ? (double)old[b * stride + c] : 0;
-                for (int r = 0; r < rows; r++) sum += (double)d[((size_t)b * rows + r) * cols + c];
+                for (int r = 0; r < rows; r++) sum += (double)scale * (double)d[((size_t)b * rows + r) * cols + c];
                 expected.push_back(sum), found.push_back(all[b * stride + c]);
             }
         }

@@ -37,6 +37,7 @@ Vp), R tensor ranks, F of them in this process. f counts ranks, k sub-blocks (2 
 #include <time.h>
 
 #define BUILT_IN CUDA
+#define WEIGHTS_BESIDE_SUMS 1 // products keep the GPU busy while NCCL sums
 #ifdef CUDA_EMULATED // small enough to be waited for
 #define DEFAULT_MODEL "4x4x32"
 #define DEFAULT_T "16"
@@ -391,9 +392,10 @@ static void norm_again(const Norm &norm, const real *x, int copies, int rows, in
 
 static constexpr int CHUNKS_MAX = 256;
 
-// out (cols) of batch y, out_stride apart, = or += the sum over chunks of partial (batch, chunks, chunk_stride)[.., first ..]
-__global__ void chunks_sum_kernel(float *out, size_t out_stride, const float *partial, int chunks, int chunk_stride,
-                                  int first, int cols, int add) {
+// out (cols) of batch y, out_stride apart, = or += scale * the sum over chunks of partial (batch, chunks,
+// chunk_stride)[.., first ..]
+__global__ void chunks_sum_kernel(float *out, size_t out_stride, float scale, const float *partial, int chunks,
+                                  int chunk_stride, int first, int cols, int add) {
     __shared__ float sums[BLOCK_WARPS][WARP];
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, c = blockIdx.x * WARP + lane;
     const float *from = partial + (size_t)blockIdx.y * chunks * chunk_stride + first + c;
@@ -404,13 +406,13 @@ __global__ void chunks_sum_kernel(float *out, size_t out_stride, const float *pa
     if (warp || c >= cols) return;
     for (int i = 1; i < BLOCK_WARPS; i++) sum += sums[i][lane];
     out += blockIdx.y * out_stride + c;
-    *out = add ? *out + sum : sum;
+    *out = add ? *out + scale * sum : scale * sum;
 }
 
-static void chunks_sum(float *out, size_t out_stride, const float *partial, int batch, int chunks, int chunk_stride, int first,
-                       int cols, int add) {
-    LAUNCH(chunks_sum_kernel, dim3(ceil_div(cols, WARP), batch), BLOCK, 0, gpu.stream, out, out_stride, partial, chunks,
-           chunk_stride, first, cols, add);
+static void chunks_sum(float *out, size_t out_stride, float scale, const float *partial, int batch, int chunks,
+                       int chunk_stride, int first, int cols, int add) {
+    LAUNCH(chunks_sum_kernel, dim3(ceil_div(cols, WARP), batch), BLOCK, 0, gpu.stream, out, out_stride, scale,
+           partial, chunks, chunk_stride, first, cols, add);
 }
 
 // partial (batch,chunks,cols): sums of chunk x of the rows of d (batch,rows,cols)
@@ -433,16 +435,17 @@ __global__ void columns_sum_kernel(float *partial, const real *d, int rows, int 
     }
 }
 
-// Gradient of a bias: out (cols) of each of `batch`, out_stride apart, = or += sums over the rows of d (batch,rows,cols).
-// scratch (batch,CHUNKS_MAX,cols)
-static void bias_backward(float *out, size_t out_stride, const real *d, int batch, int rows, int cols, int add, float *scratch) {
+// Gradient of a bias: out (cols) of each of `batch`, out_stride apart, = or += scale * the sums over the
+// rows of d (batch,rows,cols). scratch (batch,CHUNKS_MAX,cols)
+static void bias_backward(float *out, size_t out_stride, float scale, const real *d, int batch, int rows, int cols,
+                          int add, float *scratch) {
     RANGE();
     int across = ceil_div(cols, WARP * PACK), wanted = ceil_div(4 * gpu.properties.multiProcessorCount, across * batch);
     int chunks = max(1, min(min(wanted, CHUNKS_MAX), ceil_div(rows, BLOCK_WARPS)));
     int chunk_rows = ceil_div(rows, chunks);
     chunks = ceil_div(rows, chunk_rows);
     LAUNCH(columns_sum_kernel, dim3(chunks, across, batch), BLOCK, 0, gpu.stream, scratch, d, rows, cols, chunk_rows);
-    chunks_sum(out, out_stride, scratch, batch, chunks, cols, 0, cols, add);
+    chunks_sum(out, out_stride, scale, scratch, batch, chunks, cols, 0, cols, add);
 }
 
 // ----------------------------------------------------------------------------
@@ -520,8 +523,8 @@ static void norm_backward(NormBackward g, float *dw, float *db, size_t grad_stri
     chunks = ceil_div(g.rows, g.chunk_rows);
     CUDA_CHECK(cudaFuncSetAttribute(norm_backward_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, 96 << 10));
     LAUNCH(norm_backward_kernel, dim3(chunks, F), warps * WARP, warps * sums, gpu.stream, g);
-    chunks_sum(dw, grad_stride, g.partial, F, chunks, 2 * g.C, 0, g.C, add);
-    chunks_sum(db, grad_stride, g.partial, F, chunks, 2 * g.C, g.C, g.C, add);
+    chunks_sum(dw, grad_stride, 1, g.partial, F, chunks, 2 * g.C, 0, g.C, add);
+    chunks_sum(db, grad_stride, 1, g.partial, F, chunks, 2 * g.C, g.C, g.C, add);
 }
 
 // ----------------------------------------------------------------------------
@@ -1963,15 +1966,20 @@ static void matmul(Matmul m, void *workspace) {
 // there as [layer][rank][rows][columns]: a rank's part is without gaps, folded or not, and all ranks' parts are one batch.
 
 typedef struct {
-    real *stream;          // (copies,B,T,C) what stands before it
-    real *input, *normed;  // (copies,B,T,C) what it reads, which is `stream` but for l, and LayerNorm of it
+    real *normed;          // (copies,B,T,C) LayerNorm of the stream it reads
     float *mean, *rstd;    // (copies,B,T)
     real *inner;           // (F, B,T,3C/R) attention: q, k, v       or (F, B,T,4C/R) MLP: before GELU
     real *outer;           // (F, B,T,C/R)  attention: heads' output or (F, B,T,4C/R) MLP: after GELU
     float *lse;            // (F, B,NH/R,T) attention
-    int copies;            // 1 where ranks read the same stream and share its LayerNorm, else F
+    int copies;            // 1 where all ranks read the same stream, else F
     int inner_width, outer_width;
 } SubBlock;
+
+// What the plan's steps read and write.
+typedef struct {
+    real *at;   // (copies,B,T,C)
+    int copies; // 1: all ranks have the same; F: each has its own
+} Value;
 
 // What is asked of a model besides its shape.
 typedef struct {
@@ -2004,17 +2012,15 @@ typedef struct GPT2 {
     float *grads;              // (flat_size), and then F-1 more copies of the tensors with partial gradients
     float *master, *moment1, *moment2; // (owned_size)
     int B_max, T_max, B, T;    // room for, and of the last forward pass
-    SubBlock *subs, last;      // (2L), and the final LayerNorm
+    Value *values;             // of the plan, by V_...
+    SubBlock *subs;            // (2L+1), the last of which is the final LayerNorm alone
     int *bias_from;            // (2L) on the GPU: see bias_sums_kernel
     float *bias_sums;          // (2L,C) output biases since the last merge or base
     int vocab_parts, vocab_width, vocab_cut;
     real *logits;              // (vocab_parts, B,T,vocab_width); their gradient after the classifier
     float *part_most, *part_sums, *most, *lse, *losses; // (vocab_parts,B,T), (vocab_parts,2,B,T), (B,T) x 3
     double *loss_total, *squares, *squares_partial; // (1), (P_COUNT), (P_COUNT,NORM_BLOCKS)
-    real *acc;                 // (F, B,T,C) partial outputs since `base`, per rank
-    real *dmerged;             // (B,T,C) gradient of a segment's merged output
-    real *dstream, *dpartial, *dnormed; // (F, B,T,C)
-    real *acc_hidden, *dstream_hidden; // (F, B,T,C) as acc and dstream, of the merge that goes on while a sub-block computes (l)
+    real *dnormed;             // (F, B,T,C)
     real *normed_scratch;      // (F, B,T,C) for -r 2
     real *outer_scratch;       // (F, B,T,4C/R) for -r 1
     real *dinner, *douter;     // (F, B,T,4C/R)
@@ -2043,7 +2049,6 @@ typedef struct GPT2 {
     Traffic traffic[TRAFFIC_KINDS];
 } GPT2;
 
-static SubBlock *sub_at(GPT2 *m, int k) { return k < 2 * m->config.L ? &m->subs[k] : &m->last; }
 static int parts_of(const GPT2 *m, int p) { return spec_is_cut(&m->whole[p]) ? m->F : 1; }
 
 // All folded ranks' parts of one layer of tensor p: parts_of(m, p) of them, spec_layer_size(&m->local[p]) apart.
@@ -2126,13 +2131,21 @@ static void tensors_allocate(GPT2 *m, int training) {
     CUDA_CHECK(cudaMemsetAsync(m->moment1, 0, m->bytes[BLOCK_STATE], gpu.stream));
 }
 
+static void value_carve(GPT2 *m, int v, char *block, size_t *used) {
+    Value *value = &m->values[v];
+    size_t BTC = (size_t)m->B_max * m->T_max * m->config.C;
+    value->copies = value_is_shared(&m->plan, v) ? 1 : m->F;
+    value->at = (real *)carve(block, used, plan_uses(&m->plan, v) ? value->copies * BTC : 0, sizeof(real));
+}
+
 // Lays all activations out in `block`, or only counts them if it is NULL. Returns the number of bytes.
 static size_t activations_lay(GPT2 *m, char *block) {
     const GPT2Config *c = &m->config;
     size_t BT = (size_t)m->B_max * m->T_max, BTC = BT * c->C, F = m->F, used = 0, parts = m->vocab_parts;
-    int Cr = c->C / c->R, at = 0, recompute = m->options.recompute, hides = strchr(m->plan.letters, 'l') != NULL;
-    // Logits are there from the product that makes them to the two that read their gradients; in the same place lies what only
-    // the blocks use, before and after that. (On the stand-in, with fences between tensors, beside it.)
+    int Cr = c->C / c->R, recompute = m->options.recompute;
+    // Logits are there from the product that makes them to the two that read their gradients; in the
+    // same place lies what only the blocks use, before and after that. (On the stand-in, with fences
+    // between tensors, beside it.)
     m->logits = CARVE(real, parts * BT * m->vocab_width);
     size_t logits_end = used;
 #ifndef EMU_ASAN
@@ -2140,10 +2153,9 @@ static size_t activations_lay(GPT2 *m, char *block) {
 #endif
     m->normed_scratch = CARVE(real, recompute > 1 ? F * BTC : 0);
     m->outer_scratch = CARVE(real, recompute > 0 ? F * BT * 4 * Cr : 0);
-    m->acc = CARVE(real, F * BTC);
-    m->acc_hidden = CARVE(real, hides * F * BTC);
-    m->dmerged = CARVE(real, BTC);
-    m->dpartial = CARVE(real, F * BTC);
+    for (int v = V_NONE + 1; v < V_STREAM; v++) {
+        if (v != V_D0 && v != V_D1) value_carve(m, v, block, &used);
+    }
     m->dnormed = CARVE(real, F * BTC);
     m->dinner = CARVE(real, F * BT * 4 * Cr);
     m->douter = CARVE(real, F * BT * 4 * Cr);
@@ -2151,13 +2163,11 @@ static size_t activations_lay(GPT2 *m, char *block) {
     m->sums_scratch = CARVE(float, F * CHUNKS_MAX * 4 * c->C);
     if (used < logits_end) used = logits_end;
 
+    for (int i = 0; i < m->plan.streams; i++) value_carve(m, V_STREAM + i, block, &used);
     for (int k = 0; k <= 2 * c->L; k++) {
-        SubBlock *s = sub_at(m, k);
-        int begins = k == 0 || k == m->plan.segments[at].end, final = k == 2 * c->L;
-        at += k > 0 && begins;
-        s->copies = begins ? 1 : m->F;
-        s->stream = CARVE(real, s->copies * BTC);
-        s->input = !final && begins && m->plan.segments[at].late ? m->subs[k - 1].stream : s->stream;
+        SubBlock *s = &m->subs[k];
+        int final = k == 2 * c->L;
+        s->copies = m->values[V_STREAM + m->plan.reads[k]].copies;
         s->normed = recompute > 1 && !final ? m->normed_scratch : CARVE(real, s->copies * BTC);
         s->mean = CARVE(float, s->copies * BT);
         s->rstd = CARVE(float, s->copies * BT);
@@ -2178,20 +2188,20 @@ static size_t activations_lay(GPT2 *m, char *block) {
     m->loss_total = CARVE(double, 1);
     m->squares = CARVE(double, P_COUNT);
     m->squares_partial = CARVE(double, (size_t)P_COUNT * NORM_BLOCKS);
-    m->dstream = CARVE(real, F * BTC); // of the head too, where it is written while logits are read
-    m->dstream_hidden = CARVE(real, hides * F * BTC);
+    value_carve(m, V_D0, block, &used); // of the head too, where it is written while logits are read
+    value_carve(m, V_D1, block, &used);
     m->workspace = CARVE(char, MATMUL_WORKSPACE);
     m->clock = CARVE(unsigned long long, 2);
     m->batch_data = CARVE(int32_t, 5 * BT + 1);
     return used;
 }
 
-// Which biases a rank has added to its stream since the point it was last whole: see segment_forward.
+// Where the biases begin that the sum after sub-block k adds: see bias_sums_kernel.
 static void bias_from_fill(GPT2 *m) {
     int *from = ALLOC(int, 2 * m->config.L, "sub-blocks");
-    for (int i = 0; i < m->plan.count; i++) {
-        const Segment *seg = &m->plan.segments[i];
-        for (int k = seg->begin; k < seg->end; k++) from[k] = k >= seg->base ? seg->base : seg->begin;
+    for (int i = 0; i < m->plan.forward.count; i++) {
+        const Step *s = &m->plan.forward.at[i];
+        if (s->kind == STEP_SUM) from[s->end - 1] = s->first;
     }
     CUDA_CHECK(cudaMemcpy(m->bias_from, from, 2 * m->config.L * sizeof(int), cudaMemcpyHostToDevice));
     free(from);
@@ -2229,7 +2239,8 @@ static void gpt2_create(GPT2 *m, const GPT2Config *config, Mesh mesh, int B, int
     }
     flat_lay(m);
     tensors_allocate(m, training);
-    m->subs = ALLOC(SubBlock, 2 * (size_t)config->L, "sub-blocks");
+    m->subs = ALLOC(SubBlock, 2 * (size_t)config->L + 1, "sub-blocks");
+    m->values = ALLOC(Value, V_STREAM + (size_t)m->plan.streams, "values of the plan");
     m->token_count = ALLOC(int32_t, (size_t)config->V + 1, "tokens");
     block_allocate(m, BLOCK_ACTIVATIONS, activations_lay(m, NULL));
     activations_lay(m, (char *)m->blocks[BLOCK_ACTIVATIONS]);
@@ -2264,7 +2275,8 @@ static void gpt2_free(GPT2 *m) {
     CUDA_CHECK(cudaEventDestroy(m->ready));
     CUDA_CHECK(cudaEventDestroy(m->finished));
     CUDA_CHECK(cudaEventDestroy(m->hidden));
-    free(m->subs), free(m->spans), free(m->snapshot), free(m->token_count);
+    plan_free(&m->plan);
+    free(m->subs), free(m->values), free(m->spans), free(m->snapshot), free(m->token_count);
     memset(m, 0, sizeof *m);
 }
 
@@ -2543,8 +2555,10 @@ static const SubParams sub_params[2] = {
 };
 
 static size_t stream_size(const GPT2 *m) { return (size_t)m->B * m->T * m->config.C; }
-// From one rank's stream to the next's: 0 where all read the same.
-static size_t stream_stride(const GPT2 *m, const SubBlock *s) { return s->copies > 1 ? stream_size(m) : 0; }
+// From one rank's copy of value v to the next's: 0 where all have the same.
+static size_t value_stride(const GPT2 *m, int v) { return m->values[v].copies > 1 ? stream_size(m) : 0; }
+static real *value_at(const GPT2 *m, int v) { return m->values[v].at; }
+static int stream_read(const GPT2 *m, int k) { return V_STREAM + m->plan.reads[k]; }
 
 static AttentionShape attention_shape(const GPT2 *m) {
     return AttentionShape{m->F * m->B, m->T, m->config.NH / m->config.R, m->config.C / m->config.NH};
@@ -2559,7 +2573,7 @@ static NormTensors norm_tensors(const GPT2 *m, int k) {
 }
 
 static Norm norm_of(GPT2 *m, int k) {
-    SubBlock *s = sub_at(m, k);
+    SubBlock *s = &m->subs[k];
     NormTensors t = norm_tensors(m, k);
     return Norm{s->normed, s->mean, s->rstd, param_at(m, t.w, t.layer), param_at(m, t.b, t.layer)};
 }
@@ -2575,8 +2589,9 @@ static Merge merge_of(const GPT2 *m, real *out, int copies) {
     return g;
 }
 
-// Partial outputs of all folded ranks, no output bias: acc = or += Wout . inside(Win . LN(stream) + b), each its own part.
-static void subblock_forward(GPT2 *m, int k, int add) {
+// Partial outputs of all folded ranks (F, B,T,C), no output bias:
+// to = or += Wout . inside(Win . LN(stream) + b), each its own part.
+static void subblock_forward(GPT2 *m, int k, real *to, int add) {
     RANGE();
     const SubBlock *s = &m->subs[k];
     const SubParams *p = &sub_params[k % 2];
@@ -2584,7 +2599,7 @@ static void subblock_forward(GPT2 *m, int k, int add) {
     size_t inner = (size_t)rows * s->inner_width, outer = (size_t)rows * s->outer_width;
     Matmul in = {};
     in.out = s->inner, in.out_stride = inner;
-    in.a = s->normed, in.a_stride = stream_stride(m, s);
+    in.a = s->normed, in.a_stride = value_stride(m, stream_read(m, k));
     in.b = param_at(m, p->in_w, layer), in.b_stride = param_stride(m, p->in_w), in.b_transposed = 1;
     in.bias = param_at(m, p->in_b, layer), in.bias_stride = param_stride(m, p->in_b);
     in.M = rows, in.N = s->inner_width, in.K = C, in.batch = m->F;
@@ -2594,7 +2609,7 @@ static void subblock_forward(GPT2 *m, int k, int add) {
     else if (!gpu.fuses_gelu) gelu_forward(s->outer, s->inner, m->F * inner);
 
     Matmul out = {};
-    out.out = m->acc, out.out_stride = stream_size(m);
+    out.out = to, out.out_stride = stream_size(m);
     out.a = s->outer, out.a_stride = outer;
     out.b = param_at(m, p->out_w, layer), out.b_stride = param_stride(m, p->out_w), out.b_transposed = 1;
     out.M = rows, out.N = C, out.K = s->outer_width, out.batch = m->F, out.accumulate = add;
@@ -2605,14 +2620,16 @@ static void subblock_forward(GPT2 *m, int k, int add) {
 static void subblock_again(GPT2 *m, int k) {
     const SubBlock *s = &m->subs[k];
     int rows = m->B * m->T;
-    if (m->options.recompute > 1) norm_again(norm_of(m, k), s->input, s->copies, rows, m->config.C);
+    if (m->options.recompute > 1) norm_again(norm_of(m, k), value_at(m, stream_read(m, k)), s->copies, rows, m->config.C);
     if (m->options.recompute > 0 && k % 2) gelu_forward(s->outer, s->inner, (size_t)m->F * rows * s->inner_width);
 }
 
-// From the gradients of the ranks' partial outputs, (F, B,T,C) or one for all (stride 0), to those of the streams they read,
-// written to dstream (F, B,T,C), or added to it if add_stream, and of their parameters (added to if add_grads), but for the
-// matrix and bias they begin with: dinner waits for subblock_in_backward.
-static void subblock_backward(GPT2 *m, int k, const real *dpartial, size_t dpartial_stride, int add_stream, int add_grads) {
+// From the gradients `dpartial` of the ranks' partial outputs, dpartial_stride apart, to those of the
+// streams they read, written to dstream (F, B,T,C), or added to it if add_stream, and of their
+// parameters (added to if add_grads), without the input matrix and its bias: dinner waits for
+// subblock_weight_backward.
+static void subblock_backward(GPT2 *m, int k, const real *dpartial, size_t dpartial_stride, real *dstream,
+                              int add_stream, int add_grads) {
     RANGE();
     const SubBlock *s = &m->subs[k];
     const SubParams *p = &sub_params[k % 2];
@@ -2645,17 +2662,17 @@ static void subblock_backward(GPT2 *m, int k, const real *dpartial, size_t dpart
     matmul(dnormed, m->workspace);
 
     NormBackward norm = {};
-    norm.dx = m->dstream, norm.add_dx = add_stream, norm.dout = m->dnormed;
+    norm.dx = dstream, norm.add_dx = add_stream, norm.dout = m->dnormed;
     NormTensors t = norm_tensors(m, k);
-    norm.x = s->input, norm.x_stride = stream_stride(m, s);
+    norm.x = value_at(m, stream_read(m, k)), norm.x_stride = value_stride(m, stream_read(m, k));
     norm.mean = s->mean, norm.rstd = s->rstd, norm.stats_stride = s->copies > 1 ? rows : 0;
     norm.w = param_at(m, t.w, t.layer), norm.partial = m->sums_scratch;
     norm.rows = rows, norm.C = C;
     norm_backward(norm, grad_at(m, t.w, t.layer), grad_at(m, t.b, t.layer), grad_stride(m, t.w), F, add_grads);
 }
 
-// The second half: gradients of the matrix and the bias that sub-block k begins with, which nothing else waits for.
-static void subblock_in_backward(GPT2 *m, int k, int add_grads) {
+// The rest: gradients of the input matrix and its bias.
+static void subblock_weight_backward(GPT2 *m, int k, int add_grads) {
     RANGE();
     const SubBlock *s = &m->subs[k];
     const SubParams *p = &sub_params[k % 2];
@@ -2663,81 +2680,73 @@ static void subblock_in_backward(GPT2 *m, int k, int add_grads) {
     Matmul din_w = {};
     din_w.out = grad_at(m, p->in_w, layer), din_w.out_stride = param_stride(m, p->in_w), din_w.out_float = 1;
     din_w.a = m->dinner, din_w.a_stride = (size_t)rows * width, din_w.a_transposed = 1;
-    din_w.b = s->normed, din_w.b_stride = stream_stride(m, s);
+    din_w.b = s->normed, din_w.b_stride = value_stride(m, stream_read(m, k));
     din_w.M = width, din_w.N = m->config.C, din_w.K = rows, din_w.batch = m->F, din_w.accumulate = add_grads;
     matmul(din_w, m->workspace);
-    bias_backward(grad_at(m, p->in_b, layer), param_stride(m, p->in_b), m->dinner, m->F, rows, width, add_grads, m->sums_scratch);
+    bias_backward(grad_at(m, p->in_b, layer), param_stride(m, p->in_b), 1, m->dinner, m->F, rows, width, add_grads, m->sums_scratch);
 }
 
 // ----------------------------------------------------------------------------
-// segments: from one merge to the next (see tp_blocks.h for begin, end, base, share and late)
+// steps: what the plan asks for (see tp_blocks.h)
 
-static void pointers_swap(real **a, real **b) {
-    real *was = *a;
-    *a = *b, *b = was;
-}
-
-// Where other processes have parts of merge g too, adds up what the folded ranks bring into `parts`, which is g's first; g is
-// left with one part. Base and bias, which are added once and not by every process, stay for the end.
-static void parts_fold(GPT2 *m, Merge *g, real *parts) {
+// Where other processes have parts of merge g too, g is left with one part: what the folded ranks
+// bring, added up in place by `parts_fold`. Base and bias, which are added once and not by every
+// process, stay for the end.
+static void parts_fold(GPT2 *m, const Merge *g, real *parts) {
     Merge mine = *g;
     if (m->mesh.group == 1) return;
     mine.out = parts, mine.copies = 1, mine.base = NULL, mine.bias = NULL;
-    if (m->F > 1 || mine.owns || mine.parts_scale != 1) merge(mine);
-    g->count = 1, g->owns = NULL, g->parts_scale = 1;
+    if (m->F > 1 || mine.owns) merge(mine);
 }
 
-// Ends segment i by merge `all`. If segment i+1 does not read the outcome, the merge only begins here and
-// ends when segment i+1 is done; the stream then, the sum of all outputs before it, is written but normed by nobody.
-static void merge_forward(GPT2 *m, int i, Merge all) {
+static void parts_folded(const GPT2 *m, Merge *g) {
+    if (m->mesh.group == 1) return;
+    g->count = 1, g->owns = NULL;
+}
+
+static void step_sum(GPT2 *m, const Step *s) {
     RANGE();
-    const Segment *seg = &m->plan.segments[i];
-    int hide = merge_is_hidden(&m->plan, i);
-    size_t n = stream_size(m);
-    parts_fold(m, &all, m->acc);
-    if (seg->late) allreduce_end(m); // of segment i-1
-    if (hide) allreduce_begin(m, TRAFFIC_FORWARD, m->acc, n);
-    else allreduce(m, TRAFFIC_FORWARD, m->acc, n, ELEMENT_REAL, 0);
-    if (seg->late) {
-        Merge before = merge_of(m, m->subs[seg->begin].stream, 1);
-        before.base = m->subs[seg->begin - 1].stream;
-        before.parts = m->acc_hidden, before.count = all.count;
-        before.bias = m->bias_sums + (size_t)(seg->begin - 1) * m->config.C;
-        merge(before);
-    }
-    if (hide) pointers_swap(&m->acc, &m->acc_hidden);
-    else merge_norm(all, norm_of(m, seg->end));
+    int own = s->how == SUM_OWN, every_rank = s->from && !value_is_shared(&m->plan, s->from);
+    int reader = s->to >= V_STREAM ? m->plan.reader[s->to - V_STREAM] : -1;
+    int traffic = s->to == V_G ? TRAFFIC_BACKWARD : TRAFFIC_FORWARD;
+    real *parts = value_at(m, s->parts), *from = value_at(m, s->from);
+    Merge g = merge_of(m, value_at(m, s->to), m->values[s->to].copies);
+    if (s->parts) g.parts = parts, g.count = own ? 1 : m->F, g.step = own;
+    if (every_rank && !own) g.owns = from, g.own_stride = value_stride(m, s->from), g.share = (float)s->scale;
+    else if (s->from) g.base = from, g.base_stride = value_stride(m, s->from), g.base_scale = (float)s->scale;
+    if (s->end > s->first) g.bias = m->bias_sums + (size_t)(s->end - 1) * m->config.C;
+    g.bias_scale = HOST_FAULT(FAULT_BIAS_PER_RANK) && !own ? m->config.R : (float)s->bias;
+    if (s->how == SUM_WHOLE || s->how == SUM_BEGIN) parts_fold(m, &g, parts);
+    if (s->how == SUM_WHOLE) allreduce(m, traffic, parts, stream_size(m), ELEMENT_REAL, 0);
+    if (s->how == SUM_BEGIN) allreduce_begin(m, traffic, parts, stream_size(m));
+    if (s->how == SUM_BEGIN) return;
+    if (s->how == SUM_END) allreduce_end(m);
+    if (!own) parts_folded(m, &g);
+    if (reader < 0) merge(g);
+    else merge_norm(g, norm_of(m, reader)); // normed for the first sub-block that reads it
 }
 
-static void segment_forward(GPT2 *m, int i) {
-    const Segment *seg = &m->plan.segments[i];
-    int from = seg->begin; // acc and bias_sums hold what came after sub-block `from`
-    if (seg->late) {
-        Merge again = merge_of(m, NULL, 1);
-        again.base = m->subs[seg->begin].input;
-        merge_norm(again, norm_of(m, seg->begin));
+// Sub-block k reads a stream that was normed for another one.
+static void stream_norm(GPT2 *m, int k) {
+    Merge again = merge_of(m, NULL, m->subs[k].copies);
+    again.base = value_at(m, stream_read(m, k)), again.base_stride = value_stride(m, stream_read(m, k));
+    merge_norm(again, norm_of(m, k));
+}
+
+// Rank 0 of the model has a sum of its own.
+static void step_bias(GPT2 *m, const Step *s, int add_grads) {
+    int C = m->config.C, rows = m->B * m->T, add = add_grads || s->add;
+    size_t stride = m->partials_size;
+    float *grad = grad_at(m, sub_params[s->k % 2].out_b, s->k / 2), *scratch = m->sums_scratch;
+    int first = m->rank0 == 0 && s->from != s->parts; // ranks that differ from the others: 1 or 0
+    if (first) bias_backward(grad, 0, (float)s->scale, value_at(m, s->from), 1, rows, C, add, scratch);
+    if (s->parts && first < m->F) {
+        const real *d = value_at(m, s->parts) + first * value_stride(m, s->parts);
+        bias_backward(grad + first * stride, stride, 1, d, m->F - first, rows, C, add, scratch);
     }
-    for (int k = seg->begin; k < seg->end; k++) {
-        if (k == seg->base) from = k;
-        subblock_forward(m, k, k > from);
-        if (k + 1 == seg->end) break;
-        SubBlock *next = &m->subs[k + 1]; // each rank goes on from its own partial outputs alone
-        Merge own = merge_of(m, next->stream, m->F);
-        own.base = m->subs[from].stream, own.base_stride = stream_stride(m, &m->subs[from]);
-        own.parts = m->acc, own.count = own.step = 1;
-        own.bias = m->bias_sums + (size_t)k * m->config.C;
-        merge_norm(own, norm_of(m, k + 1));
+    for (int f = first; f < m->F && !s->parts && !add; f++) {
+        CUDA_CHECK(cudaMemsetAsync(grad + f * stride, 0, C * sizeof(float), gpu.stream));
     }
-    // What the merge adds up of each rank: its partial outputs, and where ranks' streams differ at `base`, its share of them.
-    Merge all = merge_of(m, sub_at(m, seg->end)->stream, sub_at(m, seg->end)->copies);
-    int whole_streams = seg->base == seg->end; // rule streams: partial outputs as scaled, and biases, are part of a rank's stream
-    const SubBlock *at = whole_streams ? &m->subs[from] : seg->base > seg->begin ? &m->subs[seg->base] : NULL;
-    all.parts = m->acc, all.count = m->F;
-    if (at) all.owns = at->stream, all.own_stride = stream_stride(m, at), all.share = whole_streams ? 1 : (float)seg->share;
-    if (seg->base == seg->begin) all.base = m->subs[seg->begin].stream;
-    all.bias = m->bias_sums + (size_t)(seg->end - 1) * m->config.C;
-    all.bias_scale = whole_streams || HOST_FAULT(FAULT_BIAS_PER_RANK) ? m->config.R : 1;
-    merge_forward(m, i, all);
 }
 
 // The matrices and the inner bias of sub-block k have their gradients of this update, but for the sum over data-parallel
@@ -2755,77 +2764,24 @@ static void replica_sums_begin(GPT2 *m, int k) {
     m->replica_sums_begun = 1;
 }
 
-// Gradient of the output bias of sub-block k. It goes the two ways of the partial output (see segment_backward), but through
-// the merge it was added once, not once a rank: the model's first rank counts it; and never scaled. both (F, B,T,C): the sums of
-// the two ways, or NULL.
-static void output_bias_backward(GPT2 *m, int k, const real *both, int through_merge, int known, int add_grads) {
-    int C = m->config.C, rows = m->B * m->T, p = sub_params[k % 2].out_b, counts = through_merge && m->rank0 == 0;
-    size_t n = stream_size(m), stride = m->partials_size;
-    float *grad = grad_at(m, p, k / 2), *scratch = m->sums_scratch;
-    int first = counts && (both || !known); // rank 0 needs one sum
-    if (counts) bias_backward(grad, 0, both && known ? both : m->dmerged, 1, rows, C, add_grads, scratch);
-    if (counts && !first) bias_backward(grad, 0, m->dstream, 1, rows, C, 1, scratch), first = 1;
-    if (known && first < m->F) {
-        bias_backward(grad + first * stride, stride, m->dstream + first * n, m->F - first, rows, C, add_grads, scratch);
-    }
-    for (int f = first; f < m->F && !known && !add_grads; f++) {
-        CUDA_CHECK(cudaMemsetAsync(grad + f * stride, 0, C * sizeof(float), gpu.stream));
-    }
-}
-
-// Ends the backward pass of segment i: dstream (F, B,T,C) is the gradient of what each rank read, and is summed over ranks while
-// they compute the last gradients of parameters, which need no other rank. A late segment read the stream before segment i-1,
-// not after it, so that its sum may go on while segment i-1 computes too, and joins dmerged after that.
-static void merge_backward(GPT2 *m, int i, int add_grads) {
-    RANGE();
-    const Segment *seg = &m->plan.segments[i];
-    int hidden = merge_is_hidden(&m->plan, i);
-    Merge sum = merge_of(m, m->dmerged, 1);
-    sum.parts = m->dstream, sum.count = m->F;
-    if (seg->base == seg->begin) sum.base = m->dmerged;
-    parts_fold(m, &sum, m->dstream);
-    if (hidden) allreduce_end(m); // of segment i+1
-    allreduce_begin(m, TRAFFIC_BACKWARD, m->dstream, stream_size(m));
-    subblock_in_backward(m, seg->begin, add_grads);
-    if (!seg->late) allreduce_end(m);
-    if (hidden) {
-        Merge later = sum;
-        later.base = m->dmerged, later.parts = m->dstream_hidden;
-        merge(later);
-    }
-    if (seg->late) pointers_swap(&m->dstream, &m->dstream_hidden);
-    else merge(sum);
-}
-
-// dmerged, the gradient of the segment's output, becomes the gradient of its input. A sub-block's partial output reaches
-// the loss through the merge (from `base` on; that gradient is dmerged, complete on every rank) and through the later
-// sub-blocks of its own rank (dstream, of which each rank has its part; scaled as the partial output was).
-static void segment_backward(GPT2 *m, int i, int add_grads) {
-    const Segment *seg = &m->plan.segments[i];
-    int known = 0; // dstream holds something
-    for (int k = seg->end - 1; k >= seg->begin; k--) {
-        int through_merge = k >= seg->base;
-        if (k + 1 == seg->base) { // from here on down the merge is reached through the stream at base
-            Merge through = merge_of(m, m->dstream, m->F);
-            through.base = m->dmerged, through.base_scale = (float)seg->share;
-            through.parts = m->dstream, through.count = known, through.step = 1;
-            merge(through);
-            known = 1;
+static void steps_run(GPT2 *m, const Steps *steps, int add_grads) {
+    for (const Step *s = steps->at; s < steps->at + steps->count; s++) {
+        switch (s->kind) {
+        case STEP_SUB:
+            if (m->plan.reader[s->from - V_STREAM] != s->k) stream_norm(m, s->k);
+            subblock_forward(m, s->k, value_at(m, s->to), s->add);
+            break;
+        case STEP_SUM: step_sum(m, s); break;
+        case STEP_BIAS: step_bias(m, s, add_grads); break;
+        case STEP_BACK:
+            subblock_backward(m, s->k, value_at(m, s->from), value_stride(m, s->from), value_at(m, s->to), s->add,
+                              add_grads);
+            break;
+        case STEP_WEIGHT:
+            subblock_weight_backward(m, s->k, add_grads);
+            if (m->last_pass) replica_sums_begin(m, s->k);
+            break;
         }
-        const real *dpartial = known ? m->dstream : m->dmerged;
-        if (known && through_merge) {
-            Merge both = merge_of(m, m->dpartial, m->F);
-            both.base = m->dmerged;
-            both.parts = m->dstream, both.count = both.step = 1;
-            merge(both);
-            dpartial = m->dpartial;
-        }
-        output_bias_backward(m, k, dpartial, through_merge, known, add_grads);
-        subblock_backward(m, k, dpartial, known ? stream_size(m) : 0, known, add_grads);
-        if (k == seg->begin) merge_backward(m, i, add_grads);
-        else subblock_in_backward(m, k, add_grads);
-        known = 1;
-        if (m->last_pass) replica_sums_begin(m, k);
     }
 }
 
@@ -2871,16 +2827,18 @@ static void tokens_embed(GPT2 *m) {
     RANGE();
     int C = m->config.C, rows = m->B * m->T;
     size_t n = stream_size(m);
+    real *parts = value_at(m, V_O0);
     for (int f = 0; f < m->vocab_parts; f++) {
         TokenRange r = vocab_range(m, f);
-        embedding_forward(m->acc + f * n, m->batch.tokens, m->params + wte_part(m, f), r.first, r.count, rows, C);
+        embedding_forward(parts + f * n, m->batch.tokens, m->params + wte_part(m, f), r.first, r.count, rows, C);
     }
-    Merge all = merge_of(m, m->subs[0].stream, m->subs[0].copies);
-    all.parts = m->acc, all.count = m->vocab_parts;
+    Merge all = merge_of(m, value_at(m, V_STREAM), 1);
+    all.parts = parts, all.count = m->vocab_parts;
     all.base = param_at(m, P_wpe, 0), all.base_rows = m->T; // row r is position r % T
     if (m->vocab_cut) {
-        parts_fold(m, &all, m->acc);
-        allreduce(m, TRAFFIC_VOCABULARY, m->acc, n, ELEMENT_REAL, 0);
+        parts_fold(m, &all, parts);
+        parts_folded(m, &all);
+        allreduce(m, TRAFFIC_VOCABULARY, parts, n, ELEMENT_REAL, 0);
     }
     merge_norm(all, norm_of(m, 0));
 }
@@ -2889,7 +2847,7 @@ static void tokens_embed(GPT2 *m) {
 static void logits_compute(GPT2 *m) {
     Matmul head = {};
     head.out = m->logits, head.out_stride = (size_t)m->B * m->T * m->vocab_width;
-    head.a = m->last.normed, head.a_stride = 0;
+    head.a = m->subs[2 * m->config.L].normed, head.a_stride = 0;
     head.b = m->params + wte_part(m, 0), head.b_stride = spec_layer_size(&m->local[P_wte]), head.b_transposed = 1;
     head.M = m->B * m->T, head.N = m->vocab_width, head.K = m->config.C, head.batch = m->vocab_parts;
     matmul(head, m->workspace);
@@ -2946,7 +2904,7 @@ static void forward_pass(GPT2 *m, const int32_t *tokens, const int32_t *targets,
     LAUNCH(bias_sums_kernel, 2 * m->config.L, BLOCK, 0, gpu.stream, m->bias_sums, param_at(m, P_attprojb, 0),
            param_at(m, P_fcprojb, 0), m->bias_from, m->config.C);
     tokens_embed(m);
-    for (int i = 0; i < m->plan.count; i++) segment_forward(m, i);
+    steps_run(m, &m->plan.forward, 0);
     logits_compute(m);
 }
 
@@ -2956,34 +2914,37 @@ static void backward_pass(GPT2 *m, int add_grads) {
     RANGE();
     int C = m->config.C, rows = m->B * m->T, width = m->vocab_width;
     size_t n = stream_size(m), logits = (size_t)rows * width, wte = spec_layer_size(&m->local[P_wte]);
+    const SubBlock *last = &m->subs[2 * m->config.L];
+    real *parts = value_at(m, V_D0), *G = value_at(m, V_G);
     Matmul dwte = {};
     dwte.out = m->grads + wte_part(m, 0), dwte.out_stride = wte, dwte.out_float = 1;
     dwte.a = m->logits, dwte.a_stride = logits, dwte.a_transposed = 1;
-    dwte.b = m->last.normed, dwte.b_stride = 0;
+    dwte.b = last->normed, dwte.b_stride = 0;
     dwte.M = width, dwte.N = C, dwte.K = rows, dwte.batch = m->vocab_parts, dwte.accumulate = add_grads;
     matmul(dwte, m->workspace);
     Matmul dlast = {};
-    dlast.out = m->dstream, dlast.out_stride = n;
+    dlast.out = parts, dlast.out_stride = n;
     dlast.a = m->logits, dlast.a_stride = logits;
     dlast.b = m->params + wte_part(m, 0), dlast.b_stride = wte;
     dlast.M = rows, dlast.N = C, dlast.K = width, dlast.batch = m->vocab_parts;
     matmul(dlast, m->workspace);
     if (m->vocab_cut) {
-        Merge mine = merge_of(m, m->dstream, 1);
-        mine.parts = m->dstream, mine.count = m->F;
+        Merge mine = merge_of(m, parts, 1);
+        mine.parts = parts, mine.count = m->F;
         if (m->F > 1) merge(mine);
-        allreduce(m, TRAFFIC_VOCABULARY, m->dstream, n, ELEMENT_REAL, 0);
+        allreduce(m, TRAFFIC_VOCABULARY, parts, n, ELEMENT_REAL, 0);
     }
     NormBackward norm = {};
-    norm.dx = m->dmerged, norm.dout = m->dstream, norm.x = m->last.stream, norm.mean = m->last.mean, norm.rstd = m->last.rstd;
+    norm.dx = G, norm.dout = parts, norm.x = value_at(m, stream_read(m, 2 * m->config.L));
+    norm.mean = last->mean, norm.rstd = last->rstd;
     norm.w = param_at(m, P_lnfw, 0), norm.partial = m->sums_scratch, norm.rows = rows, norm.C = C;
     norm_backward(norm, grad_at(m, P_lnfw, 0), grad_at(m, P_lnfb, 0), 0, 1, add_grads);
-    for (int i = m->plan.count - 1; i >= 0; i--) segment_backward(m, i, add_grads);
+    steps_run(m, &m->plan.backward, add_grads);
     for (int f = 0; f < m->vocab_parts; f++) {
         TokenRange r = vocab_range(m, f);
-        embedding_backward(m->grads + wte_part(m, f), m->dmerged, m->batch, r.first, r.count, C);
+        embedding_backward(m->grads + wte_part(m, f), G, m->batch, r.first, r.count, C);
     }
-    position_backward(grad_at(m, P_wpe, 0), m->dmerged, m->B, m->T, C, add_grads);
+    position_backward(grad_at(m, P_wpe, 0), G, m->B, m->T, C, add_grads);
 }
 
 static void loss_mean(GPT2 *m, int add) {

@@ -304,25 +304,19 @@ static void bench_gelu(int rows, int width) {
     free(x), free(out), free(dout), free(dx);
 }
 
-static void bench_bias_and_residual(int rows, int C, int inner) {
-    size_t n = (size_t)rows * C, wide = (size_t)rows * inner;
-    real *base = random_reals(n, 1, 1), *partial = random_reals(n, 2, 1), *bias = random_reals(C, 3, 1), *out = random_reals(n, 4, 1);
+static void bench_bias(int rows, int inner) {
+    size_t wide = (size_t)rows * inner;
     real *d = random_reals(wide, 5, 1), *dbias = random_reals(inner, 6, 1);
     double worst = 0;
-    residual_forward(out, base, partial, bias, rows, C);
-    for (size_t i = 0; i < n; i++) worst = larger(worst, (double)out[i], (double)base[i] + (double)partial[i] + (double)bias[i % (size_t)C], 1);
-    double seconds = MEDIAN_SECONDS(residual_forward(out, base, partial, bias, rows, C));
-    report("residual forward", seconds, 3.0 * n * sizeof(real), worst, 1e-5);
-    bias_backward(view_of(dbias, 1), d, rows, inner, 0);
-    worst = 0;
+    bias_backward(view_of(dbias, 1), 1, d, rows, inner, 0);
     for (int c = 0; c < inner; c++) {
         double sum = 0;
         for (int i = 0; i < rows; i++) sum += (double)d[(size_t)i * inner + c];
         worst = larger(worst, (double)dbias[c], sum, sqrt(rows));
     }
-    seconds = MEDIAN_SECONDS(bias_backward(view_of(dbias, 1), d, rows, inner, 0));
+    double seconds = MEDIAN_SECONDS(bias_backward(view_of(dbias, 1), 1, d, rows, inner, 0));
     report("bias backward", seconds, 1.0 * wide * sizeof(real), worst, 1e-5);
-    free(base), free(partial), free(bias), free(out), free(d), free(dbias);
+    free(d), free(dbias);
 }
 
 static void embed(real *out, const int32_t *tokens, const real *wte, const real *wpe, int V, int B, int T, int C) {
@@ -400,10 +394,11 @@ static void bench_model(const GPT2Config *config, int B, int T) {
     for (size_t i = 0; i < n; i++) m.grads.block[i] = (real)1e-3 * (real)(i % 7);
     if (m.F > 1) {
         double worst = 0;
-        for (size_t i = 0; i < m.F * BTC; i++) m.acc[i] = (real)(i % BTC % 10);
-        allreduce(&m, TRAFFIC_FORWARD, m.acc, BTC);
-        for (size_t i = 0; i < BTC; i++) worst = larger(worst, (double)m.acc[i], (double)(i % 10) * m.F, 1);
-        double seconds = MEDIAN_SECONDS(allreduce(&m, TRAFFIC_FORWARD, m.acc, BTC));
+        real *parts = m.values[V_O0].at;
+        for (size_t i = 0; i < m.F * BTC; i++) parts[i] = (real)(i % BTC % 10);
+        allreduce(&m, TRAFFIC_FORWARD, parts, BTC);
+        for (size_t i = 0; i < BTC; i++) worst = larger(worst, (double)parts[i], (double)(i % 10) * m.F, 1);
+        double seconds = MEDIAN_SECONDS(allreduce(&m, TRAFFIC_FORWARD, parts, BTC));
         report("all-reduce over folded ranks", seconds, (m.F + 1.0) * BTC * sizeof(real), worst, 1e-5);
     }
     double squares = 0, first = (double)m.params.block[5], second = (double)m.grads.block[5];
@@ -471,7 +466,7 @@ int main(int argc, char **argv) {
         bench_attention((int)B, (int)T, c.NH / c.R, HS);
         bench_layernorm(rows, C);
         bench_gelu(rows, 4 * Cr);
-        bench_bias_and_residual(rows, C, 4 * Cr);
+        bench_bias(rows, 4 * Cr);
         bench_embedding((int)B, (int)T, C, c.V);
         bench_classifier(rows, c.V);
         bench_model(&c, (int)B, (int)T);

@@ -13,7 +13,7 @@ static void bench_bias(const char *name, int F, int rows, int cols) {
     row.scratch = 2.0 * min(CHUNKS_MAX, chunks) * sums;
     Sets<real> d(n, sets_for(row.bytes), 1);
     Sets<float> out((size_t)F * cols, 1, 0), scratch((size_t)F * CHUNKS_MAX * cols, 1, 0);
-    auto launch = [&](int set) { bias_backward(out.at, cols, d[set], F, rows, cols, 0, scratch.at); };
+    auto launch = [&](int set) { bias_backward(out.at, cols, 1, d[set], F, rows, cols, 0, scratch.at); };
     launch(0);
     for (int f = 0; f < F; f++) {
         std::vector<double> x = fetch(d.at + (size_t)f * rows * cols, (size_t)rows * cols), expected(cols);
