@@ -365,7 +365,7 @@ static void test_ladder(void) {
             int ladder = m.plan.letters[k / 2] == 'l';
             if (!ladder || k < 2 || m.plan.letters[k / 2 - 1] != 'l') begin = ladder ? k / 2 * 2 : k;
             RankActs a = rank_acts(&t, &t.subs[k], 0);
-            Norm norm = norm_of(&t, &t.params, k, 0);
+            Norm norm = norm_of(&t, &t.params, k);
             layernorm_forward(a.normed, a.mean, a.rstd, S[k - 1 > begin ? k - 1 : begin], norm.w, norm.b, B * T, C);
             subblock_forward(&t, k, 0, 0);
             residual_forward(S[k + 1], S[k], t.acc, 1, whole_layer(&t, &t.params, sub_params[k % 2].out_b, k / 2), B * T, C);

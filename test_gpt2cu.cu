@@ -751,13 +751,13 @@ static void test_norm_backward(void) {
                 double sum = 0, sum_norm = 0;
                 auto norm = [&](int k) { return ((double)x[from + k] - (double)mean[stat]) * (double)rstd[stat]; };
                 for (int k = 0; k < C; k++) {
-                    double d = (double)dout[at + k] * (double)w[f * w_stride + k];
+                    double d = (double)dout[at + k] * (double)w[k];
                     sum += d / C, sum_norm += d * norm(k) / C;
                     wants[f * stride + k] += (double)dout[at + k] * norm(k);
                     wants[f * stride + C + k] += (double)dout[at + k];
                 }
                 for (int k = 0; k < C; k++) {
-                    double d = (double)dout[at + k] * (double)w[f * w_stride + k];
+                    double d = (double)dout[at + k] * (double)w[k];
                     expected[at + k] = (add_dx ? (double)old[at + k] : 0) + (d - sum - norm(k) * sum_norm) * (double)rstd[stat];
                 }
             }
