@@ -33,6 +33,7 @@ Vp), R tensor ranks, F of them in this process. f counts ranks, k sub-blocks (2 
 
 #include "tp_blocks.h"
 #include "data/checkpoint.h"
+#include "data/options.h"
 
 // ----------------------------------------------------------------------------
 // real numbers

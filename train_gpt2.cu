@@ -46,6 +46,7 @@ Vp), R tensor ranks, F of them in this process. f counts ranks, k sub-blocks (2 
 #endif
 #include "tp_blocks.h"
 #include "data/checkpoint.h"
+#include "data/options.h"
 #include "data/runlog.h"
 #include "data/tokenizer.h"
 #include "data/tokens.h"

@@ -43,6 +43,7 @@
 
 #include "../tp_blocks.h"
 #include "checkpoint.h"
+#include "options.h"
 #include "runlog.h"
 #include "tokenizer.h"
 #include "tokens.h"
