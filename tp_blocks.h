@@ -12,12 +12,15 @@
 #define TP_BLOCKS_H
 
 #include "data/files.h"
-#include <limits.h>
 #ifdef USE_MPI
 #define OMPI_SKIP_MPICXX 1 // C++ compilers get the C interface too
 #define MPICH_SKIP_MPICXX 1
 #include <mpi.h>
+typedef MPI_Comm Group; // processes that sum and gather among each other
+#else
+typedef int Group; // nothing to be known of it
 #endif
+#include <limits.h>
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -275,34 +278,47 @@ static int pattern_is_plain(const char *pattern) { return strspn(pattern, "t") =
 typedef struct {
     int world, rank;
     int R, F;              // tensor ranks, and how many of them each process runs itself
-    int group, group_rank; // processes in a TP group, and which of them this is; its ranks begin at group_rank * F
+    int group, group_rank; // processes in a TP group, and which of them this is
     int DP, dp_rank;
     int vocab_parallel;    // 1: the rows of wte are cut over the tensor ranks too
-#ifdef USE_MPI
-    MPI_Comm tp, dp; // this process's TP group, and the processes with the same tensor ranks in all replicas
-#endif
+    Group tp, dp; // this process's TP group, and the processes with the same tensor ranks in all replicas
 } Mesh;
 
 static Mesh mesh_make(int world, int rank, int R, int fold) {
-    int F = fold ? fold : world % R == 0 ? 1 : R;
-    if (R % F) fail("-fold %d: %d tensor ranks (-tp) cannot be run %d to a process; expected a divisor of %d", F, R, F, R);
+    int F = world % R == 0 ? 1 : R;
+    if (fold) F = fold;
+    if (R % F) {
+        fail("-fold %d: %d tensor ranks (-tp) cannot be run %d to a process; expected a divisor of %d",
+             F, R, F, R);
+    }
     int group = R / F;
     if (world % group) {
-        fail("-tp %d -fold %d needs a multiple of %d processes, but there %s %d; try mpirun -n %d, or -fold %d for all "
-             "tensor ranks in each process", R, F, group, world == 1 ? "is" : "are", world, group, R);
+        fail("-tp %d -fold %d needs a multiple of %d processes, but there %s %d; try mpirun -n %d, "
+             "or -fold %d for all tensor ranks in each process",
+             R, F, group, world == 1 ? "is" : "are", world, group, R);
     }
     Mesh m = {};
-    m.world = world, m.rank = rank, m.R = R, m.F = F;
-    m.group = group, m.group_rank = rank % group;
-    m.DP = world / group, m.dp_rank = rank / group;
+    m.world = world;
+    m.rank = rank;
+    m.R = R;
+    m.F = F;
+    m.group = group;
+    m.group_rank = rank % group; // its tensor ranks begin at group_rank * F
+    m.DP = world / group;
+    m.dp_rank = rank / group;
     return m;
+}
+
+enum { MESH_TP, MESH_DP }; // groups: of the ranks of one model, of the same rank in all replicas
+static inline int mesh_size(const Mesh *mesh, int which) {
+    return which == MESH_TP ? mesh->group : mesh->DP;
 }
 
 // ----------------------------------------------------------------------------
 // processes: what the mesh needs of MPI, and the same for a process alone
 //
-// A program that mpirun did not start does not touch MPI, so that it runs where there is none. Collectives here take all
-// processes of the named group; those of one process do nothing.
+// A program that mpirun did not start does not touch MPI, so that it runs where there is none.
+// Collectives here take all processes of the named group; those of one process do nothing.
 
 // How many processes the launcher of OpenMPI, or of MPICH and its kin, started; 0 when there was none.
 static int processes_launched(void) {
@@ -312,32 +328,27 @@ static int processes_launched(void) {
 }
 
 #ifdef USE_MPI
-#define MPI_CHECK(call)                                                                         \
-    do {                                                                                        \
-        int code_ = (call);                                                                     \
-        if (code_ != MPI_SUCCESS) {                                                             \
-            char text_[MPI_MAX_ERROR_STRING];                                                   \
-            int length_;                                                                        \
-            MPI_Error_string(code_, text_, &length_);                                           \
-            fail("%s:%d: %s: %s", __FILE__, __LINE__, #call, text_);                            \
-        }                                                                                       \
+
+#define MPI_CHECK(call)                                              \
+    do {                                                             \
+        int code_ = (call);                                          \
+        if (code_ != MPI_SUCCESS) {                                  \
+            char text_[MPI_MAX_ERROR_STRING];                        \
+            int length_;                                             \
+            MPI_Error_string(code_, text_, &length_);                \
+            fail("%s:%d: %s: %s", __FILE__, __LINE__, #call, text_); \
+        }                                                            \
     } while (0)
 
 static MPI_Comm world_comm = MPI_COMM_WORLD; // the processes that work
 static int processes_aside;                  // how many others wait for them
 
 static void processes_abort(void) { MPI_Abort(MPI_COMM_WORLD, EXIT_FAILURE); }
-#endif
 
 // Joins the other processes, if there are any. From here on a failure of one ends all.
-static void processes_begin(int *world, int *rank) {
-    *world = 1, *rank = 0;
-#ifndef USE_MPI
-    if (processes_launched() > 1) {
-        fail("started as one of %d processes, but this program was built without MPI (Debian: apt-get install libopenmpi-dev "
-             "openmpi-bin, then make again)", processes_launched());
-    }
-#else
+static inline void processes_begin(int *world, int *rank) {
+    *world = 1;
+    *rank = 0;
     if (!processes_launched()) return;
     int provided;
     MPI_CHECK(MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided));
@@ -346,15 +357,14 @@ static void processes_begin(int *world, int *rank) {
     MPI_CHECK(MPI_Comm_rank(MPI_COMM_WORLD, rank));
     fail_hook = processes_abort;
     if (*world > 1) fail_rank = *rank;
-#endif
 }
 
-// Leaves to work only processes with keep != 0, of which the first must be one; their new number and ranks go to *world and
-// *rank, in the old order. The others never return: they sleep until processes_end lets them go, and exit with status 0 and
-// without a word. All processes take part. A failure of any still ends all.
-__attribute__((unused)) static void processes_keep(int keep, int *world, int *rank) {
+// Leaves to work only processes with keep != 0, of which the first must be one. Their new number and
+// ranks go to *world and *rank, in the old order. The others never return: they sleep until
+// processes_end lets them go, and exit with status 0 and without a word. All processes take part. A
+// failure of any still ends all.
+static inline void processes_keep(int keep, int *world, int *rank) {
     if (!*rank && !keep) fail("the first process cannot step aside");
-#ifdef USE_MPI
     if (*world == 1) return;
     int all = *world, done = 0;
     MPI_CHECK(MPI_Comm_split(MPI_COMM_WORLD, keep ? 0 : MPI_UNDEFINED, *rank, &world_comm));
@@ -375,41 +385,49 @@ __attribute__((unused)) static void processes_keep(int keep, int *world, int *ra
     }
     MPI_CHECK(MPI_Finalize());
     exit(EXIT_SUCCESS);
-#else
-    (void)world;
-#endif
 }
 
 // Whether no process of lower rank brings the same `bytes` of key. All working processes take part.
-__attribute__((unused)) static int processes_first_with(const void *key, size_t bytes, int world, int rank) {
+static inline int processes_first_with(const void *key, size_t bytes, int world, int rank) {
     int first = 1;
-#ifdef USE_MPI
     if (world == 1) return 1;
     char *keys = ALLOC(char, bytes * (size_t)world, "keys");
     MPI_CHECK(MPI_Allgather(key, (int)bytes, MPI_BYTE, keys, (int)bytes, MPI_BYTE, world_comm));
     for (int i = 0; i < rank; i++) first &= memcmp(keys + i * bytes, key, bytes) != 0;
     free(keys);
-#else
-    (void)key, (void)bytes, (void)world, (void)rank;
-#endif
     return first;
 }
 
 // This process's number among the working processes of its host.
-__attribute__((unused)) static int processes_local_rank(void) {
+static inline int processes_local_rank(void) {
     int rank = 0;
-#ifdef USE_MPI
     if (!processes_launched()) return 0;
     MPI_Comm host;
     MPI_CHECK(MPI_Comm_split_type(world_comm, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &host));
     MPI_CHECK(MPI_Comm_rank(host, &rank));
     MPI_CHECK(MPI_Comm_free(&host));
-#endif
     return rank;
 }
 
-static void processes_end(void) {
-#ifdef USE_MPI
+// Sends `bytes` of x from rank 0 of the world to all others.
+static inline void processes_broadcast(const Mesh *mesh, void *x, size_t bytes) {
+    if (mesh->world == 1) return;
+    MPI_CHECK(MPI_Bcast(x, (int)bytes, MPI_BYTE, 0, world_comm));
+}
+
+// Collects `bytes` of x of each process of the world in rank 0: out (world, bytes).
+static inline void processes_gather(const Mesh *mesh, const void *x, size_t bytes, void *out) {
+    memcpy(out, x, bytes);
+    if (mesh->world == 1) return;
+    MPI_CHECK(MPI_Gather(x, (int)bytes, MPI_BYTE, out, (int)bytes, MPI_BYTE, 0, world_comm));
+}
+
+// Returns when all processes of the world have called it.
+static inline void processes_wait(const Mesh *mesh) {
+    if (mesh->world > 1) MPI_CHECK(MPI_Barrier(world_comm));
+}
+
+static inline void processes_end(void) {
     if (!processes_launched()) return;
     if (processes_aside) {
         MPI_Request request;
@@ -417,139 +435,154 @@ static void processes_end(void) {
         MPI_CHECK(MPI_Wait(&request, MPI_STATUS_IGNORE));
     }
     MPI_CHECK(MPI_Finalize());
-#endif
 }
 
 // Forms the groups of a mesh. All processes take part.
-static void mesh_connect(Mesh *mesh) {
-    (void)mesh;
-#ifdef USE_MPI
+static inline void mesh_connect(Mesh *mesh) {
     if (mesh->world == 1) return;
     MPI_CHECK(MPI_Comm_split(world_comm, mesh->dp_rank, mesh->rank, &mesh->tp));
     MPI_CHECK(MPI_Comm_split(world_comm, mesh->group_rank, mesh->rank, &mesh->dp));
-#endif
 }
 
-enum { MESH_TP, MESH_DP };
-static int mesh_size(const Mesh *mesh, int which) { return which == MESH_TP ? mesh->group : mesh->DP; }
-
-#ifdef USE_MPI
 static MPI_Comm mesh_comm(const Mesh *mesh, int which) { return which == MESH_TP ? mesh->tp : mesh->dp; }
-#endif
+static MPI_Datatype mesh_type(size_t size) { return size == sizeof(float) ? MPI_FLOAT : MPI_DOUBLE; }
+static const size_t MPI_AT_ONCE = 1 << 30; // MPI counts in int
 
-// Sums n elements of `size` bytes (4 float, 8 double) in place over a group; every process gets the same bits.
-static void mesh_sum(const Mesh *mesh, int which, void *x, size_t n, size_t size) {
+// Sums n elements of `size` bytes (4 float, 8 double) in place over a group; every process gets the
+// same bits.
+static inline void mesh_sum(const Mesh *mesh, int which, void *x, size_t n, size_t size) {
     if (mesh_size(mesh, which) == 1) return;
-    (void)x, (void)n, (void)size;
-#ifdef USE_MPI
-    MPI_Datatype type = size == sizeof(float) ? MPI_FLOAT : MPI_DOUBLE;
-    for (size_t done = 0, here; done < n; done += here) { // MPI counts in int
-        here = n - done < 1 << 30 ? n - done : 1 << 30;
-        MPI_CHECK(MPI_Allreduce(MPI_IN_PLACE, (char *)x + done * size, (int)here, type, MPI_SUM, mesh_comm(mesh, which)));
+    for (size_t done = 0, here; done < n; done += here) {
+        here = n - done < MPI_AT_ONCE ? n - done : MPI_AT_ONCE;
+        MPI_CHECK(MPI_Allreduce(MPI_IN_PLACE, (char *)x + done * size, (int)here, mesh_type(size),
+                                MPI_SUM, mesh_comm(mesh, which)));
     }
-#endif
 }
 
-// Sums that go on while the caller computes. MPI moves them when it is called: sums_progress is such a call.
+// Sums that go on while the caller computes. MPI moves data only inside its calls, and sums_progress
+// is such a call.
 typedef struct {
     int count;
-#ifdef USE_MPI
     MPI_Request requests[6 * L_MAX];
-#endif
 } PendingSums;
 
 // As mesh_sum, but x may be neither read nor written until sums_finish.
-__attribute__((unused)) static void sums_begin(PendingSums *sums, const Mesh *mesh, int which, void *x, size_t n, size_t size) {
-    (void)sums, (void)x, (void)n, (void)size;
+static inline void sums_begin(PendingSums *sums, const Mesh *mesh, int which, void *x, size_t n,
+                              size_t size) {
     if (mesh_size(mesh, which) == 1) return;
-#ifdef USE_MPI
     if (n > INT_MAX) fail("a tensor of %zu elements is too large for one all-reduce", n);
-    MPI_Datatype type = size == sizeof(float) ? MPI_FLOAT : MPI_DOUBLE;
-    MPI_CHECK(MPI_Iallreduce(MPI_IN_PLACE, x, (int)n, type, MPI_SUM, mesh_comm(mesh, which), &sums->requests[sums->count++]));
-#endif
+    MPI_Request *request = &sums->requests[sums->count++];
+    MPI_CHECK(MPI_Iallreduce(MPI_IN_PLACE, x, (int)n, mesh_type(size), MPI_SUM, mesh_comm(mesh, which),
+                             request));
 }
 
-// For a TP group of two: each sends x and gets the other's in `other`, to be added after sums_finish, which gives both the same
-// bits. OpenMPI 4's Iallreduce of two is a reduction and then a broadcast, twice the time on a network.
-__attribute__((unused)) static void sums_exchange(PendingSums *sums, const Mesh *mesh, const void *x, void *other, size_t bytes) {
-    (void)sums, (void)mesh, (void)x, (void)other, (void)bytes;
-#ifdef USE_MPI
+// For a TP group of two: each sends x and gets the other's in `other`, to be added after sums_finish,
+// which gives both the same bits. OpenMPI 4's Iallreduce of two is a reduction and then a broadcast,
+// twice the time on a network.
+static inline void sums_exchange(PendingSums *sums, const Mesh *mesh, const void *x, void *other,
+                                 size_t bytes) {
     if (bytes > INT_MAX) fail("an activation of %zu bytes is too large for one message", bytes);
     int to = 1 - mesh->group_rank;
-    MPI_CHECK(MPI_Irecv(other, (int)bytes, MPI_BYTE, to, 0, mesh->tp, &sums->requests[sums->count++]));
-    MPI_CHECK(MPI_Isend(x, (int)bytes, MPI_BYTE, to, 0, mesh->tp, &sums->requests[sums->count++]));
-#endif
+    MPI_Request *receive = &sums->requests[sums->count++], *send = &sums->requests[sums->count++];
+    MPI_CHECK(MPI_Irecv(other, (int)bytes, MPI_BYTE, to, 0, mesh->tp, receive));
+    MPI_CHECK(MPI_Isend(x, (int)bytes, MPI_BYTE, to, 0, mesh->tp, send));
 }
 
-__attribute__((unused)) static void sums_progress(PendingSums *sums) {
-    (void)sums;
-#ifdef USE_MPI
+static inline void sums_progress(PendingSums *sums) {
     int done;
-    if (sums->count) MPI_CHECK(MPI_Testall(sums->count, sums->requests, &done, MPI_STATUSES_IGNORE));
-#endif
+    if (!sums->count) return;
+    MPI_CHECK(MPI_Testall(sums->count, sums->requests, &done, MPI_STATUSES_IGNORE));
 }
 
-__attribute__((unused)) static void sums_finish(PendingSums *sums) {
-#ifdef USE_MPI
+static inline void sums_finish(PendingSums *sums) {
     if (sums->count) MPI_CHECK(MPI_Waitall(sums->count, sums->requests, MPI_STATUSES_IGNORE));
-#endif
     sums->count = 0;
 }
 
 // The largest of each of n elements over the TP group, in place.
-__attribute__((unused)) static void mesh_max(const Mesh *mesh, void *x, size_t n, size_t size) {
-    (void)mesh, (void)x, (void)n, (void)size;
-#ifdef USE_MPI
+static inline void mesh_max(const Mesh *mesh, void *x, size_t n, size_t size) {
     if (mesh->group == 1) return;
-    MPI_Datatype type = size == sizeof(float) ? MPI_FLOAT : MPI_DOUBLE;
-    MPI_CHECK(MPI_Allreduce(MPI_IN_PLACE, x, (int)n, type, MPI_MAX, mesh->tp));
-#endif
+    MPI_CHECK(MPI_Allreduce(MPI_IN_PLACE, x, (int)n, mesh_type(size), MPI_MAX, mesh->tp));
 }
 
 // Sends `bytes` of x from one process of a group to all others of it.
-__attribute__((unused)) static void mesh_broadcast(const Mesh *mesh, int which, int owner, void *x, size_t bytes) {
+static inline void mesh_broadcast(const Mesh *mesh, int which, int owner, void *x, size_t bytes) {
     if (mesh_size(mesh, which) == 1) return;
-    (void)owner, (void)x, (void)bytes;
-#ifdef USE_MPI
-    for (size_t done = 0, here; done < bytes; done += here) { // MPI counts in int
-        here = bytes - done < 1 << 30 ? bytes - done : 1 << 30;
+    for (size_t done = 0, here; done < bytes; done += here) {
+        here = bytes - done < MPI_AT_ONCE ? bytes - done : MPI_AT_ONCE;
         MPI_CHECK(MPI_Bcast((char *)x + done, (int)here, MPI_BYTE, owner, mesh_comm(mesh, which)));
     }
-#endif
 }
 
 // Collects n doubles of each process of the TP group, in rank order: out (group,n).
-static void mesh_gather(const Mesh *mesh, const double *x, int n, double *out) {
-    (void)mesh;
+static inline void mesh_gather(const Mesh *mesh, const double *x, int n, double *out) {
     memcpy(out, x, (size_t)n * sizeof(double));
-#ifdef USE_MPI
-    if (mesh->group > 1) MPI_CHECK(MPI_Allgather(x, n, MPI_DOUBLE, out, n, MPI_DOUBLE, mesh->tp));
-#endif
+    if (mesh->group == 1) return;
+    MPI_CHECK(MPI_Allgather(x, n, MPI_DOUBLE, out, n, MPI_DOUBLE, mesh->tp));
 }
 
-// Puts the pieces of a buffer together in the first process of the TP group: each brings its own bits and zeros
-// elsewhere. Bits are or-ed, not added, since adding would lose the sign of a zero.
-static void mesh_join(const Mesh *mesh, float *x, size_t n) {
-    (void)mesh, (void)x, (void)n;
-#ifdef USE_MPI
+// Puts the pieces of a buffer together in the first process of the TP group: each brings its own bits
+// and zeros elsewhere. Bits are or-ed, not added, since adding would lose the sign of a zero.
+static inline void mesh_join(const Mesh *mesh, float *x, size_t n) {
     if (mesh->group == 1) return;
-    if (mesh->group_rank) MPI_CHECK(MPI_Reduce(x, NULL, (int)n, MPI_UINT32_T, MPI_BOR, 0, mesh->tp));
-    else MPI_CHECK(MPI_Reduce(MPI_IN_PLACE, x, (int)n, MPI_UINT32_T, MPI_BOR, 0, mesh->tp));
-#endif
+    const void *send = mesh->group_rank ? x : MPI_IN_PLACE;
+    void *receive = mesh->group_rank ? NULL : x;
+    MPI_CHECK(MPI_Reduce(send, receive, (int)n, MPI_UINT32_T, MPI_BOR, 0, mesh->tp));
 }
+
+#else // a process alone: every group is of one, and its collectives do nothing
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wunused-parameter"
+
+typedef struct { int count; } PendingSums;
+
+static inline void processes_begin(int *world, int *rank) {
+    *world = 1;
+    *rank = 0;
+    if (processes_launched() <= 1) return;
+    fail("started as one of %d processes, but this program was built without MPI (Debian: apt-get "
+         "install libopenmpi-dev openmpi-bin, then make again)", processes_launched());
+}
+static inline void processes_keep(int keep, int *world, int *rank) {
+    if (!keep) fail("the first process cannot step aside");
+}
+static inline int processes_first_with(const void *key, size_t bytes, int world, int rank) { return 1; }
+static inline int processes_local_rank(void) { return 0; }
+static inline void processes_broadcast(const Mesh *mesh, void *x, size_t bytes) {}
+static inline void processes_gather(const Mesh *mesh, const void *x, size_t bytes, void *out) {
+    memcpy(out, x, bytes);
+}
+static inline void processes_wait(const Mesh *mesh) {}
+static inline void processes_end(void) {}
+
+static inline void mesh_connect(Mesh *mesh) {}
+static inline void mesh_sum(const Mesh *mesh, int which, void *x, size_t n, size_t size) {}
+static inline void mesh_max(const Mesh *mesh, void *x, size_t n, size_t size) {}
+static inline void mesh_broadcast(const Mesh *mesh, int which, int owner, void *x, size_t bytes) {}
+static inline void mesh_gather(const Mesh *mesh, const double *x, int n, double *out) {
+    memcpy(out, x, (size_t)n * sizeof(double));
+}
+static inline void mesh_join(const Mesh *mesh, float *x, size_t n) {}
+
+static inline void sums_begin(PendingSums *sums, const Mesh *mesh, int which, void *x, size_t n,
+                              size_t size) {}
+static inline void sums_exchange(PendingSums *sums, const Mesh *mesh, const void *x, void *other,
+                                 size_t bytes) {}
+static inline void sums_progress(PendingSums *sums) {}
+static inline void sums_finish(PendingSums *sums) {}
+
+#pragma GCC diagnostic pop
+#endif
 
 // Fails unless `bytes` of x are what rank 0 of the world has; `what` names them.
-static void processes_same(const Mesh *mesh, const void *x, size_t bytes, const char *what) {
-    (void)x, (void)bytes, (void)what;
+static inline void processes_same(const Mesh *mesh, const void *x, size_t bytes, const char *what) {
     if (mesh->world == 1) return;
-#ifdef USE_MPI
     char *first = ALLOC(char, bytes, what);
     memcpy(first, x, bytes);
-    MPI_CHECK(MPI_Bcast(first, (int)bytes, MPI_BYTE, 0, world_comm));
+    processes_broadcast(mesh, first, bytes);
     if (memcmp(first, x, bytes)) fail("%s differs from rank 0's", what);
     free(first);
-    MPI_CHECK(MPI_Barrier(world_comm)); // nobody goes on, and writes, before all have agreed
-#endif
+    processes_wait(mesh); // nobody goes on, and writes, before all have agreed
 }
 
 // ----------------------------------------------------------------------------
@@ -620,7 +653,7 @@ static double seconds_now(void) {
 }
 
 // Returns at `until`: sleeps for most of the time, which leaves the core to others, and spins for the rest.
-__attribute__((unused)) static void wait_until(double until) {
+static inline void wait_until(double until) {
     const double wake_up = 200e-6;
     double left = until - seconds_now();
     if (left > wake_up) {

@@ -295,22 +295,19 @@ static void options_parse(Options *o, int argc, char **argv) {
 
 // Fails if an option differs between processes; it is named with both values.
 static void options_same(const Options *o, const Mesh *mesh) {
-    (void)o;
     if (mesh->world == 1) return;
-#ifdef USE_MPI
     enum { ROOM = 256 };
     static char mine[O_COUNT][ROOM], first[O_COUNT][ROOM];
     char value[32];
     for (int i = 0; i < O_COUNT; i++) snprintf(mine[i], ROOM, "%s", option_value(o, i, value));
     memcpy(first, mine, sizeof mine);
-    MPI_CHECK(MPI_Bcast(first, sizeof first, MPI_CHAR, 0, world_comm));
+    processes_broadcast(mesh, first, sizeof first);
     for (int i = 0; i < O_COUNT; i++) {
         const char *flag = option_specs[i].flag;
         if (!strcmp(mine[i], first[i])) continue;
         fail("%s '%s', but rank 0 has %s '%s'", flag, mine[i], flag, first[i]);
     }
-    MPI_CHECK(MPI_Barrier(world_comm)); // nobody goes on, and writes, before all have agreed
-#endif
+    processes_wait(mesh); // nobody goes on, and writes, before all have agreed
 }
 
 // A model file with s, p or l blocks fixes the pattern; with s or p also R and rule. They become

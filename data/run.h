@@ -315,12 +315,7 @@ static void run_say_mesh(Run *run) {
     run_say(run, "# mesh %d process%s = DP %d x TP %d, of which each process runs %d tensor rank%s%s%s%s", mesh->world,
             mesh->world > 1 ? "es" : "", mesh->DP, mesh->R, mesh->F, mesh->F > 1 ? "s" : "", differ ? "" : ", ",
             differ ? "" : here.what, differ ? "" : " each");
-    places[0] = here;
-#ifdef USE_MPI
-    if (mesh->world > 1) {
-        MPI_CHECK(MPI_Gather(&here, sizeof here, MPI_CHAR, places, sizeof here, MPI_CHAR, 0, world_comm));
-    }
-#endif
+    processes_gather(mesh, &here, sizeof here, places);
     for (int i = 0; i < mesh->world && mesh->rank == 0 && (mesh->world > 1 || differ); i++) {
         int first = i % mesh->group * mesh->F;
         run_say(run, "# process %d host %s dp_rank %d tp_ranks %d to %d%s%s", i, places[i].host, i / mesh->group, first,
