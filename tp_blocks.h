@@ -12,12 +12,15 @@
 #define TP_BLOCKS_H
 
 #include "data/files.h"
-#include <limits.h>
 #ifdef USE_MPI
 #define OMPI_SKIP_MPICXX 1 // C++ compilers get the C interface too
 #define MPICH_SKIP_MPICXX 1
 #include <mpi.h>
+typedef MPI_Comm Group; // processes that sum and gather among each other
+#else
+typedef int Group; // nothing to be known of it
 #endif
+#include <limits.h>
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -645,34 +648,47 @@ static inline void plan_print(const Plan *plan, int C, int rows, size_t size) {
 typedef struct {
     int world, rank;
     int R, F;              // tensor ranks, and how many of them each process runs itself
-    int group, group_rank; // processes in a TP group, and which of them this is; its ranks begin at group_rank * F
+    int group, group_rank; // processes in a TP group, and which of them this is
     int DP, dp_rank;
     int vocab_parallel;    // 1: the rows of wte are cut over the tensor ranks too
-#ifdef USE_MPI
-    MPI_Comm tp, dp; // this process's TP group, and the processes with the same tensor ranks in all replicas
-#endif
+    Group tp, dp; // this process's TP group, and the processes with the same tensor ranks in all replicas
 } Mesh;
 
 static Mesh mesh_make(int world, int rank, int R, int fold) {
-    int F = fold ? fold : world % R == 0 ? 1 : R;
-    if (R % F) fail("-fold %d: %d tensor ranks (-tp) cannot be run %d to a process; expected a divisor of %d", F, R, F, R);
+    int F = world % R == 0 ? 1 : R;
+    if (fold) F = fold;
+    if (R % F) {
+        fail("-fold %d: %d tensor ranks (-tp) cannot be run %d to a process; expected a divisor of %d",
+             F, R, F, R);
+    }
     int group = R / F;
     if (world % group) {
-        fail("-tp %d -fold %d needs a multiple of %d processes, but there %s %d; try mpirun -n %d, or -fold %d for all "
-             "tensor ranks in each process", R, F, group, world == 1 ? "is" : "are", world, group, R);
+        fail("-tp %d -fold %d needs a multiple of %d processes, but there %s %d; try mpirun -n %d, "
+             "or -fold %d for all tensor ranks in each process",
+             R, F, group, world == 1 ? "is" : "are", world, group, R);
     }
     Mesh m = {};
-    m.world = world, m.rank = rank, m.R = R, m.F = F;
-    m.group = group, m.group_rank = rank % group;
-    m.DP = world / group, m.dp_rank = rank / group;
+    m.world = world;
+    m.rank = rank;
+    m.R = R;
+    m.F = F;
+    m.group = group;
+    m.group_rank = rank % group; // its tensor ranks begin at group_rank * F
+    m.DP = world / group;
+    m.dp_rank = rank / group;
     return m;
+}
+
+enum { MESH_TP, MESH_DP }; // groups: of the ranks of one model, of the same rank in all replicas
+static inline int mesh_size(const Mesh *mesh, int which) {
+    return which == MESH_TP ? mesh->group : mesh->DP;
 }
 
 // ----------------------------------------------------------------------------
 // processes: what the mesh needs of MPI, and the same for a process alone
 //
-// A program that mpirun did not start does not touch MPI, so that it runs where there is none. Collectives here take all
-// processes of the named group; those of one process do nothing.
+// A program that mpirun did not start does not touch MPI, so that it runs where there is none.
+// Collectives here take all processes of the named group; those of one process do nothing.
 
 // How many processes the launcher of OpenMPI, or of MPICH and its kin, started; 0 when there was none.
 static int processes_launched(void) {
@@ -682,32 +698,27 @@ static int processes_launched(void) {
 }
 
 #ifdef USE_MPI
-#define MPI_CHECK(call)                                                                         \
-    do {                                                                                        \
-        int code_ = (call);                                                                     \
-        if (code_ != MPI_SUCCESS) {                                                             \
-            char text_[MPI_MAX_ERROR_STRING];                                                   \
-            int length_;                                                                        \
-            MPI_Error_string(code_, text_, &length_);                                           \
-            fail("%s:%d: %s: %s", __FILE__, __LINE__, #call, text_);                            \
-        }                                                                                       \
+
+#define MPI_CHECK(call)                                              \
+    do {                                                             \
+        int code_ = (call);                                          \
+        if (code_ != MPI_SUCCESS) {                                  \
+            char text_[MPI_MAX_ERROR_STRING];                        \
+            int length_;                                             \
+            MPI_Error_string(code_, text_, &length_);                \
+            fail("%s:%d: %s: %s", __FILE__, __LINE__, #call, text_); \
+        }                                                            \
     } while (0)
 
 static MPI_Comm world_comm = MPI_COMM_WORLD; // the processes that work
 static int processes_aside;                  // how many others wait for them
 
 static void processes_abort(void) { MPI_Abort(MPI_COMM_WORLD, EXIT_FAILURE); }
-#endif
 
 // Joins the other processes, if there are any. From here on a failure of one ends all.
-static void processes_begin(int *world, int *rank) {
-    *world = 1, *rank = 0;
-#ifndef USE_MPI
-    if (processes_launched() > 1) {
-        fail("started as one of %d processes, but this program was built without MPI (Debian: apt-get install libopenmpi-dev "
-             "openmpi-bin, then make again)", processes_launched());
-    }
-#else
+static inline void processes_begin(int *world, int *rank) {
+    *world = 1;
+    *rank = 0;
     if (!processes_launched()) return;
     int provided;
     MPI_CHECK(MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided));
@@ -716,15 +727,14 @@ static void processes_begin(int *world, int *rank) {
     MPI_CHECK(MPI_Comm_rank(MPI_COMM_WORLD, rank));
     fail_hook = processes_abort;
     if (*world > 1) fail_rank = *rank;
-#endif
 }
 
-// Leaves to work only processes with keep != 0, of which the first must be one; their new number and ranks go to *world and
-// *rank, in the old order. The others never return: they sleep until processes_end lets them go, and exit with status 0 and
-// without a word. All processes take part. A failure of any still ends all.
-__attribute__((unused)) static void processes_keep(int keep, int *world, int *rank) {
+// Leaves to work only processes with keep != 0, of which the first must be one. Their new number and
+// ranks go to *world and *rank, in the old order. The others never return: they sleep until
+// processes_end lets them go, and exit with status 0 and without a word. All processes take part. A
+// failure of any still ends all.
+static inline void processes_keep(int keep, int *world, int *rank) {
     if (!*rank && !keep) fail("the first process cannot step aside");
-#ifdef USE_MPI
     if (*world == 1) return;
     int all = *world, done = 0;
     MPI_CHECK(MPI_Comm_split(MPI_COMM_WORLD, keep ? 0 : MPI_UNDEFINED, *rank, &world_comm));
@@ -745,41 +755,49 @@ __attribute__((unused)) static void processes_keep(int keep, int *world, int *ra
     }
     MPI_CHECK(MPI_Finalize());
     exit(EXIT_SUCCESS);
-#else
-    (void)world;
-#endif
 }
 
 // Whether no process of lower rank brings the same `bytes` of key. All working processes take part.
-__attribute__((unused)) static int processes_first_with(const void *key, size_t bytes, int world, int rank) {
+static inline int processes_first_with(const void *key, size_t bytes, int world, int rank) {
     int first = 1;
-#ifdef USE_MPI
     if (world == 1) return 1;
     char *keys = ALLOC(char, bytes * (size_t)world, "keys");
     MPI_CHECK(MPI_Allgather(key, (int)bytes, MPI_BYTE, keys, (int)bytes, MPI_BYTE, world_comm));
     for (int i = 0; i < rank; i++) first &= memcmp(keys + i * bytes, key, bytes) != 0;
     free(keys);
-#else
-    (void)key, (void)bytes, (void)world, (void)rank;
-#endif
     return first;
 }
 
 // This process's number among the working processes of its host.
-__attribute__((unused)) static int processes_local_rank(void) {
+static inline int processes_local_rank(void) {
     int rank = 0;
-#ifdef USE_MPI
     if (!processes_launched()) return 0;
     MPI_Comm host;
     MPI_CHECK(MPI_Comm_split_type(world_comm, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &host));
     MPI_CHECK(MPI_Comm_rank(host, &rank));
     MPI_CHECK(MPI_Comm_free(&host));
-#endif
     return rank;
 }
 
-static void processes_end(void) {
-#ifdef USE_MPI
+// Sends `bytes` of x from rank 0 of the world to all others.
+static inline void processes_broadcast(const Mesh *mesh, void *x, size_t bytes) {
+    if (mesh->world == 1) return;
+    MPI_CHECK(MPI_Bcast(x, (int)bytes, MPI_BYTE, 0, world_comm));
+}
+
+// Collects `bytes` of x of each process of the world in rank 0: out (world, bytes).
+static inline void processes_gather(const Mesh *mesh, const void *x, size_t bytes, void *out) {
+    memcpy(out, x, bytes);
+    if (mesh->world == 1) return;
+    MPI_CHECK(MPI_Gather(x, (int)bytes, MPI_BYTE, out, (int)bytes, MPI_BYTE, 0, world_comm));
+}
+
+// Returns when all processes of the world have called it.
+static inline void processes_wait(const Mesh *mesh) {
+    if (mesh->world > 1) MPI_CHECK(MPI_Barrier(world_comm));
+}
+
+static inline void processes_end(void) {
     if (!processes_launched()) return;
     if (processes_aside) {
         MPI_Request request;
@@ -787,139 +805,154 @@ static void processes_end(void) {
         MPI_CHECK(MPI_Wait(&request, MPI_STATUS_IGNORE));
     }
     MPI_CHECK(MPI_Finalize());
-#endif
 }
 
 // Forms the groups of a mesh. All processes take part.
-static void mesh_connect(Mesh *mesh) {
-    (void)mesh;
-#ifdef USE_MPI
+static inline void mesh_connect(Mesh *mesh) {
     if (mesh->world == 1) return;
     MPI_CHECK(MPI_Comm_split(world_comm, mesh->dp_rank, mesh->rank, &mesh->tp));
     MPI_CHECK(MPI_Comm_split(world_comm, mesh->group_rank, mesh->rank, &mesh->dp));
-#endif
 }
 
-enum { MESH_TP, MESH_DP };
-static int mesh_size(const Mesh *mesh, int which) { return which == MESH_TP ? mesh->group : mesh->DP; }
-
-#ifdef USE_MPI
 static MPI_Comm mesh_comm(const Mesh *mesh, int which) { return which == MESH_TP ? mesh->tp : mesh->dp; }
-#endif
+static MPI_Datatype mesh_type(size_t size) { return size == sizeof(float) ? MPI_FLOAT : MPI_DOUBLE; }
+static const size_t MPI_AT_ONCE = 1 << 30; // MPI counts in int
 
-// Sums n elements of `size` bytes (4 float, 8 double) in place over a group; every process gets the same bits.
-static void mesh_sum(const Mesh *mesh, int which, void *x, size_t n, size_t size) {
+// Sums n elements of `size` bytes (4 float, 8 double) in place over a group; every process gets the
+// same bits.
+static inline void mesh_sum(const Mesh *mesh, int which, void *x, size_t n, size_t size) {
     if (mesh_size(mesh, which) == 1) return;
-    (void)x, (void)n, (void)size;
-#ifdef USE_MPI
-    MPI_Datatype type = size == sizeof(float) ? MPI_FLOAT : MPI_DOUBLE;
-    for (size_t done = 0, here; done < n; done += here) { // MPI counts in int
-        here = n - done < 1 << 30 ? n - done : 1 << 30;
-        MPI_CHECK(MPI_Allreduce(MPI_IN_PLACE, (char *)x + done * size, (int)here, type, MPI_SUM, mesh_comm(mesh, which)));
+    for (size_t done = 0, here; done < n; done += here) {
+        here = n - done < MPI_AT_ONCE ? n - done : MPI_AT_ONCE;
+        MPI_CHECK(MPI_Allreduce(MPI_IN_PLACE, (char *)x + done * size, (int)here, mesh_type(size),
+                                MPI_SUM, mesh_comm(mesh, which)));
     }
-#endif
 }
 
-// Sums that go on while the caller computes. MPI moves them when it is called: sums_progress is such a call.
+// Sums that go on while the caller computes. MPI moves data only inside its calls, and sums_progress
+// is such a call.
 typedef struct {
     int count;
-#ifdef USE_MPI
     MPI_Request requests[6 * L_MAX];
-#endif
 } PendingSums;
 
 // As mesh_sum, but x may be neither read nor written until sums_finish.
-__attribute__((unused)) static void sums_begin(PendingSums *sums, const Mesh *mesh, int which, void *x, size_t n, size_t size) {
-    (void)sums, (void)x, (void)n, (void)size;
+static inline void sums_begin(PendingSums *sums, const Mesh *mesh, int which, void *x, size_t n,
+                              size_t size) {
     if (mesh_size(mesh, which) == 1) return;
-#ifdef USE_MPI
     if (n > INT_MAX) fail("a tensor of %zu elements is too large for one all-reduce", n);
-    MPI_Datatype type = size == sizeof(float) ? MPI_FLOAT : MPI_DOUBLE;
-    MPI_CHECK(MPI_Iallreduce(MPI_IN_PLACE, x, (int)n, type, MPI_SUM, mesh_comm(mesh, which), &sums->requests[sums->count++]));
-#endif
+    MPI_Request *request = &sums->requests[sums->count++];
+    MPI_CHECK(MPI_Iallreduce(MPI_IN_PLACE, x, (int)n, mesh_type(size), MPI_SUM, mesh_comm(mesh, which),
+                             request));
 }
 
-// For a TP group of two: each sends x and gets the other's in `other`, to be added after sums_finish, which gives both the same
-// bits. OpenMPI 4's Iallreduce of two is a reduction and then a broadcast, twice the time on a network.
-__attribute__((unused)) static void sums_exchange(PendingSums *sums, const Mesh *mesh, const void *x, void *other, size_t bytes) {
-    (void)sums, (void)mesh, (void)x, (void)other, (void)bytes;
-#ifdef USE_MPI
+// For a TP group of two: each sends x and gets the other's in `other`, to be added after sums_finish,
+// which gives both the same bits. OpenMPI 4's Iallreduce of two is a reduction and then a broadcast,
+// twice the time on a network.
+static inline void sums_exchange(PendingSums *sums, const Mesh *mesh, const void *x, void *other,
+                                 size_t bytes) {
     if (bytes > INT_MAX) fail("an activation of %zu bytes is too large for one message", bytes);
     int to = 1 - mesh->group_rank;
-    MPI_CHECK(MPI_Irecv(other, (int)bytes, MPI_BYTE, to, 0, mesh->tp, &sums->requests[sums->count++]));
-    MPI_CHECK(MPI_Isend(x, (int)bytes, MPI_BYTE, to, 0, mesh->tp, &sums->requests[sums->count++]));
-#endif
+    MPI_Request *receive = &sums->requests[sums->count++], *send = &sums->requests[sums->count++];
+    MPI_CHECK(MPI_Irecv(other, (int)bytes, MPI_BYTE, to, 0, mesh->tp, receive));
+    MPI_CHECK(MPI_Isend(x, (int)bytes, MPI_BYTE, to, 0, mesh->tp, send));
 }
 
-__attribute__((unused)) static void sums_progress(PendingSums *sums) {
-    (void)sums;
-#ifdef USE_MPI
+static inline void sums_progress(PendingSums *sums) {
     int done;
-    if (sums->count) MPI_CHECK(MPI_Testall(sums->count, sums->requests, &done, MPI_STATUSES_IGNORE));
-#endif
+    if (!sums->count) return;
+    MPI_CHECK(MPI_Testall(sums->count, sums->requests, &done, MPI_STATUSES_IGNORE));
 }
 
-__attribute__((unused)) static void sums_finish(PendingSums *sums) {
-#ifdef USE_MPI
+static inline void sums_finish(PendingSums *sums) {
     if (sums->count) MPI_CHECK(MPI_Waitall(sums->count, sums->requests, MPI_STATUSES_IGNORE));
-#endif
     sums->count = 0;
 }
 
 // The largest of each of n elements over the TP group, in place.
-__attribute__((unused)) static void mesh_max(const Mesh *mesh, void *x, size_t n, size_t size) {
-    (void)mesh, (void)x, (void)n, (void)size;
-#ifdef USE_MPI
+static inline void mesh_max(const Mesh *mesh, void *x, size_t n, size_t size) {
     if (mesh->group == 1) return;
-    MPI_Datatype type = size == sizeof(float) ? MPI_FLOAT : MPI_DOUBLE;
-    MPI_CHECK(MPI_Allreduce(MPI_IN_PLACE, x, (int)n, type, MPI_MAX, mesh->tp));
-#endif
+    MPI_CHECK(MPI_Allreduce(MPI_IN_PLACE, x, (int)n, mesh_type(size), MPI_MAX, mesh->tp));
 }
 
 // Sends `bytes` of x from one process of a group to all others of it.
-__attribute__((unused)) static void mesh_broadcast(const Mesh *mesh, int which, int owner, void *x, size_t bytes) {
+static inline void mesh_broadcast(const Mesh *mesh, int which, int owner, void *x, size_t bytes) {
     if (mesh_size(mesh, which) == 1) return;
-    (void)owner, (void)x, (void)bytes;
-#ifdef USE_MPI
-    for (size_t done = 0, here; done < bytes; done += here) { // MPI counts in int
-        here = bytes - done < 1 << 30 ? bytes - done : 1 << 30;
+    for (size_t done = 0, here; done < bytes; done += here) {
+        here = bytes - done < MPI_AT_ONCE ? bytes - done : MPI_AT_ONCE;
         MPI_CHECK(MPI_Bcast((char *)x + done, (int)here, MPI_BYTE, owner, mesh_comm(mesh, which)));
     }
-#endif
 }
 
 // Collects n doubles of each process of the TP group, in rank order: out (group,n).
-static void mesh_gather(const Mesh *mesh, const double *x, int n, double *out) {
-    (void)mesh;
+static inline void mesh_gather(const Mesh *mesh, const double *x, int n, double *out) {
     memcpy(out, x, (size_t)n * sizeof(double));
-#ifdef USE_MPI
-    if (mesh->group > 1) MPI_CHECK(MPI_Allgather(x, n, MPI_DOUBLE, out, n, MPI_DOUBLE, mesh->tp));
-#endif
+    if (mesh->group == 1) return;
+    MPI_CHECK(MPI_Allgather(x, n, MPI_DOUBLE, out, n, MPI_DOUBLE, mesh->tp));
 }
 
-// Puts the pieces of a buffer together in the first process of the TP group: each brings its own bits and zeros
-// elsewhere. Bits are or-ed, not added, since adding would lose the sign of a zero.
-static void mesh_join(const Mesh *mesh, float *x, size_t n) {
-    (void)mesh, (void)x, (void)n;
-#ifdef USE_MPI
+// Puts the pieces of a buffer together in the first process of the TP group: each brings its own bits
+// and zeros elsewhere. Bits are or-ed, not added, since adding would lose the sign of a zero.
+static inline void mesh_join(const Mesh *mesh, float *x, size_t n) {
     if (mesh->group == 1) return;
-    if (mesh->group_rank) MPI_CHECK(MPI_Reduce(x, NULL, (int)n, MPI_UINT32_T, MPI_BOR, 0, mesh->tp));
-    else MPI_CHECK(MPI_Reduce(MPI_IN_PLACE, x, (int)n, MPI_UINT32_T, MPI_BOR, 0, mesh->tp));
-#endif
+    const void *send = mesh->group_rank ? x : MPI_IN_PLACE;
+    void *receive = mesh->group_rank ? NULL : x;
+    MPI_CHECK(MPI_Reduce(send, receive, (int)n, MPI_UINT32_T, MPI_BOR, 0, mesh->tp));
 }
+
+#else // a process alone: every group is of one, and its collectives do nothing
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wunused-parameter"
+
+typedef struct { int count; } PendingSums;
+
+static inline void processes_begin(int *world, int *rank) {
+    *world = 1;
+    *rank = 0;
+    if (processes_launched() <= 1) return;
+    fail("started as one of %d processes, but this program was built without MPI (Debian: apt-get "
+         "install libopenmpi-dev openmpi-bin, then make again)", processes_launched());
+}
+static inline void processes_keep(int keep, int *world, int *rank) {
+    if (!keep) fail("the first process cannot step aside");
+}
+static inline int processes_first_with(const void *key, size_t bytes, int world, int rank) { return 1; }
+static inline int processes_local_rank(void) { return 0; }
+static inline void processes_broadcast(const Mesh *mesh, void *x, size_t bytes) {}
+static inline void processes_gather(const Mesh *mesh, const void *x, size_t bytes, void *out) {
+    memcpy(out, x, bytes);
+}
+static inline void processes_wait(const Mesh *mesh) {}
+static inline void processes_end(void) {}
+
+static inline void mesh_connect(Mesh *mesh) {}
+static inline void mesh_sum(const Mesh *mesh, int which, void *x, size_t n, size_t size) {}
+static inline void mesh_max(const Mesh *mesh, void *x, size_t n, size_t size) {}
+static inline void mesh_broadcast(const Mesh *mesh, int which, int owner, void *x, size_t bytes) {}
+static inline void mesh_gather(const Mesh *mesh, const double *x, int n, double *out) {
+    memcpy(out, x, (size_t)n * sizeof(double));
+}
+static inline void mesh_join(const Mesh *mesh, float *x, size_t n) {}
+
+static inline void sums_begin(PendingSums *sums, const Mesh *mesh, int which, void *x, size_t n,
+                              size_t size) {}
+static inline void sums_exchange(PendingSums *sums, const Mesh *mesh, const void *x, void *other,
+                                 size_t bytes) {}
+static inline void sums_progress(PendingSums *sums) {}
+static inline void sums_finish(PendingSums *sums) {}
+
+#pragma GCC diagnostic pop
+#endif
 
 // Fails unless `bytes` of x are what rank 0 of the world has; `what` names them.
-static void processes_same(const Mesh *mesh, const void *x, size_t bytes, const char *what) {
-    (void)x, (void)bytes, (void)what;
+static inline void processes_same(const Mesh *mesh, const void *x, size_t bytes, const char *what) {
     if (mesh->world == 1) return;
-#ifdef USE_MPI
     char *first = ALLOC(char, bytes, what);
     memcpy(first, x, bytes);
-    MPI_CHECK(MPI_Bcast(first, (int)bytes, MPI_BYTE, 0, world_comm));
+    processes_broadcast(mesh, first, bytes);
     if (memcmp(first, x, bytes)) fail("%s differs from rank 0's", what);
     free(first);
-    MPI_CHECK(MPI_Barrier(world_comm)); // nobody goes on, and writes, before all have agreed
-#endif
+    processes_wait(mesh); // nobody goes on, and writes, before all have agreed
 }
 
 // ----------------------------------------------------------------------------
@@ -990,7 +1023,7 @@ static double seconds_now(void) {
 }
 
 // Returns at `until`: sleeps for most of the time, which leaves the core to others, and spins for the rest.
-__attribute__((unused)) static void wait_until(double until) {
+static inline void wait_until(double until) {
     const double wake_up = 200e-6;
     double left = until - seconds_now();
     if (left > wake_up) {
@@ -1064,233 +1097,5 @@ typedef struct {
 } UpdateSums;
 
 enum { PROCESS_WHAT = 96 }; // room for the words on what a process computes with
-
-// ----------------------------------------------------------------------------
-// options: one row gives the parser, --help, the banner and the log's header
-
-// What an option needs; a build that lacks it refuses the option by name. A trainer defines BUILT_IN before this header.
-enum { ALWAYS = 0, CUDA = 1 };
-#ifndef BUILT_IN
-#define BUILT_IN ALWAYS
-#endif
-#define DEFAULT_TRAIN "data/shakespeare_char/train.bin"
-#define DEFAULT_VAL "data/shakespeare_char/val.bin"
-#ifndef DEFAULT_MODEL
-#define DEFAULT_MODEL "4x4x128"
-#define DEFAULT_T "64"
-#endif
-
-// Kinds: TEXT any string; COUNT an integer in [low, high]; REAL a number in [low, high]; CHOICE one of `words`.
-// clang-format off
-#define OPTIONS(X)                                                                                                                                             \
-    /* flag   field          kind    default      low high         words           needs    meaning */                                                         \
-    X("-i",    train_data,    TEXT,   DEFAULT_TRAIN, 0,  0,          "",             ALWAYS,  "training tokens: a file or a quoted glob of shards")            \
-    X("-j",    val_data,      TEXT,   DEFAULT_VAL, 0,  0,            "",             ALWAYS,  "validation tokens")                                             \
-    X("-e",    model,         TEXT,   DEFAULT_MODEL, 0, 0,           "",             ALWAYS,  "model: a .bin file, d12 d24 d36 d48, or LxHxC such as 4x4x128") \
-    X("-o",    out,           TEXT,   "",          0,  0,           "",             ALWAYS,  "output folder for log and checkpoints; empty = none")            \
-    X("-p",    pattern,       TEXT,   "t",         0,  0,           "",             ALWAYS,  "block pattern: t Megatron, s SPD, p parallel, l Ladder, . closes a p run")\
-    X("-tp",   tp,            COUNT,  "2",         1,  4096,        "",             ALWAYS,  "R, the tensor ranks one model is cut over")                      \
-    X("-pm",   rule,          CHOICE, "sum",       0,  0,           RULE_NAMES,     ALWAYS,  "what a run of p blocks is merged to")                            \
-    X("-fold", fold,          COUNT,  "0",         0,  4096,        "",             ALWAYS,  "tensor ranks run by one process; 0 = choose")                    \
-    X("-vp",   vocab_parallel, COUNT, "0",         0,  1,           "",             ALWAYS,  "1 = the vocabulary is cut over the ranks too: embedding, head, loss")\
-    X("-b",    batch,         COUNT,  "4",         1,  65536,       "",             ALWAYS,  "sequences per micro-batch and replica")                          \
-    X("-t",    length,        COUNT,  DEFAULT_T,   1,  1 << 20,     "",             ALWAYS,  "tokens per sequence")                                            \
-    X("-d",    update_tokens, COUNT,  "0",         0,  1 << 30,     "",             ALWAYS,  "tokens per update; 0 = one micro-batch on every replica")        \
-    X("-x",    updates,       COUNT,  "-1",        -1, 99999999,    "",             ALWAYS,  "updates; -1 = one epoch")                                        \
-    X("-l",    rate,          REAL,   "3e-4",      0,  1e3,         "",             ALWAYS,  "peak learning rate")                                             \
-    X("-u",    warmup,        COUNT,  "0",         0,  INT_MAX,     "",             ALWAYS,  "warm-up updates")                                                \
-    X("-q",    rate_last,     REAL,   "1.0",       0,  1,           "",             ALWAYS,  "fraction of the peak learning rate at the end")                  \
-    X("-k",    schedule,      CHOICE, "cosine",    0,  0,           SCHEDULE_NAMES, ALWAYS,  "learning rate schedule")                                         \
-    X("-c",    decay,         REAL,   "0",         0,  1e3,         "",             ALWAYS,  "weight decay of matrices and embeddings")                        \
-    X("-b1",   beta1,         REAL,   "0.9",       0,  0.999999999, "",             ALWAYS,  "AdamW beta1")                                                    \
-    X("-b2",   beta2,         REAL,   "0.95",      0,  0.999999999, "",             ALWAYS,  "AdamW beta2 (eps is 1e-8)")                                      \
-    X("-gc",   clip,          REAL,   "1.0",       0,  1e30,        "",             ALWAYS,  "clip the gradient norm to this; 0 = off")                        \
-    X("-v",    val_every,     COUNT,  "20",        0,  INT_MAX,     "",             ALWAYS,  "validate every N updates, at 0 and at the end; 0 = never")       \
-    X("-m",    val_batches,   COUNT,  "20",        -1, INT_MAX,     "",             ALWAYS,  "batches of -b sequences per validation; -1 = all")               \
-    X("-s",    sample_every,  COUNT,  "0",         0,  INT_MAX,     "",             ALWAYS,  "print a sample every N updates and at the end; 0 = never")       \
-    X("-g",    sample_tokens, COUNT,  "64",        1,  1 << 20,     "",             ALWAYS,  "tokens per sample")                                              \
-    X("-gp",   prompt,        TEXT,   "",          0,  0,           "",             ALWAYS,  "prompt that samples go on from")                                 \
-    X("-gt",   temperature,   REAL,   "0.8",       0,  100,         "",             ALWAYS,  "sampling temperature; 0 = always the likeliest token")           \
-    X("-gk",   top_k,         COUNT,  "0",         0,  65536,       "",             ALWAYS,  "sample among the K likeliest tokens; 0 = all")                   \
-    X("-tk",   tokenizer,     TEXT,   "",          0,  0,           "",             ALWAYS,  "tokenizer file; empty = tokenizer.bin beside -i")                \
-    X("-n",    save_every,    COUNT,  "0",         0,  INT_MAX,     "",             ALWAYS,  "checkpoint every N updates; 0 = only at the end")                \
-    X("-nk",   save_keep,     COUNT,  "0",         0,  INT_MAX,     "",             ALWAYS,  "keep the last K checkpoints; 0 = all")                           \
-    X("-y",    resume,        COUNT,  "0",         0,  1,           "",             ALWAYS,  "1 = resume from the last checkpoint in -o")                      \
-    X("-sh",   shuffle,       COUNT,  "1",         0,  1,           "",             ALWAYS,  "1 = rows start at random offsets, 0 = rows follow one another")  \
-    X("-rs",   seed,          COUNT,  "1337",      0,  INT_MAX,     "",             ALWAYS,  "seed of initial weights, data order and sampling")               \
-    X("-wi",   weights,       CHOICE, "gpt2",      0,  0,           WEIGHTS_NAMES,  ALWAYS,  "initial weights of a new model")                                 \
-    X("-a",    overfit,       COUNT,  "0",         0,  1,           "",             ALWAYS,  "1 = every update sees the first batch")                          \
-    X("-nl",   net_latency,   REAL,   "0",         0,  1e9,         "",             ALWAYS,  "emulated network: microseconds per hop of an all-reduce")        \
-    X("-nb",   net_gbits,     REAL,   "0",         0,  1e9,         "",             ALWAYS,  "emulated network: Gbit/s per link; 0 = off")                     \
-    X("-cm",   comm,          CHOICE, "auto",      0,  0,           "auto nccl mpi", CUDA,    "all-reduce of the CUDA trainer")                                  \
-    X("-ms",   matmul_search, COUNT,  "0",         0,  64,          "",             CUDA,    "time cuBLASLt's N best algorithms per shape, take the fastest; 0 = its choice")\
-    X("-r",    recompute,     COUNT,  "0",         0,  2,           "",             CUDA,    "recompute in the backward pass: 1 = GELU, 2 = LayerNorm too")    \
-    X("-z",    zero,          COUNT,  "0",         0,  1,           "",             CUDA,    "1 = ZeRO-1: optimizer state cut over the replicas")
-// clang-format on
-
-typedef const char *OPTION_TEXT;
-typedef int64_t OPTION_COUNT;
-typedef double OPTION_REAL;
-typedef int OPTION_CHOICE;
-
-#define X(flag, field, ...) O_##field,
-enum { OPTIONS(X) O_COUNT };
-#undef X
-
-typedef struct {
-#define X(flag, field, kind, ...) OPTION_##kind field;
-    OPTIONS(X)
-#undef X
-    char given[O_COUNT]; // 1: on the command line; 0: the default
-} Options;
-
-typedef enum { KIND_TEXT, KIND_COUNT, KIND_REAL, KIND_CHOICE } OptionKind;
-
-typedef struct {
-    const char *flag, *initial, *words, *meaning;
-    OptionKind kind;
-    double low, high;
-    int needs;
-    size_t offset; // of the field in Options
-} OptionSpec;
-
-static const OptionSpec option_specs[O_COUNT] = {
-#define X(flag, field, kind, initial, low, high, words, needs, meaning) \
-    {flag, initial, words, meaning, KIND_##kind, low, high, needs, offsetof(Options, field)},
-    OPTIONS(X)
-#undef X
-};
-
-// Position of `word` among space-separated words, or -1; word number `i` of them, into `out`.
-static int word_find(const char *words, const char *word) {
-    size_t length = strlen(word);
-    for (int i = 0; *words; i++) {
-        size_t n = strcspn(words, " ");
-        if (n == length && !memcmp(words, word, n)) return i;
-        words += n + (words[n] == ' ');
-    }
-    return -1;
-}
-
-static const char *word_at(const char *words, int i, char out[32]) {
-    while (i-- > 0) words += strcspn(words, " ") + 1;
-    snprintf(out, 32, "%.*s", (int)strcspn(words, " "), words);
-    return out;
-}
-
-static void option_set(Options *o, const OptionSpec *spec, const char *text) {
-    char *field = (char *)o + spec->offset, *end;
-    int is_number = text[0] && strspn(text, "-+.0123456789eE") == strlen(text); // no spaces, hexadecimals, nan or inf
-    errno = 0;
-    if (spec->kind == KIND_TEXT) {
-        memcpy(field, &text, sizeof text);
-    } else if (spec->kind == KIND_CHOICE) {
-        int choice = word_find(spec->words, text);
-        if (choice < 0) fail("%s '%s': expected one of: %s", spec->flag, text, spec->words);
-        memcpy(field, &choice, sizeof choice);
-    } else if (spec->kind == KIND_COUNT) {
-        long long value = strtoll(text, &end, 10);
-        if (!is_number || *end || errno || value < spec->low || value > spec->high) {
-            fail("%s '%s': expected an integer from %.0f to %.0f", spec->flag, text, spec->low, spec->high);
-        }
-        int64_t stored = value;
-        memcpy(field, &stored, sizeof stored);
-    } else {
-        double value = strtod(text, &end);
-        if (!is_number || *end || !(value >= spec->low && value <= spec->high)) {
-            fail("%s '%s': expected a number from %g to %.10g", spec->flag, text, spec->low, spec->high);
-        }
-        memcpy(field, &value, sizeof value);
-    }
-}
-
-// An option's value as it would stand on a command line. `out` serves for what is not a string.
-static const char *option_value(const Options *o, int i, char out[32]) {
-    const OptionSpec *spec = &option_specs[i];
-    const char *field = (const char *)o + spec->offset;
-    int64_t count;
-    double value;
-    int choice;
-    const char *text;
-    switch (spec->kind) {
-    case KIND_TEXT: memcpy(&text, field, sizeof text); return text;
-    case KIND_CHOICE: memcpy(&choice, field, sizeof choice); return word_at(spec->words, choice, out);
-    case KIND_COUNT: memcpy(&count, field, sizeof count); snprintf(out, 32, "%lld", (long long)count); return out;
-    default: memcpy(&value, field, sizeof value); snprintf(out, 32, "%.10g", value); return out;
-    }
-}
-
-static void options_help(const char *program) {
-    printf("usage: %s [option value]...\n\n", program);
-    for (int i = 0; i < O_COUNT; i++) {
-        const OptionSpec *s = &option_specs[i];
-        printf("  %-5s %-8s %s", s->flag, s->initial[0] ? s->initial : "''", s->meaning);
-        if (s->kind == KIND_CHOICE) printf(" (one of: %s)", s->words);
-        if (s->needs & ~BUILT_IN) printf(" [not built in]");
-        printf("\n");
-    }
-    printf("  --help         print this\n");
-}
-
-static void options_parse(Options *o, int argc, char **argv) {
-    memset(o, 0, sizeof *o);
-    for (int i = 0; i < O_COUNT; i++) option_set(o, &option_specs[i], option_specs[i].initial);
-    for (int a = 1; a < argc; a++) {
-        if (!strcmp(argv[a], "--help")) {
-            options_help(argv[0]);
-            exit(EXIT_SUCCESS);
-        }
-    }
-    for (int a = 1; a < argc; a += 2) {
-        int i = 0;
-        while (i < O_COUNT && strcmp(argv[a], option_specs[i].flag)) i++;
-        if (i == O_COUNT) fail("'%s' is not an option; --help lists them", argv[a]);
-        if (a + 1 == argc) fail("%s: a value is missing (%s)", argv[a], option_specs[i].meaning);
-        option_set(o, &option_specs[i], argv[a + 1]);
-        if (option_specs[i].needs & ~BUILT_IN) fail("%s: not built in (%s)", argv[a], option_specs[i].meaning);
-        o->given[i] = 1;
-    }
-}
-
-// Fails if an option differs between processes; it is named with both values.
-static void options_same(const Options *o, const Mesh *mesh) {
-    (void)o;
-    if (mesh->world == 1) return;
-#ifdef USE_MPI
-    enum { ROOM = 256 };
-    static char mine[O_COUNT][ROOM], first[O_COUNT][ROOM];
-    char value[32];
-    for (int i = 0; i < O_COUNT; i++) snprintf(mine[i], ROOM, "%s", option_value(o, i, value));
-    memcpy(first, mine, sizeof mine);
-    MPI_CHECK(MPI_Bcast(first, sizeof first, MPI_CHAR, 0, world_comm));
-    for (int i = 0; i < O_COUNT; i++) {
-        if (!strcmp(mine[i], first[i])) continue;
-        fail("%s '%s', but rank 0 has %s '%s'", option_specs[i].flag, mine[i], option_specs[i].flag, first[i]);
-    }
-    MPI_CHECK(MPI_Barrier(world_comm)); // nobody goes on, and writes, before all have agreed
-#endif
-}
-
-// A model file with s, p or l blocks fixes the pattern; with s or p also R and rule: they become the defaults, and a command line that says otherwise is an error. `where` is the model file.
-static void options_take_model(Options *o, const GPT2Config *c, const char *where) {
-    char found[32], asked[32];
-    if (pattern_is_plain(c->pattern)) return;
-    if (o->given[O_pattern] && strcmp(o->pattern, c->pattern)) {
-        fail("-p %s, but %s was trained with -p %s", o->pattern, where, c->pattern);
-    }
-    if (!pattern_depends_on_R(c->pattern)) { // then the rest has no meaning
-        o->pattern = c->pattern;
-        if (!o->given[O_tp]) o->tp = c->R;
-        return;
-    }
-    if (o->given[O_tp] && o->tp != c->R) fail("-tp %lld, but %s was trained with -tp %d", (long long)o->tp, where, c->R);
-    if (o->given[O_rule] && o->rule != c->rule) {
-        fail("-pm %s, but %s was trained with -pm %s", word_at(RULE_NAMES, o->rule, asked), where,
-             word_at(RULE_NAMES, c->rule, found));
-    }
-    o->pattern = c->pattern;
-    o->tp = c->R;
-    o->rule = c->rule;
-}
 
 #endif

@@ -33,6 +33,7 @@ Vp), R tensor ranks, F of them in this process. f counts ranks, k sub-blocks (2 
 
 #include "tp_blocks.h"
 #include "data/checkpoint.h"
+#include "data/options.h"
 
 // ----------------------------------------------------------------------------
 // real numbers
@@ -1447,9 +1448,6 @@ static void checkpoint_save(GPT2 *m, const char *folder, int64_t updates, int64_
 // ----------------------------------------------------------------------------
 // what a run asks of its trainer, beside the functions above; data/run.h says what each has to do
 
-static void trainer_begin(const Options *o, int *world, int *rank) { (void)o, (void)world, (void)rank; }
-static void trainer_end(void) {}
-
 static void gpt2_create_for(GPT2 *m, const GPT2Config *config, Mesh mesh, const Options *o, int training) {
     gpt2_create(m, config, mesh, (int)o->batch, (int)o->length, training);
     m->network = (Network){.latency_us = o->net_latency, .gbits = o->net_gbits};
@@ -1495,13 +1493,33 @@ static int gpt2_describe_process(GPT2 *m, char out[PROCESS_WHAT]) {
     return 0;
 }
 
+// ----------------------------------------------------------------------------
+// main
+
 #include "data/run.h"
 
 #ifndef NO_MAIN // programs that include this file for its model have a main of their own
 int main(int argc, char **argv) {
+    static Run run; // all zero
+    int world, rank;
 #ifdef PLANTED_FAULTS
     if (getenv("PLANTED_FAULT")) planted_fault = (int)strtol(getenv("PLANTED_FAULT"), NULL, 10);
 #endif
-    return run_main(argc, argv);
+    processes_begin(&world, &rank);
+    run_parse(&run, argc, argv, rank);
+    run_open(&run, world, rank);
+    run_say_facts(&run);
+    for (int64_t done = run.first;; done++) { // updates
+        if (run_validation_due(&run, done)) run_validate(&run, done);
+        if (run_sample_due(&run, done)) run_sample(&run, done);
+        if (run_checkpoint_due(&run, done)) run_checkpoint(&run, done);
+        if (done >= run.updates) break;
+        RunlogUpdate update = run_update(&run, done + 1);
+        run_progress(&run, &update);
+    }
+    run_summary(&run);
+    run_close(&run);
+    processes_end();
+    return 0;
 }
 #endif

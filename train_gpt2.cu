@@ -47,6 +47,7 @@ Vp), R tensor ranks, F of them in this process. f counts ranks, k sub-blocks (2 
 #endif
 #include "tp_blocks.h"
 #include "data/checkpoint.h"
+#include "data/options.h"
 #include "data/runlog.h"
 #include "data/tokenizer.h"
 #include "data/tokens.h"
@@ -3185,13 +3186,13 @@ static void gpt2_init_weights(GPT2 *m, int how, uint64_t seed) {
 #ifndef NO_MAIN // programs that include this file for its model stop here
 
 // ----------------------------------------------------------------------------
-// what data/run.h asks of a trainer, and main
+// what data/run.h asks of a trainer
 
 static int processes_stepped_aside;
 
 // Chooses this process's GPU, of those it sees: all of its host's, or just one where the launcher hands them out. NCCL wants
 // one each: processes that find theirs taken step aside, unless -cm mpi has several share one.
-static void trainer_begin(const Options *o, int *world, int *rank) {
+static void gpu_choose(const Options *o, int *world, int *rank) {
     int gpus = 0, all = *world;
     cudaError_t status = cudaGetDeviceCount(&gpus);
     if (status != cudaSuccess || gpus < 1) {
@@ -3204,11 +3205,6 @@ static void trainer_begin(const Options *o, int *world, int *rank) {
     if (*world > 1) processes_keep(first || o->comm == COMM_MPI, world, rank);
     processes_stepped_aside = all - *world;
     gpu_open(index);
-}
-
-static void trainer_end(void) {
-    comm_close();
-    gpu_close();
 }
 
 static void gpt2_create_for(GPT2 *m, const GPT2Config *config, Mesh mesh, const Options *o, int training) {
@@ -3268,12 +3264,35 @@ static int gpt2_describe_process(GPT2 *m, char out[PROCESS_WHAT]) {
     return 1;
 }
 
+// ----------------------------------------------------------------------------
+// main
+
 #include "data/run.h"
 
 int main(int argc, char **argv) {
+    static Run run; // all zero
+    int world, rank;
 #ifdef PLANTED_FAULTS
     if (getenv("PLANTED_FAULT")) planted_fault_host = (int)strtol(getenv("PLANTED_FAULT"), NULL, 10);
 #endif
-    return run_main(argc, argv);
+    processes_begin(&world, &rank);
+    run_parse(&run, argc, argv, rank);
+    gpu_choose(&run.options, &world, &rank);
+    run_open(&run, world, rank);
+    run_say_facts(&run);
+    for (int64_t done = run.first;; done++) { // updates
+        if (run_validation_due(&run, done)) run_validate(&run, done);
+        if (run_sample_due(&run, done)) run_sample(&run, done);
+        if (run_checkpoint_due(&run, done)) run_checkpoint(&run, done);
+        if (done >= run.updates) break;
+        RunlogUpdate update = run_update(&run, done + 1);
+        run_progress(&run, &update);
+    }
+    run_summary(&run);
+    run_close(&run);
+    comm_close();
+    gpu_close();
+    processes_end();
+    return 0;
 }
 #endif

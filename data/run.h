@@ -1,14 +1,11 @@
-// A run, and the main of both trainers: options made into a model, data and a log; updates, validation, samples,
-// checkpoints. Nothing here touches a tensor: that is the trainer's, which includes this header after it has defined
+// A run: options made into a model, data and a log; updates, validation, samples, checkpoints. These are the
+// calls that the main of both trainers consists of. Nothing here touches a tensor: that is the trainer's, which
+// includes this header after it has defined
 //
 //   GPT2    a struct that is valid when all zero, with at least
 //       GPT2Config config;  Plan plan;  Mesh mesh;  ParamSpec local[P_COUNT];  Traffic traffic[TRAFFIC_KINDS];
 //       uint64_t loaded_hash;   of all numbers read from files, when there are processes to compare with
 //
-//   void trainer_begin(const Options *o, int *world, int *rank)
-//       Options are known, the mesh is not yet made. May choose a device, and have processes step aside (processes_keep).
-//   void trainer_end(void)
-//       The model is gone, the other processes are still there.
 //   void gpt2_create_for(GPT2 *m, const GPT2Config *config, Mesh mesh, const Options *o, int training)
 //       A model with room for batches of -b x -t; without `training` it has no gradients and no moments. Fails when that
 //       cannot be had. The Mesh is connected.
@@ -43,6 +40,7 @@
 
 #include "../tp_blocks.h"
 #include "checkpoint.h"
+#include "options.h"
 #include "runlog.h"
 #include "tokenizer.h"
 #include "tokens.h"
@@ -99,6 +97,7 @@ typedef struct {
     int32_t *prompt;           // tokens that samples begin with
     int prompt_length;
     Traffic executed[TRAFFIC_KINDS]; // all-reduces of this run's updates (not those of validation and samples)
+    double seconds;                  // in this run's updates
 } Run;
 
 // Options on a few lines of the terminal; one per line in the log.
@@ -220,6 +219,12 @@ static void run_check_files(Run *run) {
     processes_same(mesh, &loaded, sizeof loaded, run->first ? "the checkpoint that -y resumes from" : "the model of -e");
 }
 
+// Reads the command line. From here on rank 0 speaks for all processes.
+static void run_parse(Run *run, int argc, char **argv, int rank) {
+    if (rank && !freopen("/dev/null", "w", stdout)) fail("/dev/null: %s", strerror(errno));
+    options_parse(&run->options, argc, argv);
+}
+
 // From options to all that a run needs. Checks everything that can be wrong before a file is written.
 static void run_open(Run *run, int world, int rank) {
     GPT2Config config;
@@ -275,6 +280,7 @@ static void run_open(Run *run, int world, int rank) {
     }
 }
 
+// Fails if anything was lost on its way to the terminal or the log.
 static void run_close(Run *run) {
     runlog_close(&run->log);
     gpt2_free(&run->model);
@@ -284,6 +290,7 @@ static void run_close(Run *run) {
     free(run->tokens);
     free(run->targets);
     free(run->prompt);
+    if (fflush(stdout) || ferror(stdout)) fail("standard output: %s", strerror(errno));
 }
 
 // What text the tokens were made from, as its script left it in source.txt beside them.
@@ -308,12 +315,7 @@ static void run_say_mesh(Run *run) {
     run_say(run, "# mesh %d process%s = DP %d x TP %d, of which each process runs %d tensor rank%s%s%s%s", mesh->world,
             mesh->world > 1 ? "es" : "", mesh->DP, mesh->R, mesh->F, mesh->F > 1 ? "s" : "", differ ? "" : ", ",
             differ ? "" : here.what, differ ? "" : " each");
-    places[0] = here;
-#ifdef USE_MPI
-    if (mesh->world > 1) {
-        MPI_CHECK(MPI_Gather(&here, sizeof here, MPI_CHAR, places, sizeof here, MPI_CHAR, 0, world_comm));
-    }
-#endif
+    processes_gather(mesh, &here, sizeof here, places);
     for (int i = 0; i < mesh->world && mesh->rank == 0 && (mesh->world > 1 || differ); i++) {
         int first = i % mesh->group * mesh->F;
         run_say(run, "# process %d host %s dp_rank %d tp_ranks %d to %d%s%s", i, places[i].host, i / mesh->group, first,
@@ -348,7 +350,26 @@ static void run_say_facts(Run *run) {
 }
 
 // ----------------------------------------------------------------------------
-// what a run does: updates, validation, samples
+// what a run does: updates, validation, samples, checkpoints
+
+// Whether what comes every N updates (0: only at the end) is due after `done` of them. Not again where a
+// run resumes.
+static int run_due(const Run *run, int64_t done, int64_t every) {
+    if (done == run->first && run->first > 0) return 0;
+    return done == run->updates || (done > 0 && every > 0 && done % every == 0);
+}
+
+static int run_validation_due(const Run *run, int64_t done) {
+    return run->options.val_every && (done == 0 || run_due(run, done, run->options.val_every));
+}
+
+static int run_sample_due(const Run *run, int64_t done) {
+    return run->options.sample_every && run_due(run, done, run->options.sample_every);
+}
+
+static int run_checkpoint_due(const Run *run, int64_t done) {
+    return run->options.out[0] && run_due(run, done, run->options.save_every);
+}
 
 // Row r of the batch of update s (from 0).
 static void run_load_row(Run *run, int64_t s, int64_t r, int32_t *tokens, int32_t *targets) {
@@ -388,6 +409,7 @@ static RunlogUpdate run_update(Run *run, int64_t N) {
     gpt2_update(m, h, N);
     u.ms = 1e3 * (seconds_now() - start);
     u.tokens_per_second = (double)o->update_tokens / u.ms * 1e3;
+    run->seconds += u.ms * 1e-3;
     for (int kind = 0; kind < TRAFFIC_KINDS; kind++) {
         Traffic *executed = &run->executed[kind], *now = &m->traffic[kind];
         executed->count += now->count - before[kind].count;
@@ -398,11 +420,15 @@ static RunlogUpdate run_update(Run *run, int64_t N) {
         u.mib += (double)(now->bytes - before[kind].bytes) / (1 << 20);
         u.comm_ms += 1e3 * (now->seconds - before[kind].seconds);
     }
+#ifdef DEBUG
+    run_check_replicas(run, N);
+#endif
     return u;
 }
 
-// Mean loss over the first sequences of the validation text, -b at a time, shared out over the replicas.
-static double run_validate(Run *run) {
+// Prints the mean loss over the first sequences of the validation text, -b at a time, shared out over the
+// replicas.
+static void run_validate(Run *run, int64_t updates) {
     int64_t B = run->options.batch, T = run->options.length;
     const Mesh *mesh = &run->model.mesh;
     double sum = 0;
@@ -413,7 +439,7 @@ static double run_validate(Run *run) {
         sum += gpt2_forward(&run->model, run->tokens, run->targets, (int)rows, (int)T) * (double)(rows * T);
     }
     mesh_sum(mesh, MESH_DP, &sum, 1, sizeof sum);
-    return sum / (double)(run->val_sequences * T);
+    run_say(run, "s:%lld tel:%.6f", (long long)updates, sum / (double)(run->val_sequences * T));
 }
 
 // Prints -g tokens after the prompt. The model reads the last -t of them.
@@ -437,8 +463,13 @@ static void run_sample(Run *run, int64_t updates) {
     free(logits), free(scratch);
 }
 
+static void run_checkpoint(Run *run, int64_t updates) {
+    run_check_replicas(run, updates);
+    checkpoint_save(&run->model, run->options.out, updates, run->options.save_keep);
+}
+
 // On a terminal a line for people, with the time left; elsewhere the line of the log.
-static void run_progress(Run *run, const RunlogUpdate *u, double seconds_left) {
+static void run_progress(Run *run, const RunlogUpdate *u) {
     char line[256];
     runlog_update_format(line, sizeof line, u);
     runlog_line(&run->log, "%s", line);
@@ -447,71 +478,27 @@ static void run_progress(Run *run, const RunlogUpdate *u, double seconds_left) {
         fflush(stdout);
         return;
     }
-    long left = (long)(seconds_left + 0.5);
+    double seconds_each = run->seconds / (double)(u->update - run->first);
+    long left = (long)(seconds_each * (double)(run->updates - u->update) + 0.5);
     printf("update %*lld/%lld | loss %8.6f | norm %7.4f | lr %.2e | %7.1f ms | %7.0f tokens/s | left %ld:%02ld:%02ld\n",
            (int)(run->updates > 99999 ? 8 : 5), (long long)u->update, (long long)run->updates, u->loss, u->norm, u->rate, u->ms,
            u->tokens_per_second, left / 3600, left / 60 % 60, left % 60);
 }
 
-// What is due between updates, `done` of them done: validation, sample, checkpoint. Not again where a run resumes.
-static void run_events(Run *run, int64_t done) {
-    const Options *o = &run->options;
-    int last = done == run->updates;
-    if (done == run->first && run->first > 0) return;
-    if (o->val_every && (last || done % o->val_every == 0)) {
-        run_say(run, "s:%lld tel:%.6f", (long long)done, run_validate(run));
-    }
-    if (o->sample_every && (last || (done && done % o->sample_every == 0))) run_sample(run, done);
-    if (o->out[0] && (last || (done && o->save_every && done % o->save_every == 0))) {
-        run_check_replicas(run, done);
-        checkpoint_save(&run->model, o->out, done, o->save_keep);
-    }
-}
-
 // What this run's updates really executed, on average.
-static void run_summary(const Run *run, double seconds) {
+static void run_summary(const Run *run) {
     static const char *const names[TRAFFIC_KINDS] = {"activations", "gradients of activations",
                                                      "partial gradients of parameters", "the cut vocabulary"};
     double n = (double)(run->updates - run->first);
     if (n <= 0) return;
-    printf("%.0f updates in %.1f s, %.1f ms each; executed per update:\n", n, seconds, 1e3 * seconds / n);
+    printf("%.0f updates in %.1f s, %.1f ms each; executed per update:\n", n, run->seconds,
+           1e3 * run->seconds / n);
     for (int kind = 0; kind < TRAFFIC_KINDS; kind++) {
         const Traffic *t = &run->executed[kind];
         if (kind == TRAFFIC_VOCABULARY && !t->count) continue;
         printf("  %g all-reduces of %s, %.3f MiB, %.2f ms\n", (double)t->count / n, names[kind],
                (double)t->bytes / n / (1 << 20), 1e3 * t->seconds / n);
     }
-}
-
-// ----------------------------------------------------------------------------
-// main of a trainer
-
-static int run_main(int argc, char **argv) {
-    static Run run; // all zero
-    int world, rank;
-    processes_begin(&world, &rank);
-    if (rank && !freopen("/dev/null", "w", stdout)) fail("/dev/null: %s", strerror(errno)); // rank 0 speaks for all
-    options_parse(&run.options, argc, argv);
-    trainer_begin(&run.options, &world, &rank);
-    run_open(&run, world, rank);
-    run_say_facts(&run);
-    double seconds = 0; // in updates
-    for (int64_t done = run.first;; done++) {
-        run_events(&run, done);
-        if (done >= run.updates) break;
-        RunlogUpdate u = run_update(&run, done + 1);
-        seconds += u.ms * 1e-3;
-#ifdef DEBUG
-        run_check_replicas(&run, done + 1);
-#endif
-        run_progress(&run, &u, seconds / (double)(done + 1 - run.first) * (double)(run.updates - done - 1));
-    }
-    run_summary(&run, seconds);
-    run_close(&run);
-    if (fflush(stdout) || ferror(stdout)) fail("standard output: %s", strerror(errno));
-    trainer_end();
-    processes_end();
-    return 0;
 }
 
 #endif

@@ -20,7 +20,7 @@ LayerNorms where ranks are folded into one process). Only the all-reduces of l o
 takes longer than the sub-block it is hidden behind, where all compute is taken to be that of sub-blocks, a third of it
 forward. Sums over data-parallel replicas count as compute, as they were measured. Loss is not its subject: a pattern that is faster learns something else.
 */
-#include "../tp_blocks.h"
+#include "../data/options.h"
 #include "../data/runlog.h"
 
 enum { PATTERNS_MAX = 256, WORD_MAX = PATTERN_MAX + 1 };

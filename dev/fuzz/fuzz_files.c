@@ -35,6 +35,7 @@ static void glob_release(glob_t *found) {
 #define glob glob_hold
 #define globfree glob_release
 #include "../../data/checkpoint.h"
+#include "../../data/options.h"
 #include "../../data/tokenizer.h"
 #include "../../data/tokens.h"
 #undef glob

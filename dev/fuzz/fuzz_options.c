@@ -5,7 +5,7 @@
 //   dev/fuzz/fuzz_options INPUT        runs one input again, such as one that was kept after a crash
 //
 // An input is one letter, then:
-//   o  a command line, one argument per line (--help is left out: it ends the process)
+//   o  a command line, one argument per line (-h and --help are left out: they end the process)
 //   p  4 bytes: merge rule, R - 1, and L - 1 (little-endian); then a block pattern
 //   e  4 bytes: V - 1 and T - 1 (little-endian); then the name of a model, such as d12 or 4x4x128
 //
@@ -18,7 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#include "../../tp_blocks.h"
+#include "../../data/options.h"
 #include "../test/scalar_plan.h"
 
 // 2 is the real stderr: `stderr` itself is sent to /dev/null, with all that `fail` has to say.
@@ -43,7 +43,7 @@ static void fuzz_options(void) {
     for (char *line = text, *next; line && argc < ARGUMENTS_MAX; line = next) {
         next = strchr(line, '\n');
         if (next) *next++ = 0;
-        if (strcmp(line, "--help")) argv[argc++] = line;
+        if (strcmp(line, "-h") && strcmp(line, "--help")) argv[argc++] = line;
     }
     if (argc == 2 && !*argv[1]) argc = 1; // no text, no arguments
     options_parse(&options, argc, argv);
@@ -67,10 +67,12 @@ static void fuzz_options(void) {
         CHECK(!strcmp(value, option_value(&again, i, found)));
         // The last of several counts, and the default counts when there is none.
         const char *given = spec->initial;
-        int was_given = 0;
-        for (int a = 1; a + 1 < argc; a += 2) {
+        int was_given = 0, plan = 0;
+        for (int a = 1; a < argc; a += 2) {
             if (!strcmp(argv[a], spec->flag)) given = argv[a + 1], was_given = 1;
+            if (!strcmp(argv[a], "--plan")) plan = 1, a--; // has no value
         }
+        CHECK(options.show_plan == plan);
         CHECK(options.given[i] == was_given);
         if (spec->kind == KIND_TEXT || spec->kind == KIND_CHOICE) CHECK(!strcmp(given, value));
         if (spec->kind == KIND_COUNT) CHECK(strtoll(given, NULL, 10) == count);

@@ -1,0 +1,338 @@
+// Options: one row of a table gives the parser, --help, the banner and the log's header.
+//
+// Before a trainer includes this header it may define BUILT_IN, which is what it has beside the CPU
+// trainer, and DEFAULT_MODEL with DEFAULT_T.
+#ifndef OPTIONS_H
+#define OPTIONS_H
+
+#include "../tp_blocks.h"
+
+// ----------------------------------------------------------------------------
+// the table
+
+// What an option needs; a build that lacks it refuses the option by name.
+enum { ALWAYS = 0, CUDA = 1 };
+#ifndef BUILT_IN
+#define BUILT_IN ALWAYS
+#endif
+#ifndef DEFAULT_MODEL
+#define DEFAULT_MODEL "4x4x128"
+#define DEFAULT_T "64"
+#endif
+#define DEFAULT_TRAIN "data/shakespeare_char/train.bin"
+#define DEFAULT_VAL "data/shakespeare_char/val.bin"
+
+// Kinds: TEXT any string; COUNT an integer and REAL a number, both BETWEEN two limits;
+// CHOICE ONE_OF some words.
+#define ANY                0, 0, ""
+#define BETWEEN(low, high) low, high, ""
+#define ONE_OF(words)      0, 0, words
+
+// clang-format off
+#define OPTIONS(GROUP, X)                                                                          \
+    /* flag    field           kind    default        values                    needs   meaning */ \
+    GROUP("data and model")                                                                        \
+    X("-i",    train_data,     TEXT,   DEFAULT_TRAIN, ANY,                      ALWAYS,            \
+      "training tokens: a file or a quoted glob of shards")                                        \
+    X("-j",    val_data,       TEXT,   DEFAULT_VAL,   ANY,                      ALWAYS,            \
+      "validation tokens")                                                                         \
+    X("-e",    model,          TEXT,   DEFAULT_MODEL, ANY,                      ALWAYS,            \
+      "model: a .bin file, d12 d24 d36 d48, or LxHxC such as 4x4x128")                             \
+    X("-o",    out,            TEXT,   "",            ANY,                      ALWAYS,            \
+      "output folder for log and checkpoints; empty = none")                                       \
+    X("-wi",   weights,        CHOICE, "gpt2",        ONE_OF(WEIGHTS_NAMES),    ALWAYS,            \
+      "initial weights of a new model")                                                            \
+    X("-rs",   seed,           COUNT,  "1337",        BETWEEN(0, INT_MAX),      ALWAYS,            \
+      "seed of initial weights, data order and sampling")                                          \
+    GROUP("blocks and ranks")                                                                      \
+    X("-p",    pattern,        TEXT,   "t",           ANY,                      ALWAYS,            \
+      "blocks: t Megatron, s SPD, p parallel, l Ladder, . closes a p run")                         \
+    X("-tp",   tp,             COUNT,  "2",           BETWEEN(1, 4096),         ALWAYS,            \
+      "R, the tensor ranks one model is cut over")                                                 \
+    X("-pm",   rule,           CHOICE, "sum",         ONE_OF(RULE_NAMES),       ALWAYS,            \
+      "what a run of p blocks is merged to")                                                       \
+    X("-fold", fold,           COUNT,  "0",           BETWEEN(0, 4096),         ALWAYS,            \
+      "tensor ranks run by one process; 0 = choose")                                               \
+    X("-vp",   vocab_parallel, COUNT,  "0",           BETWEEN(0, 1),            ALWAYS,            \
+      "1 = vocabulary cut over the ranks too: embedding, head, loss")                              \
+    GROUP("batch")                                                                                 \
+    X("-b",    batch,          COUNT,  "4",           BETWEEN(1, 65536),        ALWAYS,            \
+      "sequences per micro-batch and replica")                                                     \
+    X("-t",    length,         COUNT,  DEFAULT_T,     BETWEEN(1, 1 << 20),      ALWAYS,            \
+      "tokens per sequence")                                                                       \
+    X("-d",    update_tokens,  COUNT,  "0",           BETWEEN(0, 1 << 30),      ALWAYS,            \
+      "tokens per update; 0 = one micro-batch on every replica")                                   \
+    X("-x",    updates,        COUNT,  "-1",          BETWEEN(-1, 99999999),    ALWAYS,            \
+      "updates; -1 = one epoch")                                                                   \
+    X("-sh",   shuffle,        COUNT,  "1",           BETWEEN(0, 1),            ALWAYS,            \
+      "1 = rows start at random offsets, 0 = rows follow one another")                             \
+    X("-a",    overfit,        COUNT,  "0",           BETWEEN(0, 1),            ALWAYS,            \
+      "1 = every update sees the first batch")                                                     \
+    GROUP("learning rate and AdamW")                                                               \
+    X("-l",    rate,           REAL,   "3e-4",        BETWEEN(0, 1e3),          ALWAYS,            \
+      "peak learning rate")                                                                        \
+    X("-u",    warmup,         COUNT,  "0",           BETWEEN(0, INT_MAX),      ALWAYS,            \
+      "warm-up updates")                                                                           \
+    X("-q",    rate_last,      REAL,   "1.0",         BETWEEN(0, 1),            ALWAYS,            \
+      "fraction of the peak learning rate at the end")                                             \
+    X("-k",    schedule,       CHOICE, "cosine",      ONE_OF(SCHEDULE_NAMES),   ALWAYS,            \
+      "learning rate schedule")                                                                    \
+    X("-c",    decay,          REAL,   "0",           BETWEEN(0, 1e3),          ALWAYS,            \
+      "weight decay of matrices and embeddings")                                                   \
+    X("-b1",   beta1,          REAL,   "0.9",         BETWEEN(0, 0.999999999),  ALWAYS,            \
+      "AdamW beta1")                                                                               \
+    X("-b2",   beta2,          REAL,   "0.95",        BETWEEN(0, 0.999999999),  ALWAYS,            \
+      "AdamW beta2 (eps is 1e-8)")                                                                 \
+    X("-gc",   clip,           REAL,   "1.0",         BETWEEN(0, 1e30),         ALWAYS,            \
+      "clip the gradient norm to this; 0 = off")                                                   \
+    GROUP("validation and samples")                                                                \
+    X("-v",    val_every,      COUNT,  "20",          BETWEEN(0, INT_MAX),      ALWAYS,            \
+      "validate every N updates, at 0 and at the end; 0 = never")                                  \
+    X("-m",    val_batches,    COUNT,  "20",          BETWEEN(-1, INT_MAX),     ALWAYS,            \
+      "batches of -b sequences per validation; -1 = all")                                          \
+    X("-s",    sample_every,   COUNT,  "0",           BETWEEN(0, INT_MAX),      ALWAYS,            \
+      "print a sample every N updates and at the end; 0 = never")                                  \
+    X("-g",    sample_tokens,  COUNT,  "64",          BETWEEN(1, 1 << 20),      ALWAYS,            \
+      "tokens per sample")                                                                         \
+    X("-gp",   prompt,         TEXT,   "",            ANY,                      ALWAYS,            \
+      "prompt that samples go on from")                                                            \
+    X("-gt",   temperature,    REAL,   "0.8",         BETWEEN(0, 100),          ALWAYS,            \
+      "sampling temperature; 0 = always the likeliest token")                                      \
+    X("-gk",   top_k,          COUNT,  "0",           BETWEEN(0, 65536),        ALWAYS,            \
+      "sample among the K likeliest tokens; 0 = all")                                              \
+    X("-tk",   tokenizer,      TEXT,   "",            ANY,                      ALWAYS,            \
+      "tokenizer file; empty = tokenizer.bin beside -i")                                           \
+    GROUP("checkpoints")                                                                           \
+    X("-n",    save_every,     COUNT,  "0",           BETWEEN(0, INT_MAX),      ALWAYS,            \
+      "checkpoint every N updates; 0 = only at the end")                                           \
+    X("-nk",   save_keep,      COUNT,  "0",           BETWEEN(0, INT_MAX),      ALWAYS,            \
+      "keep the last K checkpoints; 0 = all")                                                      \
+    X("-y",    resume,         COUNT,  "0",           BETWEEN(0, 1),            ALWAYS,            \
+      "1 = resume from the last checkpoint in -o")                                                 \
+    GROUP("emulated network")                                                                      \
+    X("-nl",   net_latency,    REAL,   "0",           BETWEEN(0, 1e9),          ALWAYS,            \
+      "microseconds per hop of an all-reduce")                                                     \
+    X("-nb",   net_gbits,      REAL,   "0",           BETWEEN(0, 1e9),          ALWAYS,            \
+      "Gbit/s per link; 0 = off")                                                                  \
+    GROUP("CUDA")                                                                                  \
+    X("-cm",   comm,           CHOICE, "auto",        ONE_OF("auto nccl mpi"),  CUDA,              \
+      "all-reduce between processes")                                                              \
+    X("-ms",   matmul_search,  COUNT,  "0",           BETWEEN(0, 64),           CUDA,              \
+      "per product, time N algorithms; 0 = trust cuBLASLt")                                        \
+    X("-r",    recompute,      COUNT,  "0",           BETWEEN(0, 2),            CUDA,              \
+      "recompute in backward: 1 = GELU, 2 = LayerNorm too")                                        \
+    X("-z",    zero,           COUNT,  "0",           BETWEEN(0, 1),            CUDA,              \
+      "1 = ZeRO-1: optimizer state cut over the replicas")
+// clang-format on
+
+typedef const char *OPTION_TEXT;
+typedef int64_t OPTION_COUNT;
+typedef double OPTION_REAL;
+typedef int OPTION_CHOICE;
+
+#define NO_GROUP(name)
+#define X(flag, field, ...) O_##field,
+enum { OPTIONS(NO_GROUP, X) O_COUNT };
+#undef X
+
+typedef struct {
+#define X(flag, field, kind, ...) OPTION_##kind field;
+    OPTIONS(NO_GROUP, X)
+#undef X
+    int show_plan;       // --plan was given, the one option without a value
+    char given[O_COUNT]; // 1: on the command line; 0: the default
+} Options;
+
+typedef enum { KIND_TEXT, KIND_COUNT, KIND_REAL, KIND_CHOICE } OptionKind;
+
+typedef struct {
+    const char *flag;
+    size_t offset; // of the field in Options
+    OptionKind kind;
+    const char *initial;
+    double low, high;
+    const char *words;
+    int needs;
+    const char *meaning;
+} OptionSpec;
+
+static const OptionSpec option_specs[O_COUNT] = {
+#define X(flag, field, kind, ...) {flag, offsetof(Options, field), KIND_##kind, __VA_ARGS__},
+    OPTIONS(NO_GROUP, X)
+#undef X
+};
+#undef ANY
+#undef BETWEEN
+#undef ONE_OF
+
+// ----------------------------------------------------------------------------
+// values: from text and back
+
+// Position of `word` among space-separated words, or -1; word number `i` of them, into `out`.
+static int word_find(const char *words, const char *word) {
+    size_t length = strlen(word);
+    for (int i = 0; *words; i++) {
+        size_t n = strcspn(words, " ");
+        if (n == length && !memcmp(words, word, n)) return i;
+        words += n + (words[n] == ' ');
+    }
+    return -1;
+}
+
+static const char *word_at(const char *words, int i, char out[32]) {
+    while (i-- > 0) words += strcspn(words, " ") + 1;
+    snprintf(out, 32, "%.*s", (int)strcspn(words, " "), words);
+    return out;
+}
+
+static void option_set(Options *o, const OptionSpec *spec, const char *text) {
+    char *field = (char *)o + spec->offset, *end;
+    // No spaces, hexadecimals, nan or inf.
+    int is_number = text[0] && strspn(text, "-+.0123456789eE") == strlen(text);
+    errno = 0;
+    if (spec->kind == KIND_TEXT) {
+        memcpy(field, &text, sizeof text);
+    } else if (spec->kind == KIND_CHOICE) {
+        int choice = word_find(spec->words, text);
+        if (choice < 0) fail("%s '%s': expected one of: %s", spec->flag, text, spec->words);
+        memcpy(field, &choice, sizeof choice);
+    } else if (spec->kind == KIND_COUNT) {
+        long long value = strtoll(text, &end, 10);
+        if (!is_number || *end || errno || value < spec->low || value > spec->high) {
+            fail("%s '%s': expected an integer from %.0f to %.0f", spec->flag, text, spec->low,
+                 spec->high);
+        }
+        int64_t stored = value;
+        memcpy(field, &stored, sizeof stored);
+    } else {
+        double value = strtod(text, &end);
+        if (!is_number || *end || !(value >= spec->low && value <= spec->high)) {
+            fail("%s '%s': expected a number from %g to %.10g", spec->flag, text, spec->low,
+                 spec->high);
+        }
+        memcpy(field, &value, sizeof value);
+    }
+}
+
+// An option's value as it would stand on a command line. `out` serves for what is not a string.
+static const char *option_value(const Options *o, int i, char out[32]) {
+    const OptionSpec *spec = &option_specs[i];
+    const char *field = (const char *)o + spec->offset;
+    int64_t count;
+    double value;
+    int choice;
+    const char *text;
+    switch (spec->kind) {
+    case KIND_TEXT:
+        memcpy(&text, field, sizeof text);
+        return text;
+    case KIND_CHOICE:
+        memcpy(&choice, field, sizeof choice);
+        return word_at(spec->words, choice, out);
+    case KIND_COUNT:
+        memcpy(&count, field, sizeof count);
+        snprintf(out, 32, "%lld", (long long)count);
+        return out;
+    default:
+        memcpy(&value, field, sizeof value);
+        snprintf(out, 32, "%.10g", value);
+        return out;
+    }
+}
+
+// ----------------------------------------------------------------------------
+// --help and the command line
+
+// "  -l     3e-4     0 to 1000        peak learning rate". The last column begins a line of its own
+// when the others are too wide.
+static void option_help(const OptionSpec *spec) {
+    const int meaning_column = 35;
+    int width = printf("  %-6s %-8s", spec->flag, spec->initial[0] ? spec->initial : "''");
+    if (spec->kind == KIND_CHOICE) width += printf(" %s", spec->words);
+    else if (spec->kind != KIND_TEXT) width += printf(" %.10g to %.10g", spec->low, spec->high);
+    if (width >= meaning_column) width = printf("\n") - 1;
+    printf("%*s%s%s\n", meaning_column - width, "", spec->meaning,
+           spec->needs & ~BUILT_IN ? " [not built in]" : "");
+}
+
+static void options_help(const char *program) {
+    printf("usage: %s [option value]...\n\n  option default  allowed         meaning\n", program);
+#define GROUP(name) printf("\n%s\n", name);
+#define X(flag, field, ...) option_help(&option_specs[O_##field]);
+    OPTIONS(GROUP, X)
+#undef GROUP
+#undef X
+    printf("\ninstead of a run\n");
+    printf("  --plan     prints the steps of the pattern's forward and backward pass\n");
+    printf("  --help -h  prints this\n");
+}
+
+static void options_parse(Options *o, int argc, char **argv) {
+    memset(o, 0, sizeof *o);
+    for (int i = 0; i < O_COUNT; i++) option_set(o, &option_specs[i], option_specs[i].initial);
+    for (int a = 1; a < argc; a++) {
+        if (!strcmp(argv[a], "--help") || !strcmp(argv[a], "-h")) {
+            options_help(argv[0]);
+            exit(EXIT_SUCCESS);
+        }
+    }
+    for (int a = 1; a < argc; a++) {
+        if (!strcmp(argv[a], "--plan")) {
+            o->show_plan = 1;
+            continue;
+        }
+        int i = 0;
+        while (i < O_COUNT && strcmp(argv[a], option_specs[i].flag)) i++;
+        if (i == O_COUNT) fail("'%s' is not an option; --help lists them", argv[a]);
+        const OptionSpec *spec = &option_specs[i];
+        if (a + 1 == argc) fail("%s: a value is missing (%s)", spec->flag, spec->meaning);
+        a++;
+        option_set(o, spec, argv[a]);
+        if (spec->needs & ~BUILT_IN) fail("%s: not built in (%s)", spec->flag, spec->meaning);
+        o->given[i] = 1;
+    }
+}
+
+// Fails if an option differs between processes; it is named with both values.
+static void options_same(const Options *o, const Mesh *mesh) {
+    if (mesh->world == 1) return;
+    enum { ROOM = 256 };
+    static char mine[O_COUNT][ROOM], first[O_COUNT][ROOM];
+    char value[32];
+    for (int i = 0; i < O_COUNT; i++) snprintf(mine[i], ROOM, "%s", option_value(o, i, value));
+    memcpy(first, mine, sizeof mine);
+    processes_broadcast(mesh, first, sizeof first);
+    for (int i = 0; i < O_COUNT; i++) {
+        const char *flag = option_specs[i].flag;
+        if (!strcmp(mine[i], first[i])) continue;
+        fail("%s '%s', but rank 0 has %s '%s'", flag, mine[i], flag, first[i]);
+    }
+    processes_wait(mesh); // nobody goes on, and writes, before all have agreed
+}
+
+// A model file with s, p or l blocks fixes the pattern; with s or p also R and rule. They become
+// the defaults, and a command line that says otherwise is an error. `where` is the model file.
+static void options_take_model(Options *o, const GPT2Config *c, const char *where) {
+    char found[32], asked[32];
+    if (pattern_is_plain(c->pattern)) return;
+    if (o->given[O_pattern] && strcmp(o->pattern, c->pattern)) {
+        fail("-p %s, but %s was trained with -p %s", o->pattern, where, c->pattern);
+    }
+    if (!pattern_depends_on_R(c->pattern)) { // then the rest has no meaning
+        o->pattern = c->pattern;
+        if (!o->given[O_tp]) o->tp = c->R;
+        return;
+    }
+    if (o->given[O_tp] && o->tp != c->R) {
+        fail("-tp %lld, but %s was trained with -tp %d", (long long)o->tp, where, c->R);
+    }
+    if (o->given[O_rule] && o->rule != c->rule) {
+        fail("-pm %s, but %s was trained with -pm %s", word_at(RULE_NAMES, o->rule, asked), where,
+             word_at(RULE_NAMES, c->rule, found));
+    }
+    o->pattern = c->pattern;
+    o->tp = c->R;
+    o->rule = c->rule;
+}
+
+#endif
