@@ -1507,6 +1507,11 @@ int main(int argc, char **argv) {
 #endif
     processes_begin(&world, &rank);
     run_parse(&run, argc, argv, rank);
+    if (run.options.show_plan) {
+        run_show_plan(&run);
+        processes_end();
+        return 0;
+    }
     run_open(&run, world, rank);
     run_say_facts(&run);
     for (int64_t done = run.first;; done++) { // updates

@@ -3277,6 +3277,11 @@ int main(int argc, char **argv) {
 #endif
     processes_begin(&world, &rank);
     run_parse(&run, argc, argv, rank);
+    if (run.options.show_plan) {
+        run_show_plan(&run);
+        processes_end();
+        return 0;
+    }
     gpu_choose(&run.options, &world, &rank);
     run_open(&run, world, rank);
     run_say_facts(&run);

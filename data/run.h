@@ -225,6 +225,20 @@ static void run_parse(Run *run, int argc, char **argv, int rank) {
     options_parse(&run->options, argc, argv);
 }
 
+// `--plan`: prints the steps of the model's plan instead of running it. No step depends on the data.
+static void run_show_plan(Run *run) {
+    const Options *o = &run->options;
+    GPT2Config c;
+    Plan plan;
+    run->train.V = 1;
+    run_find_model(run, &c);
+    if (c.NH % c.R) fail("-tp %d: %d heads cannot be divided over %d tensor ranks", c.R, c.NH, c.R);
+    plan_make(&plan, c.pattern, c.L, c.rule, c.R, "-p");
+    plan_print(&plan, c.C, (int)(o->batch * o->length), sizeof(real));
+    plan_free(&plan);
+    if (fflush(stdout) || ferror(stdout)) fail("standard output: %s", strerror(errno));
+}
+
 // From options to all that a run needs. Checks everything that can be wrong before a file is written.
 static void run_open(Run *run, int world, int rank) {
     GPT2Config config;
