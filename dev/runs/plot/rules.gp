@@ -1,4 +1,4 @@
-# Merge rules side by side. Called by dev/plot.sh with data (a block per rule), title, and plain, the mean loss of t or nothing.
+# Merge rules side by side. Called by dev/runs/plot.sh with data (a block per rule), title, and plain, the mean loss of t or nothing.
 array names[3] = ['sum', 'mean', 'streams']
 array colours[3] = ['#0072B2', '#D55E00', '#009E73']
 array points[3] = [5, 7, 9]

@@ -1,4 +1,4 @@
-# Validation loss at the end against all-reduces per forward pass. Called by dev/plot.sh with data, title, and patterns with
+# Validation loss at the end against all-reduces per forward pass. Called by dev/runs/plot.sh with data, title, and patterns with
 # their colours and points. A pattern is drawn a little beside its count where others share it; counts up to 48 on a logarithmic scale.
 n = words(patterns)
 set title title font ',16'

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Draws a sweep: PNG and SVG of every figure, by gnuplot, from FOLDER/runs.tsv and the logs beside it.
 #
-#   dev/plot.sh [-o OUT] [-l LOG] [-c CHECK] FOLDER          OUT is FOLDER/plots
-#   dev/check_plan.sh >out/check_plan.txt && dev/plot.sh -c out/check_plan.txt out/sweep
+#   dev/runs/plot.sh [-o OUT] [-l LOG] [-c CHECK] FOLDER          OUT is FOLDER/plots
+#   dev/check_plan.sh >out/check_plan.txt && dev/runs/plot.sh -c out/check_plan.txt out/sweep
 #
 #   curves_*        training and validation loss of every pattern, and what validation loss it has above t
 #   allreduces_*    validation loss at the end against all-reduces per forward pass: every seed, mean, standard error
@@ -18,16 +18,17 @@ set -euo pipefail
 export LC_ALL=C
 fail() { echo "error: $*" >&2; exit 1; }
 here=$(cd "$(dirname "$0")" && pwd)
-PLAN=${PLAN:-$here/plan}
+root=$(cd "$here/../.." && pwd)
+PLAN=${PLAN:-$root/dev/plan}
 out='' log='' check=''
 while getopts o:l:c: option; do
     case $option in
     o) out=$OPTARG ;; l) log=$OPTARG ;; c) check=$OPTARG ;;
-    *) fail "expected: dev/plot.sh [-o OUT] [-l LOG] [-c CHECK] FOLDER" ;;
+    *) fail "expected: dev/runs/plot.sh [-o OUT] [-l LOG] [-c CHECK] FOLDER" ;;
     esac
 done
 shift $((OPTIND - 1))
-[ $# = 1 ] || fail "expected: dev/plot.sh [-o OUT] [-l LOG] [-c CHECK] FOLDER"
+[ $# = 1 ] || fail "expected: dev/runs/plot.sh [-o OUT] [-l LOG] [-c CHECK] FOLDER"
 folder=$1 out=${out:-$1/plots} table=$1/runs.tsv
 command -v gnuplot >/dev/null || fail "gnuplot is not here (Debian: apt-get install gnuplot-nox)"
 [ -s "$table" ] || fail "$table: not there; dev/sweep writes it"
@@ -85,8 +86,8 @@ style() {
 draw() {
     local script=$1 name=$2 size=$3 variable set=''; shift 3
     for variable in "$@"; do set+="${variable%%=*}='${variable#*=}'; "; done
-    gnuplot -e "set terminal pngcairo size $size font 'DejaVu Sans,12' background '#ffffff'; set output '$out/$name.png'; $set" "$here/$script"
-    gnuplot -e "set terminal svg size $size font 'DejaVu Sans,14' background '#ffffff'; set output '$out/$name.svg'; $set" "$here/$script"
+    gnuplot -e "set terminal pngcairo size $size font 'DejaVu Sans,12' background '#ffffff'; set output '$out/$name.png'; $set" "$here/plot/$script"
+    gnuplot -e "set terminal svg size $size font 'DejaVu Sans,14' background '#ffffff'; set output '$out/$name.svg'; $set" "$here/plot/$script"
     echo "$out/$name.png"
 }
 
@@ -208,7 +209,7 @@ clock() { # clock NAME TITLE EXPERIMENT R OPTIONS
                 printf "\n\n"
             }
         }' "$work/seconds" "$out/curves_$1.val.dat" >"$out/clock_$1.dat"
-    draw plot_clock.gp "clock_$1" 1400,620 "data=$out/clock_$1.dat" "title=$2: validation loss against time on three networks" "patterns=$patterns" \
+    draw clock.gp "clock_$1" 1400,620 "data=$out/clock_$1.dat" "title=$2: validation loss against time on three networks" "patterns=$patterns" \
         "colours=$colours" "dashes=$dashes" "points=$points" \
         "note=Times are predicted, not run: dev/plan, from a run measured at $compute of computing per update, plus the formula of each all-reduce; $seeds"
 }
@@ -223,12 +224,12 @@ cut -f1-4 "$work/rows" | sort -u | while IFS=$'\t' read -r experiment R rule opt
     curves train >"$out/curves_$name.train.dat"
     curves val >"$out/curves_$name.val.dat"
     allreduces >"$out/allreduces_$name.dat"
-    draw plot_allreduces.gp "allreduces_$name" 1100,700 "data=$out/allreduces_$name.dat" "title=$title: loss against all-reduces" "${style_words[@]}"
+    draw allreduces.gp "allreduces_$name" 1100,700 "data=$out/allreduces_$name.dat" "title=$title: loss against all-reduces" "${style_words[@]}"
     if ! grep -q '^[0-9]' "$out/curves_$name.train.dat" || ! grep -q '^[1-9]' "$out/curves_$name.val.dat"; then
         echo "skip curves_$name, clock_$name: $folder/curves.tsv has none of its runs" >&2
         continue
     fi
-    draw plot_curves.gp "curves_$name" 1400,900 "train=$out/curves_$name.train.dat" "val=$out/curves_$name.val.dat" "title=$title" "seeds=$seeds" "${style_words[@]}"
+    draw curves.gp "curves_$name" 1400,900 "train=$out/curves_$name.train.dat" "val=$out/curves_$name.val.dat" "title=$title" "seeds=$seeds" "${style_words[@]}"
     clock "$name" "$title" "$experiment" "$R" "$options"
 done
 
@@ -262,7 +263,7 @@ cut -f1,2,4 "$work/rows" | sort -u | while IFS=$'\t' read -r experiment R option
         }' "$work/rows" >"$work/rules"
     grep -q '^[0-9.]* [0-9.]* .*"' "$work/rules" || continue
     cp "$work/rules" "$out/rules_$name.dat"
-    draw plot_rules.gp "rules_$name" 1100,640 "data=$out/rules_$name.dat" "title=$(title_of "$experiment" "$R" '' "$options"): merge rules of runs of p" \
+    draw rules.gp "rules_$name" 1100,640 "data=$out/rules_$name.dat" "title=$(title_of "$experiment" "$R" '' "$options"): merge rules of runs of p" \
         "plain=$(awk '/^# t$/ { getline; print $1 }' "$work/rules")"
 done
 
@@ -282,7 +283,7 @@ if [ -n "$check" ]; then
                 print ((network[i], pattern[k]) in at ? at[network[i], pattern[k]] : "NaN NaN") "\n\n"
             }
         }' "$work/plan" >"$out/plan.dat"
-    draw plot_plan.gp plan 800,760 "data=$out/plan.dat" "networks=$networks" "patterns=$patterns" "points=$points"
+    draw plan.gp plan 800,760 "data=$out/plan.dat" "networks=$networks" "patterns=$patterns" "points=$points"
 else
     echo "skip plan: -c names what dev/check_plan.sh printed" >&2
 fi

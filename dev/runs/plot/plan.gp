@@ -1,4 +1,4 @@
-# Predicted against measured time of an update. Called by dev/plot.sh with data (blocks of a point: each network's patterns in
+# Predicted against measured time of an update. Called by dev/runs/plot.sh with data (blocks of a point: each network's patterns in
 # turn), the networks' names, and patterns with their points. A colour is a network, a point a pattern.
 array colours[6] = ['#0072B2', '#D55E00', '#009E73', '#E69F00', '#56B4E9', '#CC79A7']
 n = words(networks)

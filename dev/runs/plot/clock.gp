@@ -1,4 +1,4 @@
-# Validation loss against predicted time on three networks. Called by dev/plot.sh with data (a block per network and pattern),
+# Validation loss against predicted time on three networks. Called by dev/runs/plot.sh with data (a block per network and pattern),
 # title, note, and patterns with their colours, dashes, points.
 n = words(patterns)
 array network[3] = ['0.1 ms per hop, 10 Gbit/s', '5 ms per hop, 1 Gbit/s', '20 ms per hop, 0.1 Gbit/s']

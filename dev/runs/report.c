@@ -1,11 +1,11 @@
 /*
 A Markdown page from a sweep's table: what every pattern costs in loss, against t, and whether that can be told from chance.
 
-  make dev/report
-  dev/report out/sweep/runs.tsv >report.md                      judges the validation loss after the last update
-  dev/report -b out/sweep/runs.tsv >report.md                   judges the best one of each run, for runs that overfit
-  dev/report -m 0.02 out/sweep/runs.tsv dev/runs/known.tsv      margin 0.02 instead of 0.01; compares with what others found
-  dev/report -t 4.303 2                                         two-sided p-value of Student's t with 2 degrees of freedom
+  make dev/runs/report
+  dev/runs/report out/sweep/runs.tsv >report.md                      judges the validation loss after the last update
+  dev/runs/report -b out/sweep/runs.tsv >report.md                   judges the best one of each run, for runs that overfit
+  dev/runs/report -m 0.02 out/sweep/runs.tsv dev/runs/known.tsv      margin 0.02 instead of 0.01; compares with what others found
+  dev/runs/report -t 4.303 2                                         two-sided p-value of Student's t with 2 degrees of freedom
 
 A group is what shares experiment, R and options. Within it patterns are compared with t, paired by seed: two runs of one seed
 see the same batches and, for equal shapes, start from the same weights. The rule of the verdicts is printed on the page.
@@ -13,7 +13,7 @@ see the same batches and, for equal shapes, start from the same weights. The rul
 It takes the columns by their names from the first line. Rows whose status is not `ok` are listed apart and count nowhere. A
 row that cannot be read is an error with its line: a page from half a table would look like a whole one.
 */
-#include "../data/files.h"
+#include "../../data/files.h"
 #include <math.h>
 
 enum { RUNS_MAX = 100000, SEEDS_MAX = 1000, FIELDS_MAX = 64 };
@@ -524,7 +524,7 @@ static void known_print(const Table *table, const char *path) {
 static void page_print(const Table *table, const char *known) {
     static Group group;
     group.entries = ALLOC(Entry, (size_t)table->count + 1, "patterns");
-    printf("# Loss against all-reduces\n\nMade by dev/report from `%s`: %d runs, of which %d ended well.\n\n", table->path, table->count,
+    printf("# Loss against all-reduces\n\nMade by dev/runs/report from `%s`: %d runs, of which %d ended well.\n\n", table->path, table->count,
            table->count - table->not_ok);
     printf("**The rule.** Judged is the %s validation loss. A pattern's differences to t are taken at equal seeds. It **holds** when a one-sided\n"
            "paired t-test shows the mean difference to be below %g at p < %g (no worse than t by more than %g), it **fails** when the test shows\n"

@@ -1,4 +1,4 @@
-# Loss over updates. Called by dev/plot.sh with train, val, title, seeds, and patterns with their colours, dashes, points.
+# Loss over updates. Called by dev/runs/plot.sh with train, val, title, seeds, and patterns with their colours, dashes, points.
 # Training and validation above, on one scale; below, validation loss minus that of t at equal seeds.
 n = words(patterns)
 set grid lc rgb '#cccccc' lw 0.7 dt 1

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Tests of dev/sweep, dev/report and dev/plot.sh, on tiny models and made-up tables. The report's statistics are compared with
+# Tests of dev/sweep, dev/runs/report and dev/runs/plot.sh, on tiny models and made-up tables. The report's statistics are compared with
 # values worked out by hand and with a printed table of Student's t. Times are not tested.
 #
-#   make train_gpt2 dev/plan dev/report && dev/test_sweep.sh
+#   make train_gpt2 dev/plan dev/runs/report && dev/test/sweep.sh
 #
 # Prints `ok <name>`, `FAILED <name>: <why>` or `skip <name>: <reason>`, then `test_sweep: N passed, N failed, N skipped`.
 set -u
 export LC_ALL=C OMP_NUM_THREADS=1
 unset TRAINER LAUNCH DATA GPUS SHOW
-cd "$(dirname "$0")/.." || exit 1
+cd "$(dirname "$0")/../.." || exit 1
 root=$PWD
 W=$(mktemp -d) || exit 1
 trap 'rm -rf "$W"' EXIT
@@ -163,7 +163,7 @@ echo "# the report: broken by a wrong distribution, wrong pairs or degrees of fr
 # Student's t, two-sided: closed forms for 1 and 2 degrees of freedom, the printed table's 5%, 1% and 0.1% for others.
 why=''
 while read -r t freedom p within; do
-    dev/report -t "$t" "$freedom" | awk -v p="$p" -v within="$within" '{ exit !(($1 - p) / p < within && (p - $1) / p < within) }' || why+="t $t, $freedom: $(dev/report -t "$t" "$freedom") not $p; "
+    dev/runs/report -t "$t" "$freedom" | awk -v p="$p" -v within="$within" '{ exit !(($1 - p) / p < within && (p - $1) / p < within) }' || why+="t $t, $freedom: $(dev/runs/report -t "$t" "$freedom") not $p; "
 done <<END
 1 1 0.5 1e-9
 12.706204736 1 0.05 1e-8
@@ -208,7 +208,7 @@ END
         1 1.980 1 2 1.970 2
     echo "e pppp 2 sum 1 - - - - - - - - - - 1 cpu abc c0ffee 2026-01-01T00:00Z - e/pppp_1 failed:_no_luck" | tr ' _' '\t ' | sed 's/per forward/per_forward/'
 } >"$W/hand.tsv"
-dev/report "$W/hand.tsv" >"$W/out" 2>&1
+dev/runs/report "$W/hand.tsv" >"$W/out" 2>&1
 check "report: mean, standard error, paired difference and p, by hand" \
     '^\| t \| 8 \| 16 \| 1\.50 \| 2\.0100 ± 0\.0058 \| 3 \| 1\.9900 \| – \| – \|' \
     '^\| s \| 4 \| 8 \| 1\.50 \| 2\.0300 ± 0\.0115 \| 3 \| 2\.0000 \| \+0\.0200 ± 0\.0058 \| 0\.0742 \| \+1\.00% \| 10\.0 \|' \
@@ -218,25 +218,25 @@ check "report: verdicts follow the rule" '^- \*\*s\*\*.*\*\*open\*\*' '^- \*\*p\
 check "report: the older questions" 'within 2% of the baseline\? Not of sp \(\+5\.52%\)' 'smallest count that holds.* 1 per forward pass, with p \(t: 8\)'
 check "report: machine, commit, dates, failed runs" '^- machine: cpu$' '^- commit: c0ffee$' '2026-01-01T00:00Z to 2026-01-03T00:00Z' '^- e/pppp 1: failed: no luck$' '16 runs, of which 15'
 check "report: what an option changes" '^\| e p R 2 sum -ps 1 \| 1\.9750 ± 0\.0050 \| 2 \| 1\.9900 \| -0\.0200 ± 0\.0100 \| 0\.2952 \| -0\.0300 ± 0\.0100 \| 0\.2048 \|$'
-dev/report -m 0.05 "$W/hand.tsv" >"$W/out" 2>&1
+dev/runs/report -m 0.05 "$W/hand.tsv" >"$W/out" 2>&1
 check "report: the margin is an option" '^- \*\*s\*\*.*\*\*holds\*\*: no worse than t by more than 0\.05 \(p = 0\.0175\)' # t = -5.1962
-dev/report -b "$W/hand.tsv" >"$W/out" 2>&1
+dev/runs/report -b "$W/hand.tsv" >"$W/out" 2>&1
 check "report: the best loss on request" '^\| s \| 4 .* 2\.0000 ± 0\.0000 \| 3 \| 2\.0300 \| \+0\.0100 ± 0\.0058'
 printf 'e\ts\t2\tsum\t-\t2.035\t0.02\thand\ne\tp\t2\tsum\t-\t2.035\t0.02\thand\ne\tq\t2\tsum\t-\t2\t0.02\thand\n' >"$W/known"
-dev/report "$W/hand.tsv" "$W/known" >"$W/out" 2>&1
+dev/runs/report "$W/hand.tsv" "$W/known" >"$W/out" 2>&1
 check "report: what others found" 'e s R 2 sum .* -0\.0050 \| yes, 0\.02' 'e p R 2 sum .* -0\.0450 \| \*\*no,\*\* 0\.02' 'e q R 2 sum .*not run'
 {
-    head -c -30 "$W/hand.tsv" >"$W/t" && dev/report "$W/t"
-    sed '5s/	ok$//' "$W/hand.tsv" >"$W/t" && dev/report "$W/t"
-    sed '6s/2\.030/2.0x/' "$W/hand.tsv" >"$W/t" && dev/report "$W/t"
-    sed '1s/val_loss/loss/' "$W/hand.tsv" >"$W/t" && dev/report "$W/t"
-    sed 4p "$W/hand.tsv" >"$W/t" && dev/report "$W/t"
-    : >"$W/t" && dev/report "$W/t"
-    dev/report "$W/none.tsv"
+    head -c -30 "$W/hand.tsv" >"$W/t" && dev/runs/report "$W/t"
+    sed '5s/	ok$//' "$W/hand.tsv" >"$W/t" && dev/runs/report "$W/t"
+    sed '6s/2\.030/2.0x/' "$W/hand.tsv" >"$W/t" && dev/runs/report "$W/t"
+    sed '1s/val_loss/loss/' "$W/hand.tsv" >"$W/t" && dev/runs/report "$W/t"
+    sed 4p "$W/hand.tsv" >"$W/t" && dev/runs/report "$W/t"
+    : >"$W/t" && dev/runs/report "$W/t"
+    dev/runs/report "$W/none.tsv"
 } >/dev/null 2>"$W/out"
 check "report: lines cut off, garbled, doubled or missing are errors with their place" 't:17: cut off' 't:5: 22 columns, expected 23' "t:6: column val_loss is '2.0x'" \
     "t:1: no column 'val_loss'" 't:5: .*row in line 4' 't: empty' 'none.tsv: No such file'
-dev/report "$W/tiny/runs.tsv" >"$W/out" 2>&1
+dev/runs/report "$W/tiny/runs.tsv" >"$W/out" 2>&1
 check "report: a real sweep's table" '^## tiny, R 2$' '^## tiny, R 2, -wi linear$' 'No run of t'
 
 # ----------------------------------------------------------------------------
@@ -246,23 +246,23 @@ if ! command -v gnuplot >/dev/null; then
     skipped=4
 else
     printf '%4g ms %9g   %-8s %8.1f ms   %8.1f ms   %+6.1f%%\n' 0.1 10 t 50 52 -4 5 1 t 200 210 -5 5 1 p 80 81 -1 >"$W/check"
-    dev/plot.sh -c "$W/check" "$W/whole" >"$W/out" 2>"$W/err"
+    dev/runs/plot.sh -c "$W/check" "$W/whole" >"$W/out" 2>"$W/err"
     why=$(head -c 300 "$W/err")
     for figure in curves_long_R2_sum allreduces_long_R2_sum clock_long_R2_sum curves_saves_R2_sum plan; do
         for form in png svg; do [ -s "$W/whole/plots/$figure.$form" ] || why+=" no $figure.$form"; done
     done
     verdict "plots: curves, all-reduces, clock and plan, without a word of complaint" "$why"
-    mkdir "$W/alone" && cp "$W"/whole/*.tsv "$W/alone" && dev/plot.sh -o "$W/again" "$W/alone" >"$W/out" 2>&1
+    mkdir "$W/alone" && cp "$W"/whole/*.tsv "$W/alone" && dev/runs/plot.sh -o "$W/again" "$W/alone" >"$W/out" 2>&1
     why=''
     cmp -s "$W/whole/plots/curves_long_R2_sum.val.dat" "$W/again/curves_long_R2_sum.val.dat" || why="$(head -c 300 "$W/out")"
     verdict "plots: the tables alone, without logs, give the same curves" "$why"
-    rm -f "$W/alone/curves.tsv"; dev/plot.sh "$W/alone" >"$W/out" 2>&1
-    sed '3s/	[^	]*$//' "$W/whole/runs.tsv" >"$W/alone/runs.tsv"; dev/plot.sh "$W/alone" >>"$W/out" 2>&1
-    dev/plot.sh "$W/none" >>"$W/out" 2>&1
+    rm -f "$W/alone/curves.tsv"; dev/runs/plot.sh "$W/alone" >"$W/out" 2>&1
+    sed '3s/	[^	]*$//' "$W/whole/runs.tsv" >"$W/alone/runs.tsv"; dev/runs/plot.sh "$W/alone" >>"$W/out" 2>&1
+    dev/runs/plot.sh "$W/none" >>"$W/out" 2>&1
     check "plots: missing logs, garbled rows and no table are errors" 'neither the logs .* nor a curves.tsv' 'runs.tsv:3: 22 columns, expected 23' 'none/runs.tsv: not there'
     awk -F'\t' -v OFS='\t' 'NR > 1 { $4 = "mean"; $22 = $22 "m" } { print }' "$W/hand.tsv" | cat "$W/hand.tsv" - | awk 'NR == 1 || !/^experiment/' >"$W/alone/runs.tsv"
     printf 'e/t_1\tval\t0\t3.0\ne/t_1\tval\t100\t2.0\ne/t_1\ttrain\t100\t2.0\n' >"$W/alone/curves.tsv"
-    dev/plot.sh "$W/alone" >"$W/out" 2>&1
+    dev/runs/plot.sh "$W/alone" >"$W/out" 2>&1
     check "plots: merge rules" 'rules_e_R2.png'
 fi
 echo "test_sweep: $passed passed, $failed failed, $skipped skipped"
