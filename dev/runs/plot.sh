@@ -31,7 +31,7 @@ shift $((OPTIND - 1))
 [ $# = 1 ] || fail "expected: dev/runs/plot.sh [-o OUT] [-l LOG] [-c CHECK] FOLDER"
 folder=$1 out=${out:-$1/plots} table=$1/runs.tsv
 command -v gnuplot >/dev/null || fail "gnuplot is not here (Debian: apt-get install gnuplot-nox)"
-[ -s "$table" ] || fail "$table: not there; dev/sweep writes it"
+[ -s "$table" ] || fail "$table: not there; dev/runs/sweep writes it"
 [ -n "$check" ] || [ ! -f "$folder/check_plan.txt" ] || check=$folder/check_plan.txt
 mkdir -p "$out"
 work=$(mktemp -d)
@@ -47,7 +47,7 @@ awk -F'\t' -v OFS='\t' -v path="$table" '
         for (i = 1; i <= NF; i++) at[$i] = i
         width = NF
         n = split("experiment R rule options pattern seed merges_per_forward val_loss run jobs machine text status", want, " ")
-        for (i = 1; i <= n; i++) if (!(want[i] in at)) die("no column \"" want[i] "\"; is it a table of dev/sweep?")
+        for (i = 1; i <= n; i++) if (!(want[i] in at)) die("no column \"" want[i] "\"; is it a table of dev/runs/sweep?")
         next
     }
     NF != width { die(NF " columns, expected " width) }

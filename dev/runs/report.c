@@ -13,30 +13,9 @@ see the same batches and, for equal shapes, start from the same weights. The rul
 It takes the columns by their names from the first line. Rows whose status is not `ok` are listed apart and count nowhere. A
 row that cannot be read is an error with its line: a page from half a table would look like a whole one.
 */
-#include "../../data/files.h"
-#include <math.h>
+#include "table.h"
 
-enum { RUNS_MAX = 100000, SEEDS_MAX = 1000, FIELDS_MAX = 64 };
-
-// The table's columns that are used here, and whether they are numbers in rows that are ok.
-#define COLUMNS(X)                                                                                              \
-    X(experiment, 0) X(pattern, 0) X(R, 1) X(rule, 0) X(seed, 1) X(options, 0) X(merges_per_forward, 1)         \
-    X(allreduces_per_update, 1) X(mib_per_update, 1) X(updates, 1) X(val_loss, 1) X(best_val_loss, 1)           \
-    X(ms_per_update, 1) X(threads, 0) X(jobs, 1) X(machine, 0) X(program, 0) X(commit, 0) X(date, 0) X(text, 0) \
-    X(run, 0) X(status, 0)
-
-#define X(name, number) C_##name,
-enum { COLUMNS(X) COLUMN_COUNT };
-#undef X
-#define X(name, number) {#name, number},
-static const struct { const char *name; int number; } columns[] = {COLUMNS(X)};
-#undef X
-
-typedef struct {
-    const char *text[COLUMN_COUNT];
-    double number[COLUMN_COUNT]; // NAN where there is none
-    int line;
-} Run;
+enum { SEEDS_MAX = 1000 };
 
 static double margin = 0.01; // nats by which a pattern may be worse than t and still hold
 static const double level = 0.05, tolerated = 2; // of p-values; percent of t's loss, for the older question
@@ -103,73 +82,7 @@ static double sample_distance(Sample s, double from) {
 }
 
 // ----------------------------------------------------------------------------
-// the table
-
-typedef struct {
-    const char *path;
-    Run *runs; // all rows
-    int count, not_ok;
-} Table;
-
-static int line_split(char *line, char **fields) {
-    int n = 0;
-    for (char *rest = line; rest && n < FIELDS_MAX; n++) fields[n] = strsep(&rest, "\t");
-    return n;
-}
-
-static double number_read(const char *path, int line, const char *name, const char *text) {
-    char *end;
-    double value = strtod(text, &end);
-    if (end == text || *end || !isfinite(value)) fail("%s:%d: column %s is '%s', expected a number", path, line, name, text);
-    return value;
-}
-
-static void table_read(Table *table, const char *path) {
-    FILE *file = fopen(path, "r");
-    char *text = NULL, *fields[FIELDS_MAX];
-    size_t room = 0;
-    ssize_t length;
-    int place[COLUMN_COUNT], width = 0;
-    table->path = path;
-    if (!file) fail("%s: %s; dev/sweep writes it", path, strerror(errno));
-    table->runs = ALLOC(Run, RUNS_MAX, "runs");
-    for (int line = 1; (length = getline(&text, &room, file)) > 0; line++) {
-        if (text[length - 1] != '\n') fail("%s:%d: cut off in the middle of a line; run dev/sweep again", path, line);
-        if (memchr(text, 0, (size_t)length)) fail("%s:%d: holds a zero byte; is it a table of dev/sweep?", path, line);
-        text[length - 1] = 0;
-        char *copy = strdup(text); // stays: the runs point into it
-        int n = copy ? line_split(copy, fields) : 0;
-        if (line == 1) {
-            width = n;
-            for (int c = 0; c < COLUMN_COUNT; c++) {
-                for (place[c] = 0; place[c] < n && strcmp(fields[place[c]], columns[c].name);) place[c]++;
-                if (place[c] == n) fail("%s:1: no column '%s'; is it a table of dev/sweep?", path, columns[c].name);
-            }
-            continue;
-        }
-        if (n != width) fail("%s:%d: %d columns, expected %d as in the first line", path, line, n, width);
-        if (table->count == RUNS_MAX) fail("%s:%d: more than %d runs", path, line, RUNS_MAX);
-        Run *run = &table->runs[table->count++];
-        run->line = line;
-        int ok = !strcmp(fields[place[C_status]], "ok");
-        table->not_ok += !ok;
-        for (int c = 0; c < COLUMN_COUNT; c++) {
-            run->text[c] = fields[place[c]];
-            run->number[c] = ok && columns[c].number ? number_read(path, line, columns[c].name, run->text[c]) : NAN;
-        }
-        for (int i = 0; i < table->count - 1; i++) {
-            if (!strcmp(table->runs[i].text[C_run], run->text[C_run])) {
-                fail("%s:%d: the run %s has a row in line %d already", path, line, run->text[C_run], table->runs[i].line);
-            }
-        }
-    }
-    if (ferror(file)) fail("%s: read error: %s", path, strerror(errno));
-    free(text);
-    fclose(file);
-    if (!width) fail("%s: empty; dev/sweep writes a first line of names and one line per run", path);
-}
-
-static int is_ok(const Run *run) { return !strcmp(run->text[C_status], "ok"); }
+// which runs belong together
 
 static int same(const Run *a, const Run *b, const int *which, int n) {
     for (int i = 0; i < n; i++) {
@@ -249,7 +162,7 @@ static void group_gather(Group *group, const Table *table, const Run *first) {
     group->count = group->rules = 0;
     group->baseline = NULL;
     for (const Run *run = table->runs; run < table->runs + table->count; run++) {
-        if (!is_ok(run) || !same_group(run, first)) continue;
+        if (!run_is_ok(run) || !same_group(run, first)) continue;
         Entry *e = group->entries;
         while (e < group->entries + group->count && !same_entry(e->runs[0], run)) e++;
         if (e == group->entries + group->count) *e = (Entry){}, group->count++;
@@ -448,7 +361,7 @@ static Entry entry_find(const Table *table, const Run *like, const char *options
     Entry e = {};
     int has_rule = strchr(like->text[C_pattern], 'p') != NULL;
     for (const Run *run = table->runs; run < table->runs + table->count; run++) {
-        int known = !is_ok(run) || !same(run, like, (const int[]){C_experiment, C_R, C_updates}, 3) || strcmp(run->text[C_options], options);
+        int known = !run_is_ok(run) || !same(run, like, (const int[]){C_experiment, C_R, C_updates}, 3) || strcmp(run->text[C_options], options);
         known |= plain ? !is_plain(run) : !same(run, like, (const int[]){C_pattern, C_rule}, 1 + has_rule);
         for (int i = 0; i < e.n; i++) known |= e.runs[i]->number[C_seed] == run->number[C_seed];
         if (!known && e.n < SEEDS_MAX) e.runs[e.n++] = run;
@@ -468,7 +381,7 @@ static void options_print(const Table *table) {
     int head = 0;
     for (const Run *run = table->runs; run < table->runs + table->count; run++) {
         const char *options = run->text[C_options];
-        if (!is_ok(run) || !strcmp(options, "-")) continue;
+        if (!run_is_ok(run) || !strcmp(options, "-")) continue;
         Entry with = entry_find(table, run, options, 0), without = entry_find(table, run, "-", 0), t = entry_find(table, run, "-", 1);
         if (with.runs[0] != run || !without.n) continue; // printed before, or nothing to compare with
         if (!head++) {
@@ -501,7 +414,7 @@ static void known_print(const Table *table, const char *path) {
         int found = 0;
         for (const Run *run = table->runs; run < table->runs + table->count; run++) {
             const char *const *r = run->text;
-            if (is_ok(run) && !strcmp(r[C_experiment], f[0]) && !strcmp(r[C_pattern], f[1]) && !strcmp(r[C_R], f[2]) &&
+            if (run_is_ok(run) && !strcmp(r[C_experiment], f[0]) && !strcmp(r[C_pattern], f[1]) && !strcmp(r[C_R], f[2]) &&
                 !strcmp(r[C_rule], f[3]) && !strcmp(r[C_options], f[4]) && found < SEEDS_MAX) x[found++] = run->number[C_val_loss];
         }
         if (!head++) {
@@ -533,8 +446,8 @@ static void page_print(const Table *table, const char *known) {
            judged == C_val_loss ? "last" : "best", margin, level, margin, margin);
     for (int i = 0; i < table->count; i++) {
         int before = 0;
-        if (!is_ok(&table->runs[i])) continue;
-        for (int j = 0; j < i; j++) before |= is_ok(&table->runs[j]) && same_group(&table->runs[i], &table->runs[j]);
+        if (!run_is_ok(&table->runs[i])) continue;
+        for (int j = 0; j < i; j++) before |= run_is_ok(&table->runs[j]) && same_group(&table->runs[i], &table->runs[j]);
         if (before) continue;
         group_gather(&group, table, &table->runs[i]);
         group_print(&group);
@@ -543,7 +456,7 @@ static void page_print(const Table *table, const char *known) {
     if (known) known_print(table, known);
     if (table->not_ok) printf("## Runs that did not end well\n\nThey count nowhere above.\n\n");
     for (const Run *run = table->runs; run < table->runs + table->count; run++) {
-        if (!is_ok(run)) printf("- %s: %s\n", run->text[C_run], run->text[C_status]);
+        if (!run_is_ok(run)) printf("- %s: %s\n", run->text[C_run], run->text[C_status]);
     }
     free(group.entries);
 }
@@ -561,7 +474,7 @@ int main(int argc, char **argv) {
         else fail("%s: expected -b or -m MARGIN", argv[a]);
     }
     if (argc - a < 1 || argc - a > 2) fail("expected: %s [-b] [-m MARGIN] RUNS.TSV [KNOWN.TSV]", argv[0]);
-    table_read(&table, argv[a]);
+    table_read(&table, argv[a], 0);
     page_print(&table, a + 1 < argc ? argv[a + 1] : NULL);
     if (fflush(stdout) || ferror(stdout)) fail("standard output: %s", strerror(errno));
     return 0;
