@@ -89,6 +89,9 @@ SWEEP ?= out/sweep
 dev/runs/sweep dev/runs/report: %: %.c dev/runs/table.h data/files.h
 	$(CC) $(CFLAGS) $(OPT) $(PART) $< -o $@ $(LIBS)
 
+dev/runs/sweep_asan dev/runs/report_asan: %_asan: %.c dev/runs/table.h data/files.h
+	$(CC) $(SANITIZE) $(OPT) $(PART) $< -o $@ $(LIBS)
+
 plots: dev/plan
 	dev/runs/plot.sh $(SWEEP)
 
@@ -235,6 +238,6 @@ clean:
 	rm -f train_gpt2 train_gpt2_asan test_gpt2 test_gpt2_asan test_gpt2_double
 	rm -f train_gpt2cu train_gpt2cu_* test_gpt2cu test_gpt2cu_emu* test_gpt2cu_fp32 dev/.precision dev/oracle.o dev/train_faulty_emu
 	rm -f $(foreach x,_emu _emu_fp32 _emu_traffic,$(CUDA_BENCHES:=$(x))) $(CUDA_BENCHES) dev/emu/*.o
-	rm -f dev/emu/test_emu dev/emu/test_emu_asan dev/emu/test_traffic dev/gradcheck dev/gradcheck_asan dev/bench_cpu dev/plan dev/runs/sweep dev/runs/report dev/bench_allreduce dev/train_faulty dev/fuzz/fuzz_files dev/fuzz/fuzz_options
+	rm -f dev/emu/test_emu dev/emu/test_emu_asan dev/emu/test_traffic dev/gradcheck dev/gradcheck_asan dev/bench_cpu dev/plan dev/runs/sweep dev/runs/sweep_asan dev/runs/report dev/runs/report_asan dev/bench_allreduce dev/train_faulty dev/fuzz/fuzz_files dev/fuzz/fuzz_options
 
 .PHONY: all demo bench test asan clean plots report nvcc always

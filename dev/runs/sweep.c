@@ -374,7 +374,7 @@ static void list_read(const char *path) {
 // The name under which a script's runs stand: its own, without .sh. Where it is another script's
 // already, in this sweep or by the file `script` of an earlier one, the checksum of the path tells
 // the two apart. In the repository the path counts from its root, so that it may be moved.
-// Contract: the caller holds the folder's lock.
+// Contract: the caller holds the folder's lock, or only shows.
 static char *experiment_name(const Task *task) {
     char base[NAME_MAX + 1], folder[PATH_MAX], owner[PATH_MAX], name[NAME_MAX + 16];
     const char *path = task->script;
@@ -401,16 +401,16 @@ static char *experiment_name(const Task *task) {
 
 // Names the runs, and drops those listed before.
 static void tasks_name(void) {
-    int lock = lock_open(sweep.folder, O_CLOEXEC), kept = 0;
+    int lock = sweep.show ? -1 : lock_open(sweep.folder, O_CLOEXEC), kept = 0;
     char slug[PATH_MAX], name[PATH_MAX];
-    lock_take(lock, sweep.folder);
+    if (!sweep.show) lock_take(lock, sweep.folder);
     for (int i = 0; i < sweep.count; i++) {
         sweep.tasks[i].experiment = experiment_name(&sweep.tasks[i]);
         task_slug(&sweep.tasks[i], slug);
         path_join(name, sweep.tasks[i].experiment, slug);
         sweep.tasks[i].name = copy_of(name);
     }
-    close(lock);
+    if (!sweep.show) close(lock);
     for (int i = 0; i < sweep.count; i++) {
         int j = 0;
         while (j < kept && strcmp(sweep.tasks[j].name, sweep.tasks[i].name)) j++;
@@ -879,7 +879,6 @@ static void signals_block(sigset_t *wanted) {
         sigaction(stops[i], NULL, &old);
         if (old.sa_handler != SIG_IGN) sigaddset(wanted, stops[i]);
     }
-    signal(SIGCHLD, SIG_DFL);
     sigaddset(wanted, SIGCHLD);
     sigprocmask(SIG_BLOCK, wanted, &sweep.signals_before);
 }
@@ -1004,7 +1003,7 @@ static void machine_read(void) {
     format(number, sizeof number, "%d", threads > 0 ? threads : 1);
     const char *asked = getenv("OMP_NUM_THREADS"), *spin = getenv("GOMP_SPINCOUNT");
     if (!asked || !*asked) setenv("OMP_NUM_THREADS", number, 1);
-    // threads that wait soon give up their core to the others
+    // threads that wait give up their core to the others soon
     if (!spin || !*spin) setenv("GOMP_SPINCOUNT", "10000", 1);
 }
 
@@ -1014,6 +1013,7 @@ int main(int argc, char **argv) {
     Table table;
     int lists = 0, finished = 0, bad = 0;
     fail_hook = exit_wrong_use;
+    signal(SIGCHLD, SIG_DFL); // inherited as ignored, it would leave no child to wait for
     arguments_read(argc, argv, &folder, &lists);
     root_find();
     folder_create(folder);
