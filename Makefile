@@ -6,7 +6,7 @@
 #   make asan        the same tests under the address and undefined-behaviour sanitizers
 #   make bench       the CPU kernels, as a share of what this machine can do
 #
-#   make plots       figures of a sweep of experiments (dev/sweep), from its table and logs: SWEEP=folder, by gnuplot
+#   make plots       figures of a sweep of experiments (dev/runs/sweep), from its table and logs: SWEEP=folder, by gnuplot
 #   make report      a page on it, with what each pattern costs and how sure that is
 #
 #   make train_gpt2cu        the CUDA trainer for this machine's GPU (for 8.0 and 9.0 where there is none); PRECISION=BF16
@@ -86,14 +86,17 @@ dev/gradcheck_asan: dev/gradcheck.c $(TRAINER)
 
 SWEEP ?= out/sweep
 
-dev/report: dev/report.c data/files.h
+dev/runs/sweep dev/runs/report: %: %.c dev/runs/table.h data/files.h
 	$(CC) $(CFLAGS) $(OPT) $(PART) $< -o $@ $(LIBS)
 
-plots: dev/plan
-	dev/plot.sh $(SWEEP)
+dev/runs/sweep_asan dev/runs/report_asan: %_asan: %.c dev/runs/table.h data/files.h
+	$(CC) $(SANITIZE) $(OPT) $(PART) $< -o $@ $(LIBS)
 
-report: dev/report
-	dev/report $(SWEEP)/runs.tsv dev/runs/known.tsv >$(SWEEP)/report.md
+plots: dev/plan
+	dev/runs/plot.sh $(SWEEP)
+
+report: dev/runs/report
+	dev/runs/report $(SWEEP)/runs.tsv dev/runs/known.tsv >$(SWEEP)/report.md
 
 # ---- CUDA
 
@@ -224,9 +227,9 @@ EMU_TESTS := "dev/skip.sh test_gpt2cu $(CXX) is not installed: the CUDA trainer 
 EMU_ASAN := $(EMU_TESTS)
 endif
 
-test: train_gpt2 test_gpt2 test_gpt2_double dev/gradcheck dev/plan dev/bench_allreduce dev/train_faulty dev/report $(EMU_BUILT)
+test: train_gpt2 test_gpt2 test_gpt2_double dev/gradcheck dev/plan dev/bench_allreduce dev/train_faulty dev/runs/sweep dev/runs/report $(EMU_BUILT)
 	dev/run_tests.sh ./test_gpt2 ./test_gpt2_double dev/gradcheck dev/test_cli.sh dev/test_mpi.sh "dev/netns.sh --test" dev/test_plan.sh \
-	    dev/test_data.sh dev/test_fuzz.sh dev/test_sweep.sh $(EMU_TESTS) dev/test_nvcc.sh "dev/cuda/resources --test"
+	    dev/test_data.sh dev/test_fuzz.sh dev/test/sweep.sh $(EMU_TESTS) dev/test_nvcc.sh "dev/cuda/resources --test"
 
 asan: train_gpt2_asan test_gpt2_asan dev/gradcheck_asan $(EMU_ASAN_BUILT)
 	TRAIN=./train_gpt2_asan dev/run_tests.sh ./test_gpt2_asan dev/gradcheck_asan dev/test_cli.sh $(EMU_ASAN)
@@ -235,6 +238,6 @@ clean:
 	rm -f train_gpt2 train_gpt2_asan test_gpt2 test_gpt2_asan test_gpt2_double
 	rm -f train_gpt2cu train_gpt2cu_* test_gpt2cu test_gpt2cu_emu* test_gpt2cu_fp32 dev/.precision dev/oracle.o dev/train_faulty_emu
 	rm -f $(foreach x,_emu _emu_fp32 _emu_traffic,$(CUDA_BENCHES:=$(x))) $(CUDA_BENCHES) dev/emu/*.o
-	rm -f dev/emu/test_emu dev/emu/test_emu_asan dev/emu/test_traffic dev/gradcheck dev/gradcheck_asan dev/bench_cpu dev/plan dev/report dev/bench_allreduce dev/train_faulty dev/fuzz/fuzz_files dev/fuzz/fuzz_options
+	rm -f dev/emu/test_emu dev/emu/test_emu_asan dev/emu/test_traffic dev/gradcheck dev/gradcheck_asan dev/bench_cpu dev/plan dev/runs/sweep dev/runs/sweep_asan dev/runs/report dev/runs/report_asan dev/bench_allreduce dev/train_faulty dev/fuzz/fuzz_files dev/fuzz/fuzz_options
 
 .PHONY: all demo bench test asan clean plots report nvcc always

@@ -27,8 +27,9 @@ enum { PATTERNS_MAX = 256, WORD_MAX = PATTERN_MAX + 1 };
 static const size_t element_size = sizeof(float); // of activations and gradients
 
 // The patterns of the README's and DESIGN's tables; those that do not fit L are left out.
-static const char *const known_patterns[] = {"t", "tstt", "ts", "tsst", "tss", "tsss", "s", "psss", "spss", "sp", "spps",
-                                             "sspp", "spp", "sppp", "p", "pp.", "ppp.", "pppp.", "pppppp.", "l"};
+static const char *const known_patterns[] = {
+    "t", "tstt", "ts", "tsst", "tss", "tsss", "s", "sp", "spps", "sspp", "spp", "sppp", "p", "pp.",
+    "ppp.", "pppp.", "pppppp.", "l"};
 
 // ----------------------------------------------------------------------------
 // the measured run

@@ -1,14 +1,20 @@
 #!/bin/sh
-# GPT-2 124M on OpenWebText or FineWeb: 20,000 updates of 491,520 tokens (480 sequences of 1024), checkpoints every 500.
+# GPT-2 124M on OpenWebText or FineWeb: 20,000 updates of 491,520 tokens (480 sequences of 1024),
+# checkpoints every 500.
 #
-#   dev/runs/gpt2_124m.sh OUT PATTERN [R] [RULE] [SEED] [OPTION VALUE]...     one GPU: 40 micro-batches of 12
-#   GPUS=5 dev/runs/gpt2_124m.sh ...          5 replicas, the tensor ranks folded: 12 heads cannot be cut by 5; 8 micro-batches
-#   GPUS=8 dev/runs/gpt2_124m.sh ...          R 2: 4 replicas of 2 GPUs, real tensor parallelism; 10 micro-batches
-#   GPUS=8 dev/runs/gpt2_124m.sh ... -fold 2  R 2: 8 replicas, folded; 5 micro-batches
-#   DATA=data/fineweb dev/runs/gpt2_124m.sh ...     the folder of shards *train*.bin and *val*.bin (data/openwebtext)
+#   dev/runs/gpt2_124m.sh OUT PATTERN [R] [RULE] [SEED] [OPTION VALUE]...
+#                                       one GPU: 40 micro-batches of 12
+#   GPUS=5 dev/runs/gpt2_124m.sh ...    5 replicas, the tensor ranks folded: 12 heads cannot be cut
+#                                       by 5; 8 micro-batches
+#   GPUS=8 dev/runs/gpt2_124m.sh ...    R 2: 4 replicas of 2 GPUs, real tensor parallelism; 10
+#                                       micro-batches
+#   GPUS=8 dev/runs/gpt2_124m.sh ... -fold 2         R 2: 8 replicas, folded; 5 micro-batches
+#   DATA=data/fineweb dev/runs/gpt2_124m.sh ...      the folder of shards *train*.bin and *val*.bin
+#                                                    (data/openwebtext)
 #
-# The loss does not depend on the number of GPUs (DESIGN 3), only on pattern, R, rule and seed. On more memory -b 24 or, on one
-# GPU, -b 48 is faster: any -b with 480 a multiple of b x DP. More in run.sh beside this file.
+# The loss does not depend on the number of GPUs, only on pattern, R, rule and seed: every mesh sees
+# the same batches. On more memory -b 24 or, on one GPU, -b 48 is faster: any -b with 480 a multiple
+# of b x DP. More in run.sh beside this file.
 data=${DATA:-data/openwebtext} gpus=${GPUS:-1}
 what="GPT-2 124M" trainer=./train_gpt2cu
 [ "$gpus" = 1 ] || LAUNCH=${LAUNCH:-mpirun -n $gpus}

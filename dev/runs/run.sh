@@ -1,27 +1,35 @@
 # shellcheck shell=sh
-# What the scripts of this folder share; each sets `what`, `trainer` and `settings` and then reads this file.
+# What the scripts of this folder share; each sets `what`, `trainer` and `settings` and then reads
+# this file.
 #
 #   dev/runs/EXPERIMENT.sh OUT PATTERN [R] [RULE] [SEED] [OPTION VALUE]...
 #   dev/runs/shakespeare_4x4x128.sh out/sppp sppp                    R 2, rule sum, seed 1337
-#   dev/runs/shakespeare_4x4x128.sh out/p p 4 mean 1338 -wi linear   options at the end overrule those of the experiment
+#   dev/runs/shakespeare_4x4x128.sh out/p p 4 mean 1338 -wi linear
 #
-# From the environment: TRAINER, the program; LAUNCH, what starts it, such as "mpirun -n 2"; DATA, the folder of the text;
-# SHOW=1 prints the command and does not run it, SHOW=trainer only the program.
+# Options at the end overrule those of the experiment.
+# From the environment: TRAINER, the program; LAUNCH, what starts it, such as "mpirun -n 2"; DATA,
+# the folder of the text; SHOW=1 prints the command and does not run it, SHOW=trainer only the
+# program.
 if [ $# -lt 2 ]; then
     echo "error: expected $0 OUT PATTERN [R] [RULE] [SEED] [OPTION VALUE]...; trains $what" >&2
     exit 2
 fi
 trainer=${TRAINER:-$trainer} out=$1 pattern=$2 R=${3:-2} rule=${4:-sum} seed=${5:-1337}
 shift $(($# < 5 ? $# : 5))
-# shellcheck disable=SC2086,SC2154 # launcher and settings are words; a glob of shards is the trainer's to expand
-{ set -f; set -- ${LAUNCH:-} "$trainer" $settings -p "$pattern" -tp "$R" -pm "$rule" -rs "$seed" -o "$out" "$@"; set +f; }
+# launcher and settings are words; a glob of shards is the trainer's to expand
+set -f
+# shellcheck disable=SC2086,SC2154
+set -- ${LAUNCH:-} "$trainer" $settings -p "$pattern" -tp "$R" -pm "$rule" -rs "$seed" \
+    -o "$out" "$@"
+set +f
 if [ -n "${SHOW:-}" ]; then
     [ "$SHOW" != trainer ] || set -- "$trainer"
     echo "$*"
     exit 0
 fi
 if ! command -v "$trainer" >/dev/null; then
-    echo "error: $trainer is not here; build it with make ${trainer##*/}, or name another with TRAINER=" >&2
+    build="build it with make ${trainer##*/}, or name another with TRAINER="
+    echo "error: $trainer is not here; $build" >&2
     exit 2
 fi
 exec "$@"

@@ -1,6 +1,7 @@
 #!/bin/sh
-# 12 blocks, 4 heads, 128 channels (2.4 million parameters) on Shakespeare's characters, 2000 updates: about three minutes on
-# two cores. The settings of 4x4x128. Usage: run.sh beside this file.
+# 12 blocks, 4 heads, 128 channels (2.4 million parameters) on Shakespeare's characters, 2000
+# updates: about three minutes on two cores. The settings of 4x4x128. Usage: run.sh beside this
+# file.
 data=${DATA:-data/shakespeare_char}
 what="12x4x128 on Shakespeare's characters" trainer=./train_gpt2
 settings="-i $data/train.bin -j $data/val.bin -e 12x4x128 -t 64 -b 12 -x 2000

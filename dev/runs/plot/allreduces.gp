@@ -1,5 +1,6 @@
-# Validation loss at the end against all-reduces per forward pass. Called by dev/plot.sh with data, title, and patterns with
-# their colours and points. A pattern is drawn a little beside its count where others share it; counts up to 48 on a logarithmic scale.
+# Validation loss at the end against all-reduces per forward pass. Called by dev/runs/plot.sh with
+# data, title, and patterns with their colours and points. A pattern is drawn a little beside its
+# count where others share it; counts up to 48 on a logarithmic scale.
 n = words(patterns)
 set title title font ',16'
 set grid lc rgb '#cccccc' lw 0.7 dt 1
@@ -26,13 +27,20 @@ set bars 1.5
 stats data index 0 using 2 nooutput
 t = STATS_mean
 set arrow from graph 0, first t to graph 1, first t nohead lc rgb '#000000' dt 3
-set label sprintf('mean of %s', word(patterns, 1)) at graph 0.005, first t offset 0, 0.5 tc rgb '#444444' font ',10'
+set label sprintf('mean of %s', word(patterns, 1)) at graph 0.005, first t offset 0, 0.5 \
+    tc rgb '#444444' font ',10'
 set arrow from graph 0, first t + 0.01 to graph 1, first t + 0.01 nohead lc rgb '#888888' dt 2
 set label '+ 0.01' at graph 0.005, first t + 0.01 offset 0, 0.5 tc rgb '#666666' font ',10'
-plot for [i=1:n] data index i-1 using (x($1, $5)):4 with points pt 6 ps 0.8 lc rgb word(colours, i) notitle, \
-    for [i=1:n] data index i-1 every ::0::0 using (x($1, $5)):($3 == $3 ? $2 : NaN):3 with yerrorbars pt 0 lw 2 lc rgb word(colours, i) notitle, \
-    for [i=1:n] data index i-1 every ::0::0 using (x($1, $5)):2 with points pt int(word(points, i)) ps 1.6 lw 2 lc rgb word(colours, i) title word(patterns, i), \
-    for [i=1:n] data index i-1 every ::0::0 using (x($1, $5)):7:6 with labels rotate by 90 offset 0, 0.8 left font ',11' notitle, \
+colour(i) = word(colours, i)
+one(i) = int(word(points, i))
+plot for [i=1:n] data index i-1 using (x($1, $5)):4 \
+        with points pt 6 ps 0.8 lc rgb colour(i) notitle, \
+    for [i=1:n] data index i-1 every ::0::0 using (x($1, $5)):($3 == $3 ? $2 : NaN):3 \
+        with yerrorbars pt 0 lw 2 lc rgb colour(i) notitle, \
+    for [i=1:n] data index i-1 every ::0::0 using (x($1, $5)):2 \
+        with points pt one(i) ps 1.6 lw 2 lc rgb colour(i) title word(patterns, i), \
+    for [i=1:n] data index i-1 every ::0::0 using (x($1, $5)):7:6 \
+        with labels rotate by 90 offset 0, 0.8 left font ',11' notitle, \
     NaN with lines lc rgb '#ffffff' title ' ', \
     NaN with points pt 6 ps 0.8 lc rgb '#666666' title 'one seed', \
     NaN with linespoints pt 7 ps 1.6 lw 2 lc rgb '#666666' title 'mean ± std. error'

@@ -1,5 +1,6 @@
-# Loss over updates. Called by dev/plot.sh with train, val, title, seeds, and patterns with their colours, dashes, points.
-# Training and validation above, on one scale; below, validation loss minus that of t at equal seeds.
+# Loss over updates. Called by dev/runs/plot.sh with train, val, title, seeds, and patterns with
+# their colours, dashes, points. Training and validation above, on one scale; below, validation loss
+# minus that of t at equal seeds.
 n = words(patterns)
 set grid lc rgb '#cccccc' lw 0.7 dt 1
 set border 3 lc rgb '#444444'
@@ -18,7 +19,8 @@ set xrange [0:last]
 set yrange [low - gap:high + gap]
 set multiplot
 set label 1 title at screen 0.5, 0.975 center font ',16'
-set label 2 seeds.'; training loss: mean of each fortieth of the run' at screen 0.5, 0.943 center tc rgb '#444444'
+set label 2 seeds.'; training loss: mean of each fortieth of the run' at screen 0.5, 0.943 \
+    center tc rgb '#444444'
 
 set key off
 set lmargin at screen 0.065

@@ -1,7 +1,8 @@
-# Validation loss against predicted time on three networks. Called by dev/plot.sh with data (a block per network and pattern),
-# title, note, and patterns with their colours, dashes, points.
+# Validation loss against predicted time on three networks. Called by dev/runs/plot.sh with data
+# (a block per network and pattern), title, note, and patterns with their colours, dashes, points.
 n = words(patterns)
-array network[3] = ['0.1 ms per hop, 10 Gbit/s', '5 ms per hop, 1 Gbit/s', '20 ms per hop, 0.1 Gbit/s']
+array network[3] = ['0.1 ms per hop, 10 Gbit/s', '5 ms per hop, 1 Gbit/s', \
+    '20 ms per hop, 0.1 Gbit/s']
 set grid lc rgb '#cccccc' lw 0.7 dt 1
 set border 3 lc rgb '#444444'
 set tics nomirror
@@ -22,8 +23,19 @@ do for [k=0:2] {
     set lmargin at screen 0.06 + k * 0.287
     set rmargin at screen 0.06 + k * 0.287 + 0.265
     set title network[k+1]
-    if (k == 0) { set ylabel 'validation loss (nats per token)'; } else { unset ylabel; set format y ''; unset label 1; unset label 2; }
-    if (k < 2) { set key off; } else { set key at screen 0.995, screen 0.83 right top title 'pattern' left reverse Left samplen 2.5; }
+    if (k == 0) {
+        set ylabel 'validation loss (nats per token)'
+    } else {
+        unset ylabel
+        set format y ''
+        unset label 1
+        unset label 2
+    }
+    set key off
+    if (k == 2) {
+        set key on at screen 0.995, screen 0.83 right top title 'pattern' left
+        set key reverse Left samplen 2.5
+    }
     plot for [i=1:n] data index k*n+i-1 using 1:2 with linespoints lw 2 ps 1 \
     lc rgb word(colours, i) dt int(word(dashes, i)) pt int(word(points, i)) title word(patterns, i)
 }

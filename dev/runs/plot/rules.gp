@@ -1,4 +1,5 @@
-# Merge rules side by side. Called by dev/plot.sh with data (a block per rule), title, and plain, the mean loss of t or nothing.
+# Merge rules side by side. Called by dev/runs/plot.sh with data (a block per rule), title, and
+# plain, the mean loss of t or nothing.
 array names[3] = ['sum', 'mean', 'streams']
 array colours[3] = ['#0072B2', '#D55E00', '#009E73']
 array points[3] = [5, 7, 9]
@@ -25,8 +26,10 @@ set ylabel 'validation loss after the last update (nats per token)'
 set key outside right top reverse Left samplen 1
 set bars 1.5
 plot for [i=1:3] data index i-1 using 1:4 with points pt 6 ps 0.8 lc rgb colours[i] notitle, \
-    for [i=1:3] data index i-1 using 1:($3 == $3 ? $2 : NaN):3 with yerrorbars pt 0 lw 2 lc rgb colours[i] notitle, \
-    for [i=1:3] data index i-1 using 1:2 with points pt points[i] ps 1.6 lw 2 lc rgb colours[i] title 'rule '.names[i], \
+    for [i=1:3] data index i-1 using 1:($3 == $3 ? $2 : NaN):3 \
+        with yerrorbars pt 0 lw 2 lc rgb colours[i] notitle, \
+    for [i=1:3] data index i-1 using 1:2 \
+        with points pt points[i] ps 1.6 lw 2 lc rgb colours[i] title 'rule '.names[i], \
     data using (floor($1 + 0.5)):(NaN):xticlabels(5) notitle, \
     NaN with points pt 6 ps 0.8 lc rgb '#666666' title 'one seed', \
     NaN with linespoints pt 7 ps 1.6 lw 2 lc rgb '#666666' title 'mean ± std. error'

@@ -1,37 +1,42 @@
 #!/usr/bin/env bash
-# Draws a sweep: PNG and SVG of every figure, by gnuplot, from FOLDER/runs.tsv and the logs beside it.
+# Draws a sweep: an SVG of every figure, by gnuplot, from FOLDER/runs.tsv and the logs beside it.
 #
-#   dev/plot.sh [-o OUT] [-l LOG] [-c CHECK] FOLDER          OUT is FOLDER/plots
-#   dev/check_plan.sh >out/check_plan.txt && dev/plot.sh -c out/check_plan.txt out/sweep
+#   dev/runs/plot.sh [-o OUT] [-l LOG] [-c CHECK] FOLDER          OUT is FOLDER/plots
+#   dev/check_plan.sh >out/check_plan.txt && dev/runs/plot.sh -c out/check_plan.txt out/sweep
 #
-#   curves_*        training and validation loss of every pattern, and what validation loss it has above t
-#   allreduces_*    validation loss at the end against all-reduces per forward pass: every seed, mean, standard error
+#   curves_*        training and validation loss of every pattern, and the latter minus that of t
+#   allreduces_*    validation loss at the end against all-reduces per forward pass: every seed,
+#                   mean, standard error
 #   clock_*         validation loss against predicted seconds on three networks
 #   rules_*         merge rules side by side, where a sweep has several
 #   plan            predicted against measured time of an update
 #
-# One figure per experiment, R, merge rule and options. What the logs say about losses is kept in FOLDER/curves.tsv, so that a
-# folder with runs.tsv and curves.tsv alone can be drawn again; what each figure shows is beside it as a .dat file.
-# LOG is the measured run from which dev/plan predicts: a quiet one, without -nl and -nb; FOLDER/EXPERIMENT.log when there, or
-# else that of t. CHECK is what dev/check_plan.sh printed; FOLDER/check_plan.txt when there.
+# One figure per experiment, R, merge rule and options. What the logs say about losses is kept in
+# FOLDER/curves.tsv, so that a folder with runs.tsv and curves.tsv alone can be drawn again; what
+# each figure shows is beside it as a .dat file.
+# LOG is the measured run from which dev/plan predicts: a quiet one, without -nl and -nb. Without
+# -l it is the log of a run of t of which the table says that it had the machine to itself
+# (dev/runs/sweep --alone); where there is none the clock is not drawn. CHECK is what
+# dev/check_plan.sh printed; FOLDER/check_plan.txt when there.
 set -euo pipefail
 export LC_ALL=C
 fail() { echo "error: $*" >&2; exit 1; }
 here=$(cd "$(dirname "$0")" && pwd)
-PLAN=${PLAN:-$here/plan}
+root=$(cd "$here/../.." && pwd)
+PLAN=${PLAN:-$root/dev/plan}
 out='' log='' check=''
 while getopts o:l:c: option; do
     case $option in
     o) out=$OPTARG ;; l) log=$OPTARG ;; c) check=$OPTARG ;;
-    *) fail "expected: dev/plot.sh [-o OUT] [-l LOG] [-c CHECK] FOLDER" ;;
+    *) fail "expected: dev/runs/plot.sh [-o OUT] [-l LOG] [-c CHECK] FOLDER" ;;
     esac
 done
 shift $((OPTIND - 1))
-[ $# = 1 ] || fail "expected: dev/plot.sh [-o OUT] [-l LOG] [-c CHECK] FOLDER"
+[ $# = 1 ] || fail "expected: dev/runs/plot.sh [-o OUT] [-l LOG] [-c CHECK] FOLDER"
 folder=$1 out=${out:-$1/plots} table=$1/runs.tsv
 command -v gnuplot >/dev/null || fail "gnuplot is not here (Debian: apt-get install gnuplot-nox)"
-[ -s "$table" ] || fail "$table: not there; dev/sweep writes it"
-[ -n "$check" ] || [ ! -f "$folder/check_plan.txt" ] || check=$folder/check_plan.txt
+[ -s "$table" ] || fail "$table: not there; dev/runs/sweep writes it"
+if [ -z "$check" ] && [ -f "$folder/check_plan.txt" ]; then check=$folder/check_plan.txt; fi
 mkdir -p "$out"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -39,23 +44,37 @@ trap 'rm -rf "$work"' EXIT
 # ----------------------------------------------------------------------------
 # data
 
-# The rows that are ok, as: experiment R rule options pattern seed merges val_loss run jobs machine text. Fails on a bad row.
+# The rows that are ok, as: experiment R rule options pattern seed merges val_loss run alone. Fails
+# on a bad row. The column alone may be missing.
 awk -F'\t' -v OFS='\t' -v path="$table" '
-    function die(why) { printf "error: %s:%d: %s\n", path, NR, why >"/dev/stderr"; bad = 1; exit 1 }
+    function die(why) {
+        printf "error: %s:%d: %s\n", path, NR, why >"/dev/stderr"
+        bad = 1
+        exit 1
+    }
     NR == 1 {
         for (i = 1; i <= NF; i++) at[$i] = i
         width = NF
-        n = split("experiment R rule options pattern seed merges_per_forward val_loss run jobs machine text status", want, " ")
-        for (i = 1; i <= n; i++) if (!(want[i] in at)) die("no column \"" want[i] "\"; is it a table of dev/sweep?")
+        names = "experiment R rule options pattern seed merges_per_forward val_loss run status"
+        n = split(names, want, " ")
+        for (i = 1; i <= n; i++) {
+            if (!(want[i] in at)) die("no column \"" want[i] "\"; is it a table of dev/runs/sweep?")
+        }
         next
     }
     NF != width { die(NF " columns, expected " width) }
     $at["status"] != "ok" { next }
-    $at["val_loss"] !~ /^[0-9.]+$/ { die("val_loss is \"" $at["val_loss"] "\", expected a number") }
-    { for (i = 1; i < n; i++) printf "%s%s", $at[want[i]], i < n - 1 ? OFS : "\n" }' "$table" >"$work/rows"
+    $at["val_loss"] !~ /^[0-9.]+$/ {
+        die("val_loss is \"" $at["val_loss"] "\", expected a number")
+    }
+    {
+        for (i = 1; i < n; i++) printf "%s%s", $at[want[i]], OFS
+        print "alone" in at ? $at["alone"] : "-"
+    }' "$table" >"$work/rows"
 [ -s "$work/rows" ] || fail "$table: no run in it ended well"
 
-# curves.tsv: run, train or val, update, loss. Training losses are means over 1/40 of the run, at the end of each.
+# curves.tsv: run, train or val, update, loss. Training losses are means over 1/40 of the run, at
+# the end of each.
 if cut -f9 "$work/rows" | while read -r run; do [ -f "$folder/$run/main.log" ] || exit 1; done; then
     cut -f9 "$work/rows" | while read -r run; do
         awk -v OFS='\t' -v run="$run" '
@@ -63,34 +82,41 @@ if cut -f9 "$work/rows" | while read -r run; do [ -f "$folder/$run/main.log" ] |
             /^s:[0-9]+ tel:[0-9.]+$/ { split($1, s, ":"); print run, "val", s[2], substr($2, 5) }
             /^s:[0-9]+ trl:.* comm:[0-9.]+$/ {
                 split($1, s, ":"); sum += substr($2, 5); n++
-                if (s[2] % every == 0) { printf "%s\ttrain\t%d\t%.6f\n", run, s[2], sum / n; sum = n = 0 }
+                if (s[2] % every) next
+                printf "%s\ttrain\t%d\t%.6f\n", run, s[2], sum / n
+                sum = n = 0
             }' "$folder/$run/main.log"
     done >"$folder/curves.tsv.part"
     mv "$folder/curves.tsv.part" "$folder/curves.tsv"
 fi
-[ -s "$folder/curves.tsv" ] || fail "$folder: neither the logs of its runs nor a curves.tsv; curves cannot be drawn"
+[ -s "$folder/curves.tsv" ] ||
+    fail "$folder: neither the logs of its runs nor a curves.tsv; curves cannot be drawn"
 
-# Colour (Okabe and Ito's, without their yellow), dash and point of a pattern, the same in every figure.
+# Colour (Okabe and Ito's, without their yellow), dash and point of a pattern, the same in every
+# figure.
 style() {
     case $1 in
-    t) echo "#000000 1 7" ;; s) echo "#0072B2 1 5" ;; sppp) echo "#D55E00 1 9" ;; p) echo "#009E73 1 11" ;;
+    t) echo "#000000 1 7" ;; s) echo "#0072B2 1 5" ;; sppp) echo "#D55E00 1 9" ;;
+    p) echo "#009E73 1 11" ;; l) echo "#666666 4 3" ;;
     tstt | ts) echo "#E69F00 1 6" ;; tsst | tss) echo "#56B4E9 1 8" ;; tsss) echo "#CC79A7 1 10" ;;
-    psss | sp) echo "#0072B2 2 4" ;; spss) echo "#0072B2 3 12" ;; spps | spp) echo "#E69F00 2 13" ;; sspp) echo "#56B4E9 2 15" ;;
-    pp.) echo "#D55E00 2 8" ;; ppp.) echo "#CC79A7 2 4" ;; pppp.) echo "#56B4E9 3 14" ;; pppppp.) echo "#009E73 2 10" ;;
-    *) echo "#666666 4 3" ;;
+    sp) echo "#0072B2 2 4" ;; spps | spp) echo "#E69F00 2 13" ;; sspp) echo "#56B4E9 2 15" ;;
+    pp.) echo "#D55E00 2 8" ;; ppp.) echo "#CC79A7 2 4" ;; pppp.) echo "#56B4E9 3 14" ;;
+    pppppp.) echo "#009E73 2 10" ;; *) echo "#666666 3 1" ;;
     esac
 }
 
-# draw SCRIPT NAME VARIABLE=TEXT...: the figure in both forms, and its data.
+# draw SCRIPT NAME SIZE VARIABLE=TEXT...: the figure.
 draw() {
-    local script=$1 name=$2 size=$3 variable set=''; shift 3
+    local script=$1 name=$2 size=$3 variable set=''
+    shift 3
     for variable in "$@"; do set+="${variable%%=*}='${variable#*=}'; "; done
-    gnuplot -e "set terminal pngcairo size $size font 'DejaVu Sans,12' background '#ffffff'; set output '$out/$name.png'; $set" "$here/$script"
-    gnuplot -e "set terminal svg size $size font 'DejaVu Sans,14' background '#ffffff'; set output '$out/$name.svg'; $set" "$here/$script"
-    echo "$out/$name.png"
+    gnuplot -e "set terminal svg size $size font 'DejaVu Sans,14' background '#ffffff'" \
+        -e "set output '$out/$name.svg'; $set" "$here/plot/$script"
+    echo "$out/$name.svg"
 }
 
-# The runs of one figure into $work/members: pattern seed merges loss run. t has no run of p and serves every rule.
+# The runs of one figure into $work/members: pattern seed merges loss run. t has no run of p and
+# serves every rule.
 members() { # members EXPERIMENT R RULE OPTIONS
     awk -F'\t' -v OFS='\t' -v e="$1" -v R="$2" -v rule="$3" -v o="$4" '
         $1 == e && $2 == R && $4 == o && ($3 == rule || ($5 ~ /^t+$/ && !(("t", $6) in own))) {
@@ -107,20 +133,30 @@ members() { # members EXPERIMENT R RULE OPTIONS
     seeds=$(cut -f1 "$work/members" | sort | uniq -c | awk '
         NR == 1 || $1 < few { few = $1 }
         $1 > many { many = $1 }
-        END { print many == 1 ? "one seed" : few == many ? "mean of " many " seeds" : "mean of " few " to " many " seeds" }')
+        END {
+            if (many == 1) print "one seed"
+            else print "mean of " (few == many ? "" : few " to ") many " seeds"
+        }')
 }
 
-# Blocks of "update mean difference_to_t", one per pattern in the order of members, at updates that all its seeds have.
+# Blocks of "update mean difference_to_t", one per pattern in the order of members, at updates that
+# all its seeds have.
 curves() { # curves KIND
     awk -F'\t' -v kind="$1" '
-        FNR == NR { if (!($1 in n)) order[++m] = $1; n[$1]++; pattern[$5] = $1; seed[$5] = $2; next }
+        FNR == NR {
+            if (!($1 in n)) order[++m] = $1
+            n[$1]++; pattern[$5] = $1; seed[$5] = $2
+            next
+        }
         $2 == kind && $1 in pattern {
-            p = pattern[$1]; sum[p, $3] += $4; have[p, $3]++; loss[p, seed[$1], $3] = $4; at[p, $3]
-            if (!(($3) in known)) { known[$3]; updates[++u] = $3 }
+            p = pattern[$1]; sum[p, $3] += $4; have[p, $3]++; loss[p, seed[$1], $3] = $4
+            if (!(($3) in known)) { known[$3]; updates[++u] = $3 + 0 }
             seeds[p] = seeds[p] " " seed[$1]
         }
         END {
-            for (i = 2; i <= u; i++) for (j = i; j > 1 && updates[j] + 0 < updates[j - 1] + 0; j--) { x = updates[j]; updates[j] = updates[j - 1]; updates[j - 1] = x }
+            for (i = 2; i <= u; i++) for (j = i; j > 1 && updates[j] < updates[j - 1]; j--) {
+                x = updates[j]; updates[j] = updates[j - 1]; updates[j - 1] = x
+            }
             for (i = 1; i <= m; i++) {
                 p = order[i]
                 printf "# %s\n", p
@@ -133,9 +169,11 @@ curves() { # curves KIND
                     for (l = 1; l <= k; l++) {
                         if (list[l] in done) continue
                         done[list[l]]
-                        if ((("t", list[l], N) in loss) && ((p, list[l], N) in loss)) { above += loss[p, list[l], N] - loss["t", list[l], N]; pairs++ }
+                        if (!(("t", list[l], N) in loss) || !((p, list[l], N) in loss)) continue
+                        above += loss[p, list[l], N] - loss["t", list[l], N]; pairs++
                     }
-                    printf "%d %.6f %s\n", N, sum[p, N] / n[p], pairs ? sprintf("%.6f", above / pairs) : "NaN"
+                    printf "%d %.6f ", N, sum[p, N] / n[p]
+                    print pairs ? sprintf("%.6f", above / pairs) : "NaN"
                 }
                 printf "\n\n"
             }
@@ -155,15 +193,20 @@ title_of() { # title_of EXPERIMENT R RULE OPTIONS
 # A label for every point of the mean: patterns with equal counts stand side by side.
 allreduces() {
     awk -F'\t' '
-        { if (!($1 in n)) { order[++m] = $1; x[$1] = $3; same[$3]++; place[$1] = same[$3] } n[$1]++; sum[$1] += $4; all[$1, n[$1]] = $4; if ($4 > top[$1]) top[$1] = $4 }
+        !($1 in n) { order[++m] = $1; x[$1] = $3; same[$3]++; place[$1] = same[$3] }
+        { n[$1]++; sum[$1] += $4; all[$1, n[$1]] = $4; if ($4 > top[$1]) top[$1] = $4 }
         END {
             for (i = 1; i <= m; i++) {
                 p = order[i]; mean = sum[p] / n[p]; squares = 0
                 for (k = 1; k <= n[p]; k++) squares += (all[p, k] - mean) ^ 2
                 error = n[p] > 1 ? sprintf("%.6f", sqrt(squares / (n[p] - 1) / n[p])) : "NaN"
                 beside = place[p] - (same[x[p]] + 1) / 2
-                printf "# %s: all-reduces, mean, standard error, loss of a seed, place beside others with as many, pattern, highest loss\n", p
-                for (k = 1; k <= n[p]; k++) printf "%g %.6f %s %.6f %g %s %s\n", x[p], mean, error, all[p, k], beside, p, top[p]
+                printf "# %s: all-reduces, mean, standard error, loss of a seed, ", p
+                print "place beside others with as many, pattern, highest loss"
+                for (k = 1; k <= n[p]; k++) {
+                    printf "%g %.6f %s %.6f ", x[p], mean, error, all[p, k]
+                    print beside, p, top[p]
+                }
                 printf "\n\n"
             }
         }' "$work/members"
@@ -177,18 +220,22 @@ predict() { # predict LOG LATENCY GBITS
 
 clock() { # clock NAME TITLE EXPERIMENT R OPTIONS
     local measured=$log compute latency gbits i=0 run
-    [ -n "$measured" ] || measured=$folder/$3.log
-    if [ ! -f "$measured" ]; then
-        run=$(awk -F'\t' -v e="$3" -v R="$4" -v o="$5" '$1 == e && $2 == R && $4 == o && $5 == "t" { print $9; exit }' "$work/rows")
-        measured=$folder/$run/main.log
+    if [ -z "$measured" ]; then
+        run=$(awk -F'\t' -v e="$3" -v R="$4" -v o="$5" '
+            $1 != e || $2 != R || $4 != o || $5 != "t" { next }
+            $10 ~ /^yes/ { print $9; exit }' "$work/rows")
+        [ -z "$run" ] || measured=$folder/$run/main.log
     fi
-    [ -x "$PLAN" ] || { echo "skip clock_$1: $PLAN is not built (make dev/plan)" >&2; return; }
-    [ "$4" != 1 ] || { echo "skip clock_$1: with R 1 nothing is all-reduced" >&2; return; }
-    [ -f "$measured" ] || { echo "skip clock_$1: no measured run; -l names its log" >&2; return; }
+    skip() { echo "skip clock_$1: $2" >&2; }
+    [ -x "$PLAN" ] || { skip "$1" "$PLAN is not built (make dev/plan)"; return; }
+    [ "$4" != 1 ] || { skip "$1" "with R 1 nothing is all-reduced"; return; }
+    [ -n "$measured" ] || { skip "$1" "no run of t was alone here; -l names a log"; return; }
+    [ -f "$measured" ] || { skip "$1" "$measured is not there; -l names a log"; return; }
     : >"$work/seconds"
     for network in "100 10" "5000 1" "20000 0.1"; do
         read -r latency gbits <<<"$network"
-        predict "$measured" "$latency" "$gbits" | sed "s/^/$i /" >>"$work/seconds" || { echo "skip clock_$1: see above" >&2; return; }
+        predict "$measured" "$latency" "$gbits" | sed "s/^/$i /" >>"$work/seconds" ||
+            { skip "$1" "see above"; return; }
         i=$((i + 1))
     done
     compute=$("$PLAN" "$measured" 100 10 | sed -n 's/^compute: *\([0-9.]* ms\).*/\1/p')
@@ -204,13 +251,18 @@ clock() { # clock NAME TITLE EXPERIMENT R OPTIONS
                 p = order[k]
                 printf "# network %d, %s, %s ms per update: seconds, loss\n", i, p, ms[i, p]
                 if (!((i, p) in ms)) print "NaN NaN"
-                else for (j = 1; j <= n[p]; j++) if (update[p, j] > 0) printf "%.3f %s\n", update[p, j] * ms[i, p] / 1000, loss[p, j]
+                else for (j = 1; j <= n[p]; j++) {
+                    if (update[p, j] <= 0) continue
+                    printf "%.3f %s\n", update[p, j] * ms[i, p] / 1000, loss[p, j]
+                }
                 printf "\n\n"
             }
         }' "$work/seconds" "$out/curves_$1.val.dat" >"$out/clock_$1.dat"
-    draw plot_clock.gp "clock_$1" 1400,620 "data=$out/clock_$1.dat" "title=$2: validation loss against time on three networks" "patterns=$patterns" \
-        "colours=$colours" "dashes=$dashes" "points=$points" \
-        "note=Times are predicted, not run: dev/plan, from a run measured at $compute of computing per update, plus the formula of each all-reduce; $seeds"
+    local note="Times are predicted, not run: dev/plan, from a run measured at $compute of"
+    note+=" computing per update, plus the formula of each all-reduce; $seeds"
+    draw clock.gp "clock_$1" 1400,620 "data=$out/clock_$1.dat" "note=$note" \
+        "title=$2: validation loss against time on three networks" "patterns=$patterns" \
+        "colours=$colours" "dashes=$dashes" "points=$points"
 }
 
 cut -f1-4 "$work/rows" | sort -u | while IFS=$'\t' read -r experiment R rule options; do
@@ -223,12 +275,15 @@ cut -f1-4 "$work/rows" | sort -u | while IFS=$'\t' read -r experiment R rule opt
     curves train >"$out/curves_$name.train.dat"
     curves val >"$out/curves_$name.val.dat"
     allreduces >"$out/allreduces_$name.dat"
-    draw plot_allreduces.gp "allreduces_$name" 1100,700 "data=$out/allreduces_$name.dat" "title=$title: loss against all-reduces" "${style_words[@]}"
-    if ! grep -q '^[0-9]' "$out/curves_$name.train.dat" || ! grep -q '^[1-9]' "$out/curves_$name.val.dat"; then
+    draw allreduces.gp "allreduces_$name" 1100,700 "data=$out/allreduces_$name.dat" \
+        "title=$title: loss against all-reduces" "${style_words[@]}"
+    if ! grep -q '^[0-9]' "$out/curves_$name.train.dat" ||
+        ! grep -q '^[1-9]' "$out/curves_$name.val.dat"; then
         echo "skip curves_$name, clock_$name: $folder/curves.tsv has none of its runs" >&2
         continue
     fi
-    draw plot_curves.gp "curves_$name" 1400,900 "train=$out/curves_$name.train.dat" "val=$out/curves_$name.val.dat" "title=$title" "seeds=$seeds" "${style_words[@]}"
+    draw curves.gp "curves_$name" 1400,900 "train=$out/curves_$name.train.dat" \
+        "val=$out/curves_$name.val.dat" "title=$title" "seeds=$seeds" "${style_words[@]}"
     clock "$name" "$title" "$experiment" "$R" "$options"
 done
 
@@ -239,21 +294,27 @@ cut -f1,2,4 "$work/rows" | sort -u | while IFS=$'\t' read -r experiment R option
     awk -F'\t' -v e="$experiment" -v R="$R" -v o="$options" '
         $1 != e || $2 != R || $4 != o { next }
         $5 ~ /^t+$/ { t += $8; nt++; next }
-        { if (!(($5, $3) in n)) rules[$5]++; if (!($5 in known)) { known[$5]; order[++m] = $5; merges[$5] = $7 } n[$5, $3]++; sum[$5, $3] += $8; all[$5, $3, n[$5, $3]] = $8 }
+        !(($5, $3) in n) { rules[$5]++ }
+        !($5 in known) { known[$5]; order[++m] = $5; merges[$5] = $7 }
+        { n[$5, $3]++; sum[$5, $3] += $8; all[$5, $3, n[$5, $3]] = $8 }
         END {
             split("sum mean streams", names, " ")
             for (r = 1; r <= 3; r++) {
                 rule = names[r]; place = 0
-                printf "# rule %s: x, mean, standard error, seed loss, pattern and its all-reduces\n", rule
+                printf "# rule %s: x, mean, standard error, seed loss, pattern and its ", rule
+                print "all-reduces"
                 for (i = 1; i <= m; i++) {
                     p = order[i]
                     if (rules[p] < 2) continue
                     place++
                     if (!((p, rule) in n)) continue
-                    mean = sum[p, rule] / n[p, rule]; squares = 0
-                    for (k = 1; k <= n[p, rule]; k++) squares += (all[p, rule, k] - mean) ^ 2
-                    error = n[p, rule] > 1 ? sprintf("%.6f", sqrt(squares / (n[p, rule] - 1) / n[p, rule])) : "NaN"
-                    for (k = 1; k <= n[p, rule]; k++) printf "%g %.6f %s %.6f \"%s (%s)\"\n", place + (r - 2) * 0.22, mean, error, all[p, rule, k], p, merges[p]
+                    N = n[p, rule]; mean = sum[p, rule] / N; squares = 0
+                    for (k = 1; k <= N; k++) squares += (all[p, rule, k] - mean) ^ 2
+                    error = N > 1 ? sprintf("%.6f", sqrt(squares / (N - 1) / N)) : "NaN"
+                    for (k = 1; k <= N; k++) {
+                        printf "%g %.6f %s ", place + (r - 2) * 0.22, mean, error
+                        printf "%.6f \"%s (%s)\"\n", all[p, rule, k], p, merges[p]
+                    }
                 }
                 if (!place) exit
                 printf "\n\n"
@@ -262,14 +323,16 @@ cut -f1,2,4 "$work/rows" | sort -u | while IFS=$'\t' read -r experiment R option
         }' "$work/rows" >"$work/rules"
     grep -q '^[0-9.]* [0-9.]* .*"' "$work/rules" || continue
     cp "$work/rules" "$out/rules_$name.dat"
-    draw plot_rules.gp "rules_$name" 1100,640 "data=$out/rules_$name.dat" "title=$(title_of "$experiment" "$R" '' "$options"): merge rules of runs of p" \
+    draw rules.gp "rules_$name" 1100,640 "data=$out/rules_$name.dat" \
+        "title=$(title_of "$experiment" "$R" '' "$options"): merge rules of runs of p" \
         "plain=$(awk '/^# t$/ { getline; print $1 }' "$work/rules")"
 done
 
 if [ -n "$check" ]; then
     # latency_ms gbits pattern predicted measured
     awk '$2 == "ms" && $6 == "ms" && $8 == "ms" { print $1, $3, $4, $5, $7 }' "$check" >"$work/plan"
-    [ -s "$work/plan" ] || fail "$check: no line 'LATENCY ms GBITS PATTERN PREDICTED ms MEASURED ms'; is it what dev/check_plan.sh printed?"
+    form='LATENCY ms GBITS PATTERN PREDICTED ms MEASURED ms'
+    [ -s "$work/plan" ] || fail "$check: no line '$form'; is it what dev/check_plan.sh printed?"
     networks=$(awk '!seen[$1, $2]++ { printf "%s_ms,_%s_Gbit/s ", $1, $2 }' "$work/plan")
     patterns=$(awk '!seen[$3]++ { printf "%s ", $3 }' "$work/plan")
     points=$(for p in $patterns; do style "$p" | cut -d' ' -f3; done | tr '\n' ' ')
@@ -279,10 +342,12 @@ if [ -n "$check" ]; then
             n = split(networks, network, " "); m = split(patterns, pattern, " ")
             for (i = 1; i <= n; i++) for (k = 1; k <= m; k++) {
                 printf "# %s %s: measured, predicted ms per update\n", network[i], pattern[k]
-                print ((network[i], pattern[k]) in at ? at[network[i], pattern[k]] : "NaN NaN") "\n\n"
+                there = (network[i], pattern[k]) in at
+                print (there ? at[network[i], pattern[k]] : "NaN NaN") "\n\n"
             }
         }' "$work/plan" >"$out/plan.dat"
-    draw plot_plan.gp plan 800,760 "data=$out/plan.dat" "networks=$networks" "patterns=$patterns" "points=$points"
+    draw plan.gp plan 800,760 "data=$out/plan.dat" "networks=$networks" "patterns=$patterns" \
+        "points=$points"
 else
     echo "skip plan: -c names what dev/check_plan.sh printed" >&2
 fi
