@@ -50,7 +50,7 @@ train_gpt2: $(TRAINER) | $(DATA)
 $(DATA):
 	$(PYTHON) data/shakespeare_char.py --fallback
 
-test_gpt2: test_gpt2.c dev/check.h $(TRAINER)
+test_gpt2: test_gpt2.c dev/test/check.h $(TRAINER)
 	$(CC) $(CFLAGS) $(OPT) $(PART) $< -o $@ $(LIBS)
 
 test_gpt2_double: test_gpt2.c $(TRAINER)
@@ -63,13 +63,13 @@ dev/bench_cpu: dev/bench_cpu.c $(TRAINER)
 	$(CC) $(CFLAGS) $(OPT) $(PART) $< -o $@ $(LIBS)
 
 # For the tests: replicas are compared after every update, and PLANTED_FAULT=4 makes rank 1's drift.
-dev/train_faulty: $(TRAINER)
+dev/test/train_faulty: $(TRAINER)
 	$(TRAINER_CC) $(CFLAGS) $(OPT) -DDEBUG -DPLANTED_FAULTS $< -o $@ $(LIBS)
 
-dev/plan: dev/plan.c tp_blocks.h $(wildcard data/*.h)
+dev/net/plan: dev/net/plan.c tp_blocks.h $(wildcard data/*.h)
 	$(CC) $(CFLAGS) $(OPT) $(PART) $< -o $@ $(LIBS)
 
-dev/bench_allreduce: dev/bench_allreduce.c tp_blocks.h data/files.h
+dev/net/bench_allreduce: dev/net/bench_allreduce.c tp_blocks.h data/files.h
 	$(TRAINER_CC) $(CFLAGS) $(OPT) $(PART) $< -o $@ $(LIBS)
 
 # The same programs with sanitizers, under names of their own.
@@ -84,12 +84,15 @@ dev/gradcheck_asan: dev/gradcheck.c $(TRAINER)
 
 # ---- experiments
 
+# The program whose predictions dev/plot.sh draws.
+export PLAN ?= dev/net/plan
+
 SWEEP ?= out/sweep
 
 dev/report: dev/report.c data/files.h
 	$(CC) $(CFLAGS) $(OPT) $(PART) $< -o $@ $(LIBS)
 
-plots: dev/plan
+plots: dev/net/plan
 	dev/plot.sh $(SWEEP)
 
 report: dev/report
@@ -134,14 +137,14 @@ train_gpt2cu_fp32: $(TRAINER_CU) | nvcc $(DATA)
 	$(NVCC) $(NVCC_FLAGS) -DPRECISION_FP32 $< -o $@ $(NVCC_LIBS)
 
 # The tests compare with the CPU trainer, linked in.
-dev/oracle.o: dev/oracle.c dev/oracle.h $(TRAINER)
+dev/test/oracle.o: dev/test/oracle.c dev/test/oracle.h $(TRAINER)
 	$(CC) $(CFLAGS) $(OPT) $(PART) -c $< -o $@
 
-test_gpt2cu: test_gpt2cu.cu dev/check.h dev/oracle.o $(TRAINER_CU) | nvcc
-	$(NVCC) $(NVCC_FLAGS) -diag-suppress 177 -Xcompiler -Wno-unused-function -DPLANTED_FAULTS -DPRECISION_BF16 $< dev/oracle.o -o $@ $(NVCC_LIBS)
+test_gpt2cu: test_gpt2cu.cu dev/test/check.h dev/test/oracle.o $(TRAINER_CU) | nvcc
+	$(NVCC) $(NVCC_FLAGS) -diag-suppress 177 -Xcompiler -Wno-unused-function -DPLANTED_FAULTS -DPRECISION_BF16 $< dev/test/oracle.o -o $@ $(NVCC_LIBS)
 
-test_gpt2cu_fp32: test_gpt2cu.cu dev/check.h dev/oracle.o $(TRAINER_CU) | nvcc
-	$(NVCC) $(NVCC_FLAGS) -diag-suppress 177 -Xcompiler -Wno-unused-function -DPLANTED_FAULTS -DPRECISION_FP32 $< dev/oracle.o -o $@ $(NVCC_LIBS)
+test_gpt2cu_fp32: test_gpt2cu.cu dev/test/check.h dev/test/oracle.o $(TRAINER_CU) | nvcc
+	$(NVCC) $(NVCC_FLAGS) -diag-suppress 177 -Xcompiler -Wno-unused-function -DPLANTED_FAULTS -DPRECISION_FP32 $< dev/test/oracle.o -o $@ $(NVCC_LIBS)
 
 # The stand-in. Static shared memory is fresh NaN without the address sanitizer, fenced with it: the tests run in both builds.
 CXX ?= g++
@@ -156,14 +159,14 @@ EMU_OBJECT = $(EMU_STEM)$(if $(findstring _asan,$@),_asan).o
 $(EMU_STEM).o $(EMU_STEM)_asan.o: $(EMU)
 	$(EMU_CXX) $(EMU_FLAGS) -c dev/emu/emu.cpp -o $@
 
-train_gpt2cu_emu train_gpt2cu_emu_fp32 dev/train_faulty_emu test_gpt2cu_emu test_gpt2cu_emu_fp32 dev/emu/test_emu: $(EMU_STEM).o
+train_gpt2cu_emu train_gpt2cu_emu_fp32 dev/test/train_faulty_emu test_gpt2cu_emu test_gpt2cu_emu_fp32 dev/emu/test_emu: $(EMU_STEM).o
 train_gpt2cu_emu_asan test_gpt2cu_emu_asan test_gpt2cu_emu_fp32_asan dev/emu/test_emu_asan: $(EMU_STEM)_asan.o
 
 train_gpt2cu_emu train_gpt2cu_emu_fp32 train_gpt2cu_emu_asan: $(TRAINER_CU) | $(DATA)
 	$(EMU_CXX) $(EMU_FLAGS) $(EMU_PRECISION) $< -x none $(EMU_OBJECT) -o $@ $(LIBS)
 
-test_gpt2cu_emu test_gpt2cu_emu_fp32 test_gpt2cu_emu_asan test_gpt2cu_emu_fp32_asan: test_gpt2cu.cu dev/check.h dev/oracle.o $(TRAINER_CU)
-	$(EMU_CXX) $(EMU_FLAGS) $(PART) -DPLANTED_FAULTS $(EMU_PRECISION) $< -x none $(EMU_OBJECT) dev/oracle.o -o $@ $(LIBS)
+test_gpt2cu_emu test_gpt2cu_emu_fp32 test_gpt2cu_emu_asan test_gpt2cu_emu_fp32_asan: test_gpt2cu.cu dev/test/check.h dev/test/oracle.o $(TRAINER_CU)
+	$(EMU_CXX) $(EMU_FLAGS) $(PART) -DPLANTED_FAULTS $(EMU_PRECISION) $< -x none $(EMU_OBJECT) dev/test/oracle.o -o $@ $(LIBS)
 
 # The stand-in that counts the bytes of kernels (dev/emu/traffic.h): the program's own accesses are instrumented, nothing else.
 TRAFFIC_FLAGS = -O1 -fno-tree-sra -fno-builtin-memcpy -fno-builtin-memmove -fno-builtin-memset -fsanitize=thread
@@ -181,19 +184,19 @@ dev/emu/test_emu dev/emu/test_emu_asan: dev/emu/test_emu.cpp
 	$(EMU_CXX) $(EMU_FLAGS) $< -x none $(EMU_OBJECT) -o $@ $(LIBS)
 
 # For the tests: replicas are compared after every update, and PLANTED_FAULT=2 tells NCCL bytes.
-dev/train_faulty_emu: $(TRAINER_CU) | $(DATA)
+dev/test/train_faulty_emu: $(TRAINER_CU) | $(DATA)
 	$(EMU_CXX) $(EMU_FLAGS) $(PART) -DDEBUG -DPLANTED_FAULTS -DPRECISION_FP32 $< -x none $(EMU_OBJECT) -o $@ $(LIBS)
 
 # ---- benchmarks of CUDA kernels: dev/cuda/all runs them; NAME_emu on the stand-in, NAME_emu_traffic counts bytes there
 
-CUDA_BENCHES := $(basename $(wildcard dev/cuda/*.cu))
-CUDA_SHARED := $(wildcard dev/cuda/*.h dev/cuda/*.cuh) $(TRAINER_CU)
+CUDA_BENCHES := $(basename $(wildcard dev/cuda/*.cu dev/cuda/hopper/*.cu))
+CUDA_SHARED := $(wildcard dev/cuda/*.h dev/cuda/hopper/*.cuh) $(TRAINER_CU)
 
 $(CUDA_BENCHES): %: %.cu $(CUDA_SHARED) dev/.precision | nvcc
 	$(NVCC) $(NVCC_FLAGS) -diag-suppress 177 -Xcompiler -Wno-unused-function -DPRECISION_$(PRECISION) $< -o $@ $(NVCC_LIBS)
 
-dev/cuda/attention_hopper: override GPU_ARCHS = 90a
-dev/cuda/attention_hopper_emu: EMU_FLAGS += -Wno-psabi # g++ notes how it passes tensor maps
+dev/cuda/hopper/attention_hopper: override GPU_ARCHS = 90a
+dev/cuda/hopper/attention_hopper_emu: EMU_FLAGS += -Wno-psabi # g++ notes how it passes tensor maps
 
 $(CUDA_BENCHES:=_emu) $(CUDA_BENCHES:=_emu_fp32): $(CUDA_SHARED) $(EMU_STEM).o
 $(CUDA_BENCHES:=_emu): %_emu: %.cu
@@ -215,26 +218,26 @@ bench: dev/bench_cpu
 
 # The CUDA trainer's tests, on the stand-in.
 ifneq ($(shell command -v $(CXX)),)
-EMU_TESTS := dev/test_emu.sh dev/emu/test_traffic ./test_gpt2cu_emu ./test_gpt2cu_emu_fp32 dev/test_cuda.sh "dev/cuda/all --check"
-EMU_BUILT := dev/emu/test_emu dev/emu/test_emu_asan dev/emu/test_traffic test_gpt2cu_emu test_gpt2cu_emu_fp32 train_gpt2cu_emu train_gpt2cu_emu_fp32 dev/train_faulty_emu
+EMU_TESTS := dev/test/emu.sh dev/emu/test_traffic ./test_gpt2cu_emu ./test_gpt2cu_emu_fp32 dev/test/cuda.sh "dev/cuda/all --check"
+EMU_BUILT := dev/emu/test_emu dev/emu/test_emu_asan dev/emu/test_traffic test_gpt2cu_emu test_gpt2cu_emu_fp32 train_gpt2cu_emu train_gpt2cu_emu_fp32 dev/test/train_faulty_emu
 EMU_ASAN := ./test_gpt2cu_emu_asan ./test_gpt2cu_emu_fp32_asan
 EMU_ASAN_BUILT := test_gpt2cu_emu_asan test_gpt2cu_emu_fp32_asan
 else
-EMU_TESTS := "dev/skip.sh test_gpt2cu $(CXX) is not installed: the CUDA trainer was not tested (Debian: apt-get install g++)"
+EMU_TESTS := "dev/test/skip.sh test_gpt2cu $(CXX) is not installed: the CUDA trainer was not tested (Debian: apt-get install g++)"
 EMU_ASAN := $(EMU_TESTS)
 endif
 
-test: train_gpt2 test_gpt2 test_gpt2_double dev/gradcheck dev/plan dev/bench_allreduce dev/train_faulty dev/report $(EMU_BUILT)
-	dev/run_tests.sh ./test_gpt2 ./test_gpt2_double dev/gradcheck dev/test_cli.sh dev/test_mpi.sh "dev/netns.sh --test" dev/test_plan.sh \
-	    dev/test_data.sh dev/test_fuzz.sh dev/test_sweep.sh $(EMU_TESTS) dev/test_nvcc.sh "dev/cuda/resources --test"
+test: train_gpt2 test_gpt2 test_gpt2_double dev/gradcheck dev/net/plan dev/net/bench_allreduce dev/test/train_faulty dev/report $(EMU_BUILT)
+	dev/test/run.sh ./test_gpt2 ./test_gpt2_double dev/gradcheck dev/test/cli.sh dev/test/mpi.sh "dev/net/netns.sh --test" dev/test/plan.sh \
+	    dev/test/data.sh dev/test/fuzz.sh dev/test_sweep.sh $(EMU_TESTS) dev/test/nvcc.sh "dev/cuda/resources --test"
 
 asan: train_gpt2_asan test_gpt2_asan dev/gradcheck_asan $(EMU_ASAN_BUILT)
-	TRAIN=./train_gpt2_asan dev/run_tests.sh ./test_gpt2_asan dev/gradcheck_asan dev/test_cli.sh $(EMU_ASAN)
+	TRAIN=./train_gpt2_asan dev/test/run.sh ./test_gpt2_asan dev/gradcheck_asan dev/test/cli.sh $(EMU_ASAN)
 
 clean:
 	rm -f train_gpt2 train_gpt2_asan test_gpt2 test_gpt2_asan test_gpt2_double
-	rm -f train_gpt2cu train_gpt2cu_* test_gpt2cu test_gpt2cu_emu* test_gpt2cu_fp32 dev/.precision dev/oracle.o dev/train_faulty_emu
+	rm -f train_gpt2cu train_gpt2cu_* test_gpt2cu test_gpt2cu_emu* test_gpt2cu_fp32 dev/.precision dev/test/oracle.o dev/test/train_faulty_emu
 	rm -f $(foreach x,_emu _emu_fp32 _emu_traffic,$(CUDA_BENCHES:=$(x))) $(CUDA_BENCHES) dev/emu/*.o
-	rm -f dev/emu/test_emu dev/emu/test_emu_asan dev/emu/test_traffic dev/gradcheck dev/gradcheck_asan dev/bench_cpu dev/plan dev/report dev/bench_allreduce dev/train_faulty dev/fuzz/fuzz_files dev/fuzz/fuzz_options
+	rm -f dev/emu/test_emu dev/emu/test_emu_asan dev/emu/test_traffic dev/gradcheck dev/gradcheck_asan dev/bench_cpu dev/net/plan dev/report dev/net/bench_allreduce dev/test/train_faulty dev/test/fuzz/fuzz_files dev/test/fuzz/fuzz_options
 
 .PHONY: all demo bench test asan clean plots report nvcc always

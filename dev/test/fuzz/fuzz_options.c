@@ -1,8 +1,8 @@
 // Fuzzes what the user types: the command line, block patterns and the names of models. Whatever the text, it means
 // something in range or `fail` is called. A libFuzzer target; not a test of the messages or of the defaults.
 //
-//   dev/test_fuzz.sh                   builds it with clang, makes a corpus to start from and runs it for some seconds
-//   dev/fuzz/fuzz_options INPUT        runs one input again, such as one that was kept after a crash
+//   dev/test/fuzz.sh                        builds it with clang, makes a corpus to start from and runs it for some seconds
+//   dev/test/fuzz/fuzz_options INPUT        runs one input again, such as one that was kept after a crash
 //
 // An input is one letter, then:
 //   o  a command line, one argument per line (--help is left out: it ends the process)
@@ -18,7 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#include "../../tp_blocks.h"
+#include "../../../tp_blocks.h"
 
 // 2 is the real stderr: `stderr` itself is sent to /dev/null, with all that `fail` has to say.
 #define CHECK(condition) ((condition) ? (void)0 : check_failed(__LINE__, #condition))

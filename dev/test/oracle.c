@@ -1,6 +1,6 @@
-// See oracle.h. Build: cc -O3 -march=native -std=gnu11 -fopenmp -Wno-unused-function -c dev/oracle.c -o dev/oracle.o
+// See oracle.h. Build: cc -O3 -march=native -std=gnu11 -fopenmp -Wno-unused-function -c dev/test/oracle.c -o dev/test/oracle.o
 #define NO_MAIN
-#include "../train_gpt2.c"
+#include "../../train_gpt2.c"
 #include "oracle.h"
 
 struct Oracle {

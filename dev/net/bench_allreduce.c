@@ -1,9 +1,9 @@
 /*
 How long the trainer's all-reduce takes between processes, and the two numbers of DESIGN 7's network that say the same.
 
-  make dev/bench_allreduce
-  mpirun -n 2 dev/bench_allreduce                         on one machine, through shared memory
-  mpirun -n 2 --host a,b dev/bench_allreduce              between two machines
+  make dev/net/bench_allreduce
+  mpirun -n 2 dev/net/bench_allreduce                         on one machine, through shared memory
+  mpirun -n 2 --host a,b dev/net/bench_allreduce              between two machines
 
 All processes of the world form one TP group and sum with the trainer's own mesh_sum, from 4 bytes to 64 MiB. Each size is
 first checked: a wrong sum is reported and the exit status is 1. Then the median of many runs is printed, each after a
@@ -12,18 +12,18 @@ times 2(R-1)/R: what passes each link of a ring), and beside it the time that th
 
 The fit is DESIGN 7's ring, t = 2(R-1) a us + 2(R-1)/R 8n/(g 10^3) us, by least squares of relative errors, so that a
 size counts the same whether it takes microseconds or seconds. The last line is options for the trainer, and
-the numbers for dev/plan. It is one straight line: where MPI changes its algorithm with the size, and in shared memory, where
+the numbers for dev/net/plan. It is one straight line: where MPI changes its algorithm with the size, and in shared memory, where
 large messages fall out of the cache, the column beside the times says how far off it is.
 
 It does not time the sum over ranks folded into one process (dev/bench_cpu does), nor NCCL.
 */
-#include "../tp_blocks.h"
+#include "../../tp_blocks.h"
 #include <time.h>
 
 #ifndef USE_MPI
 int main(void) {
     fail("built without MPI, so there is nothing to time; install it (Debian: apt-get install libopenmpi-dev openmpi-bin), make "
-         "dev/bench_allreduce again and run mpirun -n 2 dev/bench_allreduce");
+         "dev/net/bench_allreduce again and run mpirun -n 2 dev/net/bench_allreduce");
 }
 #else
 

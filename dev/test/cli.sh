@@ -3,7 +3,7 @@
 # run goes on to the same bytes. Needs bash and python3, no network and no prepared data; writes only below a temporary
 # folder; takes half a minute. What the functions inside compute is test_gpt2's matter.
 #
-#     dev/test_cli.sh                            # TRAIN=./train_gpt2_asan dev/test_cli.sh for another binary
+#     dev/test/cli.sh                            # TRAIN=./train_gpt2_asan dev/test/cli.sh for another binary
 #
 # Prints `ok <name>`, `FAILED <name>: <why>` or `skip <name>: <reason>` for each test, then
 # `test_cli: N passed, N failed, N skipped`, and exits with 1 if any failed.

@@ -1,14 +1,14 @@
 #!/bin/sh
-# dev/plan against runs on emulated networks. A run of t without a network is measured, the milliseconds per update of t,
+# dev/net/plan against runs on emulated networks. A run of t without a network is measured, the milliseconds per update of t,
 # s, sppp and p on three networks are predicted from it, and then measured. Prints a table; asserts nothing, since it is
 # about time. Every run on a network follows its own run without one, and the medians over ROUNDS such pairs are
 # printed (of predicted, measured, and the error within a pair): the speed of a machine that others use drifts by more than
 # the prediction is off.
 #
-#   make train_gpt2 dev/plan && dev/check_plan.sh          two to three minutes
-#   ROUNDS=9 TRAIN=./train_gpt2 PLAN=dev/plan dev/check_plan.sh
+#   make train_gpt2 dev/net/plan && dev/net/check_plan.sh          two to three minutes
+#   ROUNDS=9 TRAIN=./train_gpt2 PLAN=dev/net/plan dev/net/check_plan.sh
 set -eu
-rounds=${ROUNDS:-3} train=${TRAIN:-./train_gpt2} plan=${PLAN:-dev/plan}
+rounds=${ROUNDS:-3} train=${TRAIN:-./train_gpt2} plan=${PLAN:-dev/net/plan}
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 settings="-e 4x4x128 -b 12 -t 64 -v 0 -tp 2"
 out=$(mktemp -d)

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Fuzzes the readers of files (dev/fuzz/fuzz_files.c) and of the command line (dev/fuzz/fuzz_options.c) with clang's
+# Fuzzes the readers of files (dev/test/fuzz/fuzz_files.c) and of the command line (dev/test/fuzz/fuzz_options.c) with clang's
 # libFuzzer and sanitizers, starting from valid and nearly valid inputs. Not a proof: it looks for as long as it is told.
 #
-#     dev/test_fuzz.sh                      # 15 seconds each
-#     FUZZ_SECONDS=600 dev/test_fuzz.sh     # longer; CLANG=clang-16 for another clang, FUZZ_SEED=2 for another search
+#     dev/test/fuzz.sh                      # 15 seconds each
+#     FUZZ_SECONDS=600 dev/test/fuzz.sh     # longer; CLANG=clang-16 for another clang, FUZZ_SEED=2 for another search
 #
 # Prints `ok NAME: N executions` or `FAILED NAME: why` for each of the two, then `test_fuzz: N passed, N failed, N skipped`,
-# and exits with 1 if any failed. An input that fails is kept in dev/fuzz/corpus/. Without clang both are skipped.
+# and exits with 1 if any failed. An input that fails is kept in dev/test/fuzz/corpus/. Without clang both are skipped.
 set -u
 CLANG=${CLANG:-clang} PYTHON=${PYTHON:-python3} SECONDS_EACH=${FUZZ_SECONDS:-15} SEED=${FUZZ_SEED:-1}
 FUZZ=$(cd "$(dirname "$0")" && pwd)/fuzz

@@ -2,18 +2,18 @@
 Checks attention_hopper.cuh, and times it beside the trainer's attention: see bench.h for what is printed. Needs a Hopper GPU
 (compute capability 9.0); on others all is skipped. On the stand-in, try several EMU_SEED.
 
-  make dev/cuda/attention_hopper && dev/cuda/attention_hopper          B 16, 12 heads of 64, T 1024
-  dev/cuda/attention_hopper 4 4096                                     another B and T
-  make dev/cuda/attention_hopper_emu && dev/cuda/attention_hopper_emu  on a CPU; checks only
+  make dev/cuda/hopper/attention_hopper          then run it: B 16, 12 heads of 64, T 1024
+  dev/cuda/hopper/attention_hopper 4 4096        another B and T
+  make dev/cuda/hopper/attention_hopper_emu      then run it: on a CPU; checks only
 
 What fails it: a wrong swizzle, offset or parity, a wait or fence that is missing, a tile given back too early, a mask off by one.
 
 Floating-point operations are counted as 4 B NH T T HS / 2 forward, two products of which causality needs half, and as 2.5 times
 that backward, five products, though both backward passes make two of them twice.
 */
-#include "bench.h"
+#include "../bench.h"
 #ifndef PRECISION_FP32
-#include "attention.h"
+#include "../attention.h"
 #include "attention_hopper.cuh"
 
 enum { BEYOND = 4096 }; // elements after the end of each result, which must stay as they are

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Compiles the CUDA trainer and its tests with nvcc for compute capability 8.0 and 9.0, in both precisions: any warning fails.
-# Nothing runs here; the rest of the CUDA tests run the same files on a CPU (dev/emu), dev/gpu_check.sh runs them on a GPU.
-cd "$(dirname "$0")/.." || exit 1
+# Nothing runs here; the rest of the CUDA tests run the same files on a CPU (dev/emu), dev/cuda/gpu_check.sh runs them on a GPU.
+cd "$(dirname "$0")/../.." || exit 1
 passed=0 failed=0
 if ! command -v nvcc >/dev/null && ! [ -x /usr/local/cuda/bin/nvcc ]; then
     echo "skip    nvcc: not installed (the CUDA toolkit, https://developer.nvidia.com/cuda-downloads)"

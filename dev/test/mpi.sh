@@ -3,7 +3,7 @@
 # checkpoints that cross meshes, memory, emulated networks, and what happens when a rank dies or is given something else.
 # Needs bash, python3 and OpenMPI; writes only below a temporary folder; takes under a minute on 2 cores.
 #
-#     dev/test_mpi.sh                            # TRAIN=./other_binary dev/test_mpi.sh; SOAK=1 for the long soak
+#     dev/test/mpi.sh                            # TRAIN=./other_binary dev/test/mpi.sh; SOAK=1 for the long soak
 #
 # Prints `ok <name>`, `FAILED <name>: <why>` or `skip <name>: <reason>` for each test, then
 # `test_mpi: N passed, N failed, N skipped`, and exits with 1 if any failed.

@@ -18,7 +18,7 @@ queries, so that every run gives the same bits.
 bf16 and causal; heads of size 64, and forward also 128. Included after the trainer, whose names it uses.
 */
 #ifdef CUDA_EMULATED
-#include "../emu/hopper.h"
+#include "../../emu/hopper.h"
 #else
 #include <cuda.h> // for the types of tensor maps; the program is not linked with the driver
 #endif

@@ -1,6 +1,6 @@
 #!/bin/sh
 # The tests of the stand-in for CUDA (dev/emu) in each of its builds: what one build cannot look for, another does.
-cd "$(dirname "$0")/.." || exit 1
+cd "$(dirname "$0")/../.." || exit 1
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1
 passed=0 failed=0 skipped=0
 log=$(mktemp) || exit 1

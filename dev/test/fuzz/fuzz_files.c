@@ -1,9 +1,9 @@
 // Fuzzes the readers of files: whatever bytes a file holds, a reader returns what they mean or calls `fail`; it never
 // reads or writes out of bounds, overflows, hangs or leaves a file open. A libFuzzer target, and not a test of what
-// is written or of the trainer's use of what is read: test_gpt2.c and dev/test_cli.sh are.
+// is written or of the trainer's use of what is read: test_gpt2.c and dev/test/cli.sh are.
 //
-//   dev/test_fuzz.sh                 builds it with clang, makes a corpus to start from and runs it for some seconds
-//   dev/fuzz/fuzz_files INPUT        runs one input again, such as one that was kept after a crash
+//   dev/test/fuzz.sh                      builds it with clang, makes a corpus to start from and runs it for some seconds
+//   dev/test/fuzz/fuzz_files INPUT        runs one input again, such as one that was kept after a crash
 //
 // An input is one letter, then the file:
 //   t  a token file                  d  two of them, read as one text; 2 bytes say how long the first one is
@@ -34,9 +34,9 @@ static void glob_release(glob_t *found) {
 }
 #define glob glob_hold
 #define globfree glob_release
-#include "../../data/checkpoint.h"
-#include "../../data/tokenizer.h"
-#include "../../data/tokens.h"
+#include "../../../data/checkpoint.h"
+#include "../../../data/tokenizer.h"
+#include "../../../data/tokens.h"
 #undef glob
 #undef globfree
 

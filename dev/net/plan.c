@@ -1,16 +1,16 @@
 /*
 What every block pattern would cost per update on a given network, from one measured run.
 
-  make dev/plan
+  make dev/net/plan
   OMP_NUM_THREADS=1 ./train_gpt2 -e 4x4x128 -b 12 -x 20 -v 0 -o OUT     any pattern, with or without -nl -nb
-  dev/plan OUT/main.log 5000 1                                         5 ms per hop, 1 Gbit/s per link
-  dev/plan OUT/main.log 5000 1 150                                     and which pattern keeps to 150 ms per update
-  dev/plan OUT/main.log 5000 1 0 sspp tpps                             no budget, and two patterns more in the table
+  dev/net/plan OUT/main.log 5000 1                                      5 ms per hop, 1 Gbit/s per link
+  dev/net/plan OUT/main.log 5000 1 150                                  and which pattern keeps to 150 ms per update
+  dev/net/plan OUT/main.log 5000 1 0 sspp tpps                          no budget, and two patterns more in the table
 
 The log gives the shape, R, the micro-batches of an update, and the milliseconds of an update without its all-reduces: the
 median over updates of `ms` - `comm`, less the sum of partial gradients, which `comm` leaves out, where the run had an
 emulated network. The number of merges is that of the trainer's own plan_make, the time of an all-reduce that of its own
-network_seconds, the same that `-nl` and `-nb` wait for. dev/bench_allreduce finds the two numbers of a real network.
+network_seconds, the same that `-nl` and `-nb` wait for. dev/net/bench_allreduce finds the two numbers of a real network.
 
 It prints the patterns by time, with `t` for comparison, then what meets the budget: the pattern with the most merges, which
 is the closest to plain GPT-2.
@@ -20,8 +20,8 @@ LayerNorms where ranks are folded into one process). Only the all-reduces of l o
 takes longer than the sub-block it is hidden behind, where all compute is taken to be that of sub-blocks, a third of it
 forward. Sums over data-parallel replicas count as compute, as they were measured. Loss is not its subject: a pattern that is faster learns something else.
 */
-#include "../tp_blocks.h"
-#include "../data/runlog.h"
+#include "../../tp_blocks.h"
+#include "../../data/runlog.h"
 
 enum { PATTERNS_MAX = 256, WORD_MAX = PATTERN_MAX + 1 };
 static const size_t element_size = sizeof(float); // of activations and gradients

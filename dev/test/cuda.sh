@@ -3,8 +3,8 @@
 # CPU trainer, several processes, memory, resuming, bad input, and what happens when a rank dies. What kernels compute is
 # test_gpt2cu's matter. Needs bash and python3, OpenMPI for a part; writes only below a temporary folder.
 #
-#     dev/test_cuda.sh        # after make train_gpt2 train_gpt2cu_emu train_gpt2cu_emu_fp32 dev/train_faulty_emu, or
-#                             # TRAINER=bf16 TRAINER_FP32=fp32 TRAIN=cpu FAULTY=faulty dev/test_cuda.sh for other programs
+#     dev/test/cuda.sh        # after make train_gpt2 train_gpt2cu_emu train_gpt2cu_emu_fp32 dev/test/train_faulty_emu, or
+#                             # TRAINER=bf16 TRAINER_FP32=fp32 TRAIN=cpu FAULTY=faulty dev/test/cuda.sh for other programs
 #
 # Prints `ok <name>`, `FAILED <name>: <why>` or `skip <name>: <reason>` for each test, then
 # `test_cuda: N passed, N failed, N skipped`, and exits with 1 if any failed.
@@ -30,7 +30,7 @@ program() { # name, path, what makes it
 program cpu "${TRAIN:-./train_gpt2}" train_gpt2
 program cuda "${TRAINER:-./train_gpt2cu_emu}" train_gpt2cu_emu
 program cuda_fp32 "${TRAINER_FP32:-./train_gpt2cu_emu_fp32}" train_gpt2cu_emu_fp32
-FAULTY=${FAULTY:-dev/train_faulty_emu}
+FAULTY=${FAULTY:-dev/test/train_faulty_emu}
 [ -x "$FAULTY" ] && cp "$FAULTY" "$W/faulty"
 has_mpi=0
 command -v mpirun >/dev/null && ldd "$W/cuda_fp32" 2>/dev/null | grep -q 'libmpi[._]' && has_mpi=1
@@ -325,7 +325,7 @@ if [ -x "$W/faulty" ]; then
     PLANTED_FAULT=2 mpi_try 2 faulty -p t -v 2 -x 4 -o faulty
     if [ "$rc" = 0 ] && near one_t faulty 0 4 1e-5; then bad "planted fault: an all-reduce told bytes" "went unseen"; else ok "planted fault: an all-reduce told bytes is seen ($(grep -m1 -oE '(emu|error): .*' "$W/stderr" | cut -c1-100))"; fi
 else
-    skip "planted fault" "make dev/train_faulty_emu"
+    skip "planted fault" "make dev/test/train_faulty_emu"
 fi
 
 echo "test_cuda: $passed passed, $failed failed, $skipped skipped"

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Runs test programs one after the other and adds up their closing lines, "NAME: N passed, N failed, N skipped".
 #
-#   dev/run_tests.sh ./test_gpt2 dev/test_cli.sh
+#   dev/test/run.sh ./test_gpt2 dev/test/cli.sh
 #
 # A program without such a line, or with a status that does not fit it, counts as one more failure. Exit status 1 if any.
 passed=0 failed=0 skipped=0

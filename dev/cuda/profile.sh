@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Where the time of an update goes on this machine's GPU, by Nsight Systems. Takes the trainer's options:
 #
-#   dev/profile.sh -e d12 -b 16 -p sppp              one process, both tensor ranks in it
-#   RANKS=2 dev/profile.sh -e d12 -b 16 -p sppp      two processes under mpirun, a GPU each; what is printed is rank 0's
+#   dev/cuda/profile.sh -e d12 -b 16 -p sppp              one process, both tensor ranks in it
+#   RANKS=2 dev/cuda/profile.sh -e d12 -b 16 -p sppp      two processes under mpirun, a GPU each; what is printed is rank 0's
 #
 # Prints for the updates after the first, in which libraries start and cuBLASLt chooses its algorithms: how long an update
 # takes, how long the GPU is idle and after what, what communication costs and how much of it nothing hides; then nsys's own
@@ -14,7 +14,7 @@
 #
 # Needs a GPU, nsys (from 2023.1 on; in the CUDA toolkit or from https://developer.nvidia.com/nsight-systems) and python3.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 TRAIN=${TRAIN:-./train_gpt2cu} FOLDER=${FOLDER:-out/profile} UPDATES=${UPDATES:-5} RANKS=${RANKS:-1}
 stop() { echo "error: $1" >&2; exit 1; }
 command -v nsys >/dev/null || stop "nsys is not installed; get it from https://developer.nvidia.com/nsight-systems"

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # What only a GPU can show of the trainer, a stage at a time, each under 9 minutes on one Hopper GPU. (dev/cuda/all times its
-# kernels one by one, dev/profile.sh shows where an update's time goes.)
+# kernels one by one, dev/cuda/profile.sh shows where an update's time goes.)
 #
-#   dev/gpu_check.sh build      both precisions, for the GPU of this machine
-#   dev/gpu_check.sh test       test_gpt2cu in both precisions (FIXTURES=folder adds the fixtures)
-#   dev/gpu_check.sh sanitize   compute-sanitizer's memcheck and racecheck on a few updates of tiny models
-#   dev/gpu_check.sh train      4x4x128 and 6x6x384 on the default text, t s sppp p
-#   dev/gpu_check.sh speed      GPT-2 124M, T 1024: steady ms per update, tokens/s, MFU; t at R 1, t and sppp at R 2 folded
-#   dev/gpu_check.sh all        one after the other
+#   dev/cuda/gpu_check.sh build      both precisions, for the GPU of this machine
+#   dev/cuda/gpu_check.sh test       test_gpt2cu in both precisions (FIXTURES=folder adds the fixtures)
+#   dev/cuda/gpu_check.sh sanitize   compute-sanitizer's memcheck and racecheck on a few updates of tiny models
+#   dev/cuda/gpu_check.sh train      4x4x128 and 6x6x384 on the default text, t s sppp p
+#   dev/cuda/gpu_check.sh speed      GPT-2 124M, T 1024: steady ms per update, tokens/s, MFU; t at R 1, t and sppp at R 2 folded
+#   dev/cuda/gpu_check.sh all        one after the other
 #
 # What a stage prints is kept in RESULTS (default dev/results), with date, GPU, driver and command. Exit status 1 if a
 # check failed. Ends with "gpu_check: N passed, N failed, N skipped".
@@ -15,7 +15,7 @@
 #   BATCH=64      sequences per micro-batch of the stage speed
 #   PEAK=989e12   dense bf16 peak in FLOP/s for MFU (H100 and H200 SXM)
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 RESULTS="${RESULTS:-dev/results}" BATCH="${BATCH:-64}" PEAK="${PEAK:-989e12}"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -107,7 +107,7 @@ case $stage in
 build | test | sanitize | train | speed) stages=$stage ;;
 all) stages="build test sanitize train speed" ;;
 *)
-    echo "usage: dev/gpu_check.sh build|test|sanitize|train|speed|all" >&2
+    echo "usage: dev/cuda/gpu_check.sh build|test|sanitize|train|speed|all" >&2
     exit 1
     ;;
 esac
@@ -122,7 +122,7 @@ report="$RESULTS/gpu_check_$(date +%Y-%m-%d)_$stage.txt"
     echo "gpu      $(nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader | head -n 1)"
     echo "nvcc     $(nvcc --version 2>/dev/null | sed -nE 's/.*release ([^,]*),.*/\1/p')"
     echo "commit   $(git rev-parse --short HEAD 2>/dev/null || echo unknown)"
-    echo "command  BATCH=$BATCH PEAK=$PEAK dev/gpu_check.sh $stage"
+    echo "command  BATCH=$BATCH PEAK=$PEAK dev/cuda/gpu_check.sh $stage"
 } | tee "$report"
 for s in $stages; do
     echo "== $s" | tee -a "$report"

@@ -2,15 +2,15 @@
 # Tests of data/*.py. They need python3 and no network (the test server is on 127.0.0.1), write only below a temporary
 # folder and take about 45 seconds.
 #
-#     dev/test_data.sh                          # PYTHON=python3.7 dev/test_data.sh for another Python
-#     TP_DATA=../shared/data dev/test_data.sh   # also those that need the real tinyshakespeare.txt or GPT-2's vocabulary
+#     dev/test/data.sh                          # PYTHON=python3.7 dev/test/data.sh for another Python
+#     TP_DATA=../shared/data dev/test/data.sh   # also those that need the real tinyshakespeare.txt or GPT-2's vocabulary
 #     pip install tiktoken datasets             # also those that compare with tiktoken, and that read as from the hub
 #
 # Prints `ok <name>`, `FAILED <name>: <why>` or `skipped <name>: <why>` for each test, then
 # `test_data: N passed, N failed, N skipped`, and exits with 1 if any failed.
 set -u
 PYTHON=${PYTHON:-python3}
-DATA=$(cd "$(dirname "$0")/.." && pwd)/data
+DATA=$(cd "$(dirname "$0")/../.." && pwd)/data
 SCRIPT=$DATA/shakespeare_char.py
 REAL=${TP_DATA:+$(cd "$TP_DATA" 2>/dev/null && pwd)/tinyshakespeare.txt}
 unset TP_DATA                           # each test says itself where it looks

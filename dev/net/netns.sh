@@ -3,9 +3,9 @@
 # with one rank in each, and removes them again however it ends (only kill -9 leaves them: see `ip netns`, and
 # `ip netns del NAME`). What crosses the pair is real traffic of real sockets, unlike the emulated network of -nl and -nb.
 #
-#     dev/netns.sh -- -p sppp -x 100                      # the trainer's options; without any a short run of its own
-#     dev/netns.sh --delay 5 --rate 1000 -- -p sppp       # 5 ms each way, 1000 Mbit/s (tc: netem, tbf)
-#     dev/netns.sh --test                                 # TRAIN=/tmp/train_mpi dev/netns.sh --test for another binary
+#     dev/net/netns.sh -- -p sppp -x 100                      # the trainer's options; without any a short run of its own
+#     dev/net/netns.sh --delay 5 --rate 1000 -- -p sppp       # 5 ms each way, 1000 Mbit/s (tc: netem, tbf)
+#     dev/net/netns.sh --test                                 # TRAIN=/tmp/train_mpi dev/net/netns.sh --test for another binary
 #
 # Needs root, iproute2, util-linux, python3, OpenMPI 4 and a trainer built with it. Inside, the hosts are called netns-1
 # (10.77.0.1) and netns-2 (10.77.0.2); they see nothing but each other, so nothing else can be reached or disturbed.

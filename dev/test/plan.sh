@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Tests of dev/plan, on a made-up log whose answer is worked out by hand; of dev/bench_allreduce; and of the comparison of
+# Tests of dev/net/plan, on a made-up log whose answer is worked out by hand; of dev/net/bench_allreduce; and of the comparison of
 # replicated tensors between processes. Times are not tested.
 #
 # Prints `ok <name>`, `FAILED <name>: <why>` or `skip <name>: <reason>`, then `test_plan: N passed, N failed, N skipped`.
@@ -27,27 +27,27 @@ check() { # check NAME TEXT...: what the last command printed to $W/out holds ev
     done
 } >"$W/main.log"
 echo "# the planner: broken by a wrong count of merges, a hop or a byte too many, or the measured run's own waits left in"
-dev/plan "$W/main.log" 1000 1 70 >"$W/out" 2>&1
+dev/net/plan "$W/main.log" 1000 1 70 >"$W/out" 2>&1
 check "plan: the known answer" '^t +8 +16 +6\.00 +25\.0 +84\.4 +109\.4 ' '^s +4 +8 +3\.00 +25\.0 +43\.3 +68\.3 ' \
     '^sppp +2 +4 +1\.50 +25\.0 +22\.7 +47\.7 ' '^p +1 +2 +0\.75 +25\.0 +12\.4 +37\.4 +65\.8%' \
     '^l +8 +16 +6\.00 +25\.0 +62\.6 +87\.6 '
 check "plan: the budget is met by the pattern with the most merges" '^budget 70 ms .*s.* with 4 merges and 68\.3 ms'
-dev/plan "$W/main.log" 1000 1 5 >"$W/out" 2>&1
+dev/net/plan "$W/main.log" 1000 1 5 >"$W/out" 2>&1
 check "plan: a budget that nothing meets names the cheapest" '^budget 5 ms.*p'
-dev/plan "$W/missing.log" 1000 1 >"$W/out" 2>&1
+dev/net/plan "$W/missing.log" 1000 1 >"$W/out" 2>&1
 check "plan: a missing log is an error" '^error: .*missing.log'
 sed '/shape/d' "$W/main.log" >"$W/cut.log"
-dev/plan "$W/cut.log" 1000 1 >"$W/out" 2>&1
+dev/net/plan "$W/cut.log" 1000 1 >"$W/out" 2>&1
 check "plan: a log without its shape is an error" '^error: .*cut.log.*shape'
-dev/plan "$W/main.log" fast 1 >"$W/out" 2>&1
+dev/net/plan "$W/main.log" fast 1 >"$W/out" 2>&1
 check "plan: a latency that is no number is an error" "^error: .*fast"
 
-if ! command -v mpirun >/dev/null || ! ldd dev/train_faulty | grep -q 'libmpi[._]'; then
+if ! command -v mpirun >/dev/null || ! ldd dev/test/train_faulty | grep -q 'libmpi[._]'; then
     echo "skip processes: install libopenmpi-dev openmpi-bin and make again"
     skipped=2
 else
     echo "# broken by wrong sums, or by a fit that is no option"
-    mpirun --oversubscribe -n 2 dev/bench_allreduce >"$W/out" 2>&1
+    mpirun --oversubscribe -n 2 dev/net/bench_allreduce >"$W/out" 2>&1
     check "bench_allreduce: sums are right, the fit is printed as options" 'sums checked' '^-nl [0-9.]+ -nb [0-9.]+'
     echo "# broken when copies of a replicated tensor may differ without a word"
     data="-i $W/text.bin -e 2x2x16 -t 16 -b 2 -v 0 -x 3"
@@ -55,8 +55,8 @@ else
 import struct
 open('$W/text.bin', 'wb').write(struct.pack('<256i', 20240520, 1, 500, 27, *[0] * 252) + bytes(b for i in range(500) for b in (i * 7 % 27, 0)))"
     # shellcheck disable=SC2086 # the arguments are words
-    { mpirun --oversubscribe -n 2 dev/train_faulty $data && echo "well without a fault"
-      PLANTED_FAULT=4 mpirun --oversubscribe -n 2 dev/train_faulty $data || echo "stopped with it"; } >"$W/out" 2>&1
+    { mpirun --oversubscribe -n 2 dev/test/train_faulty $data && echo "well without a fault"
+      PLANTED_FAULT=4 mpirun --oversubscribe -n 2 dev/test/train_faulty $data || echo "stopped with it"; } >"$W/out" 2>&1
     check "a replica that drifts is found after the update" 'well without a fault' 'stopped with it' \
         'error: rank 1: after update 1 .*replicated tensors differs'
 fi

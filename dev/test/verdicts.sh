@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What the end-to-end tests share, read by `. dev/verdicts.sh`: they count what passed, failed and was skipped, and say so in a
+# What the end-to-end tests share, read by `. dev/test/verdicts.sh`: they count what passed, failed and was skipped, and say so in a
 # line each.
 
 passed=0 failed=0 skipped=0
