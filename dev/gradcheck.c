@@ -1,14 +1,16 @@
 /*
-Gradient check: every parameter tensor's gradient against central differences of the loss, in double precision, for
-every block letter, merge rule and tensor size R of 1, 2, 4, and with scaled partial outputs and norms of each rank's own.
+Gradient check: every parameter tensor's gradient against central differences of the loss, in double
+precision, for every block letter, merge rule and tensor size R of 1, 2, 4, and with scaled partial
+outputs and norms of each rank's own.
 
-  make dev/gradcheck && dev/gradcheck            all of them, half a minute at most
-  dev/gradcheck spps mean 2                      one pattern, rule and R over 4 blocks, tensor by tensor
-  dev/gradcheck "spps -ps -pn" mean 2            the same with -ps 1 and -pn 1
+  make dev/gradcheck && dev/gradcheck     all of them, half a minute at most
+  dev/gradcheck spps mean 2               one pattern, rule and R over 4 blocks, tensor by tensor
+  dev/gradcheck "spps -ps -pn" mean 2     the same with -ps 1 and -pn 1
 
-A tensor is moved along a direction v by +h and -h: (loss(+h) - loss(-h)) / 2h must be gradient . v. Directions are the
-gradient itself and random ones, which every element takes part in; errors are relative to the gradient's norm. What
-would break it: any wrong term in a backward pass, a rank's gradient that is counted twice or not at all.
+A tensor is moved along a direction v by +h and -h: (loss(+h) - loss(-h)) / 2h must be gradient . v.
+Directions are the gradient itself and random ones, which every element takes part in; errors are
+relative to the gradient's norm. What would break it: any wrong term in a backward pass, a rank's
+gradient that is counted twice or not at all.
 */
 #define NO_MAIN
 #include "../train_gpt2.c"
@@ -27,7 +29,8 @@ static int passed, failed; // tensors
 static void direction_fill(real *v, const real *gradient, size_t n, int which) {
     double norm = 0;
     for (size_t i = 0; i < n; i++) {
-        v[i] = which == 0 ? gradient[i] : (real)random_normal(random_bits(17, (uint64_t)which, 0, i));
+        v[i] = which == 0 ? gradient[i]
+                          : (real)random_normal(random_bits(17, (uint64_t)which, 0, i));
         norm += (double)v[i] * (double)v[i];
     }
     for (size_t i = 0; i < n; i++) v[i] /= (real)sqrt(norm);
@@ -46,13 +49,15 @@ static double tensor_error(GPT2 *m, int p) {
     real *v = alloc_zeroed(n, sizeof(real), "test");
     double norm = 0, worst = 0;
     for (size_t i = 0; i < n; i++) norm += (double)g[i] * (double)g[i];
-    int used = norm > 0; // not so the LayerNorms that those of each rank's own replace: no direction of theirs matters
+    // Not so the LayerNorms that those of each rank's own replace: no direction of theirs matters.
+    int used = norm > 0;
     norm = used ? sqrt(norm) : 1;
     for (int which = !used; which < DIRECTIONS; which++) {
         double expected = 0;
         direction_fill(v, g, n, which);
         for (size_t i = 0; i < n; i++) expected += (double)g[i] * (double)v[i];
-        double found = (loss_at(m, w, origin, v, n, step) - loss_at(m, w, origin, v, n, -step)) / (2 * step);
+        double found = (loss_at(m, w, origin, v, n, step) - loss_at(m, w, origin, v, n, -step)) /
+                       (2 * step);
         double error = fabs(found - expected) / norm;
         worst = error > worst || error != error ? error : worst;
     }
@@ -61,20 +66,24 @@ static double tensor_error(GPT2 *m, int p) {
     return worst;
 }
 
-// Checks one (pattern, rule, R); returns the number of tensors that fail. The pattern may be followed by " -ps" and " -pn".
+// Checks one (pattern, rule, R); returns the number of tensors that fail. The pattern may be
+// followed by " -ps" and " -pn".
 static int check_gradients(const char *pattern, int rule, int R, int verbose) {
     GPT2 m;
-    GPT2Config config = {.maxT = T, .V = V, .L = L, .NH = NH, .C = C, .Vp = vocabulary_pad(V), .R = R, .rule = rule};
+    GPT2Config config = {.maxT = T, .V = V, .L = L, .NH = NH, .C = C, .Vp = vocabulary_pad(V),
+                         .R = R, .rule = rule};
     int bad = 0, tensors = 0;
     double worst = 0;
     config.scale_partials = strstr(pattern, " -ps") != NULL;
     config.own_norms = strstr(pattern, " -pn") != NULL;
-    if (snprintf(config.pattern, sizeof config.pattern, "%.*s", (int)strcspn(pattern, " "), pattern) > PATTERN_MAX) {
+    if (snprintf(config.pattern, sizeof config.pattern, "%.*s", (int)strcspn(pattern, " "),
+                 pattern) > PATTERN_MAX) {
         fail("pattern too long");
     }
     gpt2_create(&m, &config, mesh_make(1, 0, R, R), B, T, 1);
     gpt2_init_weights(&m, WEIGHTS_LINEAR, 3);
-    for (size_t i = 0; i < param_count(m.local); i++) { // biases and gains away from 0 and 1, weights large enough to matter
+    // Biases and gains away from 0 and 1, weights large enough to matter.
+    for (size_t i = 0; i < param_count(m.local); i++) {
         m.params.block[i] += (real)(0.2 * random_normal(random_bits(19, 0, 0, i)));
     }
     gpt2_forward(&m, tokens, targets, B, T);
@@ -85,14 +94,16 @@ static int check_gradients(const char *pattern, int rule, int R, int verbose) {
         double error = tensor_error(&m, p);
         tensors++;
         if (verbose || !(error <= tolerance)) {
-            printf("%s %s rule %s R %d, d%s: error %.1e, tolerance %.0e\n", error <= tolerance ? "ok    " : "FAILED", pattern,
-                   rules[rule], R, m.local[p].name, error, tolerance);
+            printf("%s %s rule %s R %d, d%s: error %.1e, tolerance %.0e\n",
+                   error <= tolerance ? "ok    " : "FAILED", pattern, rules[rule], R,
+                   m.local[p].name, error, tolerance);
         }
         bad += !(error <= tolerance);
         worst = error > worst || error != error ? error : worst;
     }
     if (!bad && !verbose) {
-        printf("ok     %s rule %s R %d: %d tensors, largest error %.1e, tolerance %.0e\n", pattern, rules[rule], R, tensors, worst, tolerance);
+        printf("ok     %s rule %s R %d: %d tensors, largest error %.1e, tolerance %.0e\n", pattern,
+               rules[rule], R, tensors, worst, tolerance);
     }
     passed += tensors - bad, failed += bad;
     gpt2_free(&m);
@@ -100,8 +111,9 @@ static int check_gradients(const char *pattern, int rule, int R, int verbose) {
 }
 
 int main(int argc, char **argv) {
-    static const char *const patterns[] = {"t", "s", "p", "sppp", "pp.", "s -ps", "p -ps", "sppp -ps", "pp. -ps",
-                                           "sppp -pn", "p -pn", "pp. -pn", "sppp -ps -pn"};
+    static const char *const patterns[] = {
+        "t", "s", "p", "sppp", "pp.", "s -ps", "p -ps", "sppp -ps", "pp. -ps",
+        "sppp -pn", "p -pn", "pp. -pn", "sppp -ps -pn"};
     static const int sizes[] = {1, 2, 4};
     for (int i = 0; i < B * T; i++) {
         tokens[i] = (int32_t)random_below(random_bits(5, 0, 0, (uint64_t)i), V);
