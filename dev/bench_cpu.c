@@ -351,11 +351,11 @@ static void bench_bias_and_residual(int rows, int C, int inner) {
     real *bias = random_reals(C, 3, 1), *out = random_reals(n, 4, 1);
     real *d = random_reals(wide, 5, 1), *dbias = random_reals(inner, 6, 1);
     double worst = 0;
-    residual_forward(out, base, partial, bias, rows, C);
+    residual_forward(out, base, partial, 1, bias, rows, C);
     for (size_t i = 0; i < n; i++)
         worst = larger(worst, (double)out[i],
                        (double)base[i] + (double)partial[i] + (double)bias[i % (size_t)C], 1);
-    double seconds = MEDIAN_SECONDS(residual_forward(out, base, partial, bias, rows, C));
+    double seconds = MEDIAN_SECONDS(residual_forward(out, base, partial, 1, bias, rows, C));
     report("residual forward", seconds, 3.0 * n * sizeof(real), worst, 1e-5);
     bias_backward(view_of(dbias, 1), d, rows, inner, 0);
     worst = 0;
