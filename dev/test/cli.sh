@@ -4,11 +4,18 @@
 # prepared data; writes only below a temporary folder; takes half a minute. What the functions
 # inside compute is test_gpt2's matter.
 #
-#     dev/test/cli.sh                            # TRAIN=./train_gpt2_asan for another binary
+#     dev/test/cli.sh              # TRAIN=./train_gpt2_asan for another binary
+#     dev/test/cli.sh --short      # the groups up to samples: options, files, resuming, loading
 #
 # Prints `ok <name>`, `FAILED <name>: <why>` or `skip <name>: <reason>` for each test, then
 # `test_cli: N passed, N failed, N skipped`, and exits with 1 if any failed.
 set -u
+short=
+case ${1:-} in
+'') ;;
+--short) short=1 ;;
+*) echo "error: '$1' is not an option; there is --short" >&2; exit 1 ;;
+esac
 TRAIN=${TRAIN:-./train_gpt2}
 [ -f "$TRAIN" ] && [ -x "$TRAIN" ] || {
     echo "FAILED setup: no program $TRAIN; make train_gpt2, or set TRAIN"; exit 1
@@ -22,6 +29,10 @@ trap 'exit 1' INT TERM HUP
 mkdir "$W/box" "$W/runs"
 
 . "$(dirname "$0")/verdicts.sh"
+finish() {
+    echo "test_cli: $passed passed, $failed failed, $skipped skipped"
+    [ "$failed" = 0 ]; exit
+}
 
 # ----------------------------------------------------------------------------
 # runs
@@ -431,57 +442,6 @@ refuses "-o on a file" "train.bin" "not a folder" -- -o train.bin
 refuses "-o with a name too long" "name too long" -- -o "new/deep/$(printf 'x%.0s' {1..300})"
 refuses "-o of 10,000 characters" "too long" -- -o "$(printf 'x/%.0s' {1..5000})"
 
-echo "# files: broken by a reader that trusts a header, or does not check a size"
-while IFS='|' read -r what t1 t2 t3; do
-    read -r format patch <<<"$what"
-    texts=("$t1" "$t2" "$t3")
-    file=bad/${format}_$patch.bin
-    case $format in
-        tokens)
-            refuses "-i $patch" "$file" "${texts[@]}" -- -i "$file"
-            refuses "-j $patch" "$file" "${texts[@]}" -- -v 1 -j "$file";;
-        kept)
-            refuses "checkpoint's model $patch" "bad/kept_$patch/model_00000004.bin" \
-                "${texts[@]}" -- -o "bad/kept_$patch" "${RESUME[@]}";;
-        state)
-            refuses "state $patch" "bad/state_$patch/state_00000004.bin" "${texts[@]}" -- \
-                -o "bad/state_$patch" "${RESUME[@]}";;
-        tokenizer)
-            refuses "-tk $patch" "$file" "${texts[@]}" -- -s 1 -tk "$file";;
-        *)
-            refuses "-e $format $patch" "$file" "${texts[@]}" -- -e "$file";;
-    esac
-done < <(sed 's/ *| */|/g; /^$/d' <<<"$BAD_FILES")
-refuses "a glob with a bad shard" "shards_bad/1.bin" "5025 bytes" -- -i 'shards_bad/*.bin'
-refuses "a glob with another vocabulary" "shards_v/1.bin" "28" "shards_v/0.bin" "27" -- \
-    -i 'shards_v/*.bin'
-refuses "a glob with an id beyond V" "shards_id/1.bin" "token 400 is 27" -- -i 'shards_id/*.bin'
-refuses "a glob of nothing" "none/*.bin" -- -i 'none/*.bin'
-refuses "training text under one batch" "few.bin" "32 tokens" "33" "-b" -- -i few.bin
-refuses "validation text under one batch" "few.bin" "32 tokens" "33" "-b" -- -v 1 -j few.bin
-refuses "validation text of another vocabulary" "v28.bin" "28" "27" -- -v 1 -j v28.bin
-refuses "training text of another vocabulary than the model's" "v28.bin" "28" "27" -- -e model.bin \
-    -i v28.bin
-refuses "a tokenizer of another vocabulary than the model's" "tokenizer.bin" "27" "28" -- \
-    -i v28.bin -s 1
-refuses "-gp outside the vocabulary" "-gp" "'X'" -- -s 1 -gp abXc
-refuses "-gp outside the vocabulary, two bytes" "-gp" $'\303\234' -- -s 1 -gp $'ab\303\234c'
-refuses "-gp with a byte-pair vocabulary" "-gp" "character" -- -s 1 -gp abc -tk pairs.bin
-
-echo "# NaN: broken when a run goes on, or saves what it computed"
-cp "$W/box/nan.bin" "$W/runs"
-fails runs -e nan.bin -o nan -n 1
-same "a NaN weight stops the run, naming the update" "$(refused "update 1:")" ""
-same "a NaN weight leaves no checkpoint" "$(ls "$W/runs/nan")" main.log
-fails runs -l 1000 -c 1000 -x 20 -n 1 -o burst
-same "weights that overflow stop the run" "$(refused "update ")" ""
-holds "weights that overflow are in no checkpoint" compute "$W/runs/burst" <<'PY'
-import array, glob, math, sys
-for path in sorted(glob.glob(sys.argv[1] + "/model_*.bin")):
-    bad = sum(not math.isfinite(x) for x in array.array("f", open(path, "rb").read()[1024:]))
-    if bad: sys.exit("%s: %d weights are not finite" % (path.split("/")[-1], bad))
-PY
-
 # ----------------------------------------------------------------------------
 # what a run says and writes
 
@@ -497,9 +457,9 @@ same "--help has status 0, alone or last" "$(cd "$W" && "$TRAIN" --help >/dev/nu
 
 echo "# without -o nothing is written; -o makes its folders and writes exactly the files of" \
     "DESIGN 4, of exactly their sizes"
-find "$W/runs" | sort >"$W/before"
+find "$W/runs" | sort >"$W/tree"
 train -v 1
-same "a run without -o writes nothing" "$(find "$W/runs" | sort | diff "$W/before" -)" ""
+same "a run without -o writes nothing" "$(find "$W/runs" | sort | diff "$W/tree" -)" ""
 train -o a/b/c -x 3 -n 2
 n=$((128 * 16 + 16 * 16 + 2 * (12 * 16 * 16 + 13 * 16) + 2 * 16))
 same "checkpoints 2 and 3: names and sizes" \
@@ -596,6 +556,131 @@ same "resuming a finished run does nothing" "$(steps "$W/stdout")" ""
 train -e 4x2x16 -o A -y 1 -x 6
 same "resuming beyond -x does nothing, and does not count backwards" \
     "$(grep -E '^(s:|-)' "$W/stdout")" ""
+
+# ----------------------------------------------------------------------------
+# models of others, and samples
+
+echo "# a model written by others: broken by another order of tensors, padding in the softmax," \
+    "or a need for training text"
+python3 - "$W/runs" >"$W/want" <<'PY'
+import math, random, struct, sys
+random.seed(2)
+V, Vp, T, L, NH, C = 27, 128, 16, 2, 2, 8
+n = T * C + L * (12 * C * C + 13 * C)
+wte = [random.gauss(0, 1) for _ in range(Vp * C)]
+lnfb = [random.gauss(0, 1) for _ in range(C)]
+# lnfw 0: logits are wte . lnfb everywhere.
+body = wte + [random.gauss(0, 1) for _ in range(n)] + [0.0] * C + lnfb
+with open(sys.argv[1] + "/llmc.bin", "wb") as f:
+    f.write(struct.pack("<256i", 20240326, 3, T, V, L, NH, C, Vp, *[0] * 248))
+    f.write(struct.pack("<%df" % len(body), *body))
+logits = [sum(wte[v * C + c] * lnfb[c] for c in range(C)) for v in range(V)]
+total = math.log(sum(math.exp(x) for x in logits))
+text = open(sys.argv[1] + "/val.bin", "rb").read()[1024:]
+ids = struct.unpack("<%dH" % (len(text) // 2), text)
+print(sum(total - logits[i] for i in ids[1:65]) / 64)
+PY
+train -x 0 -e llmc.bin -i /nowhere.bin -v 1 -m 2
+holds "validation loss of a model of llm.c's, without training text" compute "$(column tel)" \
+    "$(cat "$W/want")" <<'PY'
+import sys
+if not abs(float(sys.argv[1]) - float(sys.argv[2])) < 1e-5:
+    sys.exit("found %s, expected %s" % tuple(sys.argv[1:]))
+PY
+train -x 0 -e smodel.bin
+same "a model of ss brings -p, -tp, -pm" "$(banner -p -tp -pm blocks)" \
+    "-p ss -tp 4 -pm mean blocks ss "
+train -e smodel.bin -p ss -tp 4 -pm mean -o named
+holds "they may be named, and are saved with it" cmp -n 1024 "$W/runs/smodel.bin" \
+    "$W/runs/named/model_00000002.bin"
+train -x 0 -e model.bin -p s -tp 4 -o brand
+same "a plain model takes any pattern and R, and keeps it" \
+    "$(od -An -td4 -j32 -N16 "$W/runs/brand/model_00000000.bin" | tr -s ' ')" " 4 0 1 115"
+
+echo "# samples: broken by a wrong offset in the tokenizer, a seed that is not used, or top-k" \
+    "off by one"
+sample() {
+    train -x 0 -e model.bin -i /nowhere.bin -tk tokenizer.bin -s 1 -g 40 "$@"
+    text=$(sed -n '/^--- sample/,/^---$/p' "$W/stdout" | sed '1d;$d'; echo .)
+}
+sample; first=$text
+sample; same "the same seed, the same text" "$text" "$first"
+sample -rs 2; differs "another seed, another text" "$text" "$first"
+same "40 tokens of 1 character" \
+    "$(tr -d 'a-z\n.' <<<"$text" | wc -c) $(printf %s "$text" | wc -c)" "0 42"
+sample -gt 0; likeliest=$text
+sample -gt 0 -rs 2; same "-gt 0 takes no notice of the seed" "$text" "$likeliest"
+sample -gk 1; same "-gk 1 is -gt 0" "$text" "$likeliest"
+sample -gk 27; same "-gk of the whole vocabulary is all of it" "$text" "$first"
+python3 - "$W/runs" <<'PY'
+import struct, sys
+ids = [1 + i % 8 for i in range(1000)] # abcdefgh, again and again
+open(sys.argv[1] + "/circle.bin", "wb").write(
+    struct.pack("<256i", 20240520, 1, 1000, 27, *[0] * 252) + struct.pack("<1000H", *ids))
+PY
+train -i circle.bin -x 60 -l 2e-2 -s 60 -g 12 -gt 0 -gp abc
+same "a model of abcdefgh goes on after a prompt, beyond -t; tokenizer.bin beside -i" \
+    "$(sed -n '/^--- sample after update 60$/,/^---$/p' "$W/stdout" | tr '\n' ' ')" \
+    "--- sample after update 60 abcdefghabcdefg --- "
+
+[ -z "$short" ] || finish
+
+# ----------------------------------------------------------------------------
+# files that cannot be used, and numbers that cannot be
+
+echo "# files: broken by a reader that trusts a header, or does not check a size"
+while IFS='|' read -r what t1 t2 t3; do
+    read -r format patch <<<"$what"
+    texts=("$t1" "$t2" "$t3")
+    file=bad/${format}_$patch.bin
+    case $format in
+        tokens)
+            refuses "-i $patch" "$file" "${texts[@]}" -- -i "$file"
+            refuses "-j $patch" "$file" "${texts[@]}" -- -v 1 -j "$file";;
+        kept)
+            refuses "checkpoint's model $patch" "bad/kept_$patch/model_00000004.bin" \
+                "${texts[@]}" -- -o "bad/kept_$patch" "${RESUME[@]}";;
+        state)
+            refuses "state $patch" "bad/state_$patch/state_00000004.bin" "${texts[@]}" -- \
+                -o "bad/state_$patch" "${RESUME[@]}";;
+        tokenizer)
+            refuses "-tk $patch" "$file" "${texts[@]}" -- -s 1 -tk "$file";;
+        *)
+            refuses "-e $format $patch" "$file" "${texts[@]}" -- -e "$file";;
+    esac
+done < <(sed 's/ *| */|/g; /^$/d' <<<"$BAD_FILES")
+refuses "a glob with a bad shard" "shards_bad/1.bin" "5025 bytes" -- -i 'shards_bad/*.bin'
+refuses "a glob with another vocabulary" "shards_v/1.bin" "28" "shards_v/0.bin" "27" -- \
+    -i 'shards_v/*.bin'
+refuses "a glob with an id beyond V" "shards_id/1.bin" "token 400 is 27" -- -i 'shards_id/*.bin'
+refuses "a glob of nothing" "none/*.bin" -- -i 'none/*.bin'
+refuses "training text under one batch" "few.bin" "32 tokens" "33" "-b" -- -i few.bin
+refuses "validation text under one batch" "few.bin" "32 tokens" "33" "-b" -- -v 1 -j few.bin
+refuses "validation text of another vocabulary" "v28.bin" "28" "27" -- -v 1 -j v28.bin
+refuses "training text of another vocabulary than the model's" "v28.bin" "28" "27" -- -e model.bin \
+    -i v28.bin
+refuses "a tokenizer of another vocabulary than the model's" "tokenizer.bin" "27" "28" -- \
+    -i v28.bin -s 1
+refuses "-gp outside the vocabulary" "-gp" "'X'" -- -s 1 -gp abXc
+refuses "-gp outside the vocabulary, two bytes" "-gp" $'\303\234' -- -s 1 -gp $'ab\303\234c'
+refuses "-gp with a byte-pair vocabulary" "-gp" "character" -- -s 1 -gp abc -tk pairs.bin
+
+echo "# NaN: broken when a run goes on, or saves what it computed"
+cp "$W/box/nan.bin" "$W/runs"
+fails runs -e nan.bin -o nan -n 1
+same "a NaN weight stops the run, naming the update" "$(refused "update 1:")" ""
+same "a NaN weight leaves no checkpoint" "$(ls "$W/runs/nan")" main.log
+fails runs -l 1000 -c 1000 -x 20 -n 1 -o burst
+same "weights that overflow stop the run" "$(refused "update ")" ""
+holds "weights that overflow are in no checkpoint" compute "$W/runs/burst" <<'PY'
+import array, glob, math, sys
+for path in sorted(glob.glob(sys.argv[1] + "/model_*.bin")):
+    bad = sum(not math.isfinite(x) for x in array.array("f", open(path, "rb").read()[1024:]))
+    if bad: sys.exit("%s: %d weights are not finite" % (path.split("/")[-1], bad))
+PY
+
+# ----------------------------------------------------------------------------
+# runs that are stopped
 
 echo "# kill -9, again and again, at any moment: the same bytes at the end"
 STOPPED=(-x 60 -n 1 -v 7 -m 2 -u 10 -q 0 -p s)
@@ -763,68 +848,4 @@ train -x 4 -l 1e-2 -gc 1e-9; differs "-gc clips" "$(column trl)" "$off"
 same "norm is that before clipping" "$(column norm | cut -d' ' -f1)" "$norm"
 train -x 4 -l 1e-2 -gc 0 -c 1; differs "-c decays" "$(column trl)" "$off"
 
-echo "# a model written by others: broken by another order of tensors, padding in the softmax," \
-    "or a need for training text"
-python3 - "$W/runs" >"$W/want" <<'PY'
-import math, random, struct, sys
-random.seed(2)
-V, Vp, T, L, NH, C = 27, 128, 16, 2, 2, 8
-n = T * C + L * (12 * C * C + 13 * C)
-wte = [random.gauss(0, 1) for _ in range(Vp * C)]
-lnfb = [random.gauss(0, 1) for _ in range(C)]
-# lnfw 0: logits are wte . lnfb everywhere.
-body = wte + [random.gauss(0, 1) for _ in range(n)] + [0.0] * C + lnfb
-with open(sys.argv[1] + "/llmc.bin", "wb") as f:
-    f.write(struct.pack("<256i", 20240326, 3, T, V, L, NH, C, Vp, *[0] * 248))
-    f.write(struct.pack("<%df" % len(body), *body))
-logits = [sum(wte[v * C + c] * lnfb[c] for c in range(C)) for v in range(V)]
-total = math.log(sum(math.exp(x) for x in logits))
-text = open(sys.argv[1] + "/val.bin", "rb").read()[1024:]
-ids = struct.unpack("<%dH" % (len(text) // 2), text)
-print(sum(total - logits[i] for i in ids[1:65]) / 64)
-PY
-train -x 0 -e llmc.bin -i /nowhere.bin -v 1 -m 2
-holds "validation loss of a model of llm.c's, without training text" compute "$(column tel)" \
-    "$(cat "$W/want")" <<'PY'
-import sys
-if not abs(float(sys.argv[1]) - float(sys.argv[2])) < 1e-5:
-    sys.exit("found %s, expected %s" % tuple(sys.argv[1:]))
-PY
-train -x 0 -e smodel.bin
-same "a model of ss brings -p, -tp, -pm" "$(banner -p -tp -pm blocks)" \
-    "-p ss -tp 4 -pm mean blocks ss "
-train -e smodel.bin -p ss -tp 4 -pm mean -o named
-holds "they may be named, and are saved with it" cmp -n 1024 "$W/runs/smodel.bin" \
-    "$W/runs/named/model_00000002.bin"
-train -x 0 -e model.bin -p s -tp 4 -o brand
-same "a plain model takes any pattern and R, and keeps it" \
-    "$(od -An -td4 -j32 -N16 "$W/runs/brand/model_00000000.bin" | tr -s ' ')" " 4 0 1 115"
-
-echo "# samples: broken by a wrong offset in the tokenizer, a seed that is not used, or top-k" \
-    "off by one"
-sample() {
-    train -x 0 -e model.bin -i /nowhere.bin -tk tokenizer.bin -s 1 -g 40 "$@"
-    text=$(sed -n '/^--- sample/,/^---$/p' "$W/stdout" | sed '1d;$d'; echo .)
-}
-sample; first=$text
-sample; same "the same seed, the same text" "$text" "$first"
-sample -rs 2; differs "another seed, another text" "$text" "$first"
-same "40 tokens of 1 character" \
-    "$(tr -d 'a-z\n.' <<<"$text" | wc -c) $(printf %s "$text" | wc -c)" "0 42"
-sample -gt 0; likeliest=$text
-sample -gt 0 -rs 2; same "-gt 0 takes no notice of the seed" "$text" "$likeliest"
-sample -gk 1; same "-gk 1 is -gt 0" "$text" "$likeliest"
-sample -gk 27; same "-gk of the whole vocabulary is all of it" "$text" "$first"
-python3 - "$W/runs" <<'PY'
-import struct, sys
-ids = [1 + i % 8 for i in range(1000)] # abcdefgh, again and again
-open(sys.argv[1] + "/circle.bin", "wb").write(
-    struct.pack("<256i", 20240520, 1, 1000, 27, *[0] * 252) + struct.pack("<1000H", *ids))
-PY
-train -i circle.bin -x 60 -l 2e-2 -s 60 -g 12 -gt 0 -gp abc
-same "a model of abcdefgh goes on after a prompt, beyond -t; tokenizer.bin beside -i" \
-    "$(sed -n '/^--- sample after update 60$/,/^---$/p' "$W/stdout" | tr '\n' ' ')" \
-    "--- sample after update 60 abcdefghabcdefg --- "
-
-echo "test_cli: $passed passed, $failed failed, $skipped skipped"
-[ "$failed" = 0 ]
+finish
