@@ -1,8 +1,8 @@
 /*
 A stand-in for the CUDA runtime, with which a CUDA program builds by g++ and runs on a CPU:
 
-  g++ -x c++ -std=c++20 -O1 -g -fsanitize=address -Idev/emu program.cu
-  dev/emu/emu.cpp -o program_emu
+  g++ -x c++ -std=c++20 -O1 -g -fsanitize=address -Idev/emu \
+      program.cu dev/emu/emu.cpp -o program_emu
 
 It is for finding mistakes, not for speed: threads, blocks and streams run in an order drawn from
 EMU_SEED, so that what is not ordered by a barrier, an event or a wait comes out wrong under some

@@ -5,10 +5,9 @@ sanitizer, and linked without that sanitizer's library: traffic.cpp has the func
 not the program is compiled without.
 
   F="-x c++ -std=c++20 -g -Wno-unknown-pragmas -Idev/emu"
-  g++ $F -O1 -fno-tree-sra -fno-builtin-mem{cpy,move,set} -fsanitize=thread -c program.cu -o
-  program.o
-  g++ program.o $F -O2 dev/emu/emu.cpp dev/emu/traffic.cpp
-  -Wl,--wrap=memcpy,--wrap=memmove,--wrap=memset -o program
+  g++ $F -O1 -fno-tree-sra -fno-builtin-mem{cpy,move,set} -fsanitize=thread -c program.cu
+  g++ program.o $F -O2 dev/emu/emu.cpp dev/emu/traffic.cpp \
+      -Wl,--wrap=memcpy,--wrap=memmove,--wrap=memset -o program
 
 With these options the accesses are those that the source asks for: a struct of 16 bytes is copied
 at once. (clang++ breaks it into its members.) A value that the source reads twice may be read once.

@@ -1,6 +1,6 @@
 /*
-How long the trainer's all-reduce takes between processes, and the two numbers of DESIGN
-7's network that say the same.
+How long the trainer's all-reduce takes between processes, and the two numbers of -nl and -nb that
+say the same.
 
   make dev/net/bench_allreduce
   mpirun -n 2 dev/net/bench_allreduce                         on one machine, through shared memory
@@ -12,12 +12,11 @@ median of many runs is printed, each after a barrier and as long as the slowest 
 the bandwidth of the algorithm (bytes / time) and of the bus (that times 2(R-1)/R: what passes each
 link of a ring), and beside it the time that the fit gives.
 
-The fit is DESIGN 7's ring, t = 2(R-1) a us + 2(R-1)/R 8n/(g 10^3) us, by least squares of
-relative errors, so that a size counts the same whether it takes microseconds or seconds. The last
-line is options for the trainer, and
-the numbers for dev/net/plan. It is one straight line: where MPI changes its algorithm with
-the size, and in shared memory, where large messages fall out of the cache, the column beside
-the times says how far off it is.
+The fit is a ring's, t = 2(R-1) a us + 2(R-1)/R 8n/(g 10^3) us, by least squares of relative
+errors, so that a size counts the same whether it takes microseconds or seconds. The last line is
+options for the trainer, and the numbers for dev/net/plan. It is one straight line: where MPI
+changes its algorithm with the size, and in shared memory, where large messages fall out of the
+cache, the column beside the times says how far off it is.
 
 It does not time the sum over ranks folded into one process (dev/bench_cpu does), nor NCCL.
 */

@@ -173,8 +173,7 @@ AGENT
     return $rc
 }
 
-# Random tokens of a vocabulary of 27, in the format of DESIGN 4: enough to train on, nothing to
-# learn.
+# Random tokens of a vocabulary of 27: enough to train on, nothing to learn.
 tokens_make() {
     python3 - "$1" <<'PY'
 import random, struct, sys

@@ -445,7 +445,7 @@ refuses "-o of 10,000 characters" "too long" -- -o "$(printf 'x/%.0s' {1..5000})
 # ----------------------------------------------------------------------------
 # what a run says and writes
 
-echo "# --help: broken when it loses an option of DESIGN 5, or its status"
+echo "# --help: broken when it loses an option, or its status"
 train --help
 for flag in -i -j -e -o -p -tp -pm -fold -b -t -d -x -l -u -q -k -c -b1 -b2 -gc -v -m -s -g -gp \
     -gt -gk -tk -n -nk -y -sh \
@@ -455,8 +455,8 @@ done
 same "--help has status 0, alone or last" "$(cd "$W" && "$TRAIN" --help >/dev/null; echo $?) $rc" \
     "0 0"
 
-echo "# without -o nothing is written; -o makes its folders and writes exactly the files of" \
-    "DESIGN 4, of exactly their sizes"
+echo "# without -o nothing is written; -o makes its folders and writes exactly its files, of" \
+    "exactly their sizes"
 find "$W/runs" | sort >"$W/tree"
 train -v 1
 same "a run without -o writes nothing" "$(find "$W/runs" | sort | diff "$W/tree" -)" ""
@@ -478,7 +478,7 @@ FORMAT='# [^ ]+ .+|s:[0-9]+ tel:[0-9]+\.[0-9]{6,}|s:[0-9]+ trl:[0-9]+\.[0-9]{6,}
 FORMAT="${FORMAT}lr:[0-9]\.[0-9]{6}e[-+][0-9]+ norm:[0-9]+\.[0-9]{6,} ms:[0-9.]+ tok:[0-9]+ "
 FORMAT="^(${FORMAT}ar:[0-9]+ mb:[0-9]+\.[0-9]+ comm:[0-9.]+)\$"
 train -o log -x 4 -v 2 -s 2 -g 5 -gp $'ab\ncd'
-same "every line of main.log has a format of DESIGN 4" \
+same "every line of main.log has one of its formats" \
     "$(grep -vE "$FORMAT" "$W/runs/log/main.log")" ""
 same "which updates have which lines" \
     "$(grep -oE '^s:[0-9]+ tr?[el]+' "$W/runs/log/main.log" | tr '\n' ' ')" \

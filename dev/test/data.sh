@@ -190,7 +190,7 @@ box_list >"$W/before"
 # ----------------------------------------------------------------------------
 # texts that work
 
-echo "# a small text gives exactly the bytes of DESIGN.md 4, worked out by hand"
+echo "# a small text gives exactly the bytes of the format, worked out by hand"
 # 11 characters: 9 train, 2 val; \n a b c = 0 1 2 3.
 printf 'abcab\ncabca' >"$W/small.txt"
 run prepare --input "$W/small.txt" --out "$W/small/a/b"

@@ -25,9 +25,9 @@ check() { # check NAME TEXT...: what the last command printed to $W/out holds ev
 }
 
 # 4x4x128, R 2, 12 x 64 tokens: a merge moves 12*64*128*4 = 393,216 bytes. With 1 ms per hop and
-# 1 Gbit/s it takes 2*1 + 8*393216/1e6 = 5.146 ms. Partial gradients: 4 blocks * 6 tensors * 128
-# * 4 bytes = 12,288 bytes, 2.098 ms. l: as t, but 7 of 8 are hidden behind 25/8/3 = 1.04 ms
-# forward, 2.08 backward: 60.5 + 2.1.
+# 1 Gbit/s it takes 2*1 + 8*393216/1e6 = 5.146 ms.
+# Partial gradients: 4 blocks * 6 tensors * 128 * 4 bytes = 12,288 bytes, 2.098 ms.
+# l: as t, but 7 of 8 are hidden behind 25/8/3 = 1.04 ms forward, 2.08 backward: 60.5 + 2.1.
 # t: 16 merges, 82.3 + 2.1; s: 8, 41.2 + 2.1; sppp: 4, 20.6 + 2.1; p: 2, 10.3 + 2.1.
 # Compute is 25.2 - 0.2 = 25 ms.
 {
