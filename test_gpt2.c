@@ -10,7 +10,7 @@ status is 1 if anything failed. At the end three mistakes are planted, one at a 
 #define NO_MAIN
 #define PLANTED_FAULTS
 #include "train_gpt2.c"
-#include "dev/check.h"
+#include "dev/test/check.h"
 #include "dev/test/scalar_plan.h"
 
 // ----------------------------------------------------------------------------
@@ -231,7 +231,7 @@ static void test_exponential(void) {
 }
 
 // ----------------------------------------------------------------------------
-// fixtures (dev/check.h): an independent float64 program's numbers for a tiny model
+// fixtures (dev/test/check.h): an independent float64 program's numbers for a tiny model
 
 static void fixture_create(GPT2 *m, const GPT2Config *config) { gpt2_create(m, config, mesh_folded(config->R), 2, 16, 1); }
 

@@ -1,5 +1,5 @@
 /*
-Tests of the CUDA trainer. Includes train_gpt2.cu and compares what it computes with the CPU trainer (dev/oracle.c, linked in),
+Tests of the CUDA trainer. Includes train_gpt2.cu and compares what it computes with the CPU trainer (dev/test/oracle.c, linked in),
 and each kernel with plain loops in double.
 
   make test_gpt2cu && ./test_gpt2cu               on a GPU, in bf16; test_gpt2cu_fp32: in fp32
@@ -14,7 +14,7 @@ status is 1 if anything failed. At the end mistakes are planted, one at a time, 
                                          need not show, and then this is skipped, not failed)
   a wrong register of mma.sync           attention against plain loops (bf16 only: fp32 has no such instruction)
   a query that sees the key after it     attention against plain loops, and losses against the CPU trainer
-  an all-reduce told bytes               needs real ranks: dev/test_cuda.sh, two processes against one
+  an all-reduce told bytes               needs real ranks: dev/test/cuda.sh, two processes against one
 */
 #ifndef NO_MAIN
 #define NO_MAIN
@@ -23,8 +23,8 @@ status is 1 if anything failed. At the end mistakes are planted, one at a time, 
 #define PLANTED_FAULTS
 #endif
 #include "train_gpt2.cu"
-#include "dev/check.h"
-#include "dev/oracle.h"
+#include "dev/test/check.h"
+#include "dev/test/oracle.h"
 #include <vector>
 
 // ----------------------------------------------------------------------------
@@ -591,7 +591,7 @@ static void test_checkpoints(const char *folder) {
 }
 
 // ----------------------------------------------------------------------------
-// fixtures (dev/check.h): an independent float64 program's numbers for a tiny model
+// fixtures (dev/test/check.h): an independent float64 program's numbers for a tiny model
 
 static void fixture_create(GPT2 *m, const GPT2Config *config) {
     gpu.fuses_gelu = !gpu.fuses_gelu; // both ways take turns

@@ -168,7 +168,7 @@ template <bool MAX> __device__ __forceinline__ float block_reduce(float x, float
     return MAX ? warp_max(y) : warp_sum(y);
 }
 
-// From here to the end of the scope, a range of the function's name in a profile (dev/profile.sh).
+// From here to the end of the scope, a range of the function's name in a profile (dev/cuda/profile.sh).
 struct Range {
     Range(const char *name) { nvtxRangePushA(name); }
     ~Range() { nvtxRangePop(); }

@@ -1,6 +1,7 @@
 #!/bin/sh
-# What each block letter costs and what it saves: trains the 4x4x128 model with t, s, sppp and p for 500 updates each
-# and prints one table. Every number in it was executed and measured; nothing is computed from the pattern.
+# What each block letter costs and what it saves: trains the 4x4x128 model with t, s, sppp and p
+# for 500 updates each and prints one table. Every number in it was executed and measured;
+# nothing is computed from the pattern.
 #
 #   make demo                    under 3 minutes on two cores
 #   UPDATES=2000 dev/demo.sh     the run whose losses the README quotes
@@ -8,7 +9,8 @@ set -eu
 updates=${UPDATES:-500}
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
-settings="-e 4x4x128 -b 12 -t 64 -x $updates -l 1e-3 -q 0.1 -u 100 -b2 0.99 -c 0.1 -v $updates -m -1 -s $updates -g 200"
+settings="-e 4x4x128 -b 12 -t 64 -x $updates -l 1e-3 -q 0.1 -u 100 -b2 0.99 -c 0.1"
+settings="$settings -v $updates -m -1 -s $updates -g 200"
 echo "text: $(cat data/shakespeare_char/source.txt)"
 echo "each run: ./train_gpt2 $settings -p PATTERN -tp 2"
 for pattern in t s sppp p; do
@@ -32,7 +34,11 @@ for pattern in t s sppp p; do
         / all-reduces of activations,/ { forward = $1; mib = $5 }
         / all-reduces of gradients of activations,/ { backward = $1; mib += $7 }
         END {
-            for (i = 2; i <= n; i++) for (j = i; j > 1 && ms[j] < ms[j - 1]; j--) { x = ms[j]; ms[j] = ms[j - 1]; ms[j - 1] = x }
-            printf "%-9s %-12g %-12g %-16.2f %-11.4f %.1f\n", pattern, forward, forward + backward, mib, loss, ms[int((n + 1) / 2)]
+            for (i = 2; i <= n; i++)
+                for (j = i; j > 1 && ms[j] < ms[j - 1]; j--) {
+                    x = ms[j]; ms[j] = ms[j - 1]; ms[j - 1] = x
+                }
+            printf "%-9s %-12g %-12g %-16.2f %-11.4f %.1f\n", pattern, forward, forward + backward,
+                   mib, loss, ms[int((n + 1) / 2)]
         }' "$out/$pattern"
 done

@@ -1,13 +1,14 @@
 /*
-Gradient check: every parameter tensor's gradient against central differences of the loss, in double precision, for
-every block letter, merge rule and tensor size R of 1, 2, 4.
+Gradient check: every parameter tensor's gradient against central differences of the loss, in double
+precision, for every block letter, merge rule and tensor size R of 1, 2, 4.
 
-  make dev/gradcheck && dev/gradcheck            all of them, half a minute at most
-  dev/gradcheck spps mean 2                      one pattern, rule and R over 4 blocks, tensor by tensor
+  make dev/gradcheck && dev/gradcheck     all of them, half a minute at most
+  dev/gradcheck spps mean 2               one pattern, rule and R over 4 blocks, tensor by tensor
 
-A tensor is moved along a direction v by +h and -h: (loss(+h) - loss(-h)) / 2h must be gradient . v. Directions are the
-gradient itself and random ones, which every element takes part in; errors are relative to the gradient's norm. What
-would break it: any wrong term in a backward pass, a rank's gradient that is counted twice or not at all.
+A tensor is moved along a direction v by +h and -h: (loss(+h) - loss(-h)) / 2h must be gradient . v.
+Directions are the gradient itself and random ones, which every element takes part in; errors are
+relative to the gradient's norm. What would break it: any wrong term in a backward pass, a rank's
+gradient that is counted twice or not at all.
 */
 #define NO_MAIN
 #include "../train_gpt2.c"
@@ -26,7 +27,8 @@ static int passed, failed; // tensors
 static void direction_fill(real *v, const real *gradient, size_t n, int which) {
     double norm = 0;
     for (size_t i = 0; i < n; i++) {
-        v[i] = which == 0 ? gradient[i] : (real)random_normal(random_bits(17, (uint64_t)which, 0, i));
+        v[i] = which == 0 ? gradient[i]
+                          : (real)random_normal(random_bits(17, (uint64_t)which, 0, i));
         norm += (double)v[i] * (double)v[i];
     }
     for (size_t i = 0; i < n; i++) v[i] /= (real)sqrt(norm);
@@ -50,7 +52,8 @@ static double tensor_error(GPT2 *m, int p) {
         double expected = 0;
         direction_fill(v, g, n, which);
         for (size_t i = 0; i < n; i++) expected += (double)g[i] * (double)v[i];
-        double found = (loss_at(m, w, origin, v, n, step) - loss_at(m, w, origin, v, n, -step)) / (2 * step);
+        double found = (loss_at(m, w, origin, v, n, step) - loss_at(m, w, origin, v, n, -step)) /
+                       (2 * step);
         double error = fabs(found - expected) / norm;
         worst = error > worst || error != error ? error : worst;
     }
@@ -62,7 +65,8 @@ static double tensor_error(GPT2 *m, int p) {
 // Checks one (pattern, rule, R); returns the number of tensors that fail.
 static int check_gradients(const char *pattern, int rule, int R, int verbose) {
     GPT2 m;
-    GPT2Config config = {.maxT = T, .V = V, .L = L, .NH = NH, .C = C, .Vp = vocabulary_pad(V), .R = R, .rule = rule};
+    GPT2Config config = {.maxT = T, .V = V, .L = L, .NH = NH, .C = C, .Vp = vocabulary_pad(V),
+                         .R = R, .rule = rule};
     int bad = 0, tensors = 0;
     double worst = 0;
     if (snprintf(config.pattern, sizeof config.pattern, "%s", pattern) > PATTERN_MAX) {
@@ -70,7 +74,8 @@ static int check_gradients(const char *pattern, int rule, int R, int verbose) {
     }
     gpt2_create(&m, &config, mesh_make(1, 0, R, R), B, T, 1);
     gpt2_init_weights(&m, WEIGHTS_LINEAR, 3);
-    for (size_t i = 0; i < param_count(m.local); i++) { // biases and gains away from 0 and 1, weights large enough to matter
+    // Biases and gains away from 0 and 1, weights large enough to matter.
+    for (size_t i = 0; i < param_count(m.local); i++) {
         m.params.block[i] += (real)(0.2 * random_normal(random_bits(19, 0, 0, i)));
     }
     gpt2_forward(&m, tokens, targets, B, T);
@@ -80,14 +85,16 @@ static int check_gradients(const char *pattern, int rule, int R, int verbose) {
         double error = tensor_error(&m, p);
         tensors++;
         if (verbose || !(error <= tolerance)) {
-            printf("%s %s rule %s R %d, d%s: error %.1e, tolerance %.0e\n", error <= tolerance ? "ok    " : "FAILED", pattern,
-                   rules[rule], R, m.local[p].name, error, tolerance);
+            printf("%s %s rule %s R %d, d%s: error %.1e, tolerance %.0e\n",
+                   error <= tolerance ? "ok    " : "FAILED", pattern, rules[rule], R,
+                   m.local[p].name, error, tolerance);
         }
         bad += !(error <= tolerance);
         worst = error > worst || error != error ? error : worst;
     }
     if (!bad && !verbose) {
-        printf("ok     %s rule %s R %d: %d tensors, largest error %.1e, tolerance %.0e\n", pattern, rules[rule], R, tensors, worst, tolerance);
+        printf("ok     %s rule %s R %d: %d tensors, largest error %.1e, tolerance %.0e\n", pattern,
+               rules[rule], R, tensors, worst, tolerance);
     }
     passed += tensors - bad, failed += bad;
     gpt2_free(&m);

@@ -1,11 +1,14 @@
 /*
-All-reduces between processes, by NCCL and by MPI through host memory: the trainer's group_reduce. (Over ranks folded into one
-process: dev/cuda/merge.)
+All-reduces between processes, by NCCL and by MPI through host memory: the trainer's group_reduce.
+(Over ranks folded into one process: dev/cuda/merge.)
 
-  mpirun -n 2 dev/cuda/allreduce      from 4 KiB to 256 MiB; NCCL wants a GPU for each process, MPI does not
+  mpirun -n 2 dev/cuda/allreduce      from 4 KiB to 256 MiB
 
-The rate is that of the algorithm, bytes / time; in the note that of the bus, 2 (n-1)/n times as much, which passes each link
-of a ring of n processes. A sample takes as long as the slowest process. There is no ceiling that this could be a share of.
+NCCL wants a GPU for each process, MPI does not.
+
+The rate is that of the algorithm, bytes / time; in the note that of the bus, 2 (n-1)/n times as
+much, which passes each link of a ring of n processes. A sample takes as long as the slowest
+process. There is no ceiling that this could be a share of.
 */
 #include "bench.h"
 
@@ -14,7 +17,8 @@ static const size_t SMALLEST = 4 << 10, LARGEST = emulated ? 256 << 10 : 256 << 
 
 #ifdef USE_MPI
 
-// Whole numbers that bf16 holds, and so small that every order of adding them is exact. Returns how many sums are wrong.
+// Whole numbers that bf16 holds, and so small that every order of adding them is exact.
+// Returns how many sums are wrong.
 static double reduce_check(GPT2 *m, real *x, size_t n) {
     std::vector<real> values(n);
     double wrong = 0;
@@ -67,9 +71,11 @@ static void bench_way(const char *name, int way, const Mesh *mesh) {
     for (size_t bytes = SMALLEST; bytes <= LARGEST; bytes *= 4) {
         size_t n = bytes / sizeof(real);
         Sets<real> x(n, 1, 0);
-        Row row{.kernel = name, .shape = text("%zuKiB", bytes >> 10), .bytes = (double)bytes, .tolerance = 0};
+        Row row{.kernel = name, .shape = text("%zuKiB", bytes >> 10), .bytes = (double)bytes,
+                .tolerance = 0};
         row.error = reduce_check(&m, x.at, n); // how many are wrong
-        double seconds = timing ? reduce_median(&m, x.at, n) : 0, ring = 2.0 * (mesh->world - 1) / mesh->world;
+        double seconds = timing ? reduce_median(&m, x.at, n) : 0;
+        double ring = 2.0 * (mesh->world - 1) / mesh->world;
         std::string bus = seconds > 0 ? text("bus %.2f GB/s, ", bytes * ring / seconds * 1e-9) : "";
         row_print(row, seconds, bus + text("%d processes", mesh->world));
     }
@@ -83,26 +89,34 @@ int main(int argc, char **argv) {
     processes_begin(&world, &rank);
     if (argc > 1) fail("'%s': there are no options; run mpirun -n 2 %s", argv[1], argv[0]);
     CUDA_CHECK(cudaGetDeviceCount(&gpus));
-    if (rank && !freopen("/dev/null", "w", stdout)) fail("/dev/null: %s", strerror(errno)); // one prints
+    // One prints.
+    if (rank && !freopen("/dev/null", "w", stdout)) fail("/dev/null: %s", strerror(errno));
     bench_open("allreduce", processes_local_rank() % max(gpus, 1), 0);
 #ifdef USE_MPI
     if (world > 1) {
         Mesh mesh = mesh_make(world, rank, world, 1);
         mesh_connect(&mesh);
-        float alone = (float)processes_first_with(&gpu.properties.uuid, sizeof gpu.properties.uuid, world, rank);
+        float alone = (float)processes_first_with(&gpu.properties.uuid, sizeof gpu.properties.uuid,
+                                                  world, rank);
         mesh_sum(&mesh, MESH_TP, &alone, 1, sizeof alone);
 #ifdef USE_NCCL
         if (alone == world) bench_way("allreduce_nccl", COMM_NCCL, &mesh);
-        else bench_skip("allreduce_nccl", text("%d processes on %.0f GPUs; it wants one for each", world, alone).c_str());
+        else
+            bench_skip("allreduce_nccl",
+                       text("%d processes on %.0f GPUs; it wants one for each", world, alone)
+                           .c_str());
 #else
-        bench_skip("allreduce_nccl", "built without NCCL (NVIDIA's CUDA repository: apt-get install libnccl-dev)");
+        bench_skip("allreduce_nccl",
+                   "built without NCCL (NVIDIA's CUDA repository: apt-get install libnccl-dev)");
 #endif
         bench_way("allreduce_mpi", COMM_MPI, &mesh);
     } else
 #endif
     {
-        bench_skip("allreduce_nccl", "one process: mpirun -n 2 dev/cuda/allreduce, in a build with MPI and NCCL, on two GPUs");
-        bench_skip("allreduce_mpi", "one process: mpirun -n 2 dev/cuda/allreduce, in a build with MPI");
+        bench_skip("allreduce_nccl", "one process: mpirun -n 2 dev/cuda/allreduce, "
+                                     "in a build with MPI and NCCL, on two GPUs");
+        bench_skip("allreduce_mpi",
+                   "one process: mpirun -n 2 dev/cuda/allreduce, in a build with MPI");
     }
     int status = bench_close();
     processes_end();

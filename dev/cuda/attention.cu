@@ -1,11 +1,12 @@
 /*
 Causal attention, forward and backward.
 
-  dev/cuda/attention [B [T [HS [heads]]]]     64 12: GPT-2 124M; shapes are B x T x heads x HS
-  dev/cuda/attention sizes                    heads of 32, 64 and 128, T from 256 to 4096, 16384 tokens
+  dev/cuda/attention [B [T [HS [heads]]]]    64 12: GPT-2 124M; shapes are B x T x heads x HS
+  dev/cuda/attention sizes                   heads of 32, 64, 128; T from 256 to 4096; 16384 tokens
 
-Of the products of two T x T triangles and HS there are 2 forward and 5 backward: 2 B heads T T HS and 5 B heads T T HS
-operations, though the backward kernels do 7. R tensor ranks in one process are R times the sequences with 1/R of the heads.
+Of the products of two T x T triangles and HS there are 2 forward and 5 backward: 2 B heads T T HS
+and 5 B heads T T HS operations, though the backward kernels do 7. R tensor ranks in one process are
+R times the sequences with 1/R of the heads.
 */
 #include "bench.h"
 #include "attention.h"
@@ -13,7 +14,8 @@ operations, though the backward kernels do 7. R tensor ranks in one process are 
 #ifdef PRECISION_FP32
 static constexpr double TOLERANCE_FORWARD = 2e-5, TOLERANCE_BACKWARD = 2e-5;
 #else
-static constexpr double TOLERANCE_FORWARD = 1e-2, TOLERANCE_BACKWARD = 3e-2; // P, dS, and the out that makes delta are rounded
+// P, dS, and the out that makes delta are rounded.
+static constexpr double TOLERANCE_FORWARD = 1e-2, TOLERANCE_BACKWARD = 3e-2;
 #endif
 
 struct AttentionOperands {
@@ -22,29 +24,36 @@ struct AttentionOperands {
     Sets<real> qkv, dqkv, out, dout;
     Sets<float> lse, delta;
     AttentionOperands(AttentionShape s, int sets)
-        : s(s), n((size_t)s.B * s.T * s.heads * s.HS), rows((size_t)s.B * s.T * s.heads), qkv(3 * n, sets, 1),
-          dqkv(3 * n, sets, 0), out(n, sets, 0), dout(n, sets, 1), lse(rows, sets, 0), delta(rows, 1, 0) {}
+        : s(s), n((size_t)s.B * s.T * s.heads * s.HS), rows((size_t)s.B * s.T * s.heads),
+          qkv(3 * n, sets, 1), dqkv(3 * n, sets, 0), out(n, sets, 0), dout(n, sets, 1),
+          lse(rows, sets, 0), delta(rows, 1, 0) {}
     void forward(int set) const { attention_forward(out[set], lse[set], qkv[set], s, gpu.stream); }
     void backward(int set) const {
-        attention_backward(dqkv[set], delta.at, dout[set], out[set], lse[set], qkv[set], s, gpu.stream);
+        attention_backward(dqkv[set], delta.at, dout[set], out[set], lse[set], qkv[set], s,
+                           gpu.stream);
     }
 };
 
-// The largest error of a row of `width`, as a vector, relative to that row and the root mean square of all. (Rows differ in
-// size: early queries see few keys. Elements of bf16 products have long tails.)
-static double rows_error(double worst, const std::vector<double> &found, const std::vector<double> &expected, int width) {
+// The largest error of a row of `width`, as a vector, relative to that row and the root
+// mean square of all. (Rows differ in size: early queries see few keys. Elements of
+// bf16 products have long tails.)
+static double rows_error(double worst, const std::vector<double> &found,
+                         const std::vector<double> &expected, int width) {
     double squares = 0;
     for (double v : expected) squares += v * v;
     double typical = sqrt(squares / (double)expected.size() * width);
     for (size_t row = 0; row < expected.size(); row += width) {
         double difference = 0;
-        for (size_t i = row; i < row + width; i++) difference += (found[i] - expected[i]) * (found[i] - expected[i]);
-        worst = larger(worst, sqrt(difference), 0, typical + sqrt(dot(&expected[row], &expected[row], width)));
+        for (size_t i = row; i < row + width; i++)
+            difference += (found[i] - expected[i]) * (found[i] - expected[i]);
+        worst = larger(worst, sqrt(difference), 0,
+                       typical + sqrt(dot(&expected[row], &expected[row], width)));
     }
     return worst;
 }
 
-// The first and the last head of the batch; of long sequences, whose plain loops take long, the last alone.
+// The first and the last head of the batch; of long sequences, whose plain loops take long, the
+// last alone.
 static void attention_errors(const AttentionOperands &o, double *forward, double *backward) {
     const AttentionShape &s = o.s;
     for (int last = s.T > 1024; last < 2; last++) {
@@ -60,13 +69,18 @@ static void attention_errors(const AttentionOperands &o, double *forward, double
 }
 
 static void bench_attention(AttentionShape s) {
-    double n = (double)s.B * s.T * s.heads * s.HS * sizeof(real), rows = (double)s.B * s.T * s.heads * sizeof(float);
-    Row forward{.kernel = "attention_forward", .shape = text("%dx%dx%dx%d", s.B, s.T, s.heads, s.HS)}, backward = forward;
+    double n = (double)s.B * s.T * s.heads * s.HS * sizeof(real);
+    double rows = (double)s.B * s.T * s.heads * sizeof(float);
+    Row forward{.kernel = "attention_forward",
+                .shape = text("%dx%dx%dx%d", s.B, s.T, s.heads, s.HS)};
+    Row backward = forward;
     forward.flops = 2.0 * s.B * s.heads * s.T * s.T * s.HS, forward.bytes = 4 * n + rows;
-    backward.kernel = "attention_backward", backward.flops = 2.5 * forward.flops, backward.bytes = 8 * n + rows;
+    backward.kernel = "attention_backward", backward.flops = 2.5 * forward.flops;
+    backward.bytes = 8 * n + rows;
     forward.tolerance = TOLERANCE_FORWARD, backward.tolerance = TOLERANCE_BACKWARD;
     AttentionOperands o(s, sets_for(forward.bytes));
-    for (int set = 0; set < o.qkv.count; set++) o.forward(set); // the backward pass reads what this leaves
+    // The backward pass reads what this leaves.
+    for (int set = 0; set < o.qkv.count; set++) o.forward(set);
     o.backward(0);
     attention_errors(o, &forward.error, &backward.error);
     bench(forward, o.qkv.count, [&](int set) { o.forward(set); });
@@ -78,7 +92,8 @@ int main(int argc, char **argv) {
         int tokens = emulated ? 128 : 16384, width = emulated ? 256 : 768;
         bench_open("attention", 0, 1);
         for (int HS = 32; HS <= 128; HS *= 2) {
-            for (int T = tokens / 64; T <= tokens / 4; T *= 2) bench_attention(AttentionShape{tokens / T, T, width / HS, HS});
+            for (int T = tokens / 64; T <= tokens / 4; T *= 2)
+                bench_attention(AttentionShape{tokens / T, T, width / HS, HS});
         }
         return bench_close();
     }
@@ -86,6 +101,7 @@ int main(int argc, char **argv) {
     int HS = argc > 3 ? argument_int("HS", argv[3], 8, 128) : s.C / s.NH;
     int heads = argc > 4 ? argument_int("heads", argv[4], 1, 1024) : s.NH;
     bench_open("attention", 0, 1);
-    for (int R = 1; R <= 2 && heads % R == 0; R++) bench_attention(AttentionShape{R * s.B, s.T, heads / R, HS});
+    for (int R = 1; R <= 2 && heads % R == 0; R++)
+        bench_attention(AttentionShape{R * s.B, s.T, heads / R, HS});
     return bench_close();
 }

@@ -1,4 +1,5 @@
-// What the benchmarks of attention share: one head by plain loops in double. Included after bench.h.
+// What the benchmarks of attention share: one head by plain loops in double. Included after
+// bench.h.
 
 struct Head {
     int T, HS;
@@ -13,9 +14,11 @@ static double dot(const double *x, const double *y, int n) {
 }
 
 // Matrix `which` of sequence b, head h, of x (B,T,matrices,heads,HS) on the GPU: (T,HS)
-static std::vector<double> head_matrix(const real *x, AttentionShape s, int matrices, int which, int b, int h) {
+static std::vector<double> head_matrix(const real *x, AttentionShape s, int matrices, int which,
+                                       int b, int h) {
     size_t width = (size_t)s.heads * s.HS;
-    return fetch(x + ((size_t)b * s.T * matrices + which) * width + (size_t)h * s.HS, s.T, matrices * width, s.HS);
+    return fetch(x + ((size_t)b * s.T * matrices + which) * width + (size_t)h * s.HS, s.T,
+                 matrices * width, s.HS);
 }
 
 // Row t of out, lse and the gradients of it; p (T) is scratch.
@@ -23,7 +26,8 @@ static void head_row(Head *e, int t, std::vector<double> &p) {
     int HS = e->HS;
     const double *q = &e->q[(size_t)t * HS], *d = &e->dout[(size_t)t * HS], scale = 1 / sqrt(HS);
     double most = -INFINITY, sum = 0, *out = &e->out[(size_t)t * HS];
-    for (int u = 0; u <= t; u++) most = fmax(most, p[u] = scale * dot(q, &e->k[(size_t)u * HS], HS));
+    for (int u = 0; u <= t; u++)
+        most = fmax(most, p[u] = scale * dot(q, &e->k[(size_t)u * HS], HS));
     for (int u = 0; u <= t; u++) sum += p[u] = exp(p[u] - most);
     e->lse[t] = most + log(sum);
     for (int u = 0; u <= t; u++) {
@@ -44,8 +48,9 @@ static void head_row(Head *e, int t, std::vector<double> &p) {
 // Head h of sequence b of qkv (B,T,3,heads,HS) and dout (B,T,heads,HS), which are on the GPU.
 static Head head_expected(const real *qkv, const real *dout, AttentionShape s, int b, int h) {
     std::vector<double> zeros((size_t)s.T * s.HS), row(s.T);
-    Head e = {s.T, s.HS, head_matrix(qkv, s, 3, 0, b, h), head_matrix(qkv, s, 3, 1, b, h), head_matrix(qkv, s, 3, 2, b, h),
-              head_matrix(dout, s, 1, 0, b, h), zeros, row, zeros, zeros, zeros};
+    Head e = {s.T, s.HS, head_matrix(qkv, s, 3, 0, b, h), head_matrix(qkv, s, 3, 1, b, h),
+              head_matrix(qkv, s, 3, 2, b, h), head_matrix(dout, s, 1, 0, b, h), zeros, row,
+              zeros, zeros, zeros};
     for (int t = 0; t < s.T; t++) head_row(&e, t, row);
     return e;
 }

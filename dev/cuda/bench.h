@@ -1,32 +1,35 @@
 /*
-What the benchmarks of CUDA kernels in this folder share. Each is a short program that includes this file, and by it the
-trainer, whose own functions it runs:
+What the benchmarks of CUDA kernels in this folder share. Each is a short program that includes this
+file, and by it the trainer, whose own functions it runs:
 
-  make dev/cuda/gelu && dev/cuda/gelu              on a GPU: GPT-2 124M's shapes, B 16, T 1024
-  dev/cuda/gelu 64 512                             another B and T
-  make dev/cuda/gelu_emu && dev/cuda/gelu_emu      on a CPU, by dev/emu: a tiny shape, and nothing is timed
-  dev/cuda/all                                     all of them: see there
+  make dev/cuda/gelu && dev/cuda/gelu            on a GPU: GPT-2 124M's shapes, B 16, T 1024
+  dev/cuda/gelu 64 512                           another B and T
+  make dev/cuda/gelu_emu && dev/cuda/gelu_emu    on a CPU, by dev/emu: a tiny shape, not timed
+  dev/cuda/all                                   all of them: see there
 
-Each kernel is first compared with a plain loop in double on the host; a wrong one makes the exit status 1. Then it is timed,
-beside two ceilings measured in the same run: a large copy, of which bytes read and written both count, and a large square
-product by cuBLASLt. Every kernel is one line of columns between blanks, every other line begins with #:
+Each kernel is first compared with a plain loop in double on the host; a wrong one makes the exit
+status 1. Then it is timed, beside two ceilings measured in the same run: a large copy, of which
+bytes read and written both count, and a large square product by cuBLASLt. Every kernel is one line
+of columns between blanks, every other line begins with #:
 
   verdict      ok, or FAILED if error > tolerance
   kernel
   shape        sizes joined by x; what the benchmark says of them
   ms           median of many launches; here and in the next columns "-" where nothing was timed
-  rate unit    GB/s of the bytes that have to move, each once; TFLOP/s where arithmetic takes longer than they do
+  rate unit    GB/s of the bytes that have to move, each once; TFLOP/s where arithmetic takes longer
   share        of the ceiling that binds, in percent
   error tolerance
   note         anything
 
-gelu_emu_traffic (-DEMU_TRAFFIC; see dev/emu/traffic.h) also counts what a kernel moves that computes little, in one more line:
+gelu_emu_traffic (-DEMU_TRAFFIC; see dev/emu/traffic.h) also counts what a kernel moves that
+computes little, in one more line:
 
   verdict kernel shape "traffic" must ... asked ... (at most ...) distinct ... wide ...: why
 
-"must" are the bytes that the rate is made of; "asked" what threads asked for, "distinct" the bytes among them, "wide" the share
-of accesses of 16 bytes. FAILED if distinct differs from must by more than 1%, or asked exceeds it by more than 5%, beside what
-the benchmark says is read again from cache, and why.
+"must" are the bytes that the rate is made of; "asked" what threads asked for, "distinct" the
+bytes among them, "wide" the share of accesses of 16 bytes. FAILED if distinct differs from
+must by more than 1%, or asked exceeds it by more than 5%, beside what the benchmark says is
+read again from cache, and why.
 */
 #define NO_MAIN
 #include "../../train_gpt2.cu"
@@ -56,9 +59,10 @@ typedef struct { int B, T, C, NH, V; } Shape;
 
 static const char *program;
 static int passed, failed, skipped;
-static int timing;                                  // on a GPU; on the stand-in with BENCH_TIME=1, which shows that it runs
-static double peak_bytes, peak_flops;               // per second; 0: not measured
-static unsigned long long *clock_memory;            // of the kernels that hold the stream back
+// On a GPU; on the stand-in with BENCH_TIME=1, which shows that it runs.
+static int timing;
+static double peak_bytes, peak_flops;    // per second; 0: not measured
+static unsigned long long *clock_memory; // of the kernels that hold the stream back
 static void *matmul_workspace;
 
 // printf into a string
@@ -96,7 +100,8 @@ static void bench_skip(const char *name, const char *why) {
 
 // Prints the last line; what it returns is main's.
 static int bench_close(void) {
-    printf("# %s %s: %d passed, %d failed, %d skipped\n", program, REAL_NAME, passed, failed, skipped);
+    printf("# %s %s: %d passed, %d failed, %d skipped\n", program, REAL_NAME, passed, failed,
+           skipped);
     gpu_close();
     return failed > 0;
 }
@@ -110,14 +115,16 @@ static int sets_for(double bytes) {
     return !timing || bytes > several ? 1 : (int)ceil(several / bytes);
 }
 
-// Normal numbers times scale. A stretch of them is drawn and repeated; its length, a prime, gives rows different parts of it.
+// Normal numbers times scale. A stretch of them is drawn and repeated; its length, a prime,
+// gives rows different parts of it.
 template <typename T> static void fill_random(T *to, size_t n, double scale) {
     const size_t drawn = n < 1048573 ? n : 1048573;
     static uint64_t draws;
     std::vector<T> values(drawn);
     draws++;
 #pragma omp parallel for schedule(static)
-    for (size_t i = 0; i < drawn; i++) values[i] = (T)(float)(scale * random_normal(random_bits(7, sizeof(T), draws, i)));
+    for (size_t i = 0; i < drawn; i++)
+        values[i] = (T)(float)(scale * random_normal(random_bits(7, sizeof(T), draws, i)));
     CUDA_CHECK(cudaMemcpy(to, values.data(), drawn * sizeof(T), cudaMemcpyHostToDevice));
     for (size_t done = drawn, here; done < n; done += here) {
         here = done < n - done ? done : n - done;
@@ -131,7 +138,9 @@ template <typename T> struct Sets {
     size_t n, stride; // sets begin at multiples of 256 bytes
     int count;
     T *at;
-    Sets(size_t n, int count, double scale) : n(n), stride(ceil_div(n, (size_t)256) * 256), count(count) { // scale 0: NaN
+    // Scale 0: NaN.
+    Sets(size_t n, int count, double scale)
+        : n(n), stride(ceil_div(n, (size_t)256) * 256), count(count) {
         CUDA_CHECK(cudaMalloc((void **)&at, stride * count * sizeof(T)));
         CUDA_CHECK(cudaMemset(at, 0xFF, stride * count * sizeof(T)));
         CUDA_CHECK(cudaDeviceSynchronize());
@@ -143,20 +152,26 @@ template <typename T> struct Sets {
     T *operator[](int set) const { return at + set * stride; }
 };
 
-// From the GPU's memory, when all launches are done: n pieces of `width` elements, which begin `step` apart.
-template <typename T> static std::vector<double> fetch(const T *from, size_t n, size_t step = 1, size_t width = 1) {
+// From the GPU's memory, when all launches are done: n pieces of `width` elements, which begin
+// `step` apart.
+template <typename T>
+static std::vector<double> fetch(const T *from, size_t n, size_t step = 1, size_t width = 1) {
     std::vector<T> raw(n * width);
     std::vector<double> out(n * width);
     size_t piece = width * sizeof(T);
     CUDA_CHECK(cudaDeviceSynchronize());
     if (step == width) CUDA_CHECK(cudaMemcpy(raw.data(), from, n * piece, cudaMemcpyDeviceToHost));
-    else CUDA_CHECK(cudaMemcpy2D(raw.data(), piece, from, step * sizeof(T), piece, n, cudaMemcpyDeviceToHost));
+    else
+        CUDA_CHECK(cudaMemcpy2D(raw.data(), piece, from, step * sizeof(T), piece, n,
+                                cudaMemcpyDeviceToHost));
     for (size_t i = 0; i < out.size(); i++) out[i] = (double)(float)raw[i];
     return out;
 }
 
 // Which of n rows the i-th of `samples` is: the first, the last, and others between them.
-static int sample_of(int i, int samples, int n) { return samples < 2 ? 0 : (int)((long long)i * (n - 1) / (samples - 1)); }
+static int sample_of(int i, int samples, int n) {
+    return samples < 2 ? 0 : (int)((long long)i * (n - 1) / (samples - 1));
+}
 
 // The larger of `worst` and the difference in units of `scale`; NaN is the largest.
 static double larger(double worst, double found, double expected, double scale) {
@@ -165,7 +180,9 @@ static double larger(double worst, double found, double expected, double scale) 
 }
 
 // GELU in double, as GPT-2 has it, and its derivative.
-static double gelu_plain(double x) { return 0.5 * x * (1 + tanh(sqrt(2 / M_PI) * (x + 0.044715 * x * x * x))); }
+static double gelu_plain(double x) {
+    return 0.5 * x * (1 + tanh(sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
+}
 static double gelu_slope_plain(double x) {
     double scale = sqrt(2 / M_PI), t = tanh(scale * (x + 0.044715 * x * x * x));
     return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * scale * (1 + 3 * 0.044715 * x * x);
@@ -177,16 +194,18 @@ static double gelu_slope_plain(double x) {
 static const double seconds_per_kernel = 0.4;
 enum { SAMPLES_MIN = 7, SAMPLES_MAX = 101, BATCH_MAX = 100 };
 
-// Seconds of each of `count` launches, by events around all of them. The GPU is held back for `hold` seconds while the host
-// queues them, so that the gaps between them are the GPU's own.
-template <typename Launch> static double batch_seconds(int count, int sets, double hold, Launch launch) {
+// Seconds of each of `count` launches, by events around all of them. The GPU is held back for
+// `hold` seconds while the host queues them, so that the gaps between them are the GPU's own.
+template <typename Launch>
+static double batch_seconds(int count, int sets, double hold, Launch launch) {
     static cudaEvent_t begin, end;
     static int turn;
     float ms;
     if (!begin) CUDA_CHECK(cudaEventCreate(&begin));
     if (!end) CUDA_CHECK(cudaEventCreate(&end));
     LAUNCH(network_begin_kernel, 1, 1, 0, gpu.stream, clock_memory);
-    LAUNCH(network_wait_kernel, 1, 1, 0, gpu.stream, clock_memory, (unsigned long long)(1e9 * hold));
+    LAUNCH(network_wait_kernel, 1, 1, 0, gpu.stream, clock_memory,
+           (unsigned long long)(1e9 * hold));
     CUDA_CHECK(cudaEventRecord(begin, gpu.stream));
     for (int i = 0; i < count; i++) launch(turn++ % sets);
     CUDA_CHECK(cudaEventRecord(end, gpu.stream));
@@ -195,7 +214,8 @@ template <typename Launch> static double batch_seconds(int count, int sets, doub
     return 1e-3 * ms / count;
 }
 
-// Median seconds of launch(set). A sample is a batch of a millisecond or more, long beside the resolution of events.
+// Median seconds of launch(set). A sample is a batch of a millisecond or more, long
+// beside the resolution of events.
 template <typename Launch> static double median_seconds(int sets, double budget, Launch launch) {
     double samples[SAMPLES_MAX], began = seconds_now();
     int n = 0;
@@ -220,11 +240,12 @@ template <typename Launch> static double median_seconds(int sets, double budget,
 
 struct Row {
     std::string kernel, shape;
-    double bytes = 0, flops = 0; // that a launch has to move, each byte once, and to compute; flops 0: bytes alone count
+    // That a launch has to move, each byte once, and to compute. With flops 0 bytes alone count.
+    double bytes = 0, flops = 0;
     double error = 0, tolerance = TOLERANCE;
-    double again = 0;            // bytes that are meant to be read once more, from cache
-    const char *why = "";        // they are
-    double scratch = 0;          // bytes at most that are written and then read besides, and stay in cache
+    double again = 0;     // bytes that are meant to be read once more, from cache
+    const char *why = ""; // they are
+    double scratch = 0;   // bytes at most that are written and then read besides, and stay in cache
 };
 
 static void row_print(const Row &row, double seconds, const std::string &note) {
@@ -232,9 +253,11 @@ static void row_print(const Row &row, double seconds, const std::string &note) {
     good ? passed++ : failed++;
     printf("%-6s %-22s %-18s ", good ? "ok" : "FAILED", row.kernel.c_str(), row.shape.c_str());
     if (seconds > 0) {
-        double moving = peak_bytes > 0 ? row.bytes / peak_bytes : 0, computing = peak_flops > 0 ? row.flops / peak_flops : 0;
+        double moving = peak_bytes > 0 ? row.bytes / peak_bytes : 0;
+        double computing = peak_flops > 0 ? row.flops / peak_flops : 0;
         int computes = computing > moving;
-        printf("%9.4f %8.1f %-7s ", 1e3 * seconds, computes ? row.flops / seconds * 1e-12 : row.bytes / seconds * 1e-9,
+        printf("%9.4f %8.1f %-7s ", 1e3 * seconds,
+               computes ? row.flops / seconds * 1e-12 : row.bytes / seconds * 1e-9,
                computes ? "TFLOP/s" : "GB/s");
         if (moving + computing > 0) printf("%6.1f", 100 * fmax(moving, computing) / seconds);
         else printf("%6s", "-");
@@ -255,18 +278,21 @@ template <typename Launch> static void traffic_check(const Row &row, Launch laun
     EmuTraffic t = emu_traffic_end();
     double asked = (double)(t.reads + t.writes), distinct = (double)(t.read_once + t.written_once);
     double most = 1.05 * (row.bytes + row.again + row.scratch);
-    int good = asked <= most && distinct >= 0.99 * row.bytes && distinct <= 1.01 * row.bytes + row.scratch;
+    int good = asked <= most && distinct >= 0.99 * row.bytes &&
+               distinct <= 1.01 * row.bytes + row.scratch;
     good ? passed++ : failed++;
-    printf("%-6s %-22s %-18s traffic must %.0f asked %.0f (at most %.0f) distinct %.0f wide %.1f%%%s%s\n", good ? "ok" : "FAILED",
-           row.kernel.c_str(), row.shape.c_str(), row.bytes, asked, most, distinct, 100.0 * t.accesses_16 / t.accesses,
-           row.again > 0 ? ": " : "", row.why);
+    printf("%-6s %-22s %-18s traffic must %.0f asked %.0f (at most %.0f) distinct %.0f wide "
+           "%.1f%%%s%s\n",
+           good ? "ok" : "FAILED", row.kernel.c_str(), row.shape.c_str(), row.bytes, asked, most,
+           distinct, 100.0 * t.accesses_16 / t.accesses, row.again > 0 ? ": " : "", row.why);
 }
 #else
 template <typename Launch> static void traffic_check(const Row &, Launch) {}
 #endif
 
 // Times launch(set), which has been checked with set 0, and prints its row.
-template <typename Launch> static double bench(const Row &row, int sets, Launch launch, const std::string &note = "") {
+template <typename Launch>
+static double bench(const Row &row, int sets, Launch launch, const std::string &note = "") {
     traffic_check(row, launch);
     double seconds = timing ? median_seconds(sets, seconds_per_kernel, launch) : 0;
     row_print(row, seconds, note);
@@ -285,11 +311,13 @@ static void ceilings_measure(void) {
             CUDA_CHECK(cudaMemcpyAsync(to.at, from.at, n, cudaMemcpyDeviceToDevice, gpu.stream));
         });
     }
-    Sets<real> a((size_t)side * side, 1, 1), b((size_t)side * side, 1, 1), out((size_t)side * side, 1, 0);
+    Sets<real> a((size_t)side * side, 1, 1), b((size_t)side * side, 1, 1),
+        out((size_t)side * side, 1, 0);
     Matmul m = {};
     m.out = out.at, m.a = a.at, m.b = b.at, m.b_transposed = 1;
     m.M = m.N = m.K = side, m.batch = 1;
-    peak_flops = 2.0 * side * side * side / median_seconds(1, seconds_per_kernel, [&](int) { matmul(m, matmul_workspace); });
+    peak_flops = 2.0 * side * side * side /
+                 median_seconds(1, seconds_per_kernel, [&](int) { matmul(m, matmul_workspace); });
 }
 
 // What every main begins with. Without `ceilings` no shares are printed.
@@ -298,7 +326,8 @@ static void bench_open(const char *name, int gpu_index, int ceilings) {
     program = name;
     cudaError_t status = cudaGetDeviceCount(&gpus);
     if (status != cudaSuccess || gpus < 1) {
-        fail("no GPU that CUDA can use: %s; make dev/cuda/%s_emu builds what runs on a CPU", cudaGetErrorString(status), name);
+        fail("no GPU that CUDA can use: %s; make dev/cuda/%s_emu builds what runs on a CPU",
+             cudaGetErrorString(status), name);
     }
     gpu_open(gpu_index);
     timing = !emulated || getenv("BENCH_TIME");
@@ -306,6 +335,7 @@ static void bench_open(const char *name, int gpu_index, int ceilings) {
     CUDA_CHECK(cudaMalloc(&matmul_workspace, MATMUL_WORKSPACE));
     if (timing && ceilings) ceilings_measure();
     printf("# %s %s on %s", name, REAL_NAME, gpu.properties.name);
-    if (peak_bytes > 0) printf(": copy %.1f GB/s, product %.1f TFLOP/s", 1e-9 * peak_bytes, 1e-12 * peak_flops);
+    if (peak_bytes > 0)
+        printf(": copy %.1f GB/s, product %.1f TFLOP/s", 1e-9 * peak_bytes, 1e-12 * peak_flops);
     printf("\n# verdict kernel shape ms rate unit share error tolerance note\n");
 }

@@ -1,5 +1,6 @@
 /*
-GELU by itself, as GPUs before Hopper and -r need it: gelu_forward and gelu_backward. (From Hopper on, products do it.)
+GELU by itself, as GPUs before Hopper and -r need it: gelu_forward and gelu_backward.
+(From Hopper on, products do it.)
 
   dev/cuda/gelu [B [T]]      shapes are rows x 4C
 */
@@ -18,7 +19,8 @@ int main(int argc, char **argv) {
     auto slope_on = [&](int set) { gelu_backward(dx[set], dout[set], in[set], n); };
     gelu_on(0);
     slope_on(0);
-    for (size_t first = 0; first < n; first = first + checked < n ? n - checked : n) { // the beginning and the end
+    // The beginning and the end.
+    for (size_t first = 0; first < n; first = first + checked < n ? n - checked : n) {
         std::vector<double> x = fetch(in.at + first, checked), d = fetch(dout.at + first, checked);
         std::vector<double> y = fetch(out.at + first, checked), dy = fetch(dx.at + first, checked);
         for (size_t i = 0; i < checked; i++) {

@@ -1,6 +1,6 @@
 /*
-What adds up a stream and normalizes it: merge_kernel, merge_norm_kernel and norm_again_kernel. Merging F parts is also the
-all-reduce over F tensor ranks in one process.
+What adds up a stream and normalizes it: merge_kernel, merge_norm_kernel and norm_again_kernel.
+Merging F parts is also the all-reduce over F tensor ranks in one process.
 
   dev/cuda/merge [B [T]]      shapes are F x rows x C
 */
@@ -8,7 +8,8 @@ all-reduce over F tensor ranks in one process.
 
 enum { SAMPLED_ROWS = 64 };
 
-// Operands of a Merge of F parts and of the Norm behind it. With `own` each rank goes on from the base and its own part.
+// Operands of a Merge of F parts and of the Norm behind it. With `own` each rank goes on
+// from the base and its own part.
 typedef struct { int F, own, rows, C, copies; } MergeShape;
 
 struct MergeOperands {
@@ -17,9 +18,10 @@ struct MergeOperands {
     Sets<real> base, parts, out, normed, w, b;
     Sets<float> mean, rstd, bias;
     MergeOperands(MergeShape s, int sets)
-        : s(s), n((size_t)s.rows * s.C), base(n, sets, 1), parts(s.F * n, sets, 1), out(s.copies * n, sets, 0),
-          normed(s.copies * n, sets, 0), w(s.C, 1, 1), b(s.C, 1, 1), mean((size_t)s.copies * s.rows, sets, 0),
-          rstd((size_t)s.copies * s.rows, sets, 0), bias(s.C, 1, 1) {}
+        : s(s), n((size_t)s.rows * s.C), base(n, sets, 1), parts(s.F * n, sets, 1),
+          out(s.copies * n, sets, 0), normed(s.copies * n, sets, 0), w(s.C, 1, 1), b(s.C, 1, 1),
+          mean((size_t)s.copies * s.rows, sets, 0), rstd((size_t)s.copies * s.rows, sets, 0),
+          bias(s.C, 1, 1) {}
     Merge merge_at(int set, int with_bias) const {
         Merge g = {};
         g.out = out[set], g.base = base[set], g.base_rows = s.rows, g.base_scale = 1;
@@ -39,7 +41,8 @@ static double sum_error(const MergeOperands &o, int with_bias) {
     for (int copy = 0; copy < o.s.copies; copy++) {
         for (int i = 0; i < SAMPLED_ROWS; i++) {
             size_t at = (size_t)sample_of(i, SAMPLED_ROWS, o.s.rows) * C;
-            std::vector<double> expected = fetch(o.base.at + at, C), found = fetch(o.out.at + copy * o.n + at, C);
+            std::vector<double> expected = fetch(o.base.at + at, C);
+            std::vector<double> found = fetch(o.out.at + copy * o.n + at, C);
             for (int f = 0; f < o.s.F; f++) {
                 if (o.s.own && f != copy) continue;
                 std::vector<double> part = fetch(o.parts.at + f * o.n + at, C);
@@ -61,7 +64,8 @@ static double norm_error(const MergeOperands &o) {
     std::vector<double> w = fetch(o.w.at, C), b = fetch(o.b.at, C);
     for (int i = 0; i < SAMPLED_ROWS; i++) {
         size_t row = sample_of(i, SAMPLED_ROWS, o.s.copies * o.s.rows);
-        std::vector<double> x = fetch(o.out.at + row * C, C), found = fetch(o.normed.at + row * C, C);
+        std::vector<double> x = fetch(o.out.at + row * C, C);
+        std::vector<double> found = fetch(o.normed.at + row * C, C);
         double mean = 0, variance = 0;
         for (double v : x) mean += v / C;
         for (double v : x) variance += (v - mean) * (v - mean) / C;
@@ -78,7 +82,8 @@ static double norm_error(const MergeOperands &o) {
 
 static void bench_merge(Shape shape, int F, int own) {
     MergeShape s = {F, own, shape.B * shape.T, shape.C, own ? F : 1};
-    double n = (double)s.rows * s.C * sizeof(real), row_params = s.C * (2.0 * sizeof(real) + sizeof(float));
+    double n = (double)s.rows * s.C * sizeof(real);
+    double row_params = s.C * (2.0 * sizeof(real) + sizeof(float));
     double sum_bytes = (1.0 + F + s.copies) * n;
     MergeOperands o(s, sets_for(sum_bytes));
     std::string name = text("%dx%dx%d", F, s.rows, s.C);
@@ -88,7 +93,8 @@ static void bench_merge(Shape shape, int F, int own) {
 
     if (!own) {
         sum(0);
-        bench(Row{.kernel = "merge", .shape = name, .bytes = sum_bytes, .error = sum_error(o, 0)}, o.base.count, sum);
+        bench(Row{.kernel = "merge", .shape = name, .bytes = sum_bytes, .error = sum_error(o, 0)},
+              o.base.count, sum);
     }
     Row row{.kernel = own ? "merge_norm_own" : "merge_norm", .shape = name};
     row.bytes = sum_bytes + s.copies * n + 2.0 * s.copies * s.rows * sizeof(float) + row_params;
@@ -98,10 +104,12 @@ static void bench_merge(Shape shape, int F, int own) {
     row.error = fmax(sum_error(o, 1), norm_error(o));
     bench(row, o.base.count, sum_norm);
     if (F > 1) return;
-    row = Row{.kernel = "norm_again", .shape = name, .bytes = 2 * n + 2.0 * s.rows * sizeof(float) + 2.0 * s.C * sizeof(real)};
+    row = Row{.kernel = "norm_again", .shape = name,
+              .bytes = 2 * n + 2.0 * s.rows * sizeof(float) + 2.0 * s.C * sizeof(real)};
     row.again = s.rows * 2.0 * (s.C * sizeof(real) + (WARP - 1) * sizeof(float));
     row.why = "each row reads w and b, each lane mean and rstd";
-    for (int set = 1; set < o.base.count; set++) sum_norm(set); // all sets have streams to normalize
+    // All sets have streams to normalize.
+    for (int set = 1; set < o.base.count; set++) sum_norm(set);
     CUDA_CHECK(cudaMemsetAsync(o.normed.at, 0xFF, (size_t)n, gpu.stream));
     again(0);
     row.error = norm_error(o);

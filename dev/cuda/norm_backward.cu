@@ -16,12 +16,14 @@ struct NormOperands {
     Sets<real> dx, dout, x, w;
     Sets<float> mean, rstd, partial, dw, db;
     NormOperands(NormShape s, int sets)
-        : s(s), n((size_t)s.rows * s.C), dx(s.F * n, sets, 1), dout(s.F * n, sets, 1), x(s.shared ? n : s.F * n, sets, 1),
-          w(s.C, 1, 1), mean((size_t)s.F * s.rows, 1, 0.1), rstd((size_t)s.F * s.rows, 1, 1),
-          partial((size_t)s.F * CHUNKS_MAX * 2 * s.C, 1, 0), dw((size_t)s.F * s.C, 1, 1), db((size_t)s.F * s.C, 1, 1) {}
+        : s(s), n((size_t)s.rows * s.C), dx(s.F * n, sets, 1), dout(s.F * n, sets, 1),
+          x(s.shared ? n : s.F * n, sets, 1), w(s.C, 1, 1), mean((size_t)s.F * s.rows, 1, 0.1),
+          rstd((size_t)s.F * s.rows, 1, 1), partial((size_t)s.F * CHUNKS_MAX * 2 * s.C, 1, 0),
+          dw((size_t)s.F * s.C, 1, 1), db((size_t)s.F * s.C, 1, 1) {}
     void launch(int set) const {
         NormBackward g = {};
-        g.dx = dx[set], g.add_dx = s.add, g.dout = dout[set], g.x = x[set], g.x_stride = s.shared ? 0 : n;
+        g.dx = dx[set], g.add_dx = s.add, g.dout = dout[set], g.x = x[set];
+        g.x_stride = s.shared ? 0 : n;
         g.mean = mean.at, g.rstd = rstd.at, g.stats_stride = s.shared ? 0 : s.rows;
         g.w = w.at, g.partial = partial.at, g.rows = s.rows, g.C = s.C;
         norm_backward(g, dw.at, db.at, s.C, s.F, s.add);
@@ -34,29 +36,36 @@ static double norm_backward_error(const NormOperands &o) {
     int C = s.C;
     size_t stats = (size_t)s.F * s.rows, sums = (size_t)s.F * C;
     double worst = 0;
-    std::vector<double> w = fetch(o.w.at, C), mean = fetch(o.mean.at, stats), rstd = fetch(o.rstd.at, stats);
-    std::vector<double> was_dx = fetch(o.dx.at, s.F * o.n), was_dw = fetch(o.dw.at, sums), was_db = fetch(o.db.at, sums);
+    std::vector<double> w = fetch(o.w.at, C), mean = fetch(o.mean.at, stats);
+    std::vector<double> rstd = fetch(o.rstd.at, stats);
+    std::vector<double> was_dx = fetch(o.dx.at, s.F * o.n), was_dw = fetch(o.dw.at, sums);
+    std::vector<double> was_db = fetch(o.db.at, sums);
     o.launch(0);
     for (int f = 0; f < s.F; f++) {
-        std::vector<double> d = fetch(o.dout.at + f * o.n, o.n), x = fetch(o.x.at + (s.shared ? 0 : f * o.n), o.n);
-        std::vector<double> dx = fetch(o.dx.at + f * o.n, o.n), dw = fetch(o.dw.at + f * C, C), db = fetch(o.db.at + f * C, C);
+        std::vector<double> d = fetch(o.dout.at + f * o.n, o.n);
+        std::vector<double> x = fetch(o.x.at + (s.shared ? 0 : f * o.n), o.n);
+        std::vector<double> dx = fetch(o.dx.at + f * o.n, o.n), dw = fetch(o.dw.at + f * C, C);
+        std::vector<double> db = fetch(o.db.at + f * C, C);
         const double *m = &mean[s.shared ? 0 : f * s.rows], *r = &rstd[s.shared ? 0 : f * s.rows];
         for (int i = 0; i < SAMPLED_ROWS; i++) {
             int row = sample_of(i, SAMPLED_ROWS, s.rows);
             double sum = 0, sum_norm = 0;
             for (int c = 0; c < C; c++) {
                 double dnorm = d[(size_t)row * C + c] * w[c];
-                sum += dnorm / C, sum_norm += dnorm * (x[(size_t)row * C + c] - m[row]) * r[row] / C;
+                sum += dnorm / C,
+                    sum_norm += dnorm * (x[(size_t)row * C + c] - m[row]) * r[row] / C;
             }
             for (int c = 0; c < C; c++) {
                 size_t at = (size_t)row * C + c;
-                double expected = (d[at] * w[c] - sum - (x[at] - m[row]) * r[row] * sum_norm) * r[row];
+                double expected = (d[at] * w[c] - sum - (x[at] - m[row]) * r[row] * sum_norm) *
+                                  r[row];
                 if (s.add) expected += was_dx[f * o.n + at];
                 worst = larger(worst, dx[at], expected, 1 + fabs(expected));
             }
         }
         for (int c = 0; c < C; c++) {
-            double expected_dw = s.add ? was_dw[f * C + c] : 0, expected_db = s.add ? was_db[f * C + c] : 0;
+            double expected_dw = s.add ? was_dw[f * C + c] : 0;
+            double expected_db = s.add ? was_db[f * C + c] : 0;
             for (int row = 0; row < s.rows; row++) {
                 size_t at = (size_t)row * C + c;
                 expected_dw += d[at] * (x[at] - m[row]) * r[row], expected_db += d[at];
@@ -72,10 +81,13 @@ static void bench_norm_backward(Shape shape, int F, int shared, int add) {
     NormShape s = {F, shared, add, shape.B * shape.T, shape.C};
     double n = (double)s.rows * s.C * sizeof(real), streams = shared ? 1 : F;
     double sums = 2.0 * F * s.C * sizeof(float); // dw and db
-    Row row{.kernel = add ? "norm_backward_add" : "norm_backward", .shape = text("%dx%dx%d", F, s.rows, s.C)};
-    row.bytes = ((2.0 + add) * F + streams) * n + 2.0 * streams * s.rows * sizeof(float) + s.C * sizeof(real) + (1 + add) * sums;
+    Row row{.kernel = add ? "norm_backward_add" : "norm_backward",
+            .shape = text("%dx%dx%d", F, s.rows, s.C)};
+    row.bytes = ((2.0 + add) * F + streams) * n + 2.0 * streams * s.rows * sizeof(float) +
+                s.C * sizeof(real) + (1 + add) * sums;
     row.again = (5 * F - streams) * n + (WARP * F - streams) * 2.0 * s.rows * sizeof(float);
-    row.why = "each row reads dout, x and w twice; x is read by each rank, mean and rstd by each lane";
+    row.why = "each row reads dout, x and w twice; x is read by each rank, mean and rstd by each "
+              "lane";
     row.scratch = 2.0 * min(CHUNKS_MAX, 2 * gpu.properties.multiProcessorCount) * sums;
     NormOperands o(s, sets_for(row.bytes));
     row.error = norm_backward_error(o);

@@ -1,6 +1,7 @@
 /*
-bfloat16 for the stand-in: the upper half of a float. Rounding is to nearest, ties to even; a NaN stays one.
-Only what a trainer in C++ uses of CUDA's header of this name; conversions are implicit where CUDA's are.
+bfloat16 for the stand-in: the upper half of a float. Rounding is to nearest, ties to even;
+a NaN stays one. Only what a trainer in C++ uses of CUDA's header of this name; conversions
+are implicit where CUDA's are.
 */
 #ifndef EMU_CUDA_BF16_H
 #define EMU_CUDA_BF16_H
@@ -54,23 +55,39 @@ inline __nv_bfloat16 __high2bfloat16(__nv_bfloat162 v) { return v.y; }
 inline float __low2float(__nv_bfloat162 v) { return v.x; }
 inline float __high2float(__nv_bfloat162 v) { return v.y; }
 
-// Each operation is done in float and rounded once, which is what one instruction on bfloat16 gives.
+// Each operation is done in float and rounded once, which is what one instruction on bfloat16
+// gives.
 inline __nv_bfloat16 __hadd(__nv_bfloat16 a, __nv_bfloat16 b) { return (float)a + (float)b; }
 inline __nv_bfloat16 __hsub(__nv_bfloat16 a, __nv_bfloat16 b) { return (float)a - (float)b; }
 inline __nv_bfloat16 __hmul(__nv_bfloat16 a, __nv_bfloat16 b) { return (float)a * (float)b; }
 inline __nv_bfloat16 __hneg(__nv_bfloat16 a) { return -(float)a; }
 inline bool __hisnan(__nv_bfloat16 a) { return (float)a != (float)a; }
-inline __nv_bfloat162 __hadd2(__nv_bfloat162 a, __nv_bfloat162 b) { return {__hadd(a.x, b.x), __hadd(a.y, b.y)}; }
-inline __nv_bfloat162 __hsub2(__nv_bfloat162 a, __nv_bfloat162 b) { return {__hsub(a.x, b.x), __hsub(a.y, b.y)}; }
-inline __nv_bfloat162 __hmul2(__nv_bfloat162 a, __nv_bfloat162 b) { return {__hmul(a.x, b.x), __hmul(a.y, b.y)}; }
+inline __nv_bfloat162 __hadd2(__nv_bfloat162 a, __nv_bfloat162 b) {
+    return {__hadd(a.x, b.x), __hadd(a.y, b.y)};
+}
+inline __nv_bfloat162 __hsub2(__nv_bfloat162 a, __nv_bfloat162 b) {
+    return {__hsub(a.x, b.x), __hsub(a.y, b.y)};
+}
+inline __nv_bfloat162 __hmul2(__nv_bfloat162 a, __nv_bfloat162 b) {
+    return {__hmul(a.x, b.x), __hmul(a.y, b.y)};
+}
 inline __nv_bfloat162 __hfma2(__nv_bfloat162 a, __nv_bfloat162 b, __nv_bfloat162 c) {
     return {fmaf(a.x, b.x, c.x), fmaf(a.y, b.y, c.y)};
 }
-// As in CUDA, operators keep bfloat16, and mixing it with float in one of them is ambiguous and does not compile.
-inline __nv_bfloat16 operator+(const __nv_bfloat16 &a, const __nv_bfloat16 &b) { return __hadd(a, b); }
-inline __nv_bfloat16 operator-(const __nv_bfloat16 &a, const __nv_bfloat16 &b) { return __hsub(a, b); }
-inline __nv_bfloat16 operator*(const __nv_bfloat16 &a, const __nv_bfloat16 &b) { return __hmul(a, b); }
-inline __nv_bfloat16 operator/(const __nv_bfloat16 &a, const __nv_bfloat16 &b) { return (float)a / (float)b; }
+// As in CUDA, operators keep bfloat16, and mixing it with float in one of them is
+// ambiguous and does not compile.
+inline __nv_bfloat16 operator+(const __nv_bfloat16 &a, const __nv_bfloat16 &b) {
+    return __hadd(a, b);
+}
+inline __nv_bfloat16 operator-(const __nv_bfloat16 &a, const __nv_bfloat16 &b) {
+    return __hsub(a, b);
+}
+inline __nv_bfloat16 operator*(const __nv_bfloat16 &a, const __nv_bfloat16 &b) {
+    return __hmul(a, b);
+}
+inline __nv_bfloat16 operator/(const __nv_bfloat16 &a, const __nv_bfloat16 &b) {
+    return (float)a / (float)b;
+}
 inline __nv_bfloat16 operator-(const __nv_bfloat16 &a) { return __hneg(a); }
 
 inline __nv_bfloat16 atomicAdd(__nv_bfloat16 *at, __nv_bfloat16 value) {

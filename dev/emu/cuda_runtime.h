@@ -1,14 +1,16 @@
 /*
 A stand-in for the CUDA runtime, with which a CUDA program builds by g++ and runs on a CPU:
 
-  g++ -x c++ -std=c++20 -O1 -g -fsanitize=address -Idev/emu program.cu dev/emu/emu.cpp -o program_emu
+  g++ -x c++ -std=c++20 -O1 -g -fsanitize=address -Idev/emu \
+      program.cu dev/emu/emu.cpp -o program_emu
 
-It is for finding mistakes, not for speed: threads, blocks and streams run in an order drawn from EMU_SEED, so that what is
-not ordered by a barrier, an event or a wait comes out wrong under some seed; fresh memory is NaN; device memory that the
-host touches, and touching memory out of bounds, ends the program with a message. README.md beside this file says
-what is not here.
+It is for finding mistakes, not for speed: threads, blocks and streams run in an order drawn from
+EMU_SEED, so that what is not ordered by a barrier, an event or a wait comes out wrong under some
+seed; fresh memory is NaN; device memory that the host touches, and touching memory out of bounds,
+ends the program with a message. README.md beside this file says what is not here.
 
-The only translation a program needs is of launches and of dynamic shared memory: LAUNCH and SHARED_DYNAMIC, at the end.
+The only translation a program needs is of launches and of dynamic shared memory: LAUNCH
+and SHARED_DYNAMIC, at the end.
 */
 #ifndef EMU_CUDA_RUNTIME_H
 #define EMU_CUDA_RUNTIME_H
@@ -45,15 +47,17 @@ The only translation a program needs is of launches and of dynamic shared memory
 #define __constant__
 #define __grid_constant__
 #define __forceinline__ inline
-#define __noinline__ // left empty: the standard library writes __attribute__((__noinline__)), which this must not break
+// Left empty: the standard library writes __attribute__((__noinline__)), which this must not break.
+#define __noinline__
 #define __launch_bounds__(...)
 #define __align__(n) __attribute__((aligned(n)))
 
-// One block runs at a time, so its static shared memory is static. With ASan these are plain variables, between red zones
-// that catch a wrong index. Without it they are thread-local, which gathers those of the whole program in one range that can
-// be filled with NaN before each block: what a block forgot to initialise shows. (A named section would do that too, but g++
-// lets none hold variables of templates beside others.) So each build sees one kind of mistake. An alignment is written
-// first, or as __align__: `alignas(16) __shared__ float x[4]`.
+// One block runs at a time, so its static shared memory is static. With ASan these are plain
+// variables, between red zones that catch a wrong index. Without it they are thread-local, which
+// gathers those of the whole program in one range that can be filled with NaN before each block:
+// what a block forgot to initialise shows. (A named section would do that too, but g++ lets none
+// hold variables of templates beside others.) So each build sees one kind of mistake. An alignment
+// is written first, or as __align__: `alignas(16) __shared__ float x[4]`.
 #if defined(EMU_ASAN) || !defined(__linux__)
 #define __shared__ static
 #else
@@ -139,14 +143,19 @@ enum cudaMemcpyKind {
     cudaMemcpyDeviceToDevice = 3,
     cudaMemcpyDefault = 4,
 };
-enum { cudaHostAllocDefault = 0, cudaHostAllocPortable = 1, cudaHostAllocMapped = 2, cudaHostAllocWriteCombined = 4 };
+enum {
+    cudaHostAllocDefault = 0,
+    cudaHostAllocPortable = 1,
+    cudaHostAllocMapped = 2,
+    cudaHostAllocWriteCombined = 4
+};
 enum { cudaHostRegisterDefault = 0, cudaHostRegisterPortable = 1, cudaHostRegisterMapped = 2 };
 
 typedef struct CUstream_st *cudaStream_t;
 typedef struct CUevent_st *cudaEvent_t;
 
-// Device memory is filled with 0xFF bytes, which are NaN in every floating type, and only device work may touch it. What one
-// process holds at a time is limited to EMU_MEMORY_MIB.
+// Device memory is filled with 0xFF bytes, which are NaN in every floating type, and only device
+// work may touch it. What one process holds at a time is limited to EMU_MEMORY_MIB.
 cudaError_t cudaMalloc(void **pointer, size_t bytes);
 cudaError_t cudaFree(void *pointer);
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes);
@@ -165,29 +174,34 @@ template <typename T> cudaError_t cudaMallocHost(T **pointer, size_t bytes, unsi
     return cudaMallocHost(reinterpret_cast<void **>(pointer), bytes, flags);
 }
 
-// Copies follow CUDA: pageable host memory is read at the call, pinned memory when the copy runs; the kind must be what the
-// pointers are, and a copy that overruns an allocation is refused with a message.
+// Copies follow CUDA: pageable host memory is read at the call, pinned memory when the
+// copy runs; the kind must be what the pointers are, and a copy that overruns an
+// allocation is refused with a message.
 cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, cudaMemcpyKind kind);
-cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream = 0);
-cudaError_t cudaMemcpy2D(void *to, size_t to_pitch, const void *from, size_t from_pitch, size_t width, size_t height,
-                         cudaMemcpyKind kind);
-cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_t from_pitch, size_t width, size_t height,
-                              cudaMemcpyKind kind, cudaStream_t stream = 0);
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind kind,
+                            cudaStream_t stream = 0);
+cudaError_t cudaMemcpy2D(void *to, size_t to_pitch, const void *from, size_t from_pitch,
+                         size_t width, size_t height, cudaMemcpyKind kind);
+cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_t from_pitch,
+                              size_t width, size_t height, cudaMemcpyKind kind,
+                              cudaStream_t stream = 0);
 cudaError_t cudaMemset(void *to, int value, size_t bytes);
 cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t stream = 0);
 
-// A __device__ or __constant__ variable is a global of the program. Its address on the device is known once asked for.
+// A __device__ or __constant__ variable is a global of the program. Its address on the
+// device is known once asked for.
 cudaError_t emu_symbol(const void *symbol, size_t bytes);
 template <typename T> cudaError_t cudaGetSymbolAddress(void **pointer, const T &symbol) {
     *pointer = const_cast<void *>(static_cast<const void *>(&symbol));
     return emu_symbol(&symbol, sizeof symbol);
 }
 template <typename T>
-cudaError_t cudaMemcpyToSymbolAsync(const T &symbol, const void *from, size_t bytes, size_t offset, cudaMemcpyKind kind,
-                                    cudaStream_t stream = 0) {
+cudaError_t cudaMemcpyToSymbolAsync(const T &symbol, const void *from, size_t bytes, size_t offset,
+                                    cudaMemcpyKind kind, cudaStream_t stream = 0) {
     void *to;
     cudaError_t error = cudaGetSymbolAddress(&to, symbol);
-    return error ? error : cudaMemcpyAsync(static_cast<char *>(to) + offset, from, bytes, kind, stream);
+    return error ? error
+                 : cudaMemcpyAsync(static_cast<char *>(to) + offset, from, bytes, kind, stream);
 }
 template <typename T>
 cudaError_t cudaMemcpyToSymbol(const T &symbol, const void *from, size_t bytes, size_t offset = 0,
@@ -207,11 +221,17 @@ cudaError_t cudaMemcpyFromSymbol(void *to, const T &symbol, size_t bytes, size_t
 // ----------------------------------------------------------------------------
 // streams and events
 
-// Work waits in its stream until the program waits for something; then the streams whose next piece of work is ready take
-// turns in an order drawn from the seed. The null stream is the legacy one: it runs after all that was queued before it, and
-// before all that was queued after it, in every stream made without cudaStreamNonBlocking.
+// Work waits in its stream until the program waits for something; then the streams whose next piece
+// of work is ready take turns in an order drawn from the seed. The null stream is the legacy one:
+// it runs after all that was queued before it, and before all that was queued after it, in every
+// stream made without cudaStreamNonBlocking.
 enum { cudaStreamDefault = 0, cudaStreamNonBlocking = 1 };
-enum { cudaEventDefault = 0, cudaEventBlockingSync = 1, cudaEventDisableTiming = 2, cudaEventInterprocess = 4 };
+enum {
+    cudaEventDefault = 0,
+    cudaEventBlockingSync = 1,
+    cudaEventDisableTiming = 2,
+    cudaEventInterprocess = 4
+};
 enum { cudaEventRecordDefault = 0, cudaEventWaitDefault = 0 };
 cudaError_t cudaStreamCreate(cudaStream_t *stream);
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags);
@@ -237,7 +257,8 @@ struct cudaUUID_t { char bytes[16]; };
 struct cudaDeviceProp {
     char name[256];
     cudaUUID_t uuid;
-    size_t totalGlobalMem, sharedMemPerBlock, sharedMemPerBlockOptin, sharedMemPerMultiprocessor, totalConstMem;
+    size_t totalGlobalMem, sharedMemPerBlock, sharedMemPerBlockOptin, sharedMemPerMultiprocessor,
+        totalConstMem;
     int major, minor, multiProcessorCount, l2CacheSize, warpSize, regsPerBlock;
     int maxThreadsPerBlock, maxThreadsPerMultiProcessor, maxThreadsDim[3], maxGridSize[3];
     int memoryBusWidth, integrated, ECCEnabled, pciBusID, pciDeviceID, pciDomainID;
@@ -280,73 +301,92 @@ cudaError_t cudaProfilerStop(void);
 
 cudaError_t emu_function_attribute(const void *kernel, cudaFuncAttribute attribute, int value);
 cudaError_t emu_occupancy(int *blocks, int threads, size_t shared);
-template <typename... P> cudaError_t cudaFuncSetAttribute(void (*kernel)(P...), cudaFuncAttribute attribute, int value) {
+template <typename... P>
+cudaError_t cudaFuncSetAttribute(void (*kernel)(P...), cudaFuncAttribute attribute, int value) {
     return emu_function_attribute(reinterpret_cast<const void *>(kernel), attribute, value);
 }
-inline cudaError_t cudaFuncSetAttribute(const void *kernel, cudaFuncAttribute attribute, int value) {
+inline cudaError_t cudaFuncSetAttribute(const void *kernel, cudaFuncAttribute attribute,
+                                        int value) {
     return emu_function_attribute(kernel, attribute, value);
 }
 template <typename... P>
-cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, void (*)(P...), int threads, size_t shared) {
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, void (*)(P...), int threads,
+                                                          size_t shared) {
     return emu_occupancy(blocks, threads, shared);
 }
 
 // ----------------------------------------------------------------------------
 // barriers and warps
 
-// All threads of the block that have not returned must come to the same kind of barrier. Returns how many brought a
-// predicate that is not 0; *threads is how many came.
+// All threads of the block that have not returned must come to the same kind of barrier. Returns
+// how many brought a predicate that is not 0; *threads is how many came.
 int emu_block_barrier(const char *name, int predicate, int *threads);
 inline void __syncthreads() { emu_block_barrier("__syncthreads", 0, nullptr); }
-inline int __syncthreads_count(int predicate) { return emu_block_barrier("__syncthreads_count", predicate, nullptr); }
-inline int __syncthreads_or(int predicate) { return emu_block_barrier("__syncthreads_or", predicate, nullptr) != 0; }
+inline int __syncthreads_count(int predicate) {
+    return emu_block_barrier("__syncthreads_count", predicate, nullptr);
+}
+inline int __syncthreads_or(int predicate) {
+    return emu_block_barrier("__syncthreads_or", predicate, nullptr) != 0;
+}
 inline int __syncthreads_and(int predicate) {
     int threads;
     return emu_block_barrier("__syncthreads_and", predicate, &threads) == threads;
 }
 
-// What the lanes of a warp brought to an operation: `bytes` bytes each, in order of lanes. Those of lanes that took no part
-// are 0xFF. It stays as it is until the lane that got it comes to its next warp operation.
+// What the lanes of a warp brought to an operation: `bytes` bytes each, in order of lanes.
+// Those of lanes that took no part are 0xFF. It stays as it is until the lane that got it
+// comes to its next warp operation.
 struct EmuShare {
     unsigned present; // the lanes that took part
     int holders;
     char *at;
     size_t capacity;
 };
-// All lanes named by `mask` that have not returned must come, to the same operation with the same mask and size.
+// All lanes named by `mask` that have not returned must come, to the same
+// operation with the same mask and size.
 const EmuShare &emu_warp_exchange(const char *name, unsigned mask, const void *mine, size_t bytes);
 unsigned emu_lane();     // of the thread that asks
 unsigned __activemask(); // the lanes of its warp that have not returned, converged or not
 void __nanosleep(unsigned nanoseconds); // lets other threads of the block go on
 
-// For emulating an instruction of a whole warp (mma.sync, ldmatrix): returns 32 slots of `bytes` bytes, one from each.
+// For emulating an instruction of a whole warp (mma.sync, ldmatrix): returns 32 slots
+// of `bytes` bytes, one from each.
 inline const void *emu_warp_share(const void *mine, size_t bytes) {
     return emu_warp_exchange("emu_warp_share", 0xFFFFFFFFu, mine, bytes).at;
 }
 
-inline void __syncwarp(unsigned mask = 0xFFFFFFFFu) { emu_warp_exchange("__syncwarp", mask, nullptr, 0); }
+inline void __syncwarp(unsigned mask = 0xFFFFFFFFu) {
+    emu_warp_exchange("__syncwarp", mask, nullptr, 0);
+}
 
+template <typename T> struct emu_shuffles
+    : std::bool_constant<std::is_arithmetic_v<T> && sizeof(T) >= 4 && sizeof(T) <= 8> {};
 template <typename T>
-struct emu_shuffles : std::bool_constant<std::is_arithmetic_v<T> && sizeof(T) >= 4 && sizeof(T) <= 8> {};
-template <typename T> inline T emu_shuffle(const char *name, unsigned mask, T value, unsigned source) {
+inline T emu_shuffle(const char *name, unsigned mask, T value, unsigned source) {
     static_assert(emu_shuffles<T>::value, "CUDA does not shuffle this type");
-    memcpy(&value, emu_warp_exchange(name, mask, &value, sizeof value).at + source * sizeof value, sizeof value);
+    memcpy(&value, emu_warp_exchange(name, mask, &value, sizeof value).at + source * sizeof value,
+           sizeof value);
     return value;
 }
 // A lane whose source would be outside its group of `width` lanes keeps its own value.
-template <typename T> inline T __shfl_sync(unsigned mask, T value, int source, int width = warpSize) {
+template <typename T>
+inline T __shfl_sync(unsigned mask, T value, int source, int width = warpSize) {
     unsigned lane = emu_lane(), group = lane & ~(width - 1u);
     return emu_shuffle("__shfl_sync", mask, value, group + (source & (width - 1u)));
 }
-template <typename T> inline T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = warpSize) {
+template <typename T>
+inline T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = warpSize) {
     unsigned lane = emu_lane(), within = lane & (width - 1u);
     return emu_shuffle("__shfl_up_sync", mask, value, delta <= within ? lane - delta : lane);
 }
-template <typename T> inline T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = warpSize) {
+template <typename T>
+inline T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = warpSize) {
     unsigned lane = emu_lane(), within = lane & (width - 1u);
-    return emu_shuffle("__shfl_down_sync", mask, value, delta < width - within ? lane + delta : lane);
+    return emu_shuffle("__shfl_down_sync", mask, value,
+                       delta < width - within ? lane + delta : lane);
 }
-template <typename T> inline T __shfl_xor_sync(unsigned mask, T value, int with, int width = warpSize) {
+template <typename T>
+inline T __shfl_xor_sync(unsigned mask, T value, int with, int width = warpSize) {
     unsigned lane = emu_lane(), source = (lane ^ with) & 31, last = lane | (width - 1u);
     return emu_shuffle("__shfl_xor_sync", mask, value, source <= last ? source : lane);
 }
@@ -375,8 +415,10 @@ inline int __all_sync(unsigned mask, int predicate) {
     return votes == present;
 }
 
-template <typename T, typename F> inline T emu_reduce(const char *name, unsigned mask, T value, F combine) {
-    static_assert(std::is_same_v<T, int> || std::is_same_v<T, unsigned>, "CUDA reduces int and unsigned only");
+template <typename T, typename F>
+inline T emu_reduce(const char *name, unsigned mask, T value, F combine) {
+    static_assert(std::is_same_v<T, int> || std::is_same_v<T, unsigned>,
+                  "CUDA reduces int and unsigned only");
     const EmuShare &share = emu_warp_exchange(name, mask, &value, sizeof value);
     bool first = true;
     for (int lane = 0; lane < warpSize; lane++) {
@@ -389,7 +431,8 @@ template <typename T, typename F> inline T emu_reduce(const char *name, unsigned
     return value;
 }
 template <typename T> inline T __reduce_add_sync(unsigned mask, T value) {
-    return emu_reduce("__reduce_add_sync", mask, value, [](T a, T b) { return (T)((unsigned)a + (unsigned)b); });
+    return emu_reduce("__reduce_add_sync", mask, value,
+                      [](T a, T b) { return (T)((unsigned)a + (unsigned)b); });
 }
 template <typename T> inline T __reduce_min_sync(unsigned mask, T value) {
     return emu_reduce("__reduce_min_sync", mask, value, [](T a, T b) { return a < b ? a : b; });
@@ -435,7 +478,8 @@ inline T atomicExch(T *at, std::type_identity_t<T> value) {
     *at = value;
     return old;
 }
-template <emu_word T> inline T atomicCAS(T *at, std::type_identity_t<T> expected, std::type_identity_t<T> value) {
+template <emu_word T>
+inline T atomicCAS(T *at, std::type_identity_t<T> expected, std::type_identity_t<T> value) {
     T old = *at;
     if (old == expected) *at = value;
     return old;
@@ -495,7 +539,8 @@ template <typename A, typename B>
     requires(std::is_arithmetic_v<A> && std::is_arithmetic_v<B>)
 constexpr std::common_type_t<A, B> min(A a, B b) {
     using T = std::common_type_t<A, B>;
-    if constexpr (std::is_floating_point_v<T>) return (T)a < (T)b || b != b ? (T)a : (T)b; // the one that is a number
+    // The one that is a number.
+    if constexpr (std::is_floating_point_v<T>) return (T)a < (T)b || b != b ? (T)a : (T)b;
     else return (T)a < (T)b ? (T)a : (T)b;
 }
 template <typename A, typename B>
@@ -514,7 +559,9 @@ template <typename T> inline T __ldca(const T *from) { return *from; }
 template <typename T> inline void __stcs(T *to, std::type_identity_t<T> value) { *to = value; }
 template <typename T> inline void __stcg(T *to, std::type_identity_t<T> value) { *to = value; }
 template <typename T> inline void __stwt(T *to, std::type_identity_t<T> value) { *to = value; }
-inline size_t __cvta_generic_to_shared(const void *pointer) { return reinterpret_cast<size_t>(pointer); }
+inline size_t __cvta_generic_to_shared(const void *pointer) {
+    return reinterpret_cast<size_t>(pointer);
+}
 
 // ----------------------------------------------------------------------------
 // what the stand-in adds
@@ -522,8 +569,9 @@ inline size_t __cvta_generic_to_shared(const void *pointer) { return reinterpret
 // Draws everything that follows from another seed than EMU_SEED.
 void emu_seed(uint64_t seed);
 
-// From here on, any access to these bytes but by cudaMemset is reported (with ASan; without it nothing happens). For the
-// gaps between tensors that share one allocation. Both ends should be multiples of 8 bytes.
+// From here on, any access to these bytes but by cudaMemset is reported (with ASan; without
+// it nothing happens). For the gaps between tensors that share one allocation. Both ends
+// should be multiples of 8 bytes.
 inline void emu_poison(const void *from, size_t bytes) {
 #ifdef EMU_ASAN
     __asan_poison_memory_region(from, bytes);
@@ -545,10 +593,11 @@ bool emu_kernel_memory(const void *at, uintptr_t *start);
 // ----------------------------------------------------------------------------
 // launches
 
-// The arguments are those of the kernel, by value, as they are at the call. A pointer among them must be null or one that a
-// GPU can follow: emu_launch_pointer refuses those to pageable memory of the host.
-void emu_launch_queue(const char *name, const void *kernel, dim3 grid, dim3 block, size_t shared, cudaStream_t stream,
-                      std::function<void()> thread);
+// The arguments are those of the kernel, by value, as they are at the call. A pointer
+// among them must be null or one that a GPU can follow: emu_launch_pointer refuses those
+// to pageable memory of the host.
+void emu_launch_queue(const char *name, const void *kernel, dim3 grid, dim3 block, size_t shared,
+                      cudaStream_t stream, std::function<void()> thread);
 bool emu_launch_pointer(const char *name, int argument, const volatile void *pointer);
 void *emu_shared_dynamic();
 
@@ -559,9 +608,9 @@ template <typename T> bool emu_launch_argument(const char *name, int argument, c
         return true;
     }
 }
-template <typename... P>
-void emu_launch(const char *name, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, cudaStream_t stream,
-                std::type_identity_t<P>... arguments) {
+template <typename... P> void emu_launch(const char *name, void (*kernel)(P...), dim3 grid,
+                                         dim3 block, size_t shared, cudaStream_t stream,
+                                         std::type_identity_t<P>... arguments) {
     int argument = 0;
     if (!(emu_launch_argument(name, ++argument, arguments) && ...)) return;
     (void)argument; // a kernel may have none
@@ -569,13 +618,15 @@ void emu_launch(const char *name, void (*kernel)(P...), dim3 grid, dim3 block, s
                      [=]() { kernel(arguments...); });
 }
 
-// A program that defines CUDA_CHECK gets launches checked by it, as its own LAUNCH for nvcc would be.
+// A program that defines CUDA_CHECK gets launches checked by it, as its own LAUNCH for nvcc would
+// be.
 #define LAUNCH(kernel, grid, block, shared, on, ...)                                     \
     do {                                                                                 \
         emu_launch(#kernel, kernel, grid, block, shared, on __VA_OPT__(, ) __VA_ARGS__); \
         CUDA_CHECK(cudaGetLastError());                                                  \
     } while (0)
-// The block's dynamic shared memory, as an array of `type`: as many bytes as the launch said, fresh and NaN for each block.
+// The block's dynamic shared memory, as an array of `type`: as many bytes as the launch
+// said, fresh and NaN for each block.
 #define SHARED_DYNAMIC(type, name) type *name = static_cast<type *>(emu_shared_dynamic())
 
 #endif

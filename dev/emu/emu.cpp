@@ -1,9 +1,11 @@
 /*
-The stand-in for CUDA behind the headers in this folder: device memory, streams, kernels, cuBLASLt and (with USE_MPI) NCCL,
-on a CPU and in one operating system thread. cuda_runtime.h says what it is for and how to build with it.
+The stand-in for CUDA behind the headers in this folder: device memory, streams, kernels, cuBLASLt
+and (with USE_MPI) NCCL, on a CPU and in one operating system thread. cuda_runtime.h says what it
+is for and how to build with it.
 
-What is drawn by chance comes from one generator, seeded by EMU_SEED (1 if it is not set): the stream that goes on, the order
-of the blocks, the thread that goes on. The same seed gives the same run, with MPI as long as messages arrive alike.
+What is drawn by chance comes from one generator, seeded by EMU_SEED (1 if it is not set): the
+stream that goes on, the order of the blocks, the thread that goes on. The same seed gives the same
+run, with MPI as long as messages arrive alike.
 
   EMU_SEED        any number
   EMU_GPUS        how many devices there are (8)
@@ -46,10 +48,12 @@ of the blocks, the thread that goes on. The same seed gives the same run, with M
 
 static bool kernel_describe(char *text, size_t size);
 
-// Mistakes that CUDA would not report, or only as "launch failure", end the program here, with the place they were made at.
+// Mistakes that CUDA would not report, or only as "launch failure", end the program here,
+// with the place they were made at.
 [[noreturn]] static void die(const char *format, ...) __attribute__((format(printf, 1, 2)));
 [[noreturn]] static void die(const char *format, ...) {
-    char where[400] = "", text[600]; // written at once, because several processes may have something to say
+    // Written at once, because several processes may have something to say.
+    char where[400] = "", text[600];
     va_list arguments;
     va_start(arguments, format);
     vsnprintf(text, sizeof text, format, arguments);
@@ -66,7 +70,8 @@ static cudaError_t error_keep(cudaError_t error) {
     if (error != cudaSuccess) last_error = error;
     return error;
 }
-static cudaError_t refuse(cudaError_t error, const char *format, ...) __attribute__((format(printf, 2, 3)));
+static cudaError_t refuse(cudaError_t error, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
 static cudaError_t refuse(cudaError_t error, const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);
@@ -142,7 +147,13 @@ cudaError_t cudaGetLastError(void) {
 // ----------------------------------------------------------------------------
 // devices
 
-enum { SHARED_USUAL = 48 << 10, SHARED_MOST = 232448, SHARED_OF_SM = 233472, SHARED_RESERVED = 1024, THREADS_OF_SM = 2048 };
+enum {
+    SHARED_USUAL = 48 << 10,
+    SHARED_MOST = 232448,
+    SHARED_OF_SM = 233472,
+    SHARED_RESERVED = 1024,
+    THREADS_OF_SM = 2048
+};
 
 static int device_current = 0;
 
@@ -154,10 +165,13 @@ static size_t memory_limit() {
     static size_t limit = (size_t)environment_number("EMU_MEMORY_MIB", 16384) << 20;
     return limit;
 }
-static cudaError_t device_check() { return error_keep(device_count() ? cudaSuccess : cudaErrorNoDevice); }
+static cudaError_t device_check() {
+    return error_keep(device_count() ? cudaSuccess : cudaErrorNoDevice);
+}
 static cudaError_t device_check(int device) {
     if (device_check()) return cudaErrorNoDevice;
-    return error_keep(device >= 0 && device < device_count() ? cudaSuccess : cudaErrorInvalidDevice);
+    return error_keep(device >= 0 && device < device_count() ? cudaSuccess
+                                                             : cudaErrorInvalidDevice);
 }
 
 cudaError_t cudaGetDeviceCount(int *count) {
@@ -220,9 +234,13 @@ cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int dev
     case cudaDevAttrMaxThreadsPerMultiProcessor: *value = p.maxThreadsPerMultiProcessor; break;
     case cudaDevAttrComputeCapabilityMajor: *value = p.major; break;
     case cudaDevAttrComputeCapabilityMinor: *value = p.minor; break;
-    case cudaDevAttrMaxSharedMemoryPerMultiprocessor: *value = (int)p.sharedMemPerMultiprocessor; break;
+    case cudaDevAttrMaxSharedMemoryPerMultiprocessor:
+        *value = (int)p.sharedMemPerMultiprocessor;
+        break;
     case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = (int)p.sharedMemPerBlockOptin; break;
-    default: return refuse(cudaErrorInvalidValue, "cudaDeviceGetAttribute: attribute %d is not known here", (int)attribute);
+    default:
+        return refuse(cudaErrorInvalidValue,
+                      "cudaDeviceGetAttribute: attribute %d is not known here", (int)attribute);
     }
     return cudaSuccess;
 }
@@ -251,15 +269,18 @@ cudaError_t cudaProfilerStop(void) { return cudaSuccess; }
 // ----------------------------------------------------------------------------
 // memory
 
-// Device memory is mapped page by page, between two pages that nobody may touch. It is open only while device work runs: the
-// host that follows a device pointer is stopped. What is left of the last page is poisoned for ASan.
+// Device memory is mapped page by page, between two pages that nobody may touch. It is open only
+// while device work runs: the host that follows a device pointer is stopped. What is left of the
+// last page is poisoned for ASan.
 struct Allocation {
     enum Kind { DEVICE, PINNED, REGISTERED, SYMBOL } kind;
     size_t bytes;
 };
-// These and other lists below are never destroyed: what runs when the program exits may still need them.
+// These and other lists below are never destroyed: what runs when the program exits may still need
+// them.
 static auto &allocations = *new std::map<uintptr_t, Allocation>;
-static auto &retired = *new std::deque<std::pair<void *, size_t>>; // freed device memory, kept closed for a while
+// Freed device memory, kept closed for a while.
+static auto &retired = *new std::deque<std::pair<void *, size_t>>;
 static size_t memory_used;
 static bool memory_is_open;
 enum { RETIRED_MOST = 512 };
@@ -268,9 +289,12 @@ static size_t page_bytes() {
     static size_t bytes = (size_t)sysconf(_SC_PAGESIZE);
     return bytes;
 }
-static size_t page_round(size_t bytes) { return (bytes + page_bytes() - 1) / page_bytes() * page_bytes(); }
+static size_t page_round(size_t bytes) {
+    return (bytes + page_bytes() - 1) / page_bytes() * page_bytes();
+}
 
-// The allocation that `pointer` is in (or at the end of), with where it begins; null when it is ordinary host memory.
+// The allocation that `pointer` is in (or at the end of), with where it begins; null
+// when it is ordinary host memory.
 static const Allocation *allocation_find(const void *pointer, uintptr_t *start) {
     auto after = allocations.upper_bound((uintptr_t)pointer);
     if (after == allocations.begin()) return nullptr;
@@ -279,12 +303,15 @@ static const Allocation *allocation_find(const void *pointer, uintptr_t *start) 
     *start = after->first;
     return &after->second;
 }
-static bool is_device(const Allocation *a) { return a && (a->kind == Allocation::DEVICE || a->kind == Allocation::SYMBOL); }
+static bool is_device(const Allocation *a) {
+    return a && (a->kind == Allocation::DEVICE || a->kind == Allocation::SYMBOL);
+}
 
 static void memory_protect(int protection) {
     for (auto &[start, a] : allocations) {
         if (a.kind != Allocation::DEVICE) continue;
-        if (mprotect((void *)start, page_round(a.bytes), protection)) die("mprotect fails: %s", strerror(errno));
+        if (mprotect((void *)start, page_round(a.bytes), protection))
+            die("mprotect fails: %s", strerror(errno));
     }
 }
 static void memory_open() {
@@ -299,26 +326,29 @@ static void memory_close() {
 static const struct Fiber *fiber_at_guard(const void *address);
 
 static struct sigaction fault_others;
-// Says what a fault in memory was about, where that is known, and leaves the rest to whoever handled faults before (ASan
-// prints the stack): the access is tried again when this returns.
+// Says what a fault in memory was about, where that is known, and leaves the rest to whoever
+// handled faults before (ASan prints the stack): the access is tried again when this returns.
 static void fault_report(int, siginfo_t *info, void *) {
     uintptr_t at = (uintptr_t)info->si_addr;
     char where[400];
     bool in_kernel = kernel_describe(where, sizeof where);
     for (auto &[start, a] : allocations) {
-        if (a.kind != Allocation::DEVICE || at + page_bytes() < start || at >= start + page_round(a.bytes) + page_bytes())
+        if (a.kind != Allocation::DEVICE || at + page_bytes() < start ||
+            at >= start + page_round(a.bytes) + page_bytes())
             continue;
         if (at >= start && at < start + a.bytes && !memory_is_open) {
-            fprintf(stderr, "emu: the host touches device memory: byte %zu of an allocation of %zu\n", (size_t)(at - start),
-                    a.bytes);
+            fprintf(stderr,
+                    "emu: the host touches device memory: byte %zu of an allocation of %zu\n",
+                    (size_t)(at - start), a.bytes);
         } else {
-            fprintf(stderr, "emu: %s touches byte %td of an allocation of %zu\n", in_kernel ? where : "device work",
-                    (ptrdiff_t)(at - start), a.bytes);
+            fprintf(stderr, "emu: %s touches byte %td of an allocation of %zu\n",
+                    in_kernel ? where : "device work", (ptrdiff_t)(at - start), a.bytes);
         }
     }
     for (auto &[start, bytes] : retired) {
         if (at < (uintptr_t)start || at >= (uintptr_t)start + bytes) continue;
-        fprintf(stderr, "emu: %s touches device memory that was freed\n", in_kernel ? where : "somebody");
+        fprintf(stderr, "emu: %s touches device memory that was freed\n",
+                in_kernel ? where : "somebody");
     }
     if (fiber_at_guard(info->si_addr)) fprintf(stderr, "emu: %s overflows its stack\n", where);
     sigaction(SIGSEGV, &fault_others, nullptr);
@@ -328,7 +358,8 @@ static void fault_watch() {
     if (watching) return;
     watching = true;
     stack_t stack = {};
-    if (!sigaltstack(nullptr, &stack) && (stack.ss_flags & SS_DISABLE)) { // a fiber that overflows has no stack left
+    // A fiber that overflows has no stack left.
+    if (!sigaltstack(nullptr, &stack) && (stack.ss_flags & SS_DISABLE)) {
         static char spare[64 << 10];
         stack = {};
         stack.ss_sp = spare;
@@ -348,10 +379,12 @@ cudaError_t cudaMalloc(void **pointer, size_t bytes) {
     if (bytes > memory_limit() - memory_used) return error_keep(cudaErrorMemoryAllocation);
     fault_watch();
     size_t page = page_bytes(), rounded = page_round(bytes);
-    void *mapped = mmap(nullptr, rounded + 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *mapped = mmap(nullptr, rounded + 2 * page, PROT_NONE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (mapped == MAP_FAILED) return error_keep(cudaErrorMemoryAllocation);
     char *start = (char *)mapped + page;
-    if (mprotect(start, rounded, PROT_READ | PROT_WRITE)) return error_keep(cudaErrorMemoryAllocation);
+    if (mprotect(start, rounded, PROT_READ | PROT_WRITE))
+        return error_keep(cudaErrorMemoryAllocation);
     memset(start, 0xFF, rounded);
     emu_poison(start + bytes, rounded - bytes);
     if (!memory_is_open) mprotect(start, rounded, PROT_NONE);
@@ -368,13 +401,15 @@ cudaError_t cudaFree(void *pointer) {
     cudaDeviceSynchronize();
     auto found = allocations.find((uintptr_t)pointer);
     if (found == allocations.end() || found->second.kind != Allocation::DEVICE) {
-        return refuse(cudaErrorInvalidValue, "cudaFree: %p is not the start of device memory", pointer);
+        return refuse(cudaErrorInvalidValue, "cudaFree: %p is not the start of device memory",
+                      pointer);
     }
     size_t rounded = page_round(found->second.bytes), page = page_bytes();
     memory_used -= found->second.bytes;
     allocations.erase(found);
     emu_unpoison(pointer, rounded);
-    mmap(pointer, rounded, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+    mmap(pointer, rounded, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1,
+         0);
     retired.push_back({(char *)pointer - page, rounded + 2 * page});
     if (retired.size() > RETIRED_MOST) {
         munmap(retired.front().first, retired.front().second);
@@ -402,13 +437,16 @@ cudaError_t cudaHostAlloc(void **pointer, size_t bytes, unsigned) {
     *pointer = memory;
     return cudaSuccess;
 }
-cudaError_t cudaMallocHost(void **pointer, size_t bytes, unsigned flags) { return cudaHostAlloc(pointer, bytes, flags); }
+cudaError_t cudaMallocHost(void **pointer, size_t bytes, unsigned flags) {
+    return cudaHostAlloc(pointer, bytes, flags);
+}
 cudaError_t cudaFreeHost(void *pointer) {
     if (!pointer) return cudaSuccess;
     cudaDeviceSynchronize();
     auto found = allocations.find((uintptr_t)pointer);
     if (found == allocations.end() || found->second.kind != Allocation::PINNED) {
-        return refuse(cudaErrorInvalidValue, "cudaFreeHost: %p is not the start of pinned memory", pointer);
+        return refuse(cudaErrorInvalidValue, "cudaFreeHost: %p is not the start of pinned memory",
+                      pointer);
     }
     emu_unpoison(pointer, (found->second.bytes + 63) / 64 * 64);
     allocations.erase(found);
@@ -417,7 +455,8 @@ cudaError_t cudaFreeHost(void *pointer) {
 }
 cudaError_t cudaHostRegister(void *pointer, size_t bytes, unsigned) {
     uintptr_t start;
-    if (!pointer || !bytes || allocation_find(pointer, &start)) return error_keep(cudaErrorInvalidValue);
+    if (!pointer || !bytes || allocation_find(pointer, &start))
+        return error_keep(cudaErrorInvalidValue);
     allocations[(uintptr_t)pointer] = {Allocation::REGISTERED, bytes};
     return device_check();
 }
@@ -433,8 +472,10 @@ cudaError_t emu_symbol(const void *symbol, size_t bytes) {
     return device_check();
 }
 
-// What `who` is about to touch must lie in one allocation (of the device, or of anything that a GPU reaches).
-static bool extent_check(const char *who, const char *what, const void *pointer, size_t bytes, bool device_only) {
+// What `who` is about to touch must lie in one allocation (of the device, or of anything that a GPU
+// reaches).
+static bool extent_check(const char *who, const char *what, const void *pointer, size_t bytes,
+                         bool device_only) {
     uintptr_t start;
     const Allocation *a = allocation_find(pointer, &start);
     if (!bytes) return true;
@@ -447,15 +488,17 @@ static bool extent_check(const char *who, const char *what, const void *pointer,
     }
     size_t offset = (uintptr_t)pointer - start;
     if (offset + bytes <= a->bytes) return true;
-    fprintf(stderr, "emu: %s: %s: %zu bytes from byte %zu of an allocation of %zu overrun it by %zu\n", who, what, bytes,
-            offset, a->bytes, offset + bytes - a->bytes);
+    fprintf(stderr,
+            "emu: %s: %s: %zu bytes from byte %zu of an allocation of %zu overrun it by %zu\n", who,
+            what, bytes, offset, a->bytes, offset + bytes - a->bytes);
     return false;
 }
 
 // ----------------------------------------------------------------------------
 // streams and events
 
-// A piece of work says whether it has been done; or that it waits for another stream, or for another process.
+// A piece of work says whether it has been done; or that it waits for another
+// stream, or for another process.
 enum Progress { DONE, BLOCKED, PENDING, NOTHING };
 struct Operation {
     uint64_t order; // in which it was queued, over all streams
@@ -486,13 +529,17 @@ static void stream_queue(CUstream_st *stream, std::function<Progress()> run) {
     stream->queue.push_back({++operations_queued, std::move(run)});
 }
 
-// The legacy null stream runs after everything queued earlier in blocking streams, and before everything queued later.
+// The legacy null stream runs after everything queued earlier in blocking streams, and
+// before everything queued later.
 static bool stream_may_run(const CUstream_st *stream) {
     if (!stream->blocking) return true;
     uint64_t order = stream->queue.front().order;
-    if (stream != &null_stream) return null_stream.queue.empty() || null_stream.queue.front().order > order;
+    if (stream != &null_stream)
+        return null_stream.queue.empty() || null_stream.queue.front().order > order;
     for (const CUstream_st *other : streams) {
-        if (other != stream && other->blocking && !other->queue.empty() && other->queue.front().order < order) return false;
+        if (other != stream && other->blocking && !other->queue.empty() &&
+            other->queue.front().order < order)
+            return false;
     }
     return true;
 }
@@ -535,7 +582,8 @@ template <typename F> static void device_run_until(F reached) {
 }
 
 static bool device_idle() {
-    return std::all_of(streams.begin(), streams.end(), [](CUstream_st *s) { return s->queue.empty(); });
+    return std::all_of(streams.begin(), streams.end(),
+                       [](CUstream_st *s) { return s->queue.empty(); });
 }
 cudaError_t cudaDeviceSynchronize(void) {
     device_run_until(device_idle);
@@ -549,7 +597,9 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags) {
     streams.push_back(*stream);
     return cudaSuccess;
 }
-cudaError_t cudaStreamCreate(cudaStream_t *stream) { return cudaStreamCreateWithFlags(stream, cudaStreamDefault); }
+cudaError_t cudaStreamCreate(cudaStream_t *stream) {
+    return cudaStreamCreateWithFlags(stream, cudaStreamDefault);
+}
 cudaError_t cudaStreamCreateWithPriority(cudaStream_t *stream, unsigned flags, int) {
     return cudaStreamCreateWithFlags(stream, flags);
 }
@@ -589,7 +639,9 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags) {
     *event = new CUevent_st{flags, nullptr};
     return cudaSuccess;
 }
-cudaError_t cudaEventCreate(cudaEvent_t *event, unsigned flags) { return cudaEventCreateWithFlags(event, flags); }
+cudaError_t cudaEventCreate(cudaEvent_t *event, unsigned flags) {
+    return cudaEventCreateWithFlags(event, flags);
+}
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
     if (!event) return error_keep(cudaErrorInvalidResourceHandle);
     delete event;
@@ -607,11 +659,13 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
     });
     return device_check();
 }
-// Waits for the most recent record at the time of this call, whatever is recorded later; before the first, for nothing.
+// Waits for the most recent record at the time of this call, whatever is recorded later;
+// before the first, for nothing.
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
     CUstream_st *s = stream_find(stream);
     if (!s || !event) return error_keep(cudaErrorInvalidResourceHandle);
-    if (auto record = event->record) stream_queue(s, [record]() { return record->done ? DONE : BLOCKED; });
+    if (auto record = event->record)
+        stream_queue(s, [record]() { return record->done ? DONE : BLOCKED; });
     return device_check();
 }
 cudaError_t cudaEventQuery(cudaEvent_t event) {
@@ -626,10 +680,13 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
     return device_check();
 }
 cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t start, cudaEvent_t end) {
-    if (!start || !end || !start->record || !end->record) return error_keep(cudaErrorInvalidResourceHandle);
-    if ((start->flags | end->flags) & cudaEventDisableTiming) return error_keep(cudaErrorInvalidResourceHandle);
+    if (!start || !end || !start->record || !end->record)
+        return error_keep(cudaErrorInvalidResourceHandle);
+    if ((start->flags | end->flags) & cudaEventDisableTiming)
+        return error_keep(cudaErrorInvalidResourceHandle);
     if (!start->record->done || !end->record->done) return cudaErrorNotReady;
-    *milliseconds = std::chrono::duration<float, std::milli>(end->record->time - start->record->time).count();
+    auto passed = end->record->time - start->record->time;
+    *milliseconds = std::chrono::duration<float, std::milli>(passed).count();
     return cudaSuccess;
 }
 
@@ -643,33 +700,38 @@ struct Copy {
 };
 static size_t copy_extent(size_t pitch, const Copy &c) { return pitch * (c.height - 1) + c.width; }
 static void copy_run(const Copy &c) {
-    for (size_t row = 0; row < c.height; row++) memcpy(c.to + row * c.to_pitch, c.from + row * c.from_pitch, c.width);
+    for (size_t row = 0; row < c.height; row++)
+        memcpy(c.to + row * c.to_pitch, c.from + row * c.from_pitch, c.width);
 }
 
 // One end of a copy: on the side that the kind says, and inside one allocation if it is in any.
-static bool copy_end_check(const char *who, const char *what, const void *pointer, size_t extent, bool on_device) {
+static bool copy_end_check(const char *who, const char *what, const void *pointer, size_t extent,
+                           bool on_device) {
     uintptr_t start;
     const Allocation *a = allocation_find(pointer, &start);
     if (on_device) return extent_check(who, what, pointer, extent, true);
     if (is_device(a) && (uintptr_t)pointer < start + a->bytes) {
-        fprintf(stderr, "emu: %s: %s %p is device memory, but the kind says host\n", who, what, pointer);
+        fprintf(stderr, "emu: %s: %s %p is device memory, but the kind says host\n", who, what,
+                pointer);
         return false;
     }
     return !a || is_device(a) || extent_check(who, what, pointer, extent, false);
 }
 
-static cudaError_t copy_queue(const char *who, Copy c, cudaMemcpyKind kind, cudaStream_t stream, bool host_waits) {
+static cudaError_t copy_queue(const char *who, Copy c, cudaMemcpyKind kind, cudaStream_t stream,
+                              bool host_waits) {
     uintptr_t start;
     CUstream_st *s = stream_find(stream);
     if (device_check()) return cudaErrorNoDevice;
     if (!s) return error_keep(cudaErrorInvalidResourceHandle);
     if (!c.width || !c.height) return cudaSuccess;
-    if (c.to_pitch < c.width || c.from_pitch < c.width) return refuse(cudaErrorInvalidValue, "%s: pitch below width", who);
+    if (c.to_pitch < c.width || c.from_pitch < c.width)
+        return refuse(cudaErrorInvalidValue, "%s: pitch below width", who);
     const Allocation *to = allocation_find(c.to, &start), *from = allocation_find(c.from, &start);
-    bool to_device =
-        kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice || (kind == cudaMemcpyDefault && is_device(to));
-    bool from_device =
-        kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice || (kind == cudaMemcpyDefault && is_device(from));
+    bool to_device = kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice ||
+                     (kind == cudaMemcpyDefault && is_device(to));
+    bool from_device = kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice ||
+                       (kind == cudaMemcpyDefault && is_device(from));
     if (!copy_end_check(who, "destination", c.to, copy_extent(c.to_pitch, c), to_device) ||
         !copy_end_check(who, "source", c.from, copy_extent(c.from_pitch, c), from_device)) {
         return error_keep(cudaErrorInvalidValue);
@@ -685,30 +747,38 @@ static cudaError_t copy_queue(const char *who, Copy c, cudaMemcpyKind kind, cuda
         copy_run(c);
         return DONE;
     });
-    // The host waits for what reaches its pageable memory in any case; a copy inside the device is never waited for.
+    // The host waits for what reaches its pageable memory in any case; a copy inside
+    // the device is never waited for.
     bool waits = !to_device && (host_waits || !to);
     if (waits || (host_waits && !from_device)) device_run_until([=]() { return s->queue.empty(); });
     return cudaSuccess;
 }
 
 cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, cudaMemcpyKind kind) {
-    return copy_queue("cudaMemcpy", {(char *)to, (const char *)from, bytes, bytes, bytes, 1}, kind, 0, true);
+    return copy_queue("cudaMemcpy", {(char *)to, (const char *)from, bytes, bytes, bytes, 1}, kind,
+                      0, true);
 }
-cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
-    return copy_queue("cudaMemcpyAsync", {(char *)to, (const char *)from, bytes, bytes, bytes, 1}, kind, stream, false);
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind kind,
+                            cudaStream_t stream) {
+    return copy_queue("cudaMemcpyAsync", {(char *)to, (const char *)from, bytes, bytes, bytes, 1},
+                      kind, stream, false);
 }
-cudaError_t cudaMemcpy2D(void *to, size_t to_pitch, const void *from, size_t from_pitch, size_t width, size_t height,
-                         cudaMemcpyKind kind) {
-    return copy_queue("cudaMemcpy2D", {(char *)to, (const char *)from, to_pitch, from_pitch, width, height}, kind, 0, true);
+cudaError_t cudaMemcpy2D(void *to, size_t to_pitch, const void *from, size_t from_pitch,
+                         size_t width, size_t height, cudaMemcpyKind kind) {
+    return copy_queue("cudaMemcpy2D",
+                      {(char *)to, (const char *)from, to_pitch, from_pitch, width, height}, kind,
+                      0, true);
 }
-cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_t from_pitch, size_t width, size_t height,
-                              cudaMemcpyKind kind, cudaStream_t stream) {
-    return copy_queue("cudaMemcpy2DAsync", {(char *)to, (const char *)from, to_pitch, from_pitch, width, height}, kind,
+cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_t from_pitch,
+                              size_t width, size_t height, cudaMemcpyKind kind,
+                              cudaStream_t stream) {
+    return copy_queue("cudaMemcpy2DAsync",
+                      {(char *)to, (const char *)from, to_pitch, from_pitch, width, height}, kind,
                       stream, false);
 }
 
-// Not checked by ASan, because one memset may cover several tensors and the poisoned gaps between them. The empty asm keeps
-// g++ from making a call of memset of it, which is checked.
+// Not checked by ASan, because one memset may cover several tensors and the poisoned gaps between
+// them. The empty asm keeps g++ from making a call of memset of it, which is checked.
 #ifdef EMU_ASAN
 __attribute__((no_sanitize_address))
 #endif
@@ -726,22 +796,26 @@ cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t stre
     if (device_check()) return cudaErrorNoDevice;
     if (!s) return error_keep(cudaErrorInvalidResourceHandle);
     if (!bytes) return cudaSuccess;
-    if (!extent_check("cudaMemset", "destination", to, bytes, false)) return error_keep(cudaErrorInvalidValue);
+    if (!extent_check("cudaMemset", "destination", to, bytes, false))
+        return error_keep(cudaErrorInvalidValue);
     stream_queue(s, [=]() {
         fill_unchecked((char *)to, value, bytes);
         return DONE;
     });
     return cudaSuccess;
 }
-cudaError_t cudaMemset(void *to, int value, size_t bytes) { return cudaMemsetAsync(to, value, bytes, 0); }
+cudaError_t cudaMemset(void *to, int value, size_t bytes) {
+    return cudaMemsetAsync(to, value, bytes, 0);
+}
 
 // ----------------------------------------------------------------------------
-// fibers: stacks of their own between which one operating system thread switches without asking the system
+// fibers: stacks between which one operating system thread switches without asking the system
 
 enum { FIBER_STACK = 128 << 10 };
 struct Fiber {
     void *stack_pointer; // while it does not run
-    char *stack;         // FIBER_STACK bytes, below them a page that nobody may touch; null for the program's own stack
+    // FIBER_STACK bytes, below them a page that nobody may touch; null for the program's own stack.
+    char *stack;
     void *asan_frames;
 #ifdef EMU_UCONTEXT
     ucontext_t context;
@@ -756,7 +830,8 @@ static size_t program_stack_bytes;
 
 static void fiber_main();
 
-// Saves what a called function must preserve, exchanges the stacks, and returns to where the other fiber called it.
+// Saves what a called function must preserve, exchanges the stacks, and returns to
+// where the other fiber called it.
 #ifndef EMU_UCONTEXT
 extern "C" void emu_switch(void **stack_pointer, void *to);
 #ifdef __x86_64__
@@ -782,7 +857,8 @@ emu_switch:
     ret
     .size emu_switch, .-emu_switch
 )");
-enum { SWITCH_SAVES = 6, SWITCH_FRAME = 8 }; // words: six registers, then where to return to, then the end of the stack
+// In words: six registers, then where to return to, then the end of the stack.
+enum { SWITCH_SAVES = 6, SWITCH_FRAME = 8 };
 #else
 asm(R"(
     .text
@@ -827,13 +903,15 @@ static void fiber_arrive([[maybe_unused]] const Fiber *self) {
     const void *from;
     size_t bytes;
     __sanitizer_finish_switch_fiber(self->asan_frames, &from, &bytes);
-    if (!program_stack) program_stack = from, program_stack_bytes = bytes; // the first switch of all is from there
+    // The first switch of all is from there.
+    if (!program_stack) program_stack = from, program_stack_bytes = bytes;
 #endif
 }
 static void fiber_switch(Fiber *from, Fiber *to) {
 #ifdef EMU_ASAN
     const void *bottom = to->stack ? to->stack : program_stack;
-    __sanitizer_start_switch_fiber(&from->asan_frames, bottom, to->stack ? (size_t)FIBER_STACK : program_stack_bytes);
+    __sanitizer_start_switch_fiber(&from->asan_frames, bottom,
+                                   to->stack ? (size_t)FIBER_STACK : program_stack_bytes);
 #endif
 #ifdef EMU_UCONTEXT
     swapcontext(&from->context, &to->context);
@@ -845,9 +923,10 @@ static void fiber_switch(Fiber *from, Fiber *to) {
 
 static Fiber *fiber_new() {
     size_t page = page_bytes();
-    void *mapped =
-        mmap(nullptr, FIBER_STACK + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (mapped == MAP_FAILED || mprotect(mapped, page, PROT_NONE)) die("no memory for the stacks of threads");
+    void *mapped = mmap(nullptr, FIBER_STACK + page, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (mapped == MAP_FAILED || mprotect(mapped, page, PROT_NONE))
+        die("no memory for the stacks of threads");
     Fiber *f = new Fiber();
     f->stack = (char *)mapped + page;
 #ifdef EMU_UCONTEXT
@@ -856,7 +935,8 @@ static Fiber *fiber_new() {
     f->context.uc_stack.ss_size = FIBER_STACK;
     makecontext(&f->context, fiber_main, 0);
 #else
-    size_t offset = fibers.size() * 5 % 64 * 64; // or the tops of all stacks would compete for the same lines of the cache
+    // Or the tops of all stacks would compete for the same lines of the cache.
+    size_t offset = fibers.size() * 5 % 64 * 64;
     void **frame = (void **)(f->stack + FIBER_STACK - offset) - SWITCH_FRAME;
     memset(frame, 0, SWITCH_FRAME * sizeof *frame);
     frame[SWITCH_SAVES] = (void *)fiber_main;
@@ -873,7 +953,8 @@ static Fiber *fiber_take() {
 }
 static const Fiber *fiber_at_guard(const void *address) {
     for (const Fiber *f : fibers) {
-        if ((const char *)address < f->stack && (const char *)address >= f->stack - page_bytes()) return f;
+        if ((const char *)address < f->stack && (const char *)address >= f->stack - page_bytes())
+            return f;
     }
     return nullptr;
 }
@@ -917,8 +998,9 @@ dim3 blockDim, gridDim;
 
 static bool kernel_describe(char *text, size_t size) {
     if (!block.launch) return false;
-    snprintf(text, size, "kernel %s, block (%u,%u,%u), thread (%u,%u,%u)", block.launch->name.c_str(), blockIdx.x,
-             blockIdx.y, blockIdx.z, threadIdx.x, threadIdx.y, threadIdx.z);
+    snprintf(text, size, "kernel %s, block (%u,%u,%u), thread (%u,%u,%u)",
+             block.launch->name.c_str(), blockIdx.x, blockIdx.y, blockIdx.z, threadIdx.x,
+             threadIdx.y, threadIdx.z);
     return true;
 }
 
@@ -966,7 +1048,8 @@ static void block_go_on() {
     fiber_switch(self.fiber, other.fiber);
 }
 
-// Everybody that lives may go on, warp by warp in an order that is drawn: this matters where `window` is one warp.
+// Everybody that lives may go on, warp by warp in an order that is drawn: this
+// matters where `window` is one warp.
 static void block_all_ready() {
     int warps = (int)block.warps.size(), order[32];
     for (int i = 0; i < warps; i++) {
@@ -993,7 +1076,8 @@ static void barrier_release() {
 int emu_block_barrier(const char *name, int predicate, int *threads) {
     Thread &self = block.threads[block.current];
     if (block.barrier && strcmp(block.barrier, name)) {
-        die("comes to %s while %d threads of its block wait in %s", name, block.arrived, block.barrier);
+        die("comes to %s while %d threads of its block wait in %s", name, block.arrived,
+            block.barrier);
     }
     block.barrier = self.waits = name;
     self.mask = 0;
@@ -1042,8 +1126,9 @@ static void group_release(Warp &warp, Thread *lanes, unsigned mask) {
         int lane = __builtin_ctz(left);
         Thread &t = lanes[lane];
         if (t.bytes != bytes || (t.waits != first.waits && strcmp(t.waits, first.waits))) {
-            die("lanes of one warp wait for each other in different operations: %s of %zu bytes, %s of %zu bytes", t.waits,
-                t.bytes, first.waits, bytes);
+            die("lanes of one warp wait for each other in different operations: %s of %zu bytes, "
+                "%s of %zu bytes",
+                t.waits, t.bytes, first.waits, bytes);
         }
         if (bytes == 4) memcpy(share->at + lane * 4, t.mine, 4);
         else if (bytes) memcpy(share->at + lane * bytes, t.mine, bytes);
@@ -1099,9 +1184,9 @@ static void thread_end() {
     if (--block.live && block.arrived == block.live) barrier_release();
 }
 
-// A fiber runs threads from their beginning. One that waits keeps its fiber until it returns; after one that returns, the
-// same fiber runs the next that has not started: a kernel without barriers runs on one fiber, without any switch between
-// threads.
+// A fiber runs threads from their beginning. One that waits keeps its fiber until it returns; after
+// one that returns, the same fiber runs the next that has not started: a kernel without barriers
+// runs on one fiber, without any switch between threads.
 static void fiber_main() {
     Fiber *self = block.threads[block.current].fiber;
     fiber_arrive(self);
@@ -1119,14 +1204,16 @@ static void fiber_main() {
             next = t.fiber;
         }
         fibers_idle.push_back(self);
-        fiber_switch(self, next); // back when this fiber is taken for another thread, which is then the current one
+        // Back when this fiber is taken for another thread, which is then the current one.
+        fiber_switch(self, next);
     }
 }
 
 // ----------------------------------------------------------------------------
 // launches
 
-// Where the program's static shared memory is: its thread-local variables without initial value (see __shared__).
+// Where the program's static shared memory is: its thread-local variables without
+// initial value (see __shared__).
 static char *static_shared;
 static size_t static_shared_bytes;
 static void static_shared_find() {
@@ -1164,7 +1251,8 @@ static void block_run() {
     block.live = threads;
     block.arrived = block.predicates = 0;
     block.barrier = nullptr;
-    block.window = chance() & 1 ? SIZE_MAX : (size_t)warpSize; // all threads mixed, or one warp far ahead of the others
+    // All threads mixed, or one warp far ahead of the others.
+    block.window = chance() & 1 ? SIZE_MAX : (size_t)warpSize;
     block.ready.clear();
     block_all_ready();
     if (static_shared_bytes) memset(static_shared, 0xFF, static_shared_bytes);
@@ -1174,7 +1262,8 @@ static void block_run() {
     fiber_switch(&fiber_program, first.fiber);
 }
 
-// Blocks run one after another, from a block that is drawn and by a stride that is drawn and meets all of them.
+// Blocks run one after another, from a block that is drawn and by a stride that is drawn and meets
+// all of them.
 static void launch_run(const Launch &launch) {
     static pthread_t runner;
     static bool first = true;
@@ -1183,7 +1272,8 @@ static void launch_run(const Launch &launch) {
         static_shared_find();
     }
     first = false;
-    if (!pthread_equal(runner, pthread_self())) die("kernels run in one thread of the program, and this is another");
+    if (!pthread_equal(runner, pthread_self()))
+        die("kernels run in one thread of the program, and this is another");
     uint64_t blocks = (uint64_t)launch.grid.x * launch.grid.y * launch.grid.z;
     uint64_t at = chance_below(blocks), stride;
     do stride = 1 + chance_below(blocks);
@@ -1196,9 +1286,11 @@ static void launch_run(const Launch &launch) {
     for (uint64_t i = 0; i < blocks; i++, at = (at + stride) % blocks) {
         blockIdx = {(unsigned)(at % launch.grid.x), (unsigned)(at / launch.grid.x % launch.grid.y),
                     (unsigned)(at / launch.grid.x / launch.grid.y)};
-        // At its exact size, which is 128 bytes at least aligned, for ASan to see what is beyond it.
+        // At its exact size, which is 128 bytes at least aligned, for ASan to see what is beyond
+        // it.
         void *shared = nullptr;
-        if (launch.shared && posix_memalign(&shared, 128, launch.shared)) die("no memory for shared memory");
+        if (launch.shared && posix_memalign(&shared, 128, launch.shared))
+            die("no memory for shared memory");
         if (shared) memset(shared, 0xFF, launch.shared);
         block.shared = (char *)shared;
         block_run();
@@ -1221,15 +1313,18 @@ cudaError_t emu_function_attribute(const void *kernel, cudaFuncAttribute attribu
     if (device_check()) return cudaErrorNoDevice;
     if (!kernel) return error_keep(cudaErrorInvalidDeviceFunction);
     if (attribute == cudaFuncAttributePreferredSharedMemoryCarveout) return cudaSuccess;
-    if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize || value < 0 || value > SHARED_MOST) {
-        return refuse(cudaErrorInvalidValue, "cudaFuncSetAttribute: %d bytes of shared memory, the most is %d", value,
+    if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize || value < 0 ||
+        value > SHARED_MOST) {
+        return refuse(cudaErrorInvalidValue,
+                      "cudaFuncSetAttribute: %d bytes of shared memory, the most is %d", value,
                       SHARED_MOST);
     }
     shared_limits()[kernel] = (size_t)value;
     return cudaSuccess;
 }
 cudaError_t emu_occupancy(int *blocks, int threads, size_t shared) {
-    if (threads < 1 || threads > 1024 || shared > SHARED_MOST) return error_keep(cudaErrorInvalidValue);
+    if (threads < 1 || threads > 1024 || shared > SHARED_MOST)
+        return error_keep(cudaErrorInvalidValue);
     int by_threads = THREADS_OF_SM / ((threads + warpSize - 1) / warpSize * warpSize);
     *blocks = std::min({32, by_threads, (int)(SHARED_OF_SM / (shared + SHARED_RESERVED))});
     return device_check();
@@ -1239,27 +1334,33 @@ bool emu_launch_pointer(const char *name, int argument, const volatile void *poi
     const void *plain = const_cast<const void *>(pointer);
     uintptr_t start;
     if (!plain || allocation_find(plain, &start)) return true;
-    refuse(cudaErrorIllegalAddress, "kernel %s: argument %d is %p, which no GPU can follow", name, argument, plain);
+    refuse(cudaErrorIllegalAddress, "kernel %s: argument %d is %p, which no GPU can follow", name,
+           argument, plain);
     return false;
 }
 
-void emu_launch_queue(const char *name, const void *kernel, dim3 grid, dim3 threads, size_t shared, cudaStream_t stream,
-                      std::function<void()> thread) {
+void emu_launch_queue(const char *name, const void *kernel, dim3 grid, dim3 threads, size_t shared,
+                      cudaStream_t stream, std::function<void()> thread) {
     if (device_check()) return;
     CUstream_st *s = stream_find(stream);
     if (!s) return (void)error_keep(cudaErrorInvalidResourceHandle);
     auto limit = shared_limits().find(kernel);
-    size_t shared_most =
-        limit == shared_limits().end() ? (size_t)SHARED_USUAL : std::max<size_t>(limit->second, SHARED_USUAL);
+    size_t shared_most = limit == shared_limits().end()
+                             ? (size_t)SHARED_USUAL
+                             : std::max<size_t>(limit->second, SHARED_USUAL);
     size_t count = (size_t)threads.x * threads.y * threads.z;
     const char *wrong = nullptr;
-    if (!count || threads.x > 1024 || threads.y > 1024 || threads.z > 64 || count > 1024) wrong = "block";
-    if (!grid.x || !grid.y || !grid.z || grid.x > INT_MAX || grid.y > 65535 || grid.z > 65535) wrong = "grid";
+    if (!count || threads.x > 1024 || threads.y > 1024 || threads.z > 64 || count > 1024)
+        wrong = "block";
+    if (!grid.x || !grid.y || !grid.z || grid.x > INT_MAX || grid.y > 65535 || grid.z > 65535)
+        wrong = "grid";
     if (shared > shared_most) wrong = "shared memory";
     if (wrong) {
         refuse(shared > shared_most ? cudaErrorInvalidValue : cudaErrorInvalidConfiguration,
-               "kernel %s: %s: grid (%u,%u,%u), block (%u,%u,%u), %zu bytes of shared memory of %zu allowed", name, wrong,
-               grid.x, grid.y, grid.z, threads.x, threads.y, threads.z, shared, shared_most);
+               "kernel %s: %s: grid (%u,%u,%u), block (%u,%u,%u), %zu bytes of shared memory of "
+               "%zu allowed",
+               name, wrong, grid.x, grid.y, grid.z, threads.x, threads.y, threads.z, shared,
+               shared_most);
         return;
     }
     auto launch = std::make_shared<Launch>(Launch{name, grid, threads, shared, std::move(thread)});
@@ -1329,7 +1430,8 @@ const char *cublasLtGetStatusName(cublasStatus_t status) {
 const char *cublasLtGetStatusString(cublasStatus_t status) { return cublasLtGetStatusName(status); }
 
 // A refusal says why: on a GPU one has to guess.
-static cublasStatus_t refuse_product(cublasStatus_t status, const char *format, ...) __attribute__((format(printf, 2, 3)));
+static cublasStatus_t refuse_product(cublasStatus_t status, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
 static cublasStatus_t refuse_product(cublasStatus_t status, const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);
@@ -1340,15 +1442,18 @@ static cublasStatus_t refuse_product(cublasStatus_t status, const char *format, 
     va_end(arguments);
     return status;
 }
-template <typename T> static cublasStatus_t attribute_set(T *field, const void *value, size_t bytes) {
+template <typename T>
+static cublasStatus_t attribute_set(T *field, const void *value, size_t bytes) {
     if (!value || bytes != sizeof *field) {
-        return refuse_product(CUBLAS_STATUS_INVALID_VALUE, "attribute of %zu bytes, expected %zu", bytes, sizeof *field);
+        return refuse_product(CUBLAS_STATUS_INVALID_VALUE, "attribute of %zu bytes, expected %zu",
+                              bytes, sizeof *field);
     }
     memcpy(field, value, bytes);
     return CUBLAS_STATUS_SUCCESS;
 }
 
-cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t *desc, cublasComputeType_t compute, cudaDataType_t scale) {
+cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t *desc, cublasComputeType_t compute,
+                                        cudaDataType_t scale) {
     *desc = new cublasLtMatmulDescOpaque_t();
     (*desc)->compute = compute;
     (*desc)->scale = scale;
@@ -1360,7 +1465,8 @@ cublasStatus_t cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t desc) {
     delete desc;
     return CUBLAS_STATUS_SUCCESS;
 }
-cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t desc, cublasLtMatmulDescAttributes_t attribute,
+cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t desc,
+                                              cublasLtMatmulDescAttributes_t attribute,
                                               const void *value, size_t bytes) {
     switch (attribute) {
     case CUBLASLT_MATMUL_DESC_COMPUTE_TYPE: return attribute_set(&desc->compute, value, bytes);
@@ -1371,27 +1477,33 @@ cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t desc, cublasL
     case CUBLASLT_MATMUL_DESC_TRANSC: return attribute_set(&desc->transpose_c, value, bytes);
     case CUBLASLT_MATMUL_DESC_EPILOGUE: return attribute_set(&desc->epilogue, value, bytes);
     case CUBLASLT_MATMUL_DESC_BIAS_POINTER: return attribute_set(&desc->bias, value, bytes);
-    case CUBLASLT_MATMUL_DESC_BIAS_BATCH_STRIDE: return attribute_set(&desc->bias_stride, value, bytes);
+    case CUBLASLT_MATMUL_DESC_BIAS_BATCH_STRIDE:
+        return attribute_set(&desc->bias_stride, value, bytes);
     case CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER: return attribute_set(&desc->aux, value, bytes);
     case CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD: return attribute_set(&desc->aux_ld, value, bytes);
-    case CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_BATCH_STRIDE: return attribute_set(&desc->aux_stride, value, bytes);
+    case CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_BATCH_STRIDE:
+        return attribute_set(&desc->aux_stride, value, bytes);
     case CUBLASLT_MATMUL_DESC_SM_COUNT_TARGET: return attribute_set(&desc->sm_target, value, bytes);
-    case CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_DATA_TYPE: return attribute_set(&desc->aux_type, value, bytes);
+    case CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_DATA_TYPE:
+        return attribute_set(&desc->aux_type, value, bytes);
     case CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE: return attribute_set(&desc->bias_type, value, bytes);
     }
-    return refuse_product(CUBLAS_STATUS_INVALID_VALUE, "attribute %d of a product is not known here", (int)attribute);
+    return refuse_product(CUBLAS_STATUS_INVALID_VALUE,
+                          "attribute %d of a product is not known here", (int)attribute);
 }
 
-cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t *layout, cudaDataType type, uint64_t rows, uint64_t cols,
-                                          int64_t ld) {
-    *layout = new cublasLtMatrixLayoutOpaque_t{(uint32_t)type, CUBLASLT_ORDER_COL, rows, cols, ld, 1, 0};
+cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t *layout, cudaDataType type,
+                                          uint64_t rows, uint64_t cols, int64_t ld) {
+    *layout = new cublasLtMatrixLayoutOpaque_t{(uint32_t)type, CUBLASLT_ORDER_COL, rows, cols, ld,
+                                               1, 0};
     return CUBLAS_STATUS_SUCCESS;
 }
 cublasStatus_t cublasLtMatrixLayoutDestroy(cublasLtMatrixLayout_t layout) {
     delete layout;
     return CUBLAS_STATUS_SUCCESS;
 }
-cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t layout, cublasLtMatrixLayoutAttribute_t attribute,
+cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t layout,
+                                                cublasLtMatrixLayoutAttribute_t attribute,
                                                 const void *value, size_t bytes) {
     switch (attribute) {
     case CUBLASLT_MATRIX_LAYOUT_TYPE: return attribute_set(&layout->type, value, bytes);
@@ -1400,9 +1512,11 @@ cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t layout, c
     case CUBLASLT_MATRIX_LAYOUT_COLS: return attribute_set(&layout->columns, value, bytes);
     case CUBLASLT_MATRIX_LAYOUT_LD: return attribute_set(&layout->ld, value, bytes);
     case CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT: return attribute_set(&layout->batch, value, bytes);
-    case CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET: return attribute_set(&layout->stride, value, bytes);
+    case CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET:
+        return attribute_set(&layout->stride, value, bytes);
     }
-    return refuse_product(CUBLAS_STATUS_INVALID_VALUE, "attribute %d of a matrix is not known here", (int)attribute);
+    return refuse_product(CUBLAS_STATUS_INVALID_VALUE, "attribute %d of a matrix is not known here",
+                          (int)attribute);
 }
 
 cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t *preference) {
@@ -1413,17 +1527,23 @@ cublasStatus_t cublasLtMatmulPreferenceDestroy(cublasLtMatmulPreference_t prefer
     delete preference;
     return CUBLAS_STATUS_SUCCESS;
 }
-// There is one way to compute here: what is preferred comes back as what cublasLtMatmul must then be given.
+// There is one way to compute here: what is preferred comes back as what
+// cublasLtMatmul must then be given.
 cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t preference,
-                                                    cublasLtMatmulPreferenceAttributes_t attribute, const void *value,
-                                                    size_t bytes) {
+                                                    cublasLtMatmulPreferenceAttributes_t attribute,
+                                                    const void *value, size_t bytes) {
     uint32_t ignored;
     switch (attribute) {
-    case CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES: return attribute_set(&preference->workspace, value, bytes);
-    case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES: return attribute_set(&preference->alignments[0], value, bytes);
-    case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES: return attribute_set(&preference->alignments[1], value, bytes);
-    case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES: return attribute_set(&preference->alignments[2], value, bytes);
-    case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES: return attribute_set(&preference->alignments[3], value, bytes);
+    case CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES:
+        return attribute_set(&preference->workspace, value, bytes);
+    case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES:
+        return attribute_set(&preference->alignments[0], value, bytes);
+    case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES:
+        return attribute_set(&preference->alignments[1], value, bytes);
+    case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES:
+        return attribute_set(&preference->alignments[2], value, bytes);
+    case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES:
+        return attribute_set(&preference->alignments[3], value, bytes);
     default: return attribute_set(&ignored, value, bytes);
     }
 }
@@ -1455,17 +1575,21 @@ static size_t type_bytes(uint32_t type) { return type == CUDA_R_32F ? 4 : 2; }
 // Sets m, n, k and says whether NVIDIA's library and this one take the product.
 static cublasStatus_t product_check(Product &p) {
     const cublasLtMatmulDescOpaque_t &t = p.desc;
-    const cublasLtMatrixLayoutOpaque_t *all[4] = {&p.a_layout, &p.b_layout, &p.c_layout, &p.d_layout};
+    const cublasLtMatrixLayoutOpaque_t *all[4] = {&p.a_layout, &p.b_layout, &p.c_layout,
+                                                  &p.d_layout};
     for (int i = 0; i < 4; i++) {
         const auto &x = *all[i];
         if (!x.rows || !x.columns || x.ld < (int64_t)x.rows || x.batch < 1) {
-            return refuse_product(CUBLAS_STATUS_INVALID_VALUE, "%c is %zu x %zu with leading dimension %zd, batch %d",
-                                  "ABCD"[i], (size_t)x.rows, (size_t)x.columns, (ssize_t)x.ld, x.batch);
+            return refuse_product(CUBLAS_STATUS_INVALID_VALUE,
+                                  "%c is %zu x %zu with leading dimension %zd, batch %d", "ABCD"[i],
+                                  (size_t)x.rows, (size_t)x.columns, (ssize_t)x.ld, x.batch);
         }
         if (x.order != CUBLASLT_ORDER_COL || !type_known(x.type)) {
-            return refuse_product(CUBLAS_STATUS_NOT_SUPPORTED, "%c has type %u and order %u", "ABCD"[i], x.type, x.order);
+            return refuse_product(CUBLAS_STATUS_NOT_SUPPORTED, "%c has type %u and order %u",
+                                  "ABCD"[i], x.type, x.order);
         }
-        if (x.batch != p.d_layout.batch) return refuse_product(CUBLAS_STATUS_INVALID_VALUE, "batches differ");
+        if (x.batch != p.d_layout.batch)
+            return refuse_product(CUBLAS_STATUS_INVALID_VALUE, "batches differ");
     }
     p.m = t.transpose_a ? p.a_layout.columns : p.a_layout.rows;
     p.k = t.transpose_a ? p.a_layout.rows : p.a_layout.columns;
@@ -1473,22 +1597,24 @@ static cublasStatus_t product_check(Product &p) {
     size_t k = t.transpose_b ? p.b_layout.columns : p.b_layout.rows;
     if (k != p.k || p.d_layout.rows != p.m || p.d_layout.columns != p.n || p.c_layout.rows != p.m ||
         p.c_layout.columns != p.n) {
-        return refuse_product(CUBLAS_STATUS_INVALID_VALUE, "op(A) %zu x %zu, op(B) %zu x %zu, C %zu x %zu, D %zu x %zu", p.m,
-                              p.k, k, p.n, (size_t)p.c_layout.rows, (size_t)p.c_layout.columns, (size_t)p.d_layout.rows,
-                              (size_t)p.d_layout.columns);
+        return refuse_product(CUBLAS_STATUS_INVALID_VALUE,
+                              "op(A) %zu x %zu, op(B) %zu x %zu, C %zu x %zu, D %zu x %zu", p.m,
+                              p.k, k, p.n, (size_t)p.c_layout.rows, (size_t)p.c_layout.columns,
+                              (size_t)p.d_layout.rows, (size_t)p.d_layout.columns);
     }
     bool float_inputs = p.a_layout.type == CUDA_R_32F;
     if (p.a_layout.type != p.b_layout.type || p.c_layout.type != p.d_layout.type ||
         (float_inputs && p.d_layout.type != CUDA_R_32F)) {
-        return refuse_product(CUBLAS_STATUS_NOT_SUPPORTED, "types A %u, B %u, C %u, D %u", p.a_layout.type, p.b_layout.type,
-                              p.c_layout.type, p.d_layout.type);
+        return refuse_product(CUBLAS_STATUS_NOT_SUPPORTED, "types A %u, B %u, C %u, D %u",
+                              p.a_layout.type, p.b_layout.type, p.c_layout.type, p.d_layout.type);
     }
-    bool compute_known = t.compute == CUBLAS_COMPUTE_32F || t.compute == CUBLAS_COMPUTE_32F_PEDANTIC ||
+    bool compute_known = t.compute == CUBLAS_COMPUTE_32F ||
+                         t.compute == CUBLAS_COMPUTE_32F_PEDANTIC ||
                          (t.compute == CUBLAS_COMPUTE_32F_FAST_TF32 && float_inputs);
     if (!compute_known || t.scale != CUDA_R_32F || t.transpose_c || (t.pointer_mode & ~1)) {
         return refuse_product(CUBLAS_STATUS_NOT_SUPPORTED,
-                              "compute type %d, scale type %d, transposed C %d, pointer mode %d", t.compute, t.scale,
-                              t.transpose_c, t.pointer_mode);
+                              "compute type %d, scale type %d, transposed C %d, pointer mode %d",
+                              t.compute, t.scale, t.transpose_c, t.pointer_mode);
     }
     switch (t.epilogue) {
     case CUBLASLT_EPILOGUE_DEFAULT:
@@ -1505,7 +1631,8 @@ static cublasStatus_t product_check(Product &p) {
     }
     return CUBLAS_STATUS_SUCCESS;
 }
-static const uint32_t EPILOGUES_BIAS = CUBLASLT_EPILOGUE_BIAS | 16 | CUBLASLT_EPILOGUE_BGRADA | CUBLASLT_EPILOGUE_BGRADB;
+static const uint32_t EPILOGUES_BIAS = CUBLASLT_EPILOGUE_BIAS | 16 | CUBLASLT_EPILOGUE_BGRADA |
+                                       CUBLASLT_EPILOGUE_BGRADB;
 static const uint32_t EPILOGUES_AUX = 128;
 
 // The vectors and matrices of epilogues. Sets the types left to default.
@@ -1514,33 +1641,39 @@ static cublasStatus_t product_epilogue_check(Product &p) {
     if (t.bias_type == -1) t.bias_type = (int32_t)p.d_layout.type;
     if (t.aux_type == -1) t.aux_type = (int32_t)p.d_layout.type;
     if (t.epilogue & EPILOGUES_BIAS) {
-        if (!t.bias) return refuse_product(CUBLAS_STATUS_INVALID_VALUE, "epilogue %u without a bias pointer", t.epilogue);
+        if (!t.bias)
+            return refuse_product(CUBLAS_STATUS_INVALID_VALUE, "epilogue %u without a bias pointer",
+                                  t.epilogue);
         if (t.bias_type != (int32_t)p.d_layout.type) {
-            return refuse_product(CUBLAS_STATUS_NOT_SUPPORTED, "bias type %d, D type %u", t.bias_type, p.d_layout.type);
+            return refuse_product(CUBLAS_STATUS_NOT_SUPPORTED, "bias type %d, D type %u",
+                                  t.bias_type, p.d_layout.type);
         }
     }
     if (t.epilogue & EPILOGUES_AUX) {
         if (!t.aux || t.aux_ld < (int64_t)p.m || t.aux_ld % 8 || t.aux_stride % 8) {
             return refuse_product(CUBLAS_STATUS_INVALID_VALUE,
-                                  "auxiliary matrix %p with leading dimension %zd, stride %zd, for %zu rows", t.aux,
-                                  (ssize_t)t.aux_ld, (ssize_t)t.aux_stride, p.m);
+                                  "auxiliary matrix %p with leading dimension %zd, stride %zd, for "
+                                  "%zu rows",
+                                  t.aux, (ssize_t)t.aux_ld, (ssize_t)t.aux_stride, p.m);
         }
         if (t.aux_type != (int32_t)p.d_layout.type) {
-            return refuse_product(CUBLAS_STATUS_NOT_SUPPORTED, "auxiliary type %d, D type %u", t.aux_type, p.d_layout.type);
+            return refuse_product(CUBLAS_STATUS_NOT_SUPPORTED, "auxiliary type %d, D type %u",
+                                  t.aux_type, p.d_layout.type);
         }
     }
     return CUBLAS_STATUS_SUCCESS;
 }
 
-static bool matrix_extent_check(const char *what, const void *at, size_t rows, size_t columns, int64_t ld, int64_t stride,
-                                int batch, uint32_t type) {
+static bool matrix_extent_check(const char *what, const void *at, size_t rows, size_t columns,
+                                int64_t ld, int64_t stride, int batch, uint32_t type) {
     size_t elements = (columns - 1) * (size_t)ld + rows;
     const char *first = (const char *)at;
     if (stride < 0) first += stride * (batch - 1) * (int64_t)type_bytes(type);
     elements += (size_t)(stride < 0 ? -stride : stride) * (size_t)(batch - 1);
     return extent_check("cublasLtMatmul", what, first, elements * type_bytes(type), false);
 }
-static bool layout_extent_check(const char *what, const void *at, const cublasLtMatrixLayoutOpaque_t &x) {
+static bool layout_extent_check(const char *what, const void *at,
+                                const cublasLtMatrixLayoutOpaque_t &x) {
     return matrix_extent_check(what, at, x.rows, x.columns, x.ld, x.stride, x.batch, x.type);
 }
 static bool product_extents_check(const Product &p) {
@@ -1550,21 +1683,24 @@ static bool product_extents_check(const Product &p) {
         fprintf(stderr, "emu: cublasLtMatmul: a batch of %d writes over the same D\n", batch);
         return false;
     }
-    bool good = layout_extent_check("A", p.a, p.a_layout) && layout_extent_check("B", p.b, p.b_layout) &&
+    bool good = layout_extent_check("A", p.a, p.a_layout) &&
+                layout_extent_check("B", p.b, p.b_layout) &&
                 layout_extent_check("D", p.d, p.d_layout);
     if (good && (p.beta_at || p.beta != 0)) good = layout_extent_check("C", p.c, p.c_layout);
     if (good && (t.epilogue & EPILOGUES_BIAS)) {
         size_t length = t.epilogue & CUBLASLT_EPILOGUE_BGRADB ? p.n : p.m;
-        good = matrix_extent_check("bias", t.bias, length, 1, (int64_t)length, t.bias_stride, batch, (uint32_t)t.bias_type);
+        good = matrix_extent_check("bias", t.bias, length, 1, (int64_t)length, t.bias_stride, batch,
+                                   (uint32_t)t.bias_type);
     }
     if (good && (t.epilogue & EPILOGUES_AUX)) {
-        good = matrix_extent_check("auxiliary matrix", t.aux, p.m, p.n, t.aux_ld, t.aux_stride, batch, (uint32_t)t.aux_type);
+        good = matrix_extent_check("auxiliary matrix", t.aux, p.m, p.n, t.aux_ld, t.aux_stride,
+                                   batch, (uint32_t)t.aux_type);
     }
     return good;
 }
 
-// The product itself, in float. op(A) is packed in strips of 16 rows and op(B) in strips of 4 columns, so that a tile of 16
-// x 4 sums stays in registers while it runs along k.
+// The product itself, in float. op(A) is packed in strips of 16 rows and op(B) in strips of 4
+// columns, so that a tile of 16 x 4 sums stays in registers while it runs along k.
 enum { TILE_M = 16, TILE_N = 4, PANEL_K = 256, PANEL_N = 512 };
 typedef float Float8 __attribute__((vector_size(32), may_alias));
 
@@ -1589,9 +1725,12 @@ TILE_BODY void tile_run(const float *a, const float *b, size_t k, float *out) {
         *(Float8 *)(out + j * TILE_M + 8) = sums[j][1];
     }
 }
-TILE void tile_plain(const float *a, const float *b, size_t k, float *out) { tile_run(a, b, k, out); }
+TILE void tile_plain(const float *a, const float *b, size_t k, float *out) {
+    tile_run(a, b, k, out);
+}
 #ifdef __x86_64__
-__attribute__((target("avx2,fma"))) TILE void tile_avx2(const float *a, const float *b, size_t k, float *out) {
+__attribute__((target("avx2,fma"))) TILE void tile_avx2(const float *a, const float *b, size_t k,
+                                                        float *out) {
     tile_run(a, b, k, out);
 }
 #endif
@@ -1604,15 +1743,17 @@ static void element_store(uint32_t type, void *at, size_t i, float x) {
     else ((__nv_bfloat16 *)at)[i] = x;
 }
 
-// Rows [row, row + strip) and columns [column, column + k) of a matrix, as floats: `strip` rows of one column beside each
-// other. What is beyond the last row is 0.
-static void panel_pack(float *panel, size_t strip, const void *from, const cublasLtMatrixLayoutOpaque_t &x, bool transposed,
-                       size_t row, size_t rows, size_t column, size_t k) {
+// Rows [row, row + strip) and columns [column, column + k) of a matrix, as floats: `strip` rows of
+// one column beside each other. What is beyond the last row is 0.
+static void panel_pack(float *panel, size_t strip, const void *from,
+                       const cublasLtMatrixLayoutOpaque_t &x, bool transposed, size_t row,
+                       size_t rows, size_t column, size_t k) {
     size_t down = transposed ? (size_t)x.ld : 1, right = transposed ? 1 : (size_t)x.ld;
     size_t here = std::min(strip, rows - row);
     for (size_t j = 0; j < k; j++) {
         size_t at = row * down + (column + j) * right;
-        for (size_t i = 0; i < here; i++) panel[j * strip + i] = element_load(x.type, from, at + i * down);
+        for (size_t i = 0; i < here; i++)
+            panel[j * strip + i] = element_load(x.type, from, at + i * down);
         for (size_t i = here; i < strip; i++) panel[j * strip + i] = 0;
     }
 }
@@ -1626,18 +1767,22 @@ static void product_multiply(float *sums, const Product &p, const void *a, const
 #ifdef __x86_64__
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) tile = tile_avx2;
 #endif
-    std::vector<Line> panel_a(PANEL_K * TILE_M / 16), panel_b(PANEL_K * PANEL_N / 16), out(TILE_M * TILE_N / 16);
+    std::vector<Line> panel_a(PANEL_K * TILE_M / 16), panel_b(PANEL_K * PANEL_N / 16),
+        out(TILE_M * TILE_N / 16);
     std::fill(sums, sums + p.m * p.n, 0.0f);
     for (size_t column = 0; column < p.n; column += PANEL_N) {
         size_t columns = std::min<size_t>(PANEL_N, p.n - column);
         for (size_t at_k = 0; at_k < p.k; at_k += p.panel) {
             size_t k = std::min(p.panel, p.k - at_k);
-            for (size_t j = 0; j < columns; j += TILE_N) { // op(B) by columns is its transpose by rows
-                panel_pack(panel_b[0].at + j * k, TILE_N, b, p.b_layout, !p.desc.transpose_b, column + j, p.n, at_k, k);
+            // op(B) by columns is its transpose by rows.
+            for (size_t j = 0; j < columns; j += TILE_N) {
+                panel_pack(panel_b[0].at + j * k, TILE_N, b, p.b_layout, !p.desc.transpose_b,
+                           column + j, p.n, at_k, k);
             }
             for (size_t row = 0; row < p.m; row += TILE_M) {
                 size_t rows = std::min<size_t>(TILE_M, p.m - row);
-                panel_pack(panel_a[0].at, TILE_M, a, p.a_layout, p.desc.transpose_a, row, p.m, at_k, k);
+                panel_pack(panel_a[0].at, TILE_M, a, p.a_layout, p.desc.transpose_a, row, p.m, at_k,
+                           k);
                 for (size_t j = 0; j < columns; j += TILE_N) {
                     tile(panel_a[0].at, panel_b[0].at + j * k, k, out[0].at);
                     for (size_t jj = 0; jj < std::min<size_t>(TILE_N, columns - j); jj++) {
@@ -1652,7 +1797,9 @@ static void product_multiply(float *sums, const Product &p, const void *a, const
 
 // GELU with tanh, and its derivative
 static const float GELU_SCALE = 0.7978845608028654f; // sqrt(2 / pi)
-static float gelu(float x) { return 0.5f * x * (1 + tanhf(GELU_SCALE * (x + 0.044715f * x * x * x))); }
+static float gelu(float x) {
+    return 0.5f * x * (1 + tanhf(GELU_SCALE * (x + 0.044715f * x * x * x)));
+}
 static float gelu_derivative(float x) {
     float t = tanhf(GELU_SCALE * (x + 0.044715f * x * x * x));
     return 0.5f * (1 + t) + 0.5f * x * (1 - t * t) * GELU_SCALE * (1 + 3 * 0.044715f * x * x);
@@ -1663,7 +1810,8 @@ static void *batch_at(const void *at, uint32_t type, int64_t stride, int batch) 
 }
 
 // D of one product of the batch out of its sums; C is read only where beta is not 0.
-static void product_finish(const float *sums, const Product &p, float alpha, float beta, const void *c, void *d, int batch) {
+static void product_finish(const float *sums, const Product &p, float alpha, float beta,
+                           const void *c, void *d, int batch) {
     const cublasLtMatmulDescOpaque_t &t = p.desc;
     bool adds_bias = t.epilogue & CUBLASLT_EPILOGUE_BIAS,
          sums_bias = (t.epilogue & CUBLASLT_EPILOGUE_DGELU_BGRAD) == CUBLASLT_EPILOGUE_DGELU_BGRAD;
@@ -1676,16 +1824,19 @@ static void product_finish(const float *sums, const Product &p, float alpha, flo
         for (size_t i = 0; i < p.m; i++) {
             size_t at_aux = j * (size_t)t.aux_ld + i;
             float x = alpha * sums[j * p.m + i];
-            if (beta != 0) x += beta * element_load(p.c_layout.type, c, j * (size_t)p.c_layout.ld + i);
+            if (beta != 0)
+                x += beta * element_load(p.c_layout.type, c, j * (size_t)p.c_layout.ld + i);
             if (adds_bias) x += element_load((uint32_t)t.bias_type, bias, i);
-            if (forward && (t.epilogue & EPILOGUES_AUX)) element_store((uint32_t)t.aux_type, aux, at_aux, x);
+            if (forward && (t.epilogue & EPILOGUES_AUX))
+                element_store((uint32_t)t.aux_type, aux, at_aux, x);
             if (forward) x = gelu(x);
             if (backward) x *= gelu_derivative(element_load((uint32_t)t.aux_type, aux, at_aux));
             if (sums_bias) bias_sums[i] += x;
             element_store(p.d_layout.type, d, j * (size_t)p.d_layout.ld + i, x);
         }
     }
-    for (size_t i = 0; i < bias_sums.size(); i++) element_store((uint32_t)t.bias_type, bias, i, bias_sums[i]);
+    for (size_t i = 0; i < bias_sums.size(); i++)
+        element_store((uint32_t)t.bias_type, bias, i, bias_sums[i]);
 }
 
 // The bias gradients that are sums of an operand over k.
@@ -1700,40 +1851,47 @@ static void product_bias_of_operand(const Product &p, const void *a, const void 
     for (size_t i = 0; i < (of_a ? p.m : p.n); i++) {
         float sum = 0;
         for (size_t k = 0; k < p.k; k++)
-            sum += element_load(x.type, from, k_is_rows ? i * (size_t)x.ld + k : k * (size_t)x.ld + i);
+            sum += element_load(x.type, from,
+                                k_is_rows ? i * (size_t)x.ld + k : k * (size_t)x.ld + i);
         element_store((uint32_t)t.bias_type, bias, i, sum);
     }
 }
 
 static void product_run(const Product &p) {
-    float alpha = p.alpha_at ? *(const float *)p.alpha_at : p.alpha, beta = p.beta_at ? *(const float *)p.beta_at : p.beta;
+    float alpha = p.alpha_at ? *(const float *)p.alpha_at : p.alpha;
+    float beta = p.beta_at ? *(const float *)p.beta_at : p.beta;
     std::vector<float> sums(p.m * p.n);
-    if (p.workspace_bytes) memset(p.workspace, 0xFF, p.workspace_bytes); // nobody else may keep anything there
+    // Nobody else may keep anything there.
+    if (p.workspace_bytes) memset(p.workspace, 0xFF, p.workspace_bytes);
     for (int batch = 0; batch < p.d_layout.batch; batch++) {
         const void *a = batch_at(p.a, p.a_layout.type, p.a_layout.stride, batch);
         const void *b = batch_at(p.b, p.b_layout.type, p.b_layout.stride, batch);
         const void *c = batch_at(p.c, p.c_layout.type, p.c_layout.stride, batch);
         product_multiply(sums.data(), p, a, b);
-        product_finish(sums.data(), p, alpha, beta, c, batch_at(p.d, p.d_layout.type, p.d_layout.stride, batch), batch);
+        product_finish(sums.data(), p, alpha, beta, c,
+                       batch_at(p.d, p.d_layout.type, p.d_layout.stride, batch), batch);
         product_bias_of_operand(p, a, b, batch);
     }
 }
 
-cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc,
-                                              cublasLtMatrixLayout_t a_layout, cublasLtMatrixLayout_t b_layout,
-                                              cublasLtMatrixLayout_t c_layout, cublasLtMatrixLayout_t d_layout,
-                                              cublasLtMatmulPreference_t preference, int requested,
-                                              cublasLtMatmulHeuristicResult_t results[], int *returned) {
+cublasStatus_t cublasLtMatmulAlgoGetHeuristic(
+    cublasLtHandle_t handle, cublasLtMatmulDesc_t desc, cublasLtMatrixLayout_t a_layout,
+    cublasLtMatrixLayout_t b_layout, cublasLtMatrixLayout_t c_layout,
+    cublasLtMatrixLayout_t d_layout, cublasLtMatmulPreference_t preference, int requested,
+    cublasLtMatmulHeuristicResult_t results[], int *returned) {
     *returned = 0;
     if (!handle) return CUBLAS_STATUS_NOT_INITIALIZED;
     if (!desc || !a_layout || !b_layout || !c_layout || !d_layout || !preference || requested < 1)
         return CUBLAS_STATUS_INVALID_VALUE;
     Product p = {};
-    p.desc = *desc, p.a_layout = *a_layout, p.b_layout = *b_layout, p.c_layout = *c_layout, p.d_layout = *d_layout;
+    p.desc = *desc, p.a_layout = *a_layout, p.b_layout = *b_layout, p.c_layout = *c_layout;
+    p.d_layout = *d_layout;
     if (cublasStatus_t status = product_check(p)) return status;
-    Algorithm found = {p.m, p.n, p.k, std::min<uint64_t>(preference->workspace, WORKSPACE_WANTED), {}, PANEL_K};
+    uint64_t workspace = std::min<uint64_t>(preference->workspace, WORKSPACE_WANTED);
+    Algorithm found = {p.m, p.n, p.k, workspace, {}, PANEL_K};
     memcpy(found.alignments, preference->alignments, sizeof found.alignments);
-    for (*returned = 0; *returned < std::min<int>(requested, ALGORITHMS); ++*returned, found.panel /= 4) {
+    int count = std::min<int>(requested, ALGORITHMS);
+    for (*returned = 0; *returned < count; ++*returned, found.panel /= 4) {
         cublasLtMatmulHeuristicResult_t &result = results[*returned] = {};
         memcpy(&result.algo, &found, sizeof found);
         result.workspaceSize = found.workspace;
@@ -1743,17 +1901,18 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
     return CUBLAS_STATUS_SUCCESS;
 }
 
-// An algorithm is for the sizes, the alignments and the workspace that were told when it was found. NVIDIA's library takes
-// more than that on some days, and fails on others.
-static cublasStatus_t product_algorithm_check(Product &p, const cublasLtMatmulAlgo_t *algo, size_t workspace_bytes) {
+// An algorithm is for the sizes, the alignments and the workspace that were told when it was found.
+// NVIDIA's library takes more than that on some days, and fails on others.
+static cublasStatus_t product_algorithm_check(Product &p, const cublasLtMatmulAlgo_t *algo,
+                                              size_t workspace_bytes) {
     Algorithm found;
     p.panel = PANEL_K;
     if (!algo) return CUBLAS_STATUS_SUCCESS;
     memcpy(&found, algo, sizeof found);
     if (found.m != p.m || found.n != p.n || found.k != p.k) {
         return refuse_product(CUBLAS_STATUS_INVALID_VALUE,
-                              "the algorithm was found for %zu x %zu x %zu, not %zu x %zu x %zu", (size_t)found.m,
-                              (size_t)found.n, (size_t)found.k, p.m, p.n, p.k);
+                              "the algorithm was found for %zu x %zu x %zu, not %zu x %zu x %zu",
+                              (size_t)found.m, (size_t)found.n, (size_t)found.k, p.m, p.n, p.k);
     }
     const void *const pointers[4] = {p.a, p.b, p.c, p.d};
     for (int i = 0; i < 4; i++) {
@@ -1765,30 +1924,36 @@ static cublasStatus_t product_algorithm_check(Product &p, const cublasLtMatmulAl
                               "ABCD"[i], pointers[i], found.alignments[i], "ABCD"[i]);
     }
     if (workspace_bytes < found.workspace) {
-        return refuse_product(CUBLAS_STATUS_INVALID_VALUE, "the algorithm needs a workspace of %zu bytes, not %zu",
+        return refuse_product(CUBLAS_STATUS_INVALID_VALUE,
+                              "the algorithm needs a workspace of %zu bytes, not %zu",
                               (size_t)found.workspace, workspace_bytes);
     }
     p.workspace_bytes = found.workspace, p.panel = found.panel;
     return CUBLAS_STATUS_SUCCESS;
 }
 
-// Supported: bfloat16 A and B with bfloat16 or float C and D, or all of them float; any transposes, leading dimensions,
-// strided batches; sums in float; the epilogues listed in cublasLt.h but RELU.
-cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc, const void *alpha, const void *a,
-                              cublasLtMatrixLayout_t a_layout, const void *b, cublasLtMatrixLayout_t b_layout,
-                              const void *beta, const void *c, cublasLtMatrixLayout_t c_layout, void *d,
-                              cublasLtMatrixLayout_t d_layout, const cublasLtMatmulAlgo_t *algo, void *workspace,
-                              size_t workspace_bytes, cudaStream_t stream) {
+// Supported: bfloat16 A and B with bfloat16 or float C and D, or all of them float; any transposes,
+// leading dimensions, strided batches; sums in float; the epilogues listed in cublasLt.h but RELU.
+cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc, const void *alpha,
+                              const void *a, cublasLtMatrixLayout_t a_layout, const void *b,
+                              cublasLtMatrixLayout_t b_layout, const void *beta, const void *c,
+                              cublasLtMatrixLayout_t c_layout, void *d,
+                              cublasLtMatrixLayout_t d_layout, const cublasLtMatmulAlgo_t *algo,
+                              void *workspace, size_t workspace_bytes, cudaStream_t stream) {
     if (!handle) return CUBLAS_STATUS_NOT_INITIALIZED;
-    if (!desc || !a_layout || !b_layout || !c_layout || !d_layout || !alpha || !beta) return CUBLAS_STATUS_INVALID_VALUE;
+    if (!desc || !a_layout || !b_layout || !c_layout || !d_layout || !alpha || !beta)
+        return CUBLAS_STATUS_INVALID_VALUE;
     Product p = {};
-    p.desc = *desc, p.a_layout = *a_layout, p.b_layout = *b_layout, p.c_layout = *c_layout, p.d_layout = *d_layout;
+    p.desc = *desc, p.a_layout = *a_layout, p.b_layout = *b_layout, p.c_layout = *c_layout;
+    p.d_layout = *d_layout;
     p.a = a, p.b = b, p.c = c, p.d = d, p.workspace = workspace;
     if (desc->pointer_mode == CUBLASLT_POINTER_MODE_DEVICE) {
         p.alpha_at = alpha;
         p.beta_at = beta;
-        if (!extent_check("cublasLtMatmul", "alpha", alpha, 4, false)) return CUBLAS_STATUS_INVALID_VALUE;
-        if (!extent_check("cublasLtMatmul", "beta", beta, 4, false)) return CUBLAS_STATUS_INVALID_VALUE;
+        if (!extent_check("cublasLtMatmul", "alpha", alpha, 4, false))
+            return CUBLAS_STATUS_INVALID_VALUE;
+        if (!extent_check("cublasLtMatmul", "beta", beta, 4, false))
+            return CUBLAS_STATUS_INVALID_VALUE;
     } else {
         p.alpha = *(const float *)alpha;
         p.beta = *(const float *)beta;
@@ -1796,11 +1961,14 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
     if (cublasStatus_t status = product_check(p)) return status;
     if (cublasStatus_t status = product_epilogue_check(p)) return status;
     if (!product_extents_check(p)) return CUBLAS_STATUS_INVALID_VALUE;
-    if (c == d && (p.beta_at || p.beta != 0) && (p.c_layout.ld != p.d_layout.ld || p.c_layout.stride != p.d_layout.stride)) {
-        return refuse_product(CUBLAS_STATUS_INVALID_VALUE, "C and D are one matrix, but with two layouts");
+    if (c == d && (p.beta_at || p.beta != 0) &&
+        (p.c_layout.ld != p.d_layout.ld || p.c_layout.stride != p.d_layout.stride)) {
+        return refuse_product(CUBLAS_STATUS_INVALID_VALUE,
+                              "C and D are one matrix, but with two layouts");
     }
     if (cublasStatus_t status = product_algorithm_check(p, algo, workspace_bytes)) return status;
-    if (workspace_bytes && !extent_check("cublasLtMatmul", "workspace", workspace, workspace_bytes, true)) {
+    if (workspace_bytes &&
+        !extent_check("cublasLtMatmul", "workspace", workspace, workspace_bytes, true)) {
         return CUBLAS_STATUS_INVALID_VALUE;
     }
     CUstream_st *s = stream_find(stream);
@@ -1819,8 +1987,9 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
 static MPI_Comm emu_world = MPI_COMM_WORLD;
 void emu_set_world(MPI_Comm world) { emu_world = world; }
 
-// A GPU goes on while its process waits in MPI, and so must the device here: another process may wait for what it has to
-// send. These stand before the library's own functions of the same names, as MPI provides for.
+// A GPU goes on while its process waits in MPI, and so must the device here: another process
+// may wait for what it has to send. These stand before the library's own functions of the
+// same names, as MPI provides for.
 static int mpi_wait(int count, MPI_Request *requests, MPI_Status *statuses) {
     for (int tries = 0, arrived = 0;;) {
         int error = PMPI_Testall(count, requests, &arrived, statuses);
@@ -1837,7 +2006,9 @@ static int mpi_wait_one(int error, MPI_Request request) {
 int MPI_Wait(MPI_Request *request, MPI_Status *status) {
     return mpi_wait(1, request, status == MPI_STATUS_IGNORE ? MPI_STATUSES_IGNORE : status);
 }
-int MPI_Waitall(int count, MPI_Request *requests, MPI_Status *statuses) { return mpi_wait(count, requests, statuses); }
+int MPI_Waitall(int count, MPI_Request *requests, MPI_Status *statuses) {
+    return mpi_wait(count, requests, statuses);
+}
 int MPI_Barrier(MPI_Comm comm) {
     MPI_Request request;
     int error = PMPI_Ibarrier(comm, &request);
@@ -1848,26 +2019,30 @@ int MPI_Bcast(void *buffer, int count, MPI_Datatype type, int root, MPI_Comm com
     int error = PMPI_Ibcast(buffer, count, type, root, comm, &request);
     return mpi_wait_one(error, request);
 }
-int MPI_Allreduce(const void *send, void *receive, int count, MPI_Datatype type, MPI_Op op, MPI_Comm comm) {
+int MPI_Allreduce(const void *send, void *receive, int count, MPI_Datatype type, MPI_Op op,
+                  MPI_Comm comm) {
     MPI_Request request;
     int error = PMPI_Iallreduce(send, receive, count, type, op, comm, &request);
     return mpi_wait_one(error, request);
 }
-int MPI_Reduce(const void *send, void *receive, int count, MPI_Datatype type, MPI_Op op, int root, MPI_Comm comm) {
+int MPI_Reduce(const void *send, void *receive, int count, MPI_Datatype type, MPI_Op op, int root,
+               MPI_Comm comm) {
     MPI_Request request;
     int error = PMPI_Ireduce(send, receive, count, type, op, root, comm, &request);
     return mpi_wait_one(error, request);
 }
-int MPI_Gather(const void *send, int send_count, MPI_Datatype send_type, void *receive, int receive_count,
-               MPI_Datatype receive_type, int root, MPI_Comm comm) {
+int MPI_Gather(const void *send, int send_count, MPI_Datatype send_type, void *receive,
+               int receive_count, MPI_Datatype receive_type, int root, MPI_Comm comm) {
     MPI_Request request;
-    int error = PMPI_Igather(send, send_count, send_type, receive, receive_count, receive_type, root, comm, &request);
+    int error = PMPI_Igather(send, send_count, send_type, receive, receive_count, receive_type,
+                             root, comm, &request);
     return mpi_wait_one(error, request);
 }
-int MPI_Allgather(const void *send, int send_count, MPI_Datatype send_type, void *receive, int receive_count,
-                  MPI_Datatype receive_type, MPI_Comm comm) {
+int MPI_Allgather(const void *send, int send_count, MPI_Datatype send_type, void *receive,
+                  int receive_count, MPI_Datatype receive_type, MPI_Comm comm) {
     MPI_Request request;
-    int error = PMPI_Iallgather(send, send_count, send_type, receive, receive_count, receive_type, comm, &request);
+    int error = PMPI_Iallgather(send, send_count, send_type, receive, receive_count, receive_type,
+                                comm, &request);
     return mpi_wait_one(error, request);
 }
 #endif
@@ -1880,7 +2055,8 @@ struct ncclComm {
 #endif
 };
 static char nccl_text[400] = "";
-static ncclResult_t nccl_refuse(ncclResult_t result, const char *format, ...) __attribute__((format(printf, 2, 3)));
+static ncclResult_t nccl_refuse(ncclResult_t result, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
 static ncclResult_t nccl_refuse(ncclResult_t result, const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);
@@ -1906,9 +2082,11 @@ ncclResult_t ncclGetUniqueId(ncclUniqueId *id) {
     static unsigned made = 0;
     uint64_t time = (uint64_t)std::chrono::steady_clock::now().time_since_epoch().count();
     memset(id, 0, sizeof *id);
-    unsigned number = (unsigned)(time ^ time >> 32) * 2654435761u ^ (unsigned)getpid() * 40503u ^ ++made << 20;
+    unsigned number = (unsigned)(time ^ time >> 32) * 2654435761u ^ (unsigned)getpid() * 40503u ^
+                      ++made << 20;
     memcpy(id->internal, &number, sizeof number);
-    snprintf(id->internal + sizeof number, sizeof id->internal - sizeof number, "emu %d %u", (int)getpid(), made);
+    snprintf(id->internal + sizeof number, sizeof id->internal - sizeof number, "emu %d %u",
+             (int)getpid(), made);
     return ncclSuccess;
 }
 
@@ -1921,29 +2099,36 @@ ncclResult_t ncclCommInitRank(ncclComm_t *comm, int ranks, ncclUniqueId id, int 
     made.rank = rank;
     made.device = device_current;
 #ifdef USE_MPI
-    // The split is a blocking call, so all come to it before any enters: what they wait for on the device is done meanwhile.
+    // The split is a blocking call, so all come to it before any enters: what they wait for
+    // on the device is done meanwhile.
     unsigned number;
     memcpy(&number, id.internal, sizeof number);
     MPI_Barrier(emu_world);
-    if (MPI_Comm_split(emu_world, (int)(number & INT_MAX), rank, &made.calls)) return ncclSystemError;
+    if (MPI_Comm_split(emu_world, (int)(number & INT_MAX), rank, &made.calls))
+        return ncclSystemError;
     int mpi_ranks, mpi_rank, same = 1;
     MPI_Comm_size(made.calls, &mpi_ranks);
     MPI_Comm_rank(made.calls, &mpi_rank);
     if (mpi_ranks != ranks || mpi_rank != rank) same = 0;
     if (!same) {
         MPI_Comm_free(&made.calls);
-        return nccl_refuse(ncclInvalidUsage, "rank %d of %d, but the id brought together %d processes, this one as %d", rank,
-                           ranks, mpi_ranks, mpi_rank);
+        return nccl_refuse(ncclInvalidUsage,
+                           "rank %d of %d, but the id brought together %d processes, this one as "
+                           "%d",
+                           rank, ranks, mpi_ranks, mpi_rank);
     }
     MPI_Comm_dup(made.calls, &made.data);
 #else
     (void)id;
-    if (ranks > 1) return nccl_refuse(ncclInvalidUsage, "%d ranks need MPI here: build with mpicxx -DUSE_MPI", ranks);
+    if (ranks > 1)
+        return nccl_refuse(ncclInvalidUsage, "%d ranks need MPI here: build with mpicxx -DUSE_MPI",
+                           ranks);
 #endif
     *comm = new ncclComm(made);
     return ncclSuccess;
 }
-ncclResult_t ncclCommInitRankConfig(ncclComm_t *comm, int ranks, ncclUniqueId id, int rank, ncclConfig_t *) {
+ncclResult_t ncclCommInitRankConfig(ncclComm_t *comm, int ranks, ncclUniqueId id, int rank,
+                                    ncclConfig_t *) {
     return ncclCommInitRank(comm, ranks, id, rank);
 }
 ncclResult_t ncclCommFinalize(ncclComm_t comm) {
@@ -1965,7 +2150,8 @@ ncclResult_t ncclCommDestroy(ncclComm_t comm) {
     delete comm;
     return ncclSuccess;
 }
-ncclResult_t ncclCommAbort(ncclComm_t) { return ncclSuccess; } // what was queued on it may still need it
+// What was queued on it may still need it.
+ncclResult_t ncclCommAbort(ncclComm_t) { return ncclSuccess; }
 ncclResult_t ncclCommGetAsyncError(ncclComm_t, ncclResult_t *error) {
     *error = ncclSuccess;
     return ncclSuccess;
@@ -2016,8 +2202,8 @@ struct Call {
     uint64_t count; // of the shard in reduce-scatter and all-gather
     bool operator==(const Call &) const = default;
 };
-static const char *const call_names[] = {"ncclAllReduce", "ncclReduceScatter", "ncclAllGather", "ncclBroadcast",
-                                         "ncclReduce"};
+static const char *const call_names[] = {"ncclAllReduce", "ncclReduceScatter", "ncclAllGather",
+                                         "ncclBroadcast", "ncclReduce"};
 struct Collective {
     Call call;
     const char *send;
@@ -2026,14 +2212,16 @@ struct Collective {
     uint64_t turn; // its number among those of its communicator
     enum { QUEUED, COMPARING, COMPARED, MOVING } state = QUEUED;
     std::vector<Call> calls;        // of all ranks
-    std::vector<char> mine, theirs; // what this rank sends, what all of them sent to it; bfloat16 is sent as it is
+    // What this rank sends, what all of them sent to it; bfloat16 is sent as it is.
+    std::vector<char> mine, theirs;
 #ifdef USE_MPI
     MPI_Request request;
 #endif
 };
 
 // to[i] = what the ranks sent for i, reduced in their order. W is what T is reduced in.
-template <typename T, typename W> static void reduce_typed(char *to, const char *from, size_t count, int ranks, int op) {
+template <typename T, typename W>
+static void reduce_typed(char *to, const char *from, size_t count, int ranks, int op) {
     for (size_t i = 0; i < count; i++) {
         W sum = (W)((const T *)from)[i];
         for (int rank = 1; rank < ranks; rank++) {
@@ -2076,17 +2264,21 @@ static void collective_compare(const Collective &c) {
     for (int rank = 0; rank < c.comm->ranks; rank++) {
         const Call &a = c.calls[(size_t)rank], &b = c.call;
         if (a == b) continue;
-        die("NCCL: operation %llu of a communicator: rank %d calls %s (count %llu, type %d, op %d, root %d), "
+        die("NCCL: operation %llu of a communicator: rank %d calls %s (count %llu, type %d, op %d, "
+            "root %d), "
             "but rank %d %s (count %llu, type %d, op %d, root %d)",
-            (unsigned long long)c.turn, rank, call_names[a.kind], (unsigned long long)a.count, a.type, a.op, a.root,
-            c.comm->rank, call_names[b.kind], (unsigned long long)b.count, b.type, b.op, b.root);
+            (unsigned long long)c.turn, rank, call_names[a.kind], (unsigned long long)a.count,
+            a.type, a.op, a.root, c.comm->rank, call_names[b.kind], (unsigned long long)b.count,
+            b.type, b.op, b.root);
     }
 }
 
 // Takes what this rank sends as it is now, and sends it.
 static void collective_move(Collective &c) {
-    size_t ranks = (size_t)c.comm->ranks, bytes = c.call.count * nccl_bytes((ncclDataType_t)c.call.type);
-    bool broadcast = c.call.kind == Call::BROADCAST, sends = !broadcast || c.comm->rank == c.call.root;
+    size_t ranks = (size_t)c.comm->ranks;
+    size_t bytes = c.call.count * nccl_bytes((ncclDataType_t)c.call.type);
+    bool broadcast = c.call.kind == Call::BROADCAST;
+    bool sends = !broadcast || c.comm->rank == c.call.root;
     bool gets_all = !broadcast && (c.call.kind != Call::REDUCE || c.comm->rank == c.call.root);
     if (sends) c.mine.assign(c.send, c.send + collective_send_bytes(c));
     else c.mine.resize(bytes);
@@ -2101,14 +2293,19 @@ static void collective_move(Collective &c) {
     switch (c.call.kind) {
     case Call::ALL_REDUCE:
     case Call::ALL_GATHER:
-        MPI_Iallgather(c.mine.data(), count, MPI_BYTE, c.theirs.data(), count, MPI_BYTE, comm, &c.request);
+        MPI_Iallgather(c.mine.data(), count, MPI_BYTE, c.theirs.data(), count, MPI_BYTE, comm,
+                       &c.request);
         break;
     case Call::REDUCE_SCATTER:
-        MPI_Ialltoall(c.mine.data(), count, MPI_BYTE, c.theirs.data(), count, MPI_BYTE, comm, &c.request);
+        MPI_Ialltoall(c.mine.data(), count, MPI_BYTE, c.theirs.data(), count, MPI_BYTE, comm,
+                      &c.request);
         break;
-    case Call::BROADCAST: MPI_Ibcast(c.mine.data(), count, MPI_BYTE, c.call.root, comm, &c.request); break;
+    case Call::BROADCAST:
+        MPI_Ibcast(c.mine.data(), count, MPI_BYTE, c.call.root, comm, &c.request);
+        break;
     case Call::REDUCE:
-        MPI_Igather(c.mine.data(), count, MPI_BYTE, c.theirs.data(), count, MPI_BYTE, c.call.root, comm, &c.request);
+        MPI_Igather(c.mine.data(), count, MPI_BYTE, c.theirs.data(), count, MPI_BYTE, c.call.root,
+                    comm, &c.request);
         break;
     }
 #endif
@@ -2120,7 +2317,8 @@ static void collective_end(Collective &c) {
         memcpy(c.receive, c.theirs.data(), c.theirs.size());
     } else if (!c.theirs.empty()) {
         std::vector<char> reduced(c.call.count * nccl_bytes((ncclDataType_t)c.call.type));
-        reduce_ranks(reduced.data(), c.theirs.data(), c.call.count, c.comm->ranks, c.call.type, c.call.op);
+        reduce_ranks(reduced.data(), c.theirs.data(), c.call.count, c.comm->ranks, c.call.type,
+                     c.call.op);
         memcpy(c.receive, reduced.data(), reduced.size());
     }
     c.comm->ended++;
@@ -2133,8 +2331,8 @@ static bool collective_arrived([[maybe_unused]] Collective &c) {
 #endif
     return arrived;
 }
-// Goes as far as it can. MPI wants the collectives of a communicator begun in one order everywhere, so each of the two waits
-// for those queued before it, which streams alone would not see to.
+// Goes as far as it can. MPI wants the collectives of a communicator begun in one order everywhere,
+// so each of the two waits for those queued before it, which streams alone would not see to.
 static Progress collective_run(Collective &c) {
     if (c.state == Collective::QUEUED) {
         if (c.comm->compared != c.turn) return BLOCKED;
@@ -2143,7 +2341,8 @@ static Progress collective_run(Collective &c) {
 #ifdef USE_MPI
         int bytes = sizeof c.call;
         if (c.comm->ranks > 1) {
-            MPI_Iallgather(&c.call, bytes, MPI_BYTE, c.calls.data(), bytes, MPI_BYTE, c.comm->calls, &c.request);
+            MPI_Iallgather(&c.call, bytes, MPI_BYTE, c.calls.data(), bytes, MPI_BYTE, c.comm->calls,
+                           &c.request);
         }
 #endif
         c.state = Collective::COMPARING;
@@ -2164,18 +2363,22 @@ static Progress collective_run(Collective &c) {
     return DONE;
 }
 
-static ncclResult_t collective_queue(Call call, const void *send, void *receive, ncclComm *comm, cudaStream_t stream) {
+static ncclResult_t collective_queue(Call call, const void *send, void *receive, ncclComm *comm,
+                                     cudaStream_t stream) {
     const char *name = call_names[call.kind];
     CUstream_st *s = stream_find(stream);
-    if (!comm || !s) return nccl_refuse(ncclInvalidArgument, "%s: no such communicator or stream", name);
+    if (!comm || !s)
+        return nccl_refuse(ncclInvalidArgument, "%s: no such communicator or stream", name);
     size_t bytes = nccl_bytes((ncclDataType_t)call.type);
     bool reduces = call.kind != Call::ALL_GATHER && call.kind != Call::BROADCAST;
-    if (!bytes || (reduces && (bytes == 1 || call.type == ncclFloat16)) || (unsigned)call.op > ncclAvg || call.root < 0 ||
-        call.root >= comm->ranks) {
-        return nccl_refuse(ncclInvalidArgument, "%s: type %d, op %d, root %d", name, call.type, call.op, call.root);
+    if (!bytes || (reduces && (bytes == 1 || call.type == ncclFloat16)) ||
+        (unsigned)call.op > ncclAvg || call.root < 0 || call.root >= comm->ranks) {
+        return nccl_refuse(ncclInvalidArgument, "%s: type %d, op %d, root %d", name, call.type,
+                           call.op, call.root);
     }
     if (call.count > INT_MAX / bytes)
-        return nccl_refuse(ncclInvalidArgument, "%s: %zu elements are too many", name, (size_t)call.count);
+        return nccl_refuse(ncclInvalidArgument, "%s: %zu elements are too many", name,
+                           (size_t)call.count);
     auto c = std::make_shared<Collective>();
     c->call = call;
     c->send = (const char *)send;
@@ -2183,30 +2386,34 @@ static ncclResult_t collective_queue(Call call, const void *send, void *receive,
     c->comm = comm;
     if (!extent_check(name, "send buffer", send, collective_send_bytes(*c), false) ||
         !extent_check(name, "receive buffer", receive, collective_receive_bytes(*c), false)) {
-        return nccl_refuse(ncclInvalidArgument, "%s: %zu elements of %zu bytes; see above", name, (size_t)call.count, bytes);
+        return nccl_refuse(ncclInvalidArgument, "%s: %zu elements of %zu bytes; see above", name,
+                           (size_t)call.count, bytes);
     }
     c->turn = comm->queued++;
     stream_queue(s, [c]() { return collective_run(*c); });
     return ncclSuccess;
 }
 
-ncclResult_t ncclAllReduce(const void *send, void *receive, size_t count, ncclDataType_t type, ncclRedOp_t op,
-                           ncclComm_t comm, cudaStream_t stream) {
+ncclResult_t ncclAllReduce(const void *send, void *receive, size_t count, ncclDataType_t type,
+                           ncclRedOp_t op, ncclComm_t comm, cudaStream_t stream) {
     return collective_queue({Call::ALL_REDUCE, type, op, 0, count}, send, receive, comm, stream);
 }
-ncclResult_t ncclReduceScatter(const void *send, void *receive, size_t receive_count, ncclDataType_t type, ncclRedOp_t op,
-                               ncclComm_t comm, cudaStream_t stream) {
-    return collective_queue({Call::REDUCE_SCATTER, type, op, 0, receive_count}, send, receive, comm, stream);
+ncclResult_t ncclReduceScatter(const void *send, void *receive, size_t receive_count,
+                               ncclDataType_t type, ncclRedOp_t op, ncclComm_t comm,
+                               cudaStream_t stream) {
+    return collective_queue({Call::REDUCE_SCATTER, type, op, 0, receive_count}, send, receive, comm,
+                            stream);
 }
-ncclResult_t ncclAllGather(const void *send, void *receive, size_t send_count, ncclDataType_t type, ncclComm_t comm,
-                           cudaStream_t stream) {
-    return collective_queue({Call::ALL_GATHER, type, 0, 0, send_count}, send, receive, comm, stream);
+ncclResult_t ncclAllGather(const void *send, void *receive, size_t send_count, ncclDataType_t type,
+                           ncclComm_t comm, cudaStream_t stream) {
+    return collective_queue({Call::ALL_GATHER, type, 0, 0, send_count}, send, receive, comm,
+                            stream);
 }
-ncclResult_t ncclBroadcast(const void *send, void *receive, size_t count, ncclDataType_t type, int root, ncclComm_t comm,
-                           cudaStream_t stream) {
+ncclResult_t ncclBroadcast(const void *send, void *receive, size_t count, ncclDataType_t type,
+                           int root, ncclComm_t comm, cudaStream_t stream) {
     return collective_queue({Call::BROADCAST, type, 0, root, count}, send, receive, comm, stream);
 }
-ncclResult_t ncclReduce(const void *send, void *receive, size_t count, ncclDataType_t type, ncclRedOp_t op, int root,
-                        ncclComm_t comm, cudaStream_t stream) {
+ncclResult_t ncclReduce(const void *send, void *receive, size_t count, ncclDataType_t type,
+                        ncclRedOp_t op, int root, ncclComm_t comm, cudaStream_t stream) {
     return collective_queue({Call::REDUCE, type, op, root, count}, send, receive, comm, stream);
 }

@@ -1,7 +1,8 @@
 /*
-NCCL for the stand-in: collectives over the processes of MPI, on streams. With -DUSE_MPI; without it a communicator of one
-rank works all the same. Names and numbers are NVIDIA's. A rank adds what the others sent in order of ranks, so that all of
-them get the same bits; bfloat16 is summed in float and rounded once.
+NCCL for the stand-in: collectives over the processes of MPI, on streams. With -DUSE_MPI;
+without it a communicator of one rank works all the same. Names and numbers are NVIDIA's. A rank
+adds what the others sent in order of ranks, so that all of them get the same bits; bfloat16 is
+summed in float and rounded once.
 */
 #ifndef EMU_NCCL_H
 #define EMU_NCCL_H
@@ -16,7 +17,8 @@ them get the same bits; bfloat16 is summed in float and rounded once.
 #define MPICH_SKIP_MPICXX 1
 #endif
 #include <mpi.h>
-// The processes over which communicators are made: MPI_COMM_WORLD unless the program says otherwise.
+// The processes over which communicators are made: MPI_COMM_WORLD unless the program says
+// otherwise.
 void emu_set_world(MPI_Comm world);
 #endif
 
@@ -24,8 +26,9 @@ void emu_set_world(MPI_Comm world);
 #define NCCL_MINOR 28
 #define NCCL_PATCH 9
 #define NCCL_VERSION_CODE 22809
-#define NCCL_VERSION(major, minor, patch) \
-    ((major) <= 2 && (minor) <= 8 ? (major) * 1000 + (minor) * 100 + (patch) : (major) * 10000 + (minor) * 100 + (patch))
+#define NCCL_VERSION(major, minor, patch)                                \
+    ((major) <= 2 && (minor) <= 8 ? (major)*1000 + (minor)*100 + (patch) \
+                                  : (major)*10000 + (minor)*100 + (patch))
 #define NCCL_COMM_NULL NULL
 #define NCCL_UNIQUE_ID_BYTES 128
 #define NCCL_CONFIG_UNDEF_INT (-2147483647 - 1)
@@ -72,11 +75,13 @@ ncclResult_t ncclGetVersion(int *version);
 const char *ncclGetErrorString(ncclResult_t result);
 const char *ncclGetLastError(ncclComm_t comm);
 
-// One process gets the id and sends it to the others. Making a communicator is collective over all processes of the world,
-// also over those that make another one meanwhile: that is more than NCCL asks for.
+// One process gets the id and sends it to the others. Making a communicator is
+// collective over all processes of the world, also over those that make another one
+// meanwhile: that is more than NCCL asks for.
 ncclResult_t ncclGetUniqueId(ncclUniqueId *id);
 ncclResult_t ncclCommInitRank(ncclComm_t *comm, int ranks, ncclUniqueId id, int rank);
-ncclResult_t ncclCommInitRankConfig(ncclComm_t *comm, int ranks, ncclUniqueId id, int rank, ncclConfig_t *config);
+ncclResult_t ncclCommInitRankConfig(ncclComm_t *comm, int ranks, ncclUniqueId id, int rank,
+                                    ncclConfig_t *config);
 ncclResult_t ncclCommFinalize(ncclComm_t comm);
 ncclResult_t ncclCommDestroy(ncclComm_t comm);
 ncclResult_t ncclCommAbort(ncclComm_t comm);
@@ -87,16 +92,18 @@ ncclResult_t ncclCommCuDevice(const ncclComm_t comm, int *device);
 ncclResult_t ncclGroupStart(void);
 ncclResult_t ncclGroupEnd(void);
 
-// Counts are elements. Each operation of a communicator begins after those queued on it earlier have begun, on any stream.
-ncclResult_t ncclAllReduce(const void *send, void *receive, size_t count, ncclDataType_t type, ncclRedOp_t op,
+// Counts are elements. Each operation of a communicator begins after those queued on it
+// earlier have begun, on any stream.
+ncclResult_t ncclAllReduce(const void *send, void *receive, size_t count, ncclDataType_t type,
+                           ncclRedOp_t op, ncclComm_t comm, cudaStream_t stream);
+ncclResult_t ncclReduceScatter(const void *send, void *receive, size_t receive_count,
+                               ncclDataType_t type, ncclRedOp_t op, ncclComm_t comm,
+                               cudaStream_t stream);
+ncclResult_t ncclAllGather(const void *send, void *receive, size_t send_count, ncclDataType_t type,
                            ncclComm_t comm, cudaStream_t stream);
-ncclResult_t ncclReduceScatter(const void *send, void *receive, size_t receive_count, ncclDataType_t type, ncclRedOp_t op,
-                               ncclComm_t comm, cudaStream_t stream);
-ncclResult_t ncclAllGather(const void *send, void *receive, size_t send_count, ncclDataType_t type, ncclComm_t comm,
-                           cudaStream_t stream);
-ncclResult_t ncclBroadcast(const void *send, void *receive, size_t count, ncclDataType_t type, int root, ncclComm_t comm,
-                           cudaStream_t stream);
-ncclResult_t ncclReduce(const void *send, void *receive, size_t count, ncclDataType_t type, ncclRedOp_t op, int root,
-                        ncclComm_t comm, cudaStream_t stream);
+ncclResult_t ncclBroadcast(const void *send, void *receive, size_t count, ncclDataType_t type,
+                           int root, ncclComm_t comm, cudaStream_t stream);
+ncclResult_t ncclReduce(const void *send, void *receive, size_t count, ncclDataType_t type,
+                        ncclRedOp_t op, int root, ncclComm_t comm, cudaStream_t stream);
 
 #endif

@@ -1,6 +1,6 @@
 /*
-Tests of the stand-in for CUDA in this folder: that it computes what CUDA would, and that it finds the mistakes it is there
-to find. Most run in either build; what only one of them can see says so.
+Tests of the stand-in for CUDA in this folder: that it computes what CUDA would, and that it finds
+the mistakes it is there to find. Most run in either build; what only one of them can see says so.
 
   F="-x c++ -std=c++20 -O1 -g -Wall -Wextra -Wno-unknown-pragmas -Idev/emu"
   g++ $F dev/emu/test_emu.cpp dev/emu/emu.cpp -o test_emu && ./test_emu
@@ -38,18 +38,20 @@ static void check(bool good, const char *format, ...) {
     skipped++;
 }
 
-#define CUDA_CHECK(call)                                                                              \
-    do {                                                                                              \
-        cudaError_t code_ = (call);                                                                   \
-        if (code_ != cudaSuccess) {                                                                   \
-            fflush(stdout);                                                                           \
-            fprintf(stderr, "%s:%d: %s: %s\n", __FILE__, __LINE__, #call, cudaGetErrorString(code_)); \
-            exit(1);                                                                                  \
-        }                                                                                             \
+#define CUDA_CHECK(call)                                                  \
+    do {                                                                  \
+        cudaError_t code_ = (call);                                       \
+        if (code_ != cudaSuccess) {                                       \
+            fflush(stdout);                                               \
+            fprintf(stderr, "%s:%d: %s: %s\n", __FILE__, __LINE__, #call, \
+                    cudaGetErrorString(code_));                           \
+            exit(1);                                                      \
+        }                                                                 \
     } while (0)
 // A launch whose error is looked at by the test.
-#define TRY_LAUNCH(kernel, grid, block, shared, on, ...) \
-    (emu_launch(#kernel, kernel, grid, block, shared, on __VA_OPT__(, ) __VA_ARGS__), cudaGetLastError())
+#define TRY_LAUNCH(kernel, grid, block, shared, on, ...)                              \
+    (emu_launch(#kernel, kernel, grid, block, shared, on __VA_OPT__(, ) __VA_ARGS__), \
+     cudaGetLastError())
 
 // An array on the device with its elements sent and fetched by plain copies.
 template <typename T> struct Array {
@@ -59,7 +61,9 @@ template <typename T> struct Array {
     explicit Array(const std::vector<T> &x) : Array(x.size()) { set(x); }
     Array(const Array &) = delete;
     ~Array() { CUDA_CHECK(cudaFree(at)); }
-    void set(const std::vector<T> &x) { CUDA_CHECK(cudaMemcpy(at, x.data(), n * sizeof(T), cudaMemcpyHostToDevice)); }
+    void set(const std::vector<T> &x) {
+        CUDA_CHECK(cudaMemcpy(at, x.data(), n * sizeof(T), cudaMemcpyHostToDevice));
+    }
     std::vector<T> get() const {
         std::vector<T> x(n);
         CUDA_CHECK(cudaMemcpy(x.data(), at, n * sizeof(T), cudaMemcpyDeviceToHost));
@@ -77,7 +81,8 @@ __global__ void index_kernel(uint4 *out, int *order, int *count) {
     unsigned block = blockIdx.x + gridDim.x * (blockIdx.y + gridDim.y * blockIdx.z);
     unsigned thread = threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z);
     unsigned i = block * blockDim.x * blockDim.y * blockDim.z + thread;
-    out[i] = make_uint4(blockIdx.x + 100 * blockIdx.y + 10000 * blockIdx.z, threadIdx.x, threadIdx.y, threadIdx.z);
+    out[i] = make_uint4(blockIdx.x + 100 * blockIdx.y + 10000 * blockIdx.z, threadIdx.x,
+                        threadIdx.y, threadIdx.z);
     order[atomicAdd(count, 1)] = (int)i;
 }
 static std::vector<int> index_order(uint64_t seed, bool *right) {
@@ -92,7 +97,8 @@ static std::vector<int> index_order(uint64_t seed, bool *right) {
     *right = true;
     for (unsigned i = 0; i < (unsigned)n; i++) {
         unsigned b = i / 70, t = i % 70;
-        uint4 want = make_uint4(b % 3 + 100 * (b / 3 % 2) + 10000 * (b / 6), t % 5, t / 5 % 7, t / 35);
+        uint4 want = make_uint4(b % 3 + 100 * (b / 3 % 2) + 10000 * (b / 6), t % 5, t / 5 % 7,
+                                t / 35);
         *right &= !memcmp(&got[i], &want, sizeof want);
     }
     return order.get();
@@ -117,13 +123,15 @@ template <int N> __global__ void static_shared_kernel(float *out) {
 
 static void test_launches() {
     bool right, right_too;
-    std::vector<int> a = index_order(1, &right), b = index_order(2, &right_too), again = index_order(1, &right_too), all = a;
+    std::vector<int> a = index_order(1, &right), b = index_order(2, &right_too);
+    std::vector<int> again = index_order(1, &right_too), all = a;
     check(right, "every thread of a grid has its own indices");
     check(a != b && a == again, "the order of threads follows the seed");
     std::sort(all.begin(), all.end());
     bool once = true;
     for (int i = 0; i < (int)all.size(); i++) once &= all[(size_t)i] == i;
-    check(once && !std::is_sorted(a.begin(), a.end()), "every thread runs once, in an order that is not its number's");
+    check(once && !std::is_sorted(a.begin(), a.end()),
+          "every thread runs once, in an order that is not its number's");
 
     Array<float> out(32);
     float value = 1;
@@ -144,22 +152,26 @@ static void test_launches() {
                {"65536 blocks along y", dim3(1, 65536), 32, 0, cudaErrorInvalidConfiguration},
                {"49153 bytes of shared memory", 1, 32, 49153, cudaErrorInvalidValue}};
     for (auto &x : bad) {
-        check(TRY_LAUNCH(nothing_kernel, x.grid, x.block, x.shared, 0) == x.want, "a launch with %s is refused", x.what);
+        check(TRY_LAUNCH(nothing_kernel, x.grid, x.block, x.shared, 0) == x.want,
+              "a launch with %s is refused", x.what);
     }
     float local = 0;
     check(TRY_LAUNCH(write_kernel, 1, 1, 0, 0, &local, 1.0f) == cudaErrorIllegalAddress,
           "a launch with a host pointer is refused");
     check(cudaGetLastError() == cudaSuccess, "an error is told once");
-    check(TRY_LAUNCH(nothing_kernel, 1, 1024, 49152, 0) == cudaSuccess, "a launch at the limits is taken");
+    check(TRY_LAUNCH(nothing_kernel, 1, 1024, 49152, 0) == cudaSuccess,
+          "a launch at the limits is taken");
 
     int many = 100000;
-    check(cudaFuncSetAttribute(shared_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, 232449) ==
-                  cudaErrorInvalidValue &&
+    check(cudaFuncSetAttribute(shared_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               232449) == cudaErrorInvalidValue &&
               cudaGetLastError() == cudaErrorInvalidValue,
           "more shared memory than there is cannot be allowed");
-    CUDA_CHECK(cudaFuncSetAttribute(shared_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, many));
+    CUDA_CHECK(
+        cudaFuncSetAttribute(shared_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, many));
     LAUNCH(shared_kernel, 3, 32, (size_t)many, 0, out.at, many / 4);
-    check(out.get()[0] == (float)(many / 4), "dynamic shared memory is NaN at the start of each block");
+    check(out.get()[0] == (float)(many / 4),
+          "dynamic shared memory is NaN at the start of each block");
     LAUNCH((static_shared_kernel<33>), 2, 1, 0, 0, out.at);
 #ifdef EMU_ASAN
     skip("static shared memory is NaN at the start of each block",
@@ -193,7 +205,8 @@ __global__ void sum_kernel(float *out, const float *x, int barrier) {
 __global__ void predicate_kernel(int *out, int n) {
     int t = (int)threadIdx.x;
     if (t >= n) return; // the others do not wait for these
-    int count = __syncthreads_count(t % 3 == 0), any = __syncthreads_or(t == 40), none = __syncthreads_or(0);
+    int count = __syncthreads_count(t % 3 == 0), any = __syncthreads_or(t == 40);
+    int none = __syncthreads_or(0);
     int all = __syncthreads_and(1), not_all = __syncthreads_and(t != 40);
     out[t] = count * 10000 + any * 1000 + none * 100 + all * 10 + not_all;
 }
@@ -222,9 +235,12 @@ static void test_barriers() {
             wrong_reverse[barrier] += values != back;
         }
     }
-    check(wrong_reverse[1] == 0 && wrong_sum[1] == 0, "kernels with their barriers are right under %d seeds", SEEDS);
-    check(wrong_reverse[0] > 0, "reversing without a barrier is wrong under %d of %d seeds", wrong_reverse[0], SEEDS);
-    check(wrong_sum[0] > 0, "summing without a barrier is wrong under %d of %d seeds", wrong_sum[0], SEEDS);
+    check(wrong_reverse[1] == 0 && wrong_sum[1] == 0,
+          "kernels with their barriers are right under %d seeds", SEEDS);
+    check(wrong_reverse[0] > 0, "reversing without a barrier is wrong under %d of %d seeds",
+          wrong_reverse[0], SEEDS);
+    check(wrong_sum[0] > 0, "summing without a barrier is wrong under %d of %d seeds", wrong_sum[0],
+          SEEDS);
 
     Array<int> counts(70);
     LAUNCH(predicate_kernel, 2, 100, 0, 0, counts.at, 70);
@@ -249,7 +265,8 @@ template <typename T> __global__ void shuffle_kernel(T *out, int width, int by) 
     to[2] = __shfl_down_sync(FULL_MASK, mine, (unsigned)by, width);
     to[3] = __shfl_xor_sync(FULL_MASK, mine, by, width);
 }
-// By the definition: a lane takes the value of a lane of its own group of `width`, or keeps its own.
+// By the definition: a lane takes the value of a lane of its own group of `width`, or keeps its
+// own.
 template <typename T> static bool shuffles_right() {
     Array<T> out(4 * 64);
     bool right = true;
@@ -259,8 +276,10 @@ template <typename T> static bool shuffles_right() {
             std::vector<T> got = out.get();
             for (int t = 0; t < 64; t++) {
                 int group = t / width * width, within = t % width;
-                int want[4] = {group + by, within >= by ? t - by : t, within + by < width ? t + by : t, t ^ by};
-                for (int i = 0; i < 4; i++) right &= (float)got[(size_t)(4 * t + i)] == (float)(100 + want[i]);
+                int want[4] = {group + by, within >= by ? t - by : t,
+                               within + by < width ? t + by : t, t ^ by};
+                for (int i = 0; i < 4; i++)
+                    right &= (float)got[(size_t)(4 * t + i)] == (float)(100 + want[i]);
             }
         }
     }
@@ -270,8 +289,10 @@ __global__ void vote_kernel(unsigned *out) {
     unsigned lane = threadIdx.x % 32, *to = out + 8 * threadIdx.x;
     if (lane >= 24) return;
     to[0] = __ballot_sync(FULL_MASK, lane % 3 == 0); // of the lanes that are left
-    to[1] = (unsigned)__any_sync(FULL_MASK, lane == 23) * 10 + (unsigned)__any_sync(FULL_MASK, lane == 24);
-    to[2] = (unsigned)__all_sync(FULL_MASK, lane < 24) * 10 + (unsigned)__all_sync(FULL_MASK, lane < 23);
+    to[1] = (unsigned)__any_sync(FULL_MASK, lane == 23) * 10 +
+            (unsigned)__any_sync(FULL_MASK, lane == 24);
+    to[2] = (unsigned)__all_sync(FULL_MASK, lane < 24) * 10 +
+            (unsigned)__all_sync(FULL_MASK, lane < 23);
     to[3] = __activemask();
     // two groups of one warp, which do not wait for each other, take different numbers of steps
     unsigned mask = lane < 8 ? 0xFFu : 0xFFFF00u, sum = 0;
@@ -285,7 +306,8 @@ __global__ void vote_kernel(unsigned *out) {
 struct Fragment {
     float at[5];
 };
-// Stands for an instruction that multiplies matrices held by a warp: each lane needs what others hold.
+// Stands for an instruction that multiplies matrices held by a warp: each lane needs what others
+// hold.
 __global__ void share_kernel(float *out) {
     float sum = 0;
     for (int round = 0; round < 3; round++) {
@@ -299,8 +321,8 @@ __global__ void share_kernel(float *out) {
 
 static void test_warps() {
     check(shuffles_right<int>(), "shuffles of int, every width and distance");
-    check(shuffles_right<unsigned>() && shuffles_right<float>() && shuffles_right<double>() && shuffles_right<long long>() &&
-              shuffles_right<__nv_bfloat16>(),
+    check(shuffles_right<unsigned>() && shuffles_right<float>() && shuffles_right<double>() &&
+              shuffles_right<long long>() && shuffles_right<__nv_bfloat16>(),
           "shuffles of unsigned, float, double, long long and bfloat16");
     Array<unsigned> votes(8 * 64);
     bool right = true;
@@ -313,11 +335,12 @@ static void test_warps() {
             if (t % 32 >= 24) continue;
             bool low = t % 32 < 8;
             right &= v[0] == 0x249249 && v[1] == 10 && v[2] == 10 && (v[3] & 0xFFFFFF) == 0xFFFFFF;
-            right &= v[4] == (low ? 28u : 248u + 4 * 16) && v[5] == (low ? 7u : 23u) && v[6] == (low ? 0u : 8u) &&
-                     v[7] == (unsigned)-276;
+            right &= v[4] == (low ? 28u : 248u + 4 * 16) && v[5] == (low ? 7u : 23u) &&
+                     v[6] == (low ? 0u : 8u) && v[7] == (unsigned)-276;
         }
     }
-    check(right, "votes and reductions of whole warps and of groups in them, under %d seeds", SEEDS);
+    check(right, "votes and reductions of whole warps and of groups in them, under %d seeds",
+          SEEDS);
     Array<float> shares(64);
     LAUNCH(share_kernel, 1, 64, 0, 0, shares.at);
     std::vector<float> got = shares.get();
@@ -325,7 +348,8 @@ static void test_warps() {
     for (int t = 0; t < 64; t++) {
         float want = 0;
         for (int round = 0; round < 3; round++) {
-            for (int lane = 0; lane < 32; lane++) want += (float)((t / 32 * 32 + lane) * 10 + (lane + round) % 5 * round);
+            for (int lane = 0; lane < 32; lane++)
+                want += (float)((t / 32 * 32 + lane) * 10 + (lane + round) % 5 * round);
         }
         right &= got[(size_t)t] == want;
     }
@@ -353,7 +377,8 @@ static void test_numbers() {
         unsigned back = __bfloat16_as_ushort(__float2bfloat16_rn(f));
         wrong += f == f ? back != bits : !__hisnan(__float2bfloat16(f));
     }
-    check(wrong == 0, "bfloat16 to float and back is the same, and NaN stays NaN: %d of 65536 wrong", wrong);
+    check(wrong == 0,
+          "bfloat16 to float and back is the same, and NaN stays NaN: %d of 65536 wrong", wrong);
     struct {
         unsigned in, out;
         const char *what;
@@ -370,21 +395,25 @@ static void test_numbers() {
         unsigned got = __bfloat16_as_ushort(__float2bfloat16_rn(float_of(r.in)));
         check(got == r.out, "bfloat16: %s: %08x gives %04x", r.what, r.in, got);
     }
-    __nv_bfloat162 pair = __floats2bfloat162_rn(1.5f, -3.0f), product = __hmul2(pair, pair), sum = __hadd2(pair, pair);
+    __nv_bfloat162 pair = __floats2bfloat162_rn(1.5f, -3.0f), product = __hmul2(pair, pair);
+    __nv_bfloat162 sum = __hadd2(pair, pair);
     check(__low2float(product) == 2.25f && __high2float(product) == 9 && __low2float(sum) == 3 &&
               (float)(pair.x + pair.y) == -1.5f,
           "pairs of bfloat16");
-    check(sizeof(__nv_bfloat16) == 2 && sizeof(__nv_bfloat162) == 4 && alignof(int4) == 16, "sizes and alignments");
-    check(min(-1, 1u) == 1u && max(2, 3.5f) == 3.5f && min(1.0f, NAN) == 1.0f && max(NAN, 1.0f) == 1.0f && min(3ll, 2) == 2,
+    check(sizeof(__nv_bfloat16) == 2 && sizeof(__nv_bfloat162) == 4 && alignof(int4) == 16,
+          "sizes and alignments");
+    check(min(-1, 1u) == 1u && max(2, 3.5f) == 3.5f && min(1.0f, NAN) == 1.0f &&
+              max(NAN, 1.0f) == 1.0f && min(3ll, 2) == 2,
           "min and max of mixed numbers");
-    check(rsqrtf(4) == 0.5f && __expf(0) == 1 && __popc(0xF0F0) == 8 && __clz(1) == 31 && __ffs(8) == 4 &&
-              __float_as_uint(1) == 0x3F800000 && __saturatef(NAN) == 0,
+    check(rsqrtf(4) == 0.5f && __expf(0) == 1 && __popc(0xF0F0) == 8 && __clz(1) == 31 &&
+              __ffs(8) == 4 && __float_as_uint(1) == 0x3F800000 && __saturatef(NAN) == 0,
           "functions of CUDA");
     Array<float> out(1);
     Array<int> counts(5);
     Array<unsigned long long> wide(1);
     CUDA_CHECK(cudaMemset(out.at, 0, sizeof(float)));
-    CUDA_CHECK(cudaMemset(counts.at, 0, 3 * sizeof(int))); // the last two are -1, as fresh memory is
+    // The last two are -1, as fresh memory is.
+    CUDA_CHECK(cudaMemset(counts.at, 0, 3 * sizeof(int)));
     CUDA_CHECK(cudaMemset(wide.at, 0, 8));
     LAUNCH(arithmetic_kernel, 2, 64, 0, 0, out.at, counts.at, wide.at);
     std::vector<int> got = counts.get();
@@ -407,14 +436,15 @@ static void test_memory() {
         Array<float> x(1000);
         CUDA_CHECK(cudaMemGetInfo(&free_now, &total));
         std::vector<float> fresh = x.get();
-        check(std::all_of(fresh.begin(), fresh.end(), [](float f) { return f != f; }), "fresh memory is NaN");
+        check(std::all_of(fresh.begin(), fresh.end(), [](float f) { return f != f; }),
+              "fresh memory is NaN");
         check(free_before - free_now == 4000, "cudaMemGetInfo counts what is held");
     }
     CUDA_CHECK(cudaMemGetInfo(&free_now, &total));
     check(free_now == free_before, "cudaFree gives it back");
     char *big = nullptr;
-    check(cudaMalloc(&big, total + 1) == cudaErrorMemoryAllocation && cudaGetLastError() == cudaErrorMemoryAllocation &&
-              !big,
+    check(cudaMalloc(&big, total + 1) == cudaErrorMemoryAllocation &&
+              cudaGetLastError() == cudaErrorMemoryAllocation && !big,
           "more than EMU_MEMORY_MIB is refused");
     check(cudaFree(&total) == cudaErrorInvalidValue && cudaGetLastError() == cudaErrorInvalidValue,
           "cudaFree of something else");
@@ -424,8 +454,10 @@ static void test_memory() {
     auto refused = [](cudaError_t error) {
         return error == cudaErrorInvalidValue && cudaGetLastError() == cudaErrorInvalidValue;
     };
-    check(refused(cudaMemcpy(a.at, host.data(), 40, cudaMemcpyDeviceToHost)), "a copy in the wrong direction is refused");
-    check(refused(cudaMemcpy(a.at, b.at, 40, cudaMemcpyHostToDevice)), "a copy from the device that says host is refused");
+    check(refused(cudaMemcpy(a.at, host.data(), 40, cudaMemcpyDeviceToHost)),
+          "a copy in the wrong direction is refused");
+    check(refused(cudaMemcpy(a.at, b.at, 40, cudaMemcpyHostToDevice)),
+          "a copy from the device that says host is refused");
     check(refused(cudaMemcpy(a.at, host.data(), 44, cudaMemcpyHostToDevice)),
           "a copy that overruns its destination is refused");
     check(refused(cudaMemcpy(back.data(), a.at + 1, 40, cudaMemcpyDeviceToHost)),
@@ -442,7 +474,8 @@ static void test_memory() {
     CUDA_CHECK(cudaMemcpyAsync(b.at, a.at, 40, cudaMemcpyDeviceToDevice));
     CUDA_CHECK(cudaMemsetAsync(b.at, 0, 8));
     CUDA_CHECK(cudaMemcpyAsync(back.data(), b.at, 40, cudaMemcpyDefault));
-    check(back[0] == 0 && back[1] == 0 && back[2] == 2 && back[9] == 9, "pageable memory is copied at the call");
+    check(back[0] == 0 && back[1] == 0 && back[2] == 2 && back[9] == 9,
+          "pageable memory is copied at the call");
     int *pinned;
     CUDA_CHECK(cudaMallocHost(&pinned, 40));
     for (int i = 0; i < 10; i++) pinned[i] = i;
@@ -450,9 +483,11 @@ static void test_memory() {
     pinned[3] = 33; // too early
     check(a.get()[3] == 33, "pinned memory is copied when its turn comes");
     CUDA_CHECK(cudaMemcpy2DAsync(pinned, 8, a.at, 12, 4, 3, cudaMemcpyDeviceToHost));
-    check(pinned[0] == 0 && pinned[2] == 2, "nothing has come to pinned memory before the host waits");
+    check(pinned[0] == 0 && pinned[2] == 2,
+          "nothing has come to pinned memory before the host waits");
     CUDA_CHECK(cudaDeviceSynchronize());
-    check(pinned[0] == 0 && pinned[1] == 1 && pinned[2] == 33 && pinned[4] == 6, "copies of rows with pitches");
+    check(pinned[0] == 0 && pinned[1] == 1 && pinned[2] == 33 && pinned[4] == 6,
+          "copies of rows with pitches");
     CUDA_CHECK(cudaFreeHost(pinned));
 
     float value = 2.5f;
@@ -467,9 +502,12 @@ static void test_memory() {
 // ----------------------------------------------------------------------------
 // streams
 
-__global__ void scale_kernel(float *x, float by, float plus) { x[threadIdx.x] = x[threadIdx.x] * by + plus; }
+__global__ void scale_kernel(float *x, float by, float plus) {
+    x[threadIdx.x] = x[threadIdx.x] * by + plus;
+}
 
-// Two streams work on one array, in an order that only the events keep: ((1 * 2 + 1) * 3 + 5) * 2 = 28
+// Two streams work on one array, in an order that only the events keep: ((1 * 2 + 1) * 3 + 5) * 2 =
+// 28
 static float two_streams(uint64_t seed, bool wait_once, bool wait_again) {
     cudaStream_t s[2];
     cudaEvent_t event;
@@ -481,7 +519,8 @@ static float two_streams(uint64_t seed, bool wait_once, bool wait_again) {
     CUDA_CHECK(cudaEventRecord(event, s[0]));
     if (wait_once) CUDA_CHECK(cudaStreamWaitEvent(s[1], event));
     LAUNCH(scale_kernel, 1, 32, 0, s[1], x.at, 3.0f, 5.0f);
-    CUDA_CHECK(cudaEventRecord(event, s[1])); // the same event again: the first wait is for its first record
+    // The same event again: the first wait is for its first record.
+    CUDA_CHECK(cudaEventRecord(event, s[1]));
     if (wait_again) CUDA_CHECK(cudaStreamWaitEvent(s[0], event));
     LAUNCH(scale_kernel, 1, 32, 0, s[0], x.at, 2.0f, 0.0f);
     for (auto &stream : s) CUDA_CHECK(cudaStreamSynchronize(stream));
@@ -490,7 +529,8 @@ static float two_streams(uint64_t seed, bool wait_once, bool wait_again) {
     CUDA_CHECK(cudaEventDestroy(event));
     return got[31];
 }
-// The null stream between two pieces of work of another stream: (1 + 1) * 10 + 2 = 22 if it is waited for
+// The null stream between two pieces of work of another stream: (1 + 1) * 10 + 2 = 22 if it is
+// waited for
 static float null_stream(uint64_t seed, unsigned flags) {
     cudaStream_t s;
     CUDA_CHECK(cudaStreamCreateWithFlags(&s, flags));
@@ -516,10 +556,13 @@ static void test_streams() {
         wrong_apart += null_stream((uint64_t)seed, cudaStreamNonBlocking) != 22;
     }
     check(wrong == 0, "two streams that wait for each other are right under %d seeds", SEEDS);
-    check(wrong_first > 0, "without the first wait they are wrong under %d of %d", wrong_first, SEEDS);
-    check(wrong_second > 0, "without the second they are wrong under %d of %d", wrong_second, SEEDS);
+    check(wrong_first > 0, "without the first wait they are wrong under %d of %d", wrong_first,
+          SEEDS);
+    check(wrong_second > 0, "without the second they are wrong under %d of %d", wrong_second,
+          SEEDS);
     check(wrong_null == 0, "the null stream and others wait for each other");
-    check(wrong_apart > 0, "but not those made apart from it: wrong under %d of %d seeds", wrong_apart, SEEDS);
+    check(wrong_apart > 0, "but not those made apart from it: wrong under %d of %d seeds",
+          wrong_apart, SEEDS);
 
     cudaEvent_t start, end;
     cudaStream_t stream;
@@ -538,8 +581,8 @@ static void test_streams() {
           "work waits until it is waited for");
     CUDA_CHECK(cudaEventSynchronize(end));
     CUDA_CHECK(cudaEventElapsedTime(&milliseconds, start, end));
-    check(milliseconds >= 0 && milliseconds < 1000 && cudaStreamQuery(stream) == cudaSuccess, "events measure %.3f ms",
-          milliseconds);
+    check(milliseconds >= 0 && milliseconds < 1000 && cudaStreamQuery(stream) == cudaSuccess,
+          "events measure %.3f ms", milliseconds);
     CUDA_CHECK(cudaEventRecord(end, stream));
     while (cudaEventQuery(end) == cudaErrorNotReady) {
     }
@@ -553,7 +596,8 @@ static void test_streams() {
     CUDA_CHECK(cudaEventDestroy(start));
     CUDA_CHECK(cudaEventDestroy(end));
     CUDA_CHECK(cudaStreamDestroy(stream));
-    check(cudaStreamSynchronize(stream) == cudaErrorInvalidResourceHandle, "a destroyed stream is refused");
+    check(cudaStreamSynchronize(stream) == cudaErrorInvalidResourceHandle,
+          "a destroyed stream is refused");
     (void)cudaGetLastError();
 }
 
@@ -563,7 +607,8 @@ static void test_devices() {
     char bus[32];
     cudaError_t error = cudaGetDeviceCount(&count);
     check(error == cudaSuccess && count >= 1, "%d devices", count);
-    check(cudaSetDevice(count) == cudaErrorInvalidDevice && cudaGetLastError() == cudaErrorInvalidDevice,
+    check(cudaSetDevice(count) == cudaErrorInvalidDevice &&
+              cudaGetLastError() == cudaErrorInvalidDevice,
           "one more is refused");
     CUDA_CHECK(cudaSetDevice(count - 1));
     CUDA_CHECK(cudaGetDevice(&value));
@@ -571,12 +616,14 @@ static void test_devices() {
     CUDA_CHECK(cudaSetDevice(0));
     CUDA_CHECK(cudaGetDeviceProperties(&p, 0));
     CUDA_CHECK(cudaDeviceGetAttribute(&value, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0));
-    check(!strcmp(p.name, "stand-in for a GPU (dev/emu)") && p.major == 9 && (size_t)value == p.sharedMemPerBlockOptin,
+    check(!strcmp(p.name, "stand-in for a GPU (dev/emu)") && p.major == 9 &&
+              (size_t)value == p.sharedMemPerBlockOptin,
           "properties");
     CUDA_CHECK(cudaDriverGetVersion(&driver));
     CUDA_CHECK(cudaDeviceGetPCIBusId(bus, sizeof bus, 0));
     CUDA_CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, nothing_kernel, 256, 100000));
-    check(driver == 13000 && !strcmp(bus, "0000:01:00.0") && blocks == 2, "versions, bus, occupancy");
+    check(driver == 13000 && !strcmp(bus, "0000:01:00.0") && blocks == 2,
+          "versions, bus, occupancy");
     check(!strcmp(cudaGetErrorName(cudaErrorNotReady), "cudaErrorNotReady") &&
               strlen(cudaGetErrorString(cudaErrorNoDevice)) > 5,
           "names of errors");
@@ -599,16 +646,20 @@ static float random_number() {
     state ^= state << 13, state ^= state >> 7, state ^= state << 17;
     return (float)((double)(state >> 11) / 9007199254740992.0) * 2 - 1;
 }
-static float rounded(cudaDataType_t type, float x) { return type == CUDA_R_16BF ? (float)__nv_bfloat16(x) : x; }
+static float rounded(cudaDataType_t type, float x) {
+    return type == CUDA_R_16BF ? (float)__nv_bfloat16(x) : x;
+}
 
-// A matrix or vector of either type on the device, with its values here as floats. What nobody should read is NaN.
+// A matrix or vector of either type on the device, with its values here as floats.
+// What nobody should read is NaN.
 struct Operand {
     cudaDataType_t type;
     size_t ld, rows, columns, stride; // stride from one of the batch to the next
     std::vector<float> values;
     void *at;
     Operand(cudaDataType_t type, size_t rows, size_t columns, size_t ld, int batch, bool fill)
-        : type(type), ld(ld), rows(rows), columns(columns), stride(ld * columns), values(stride * (size_t)batch, NAN) {
+        : type(type), ld(ld), rows(rows), columns(columns), stride(ld * columns),
+          values(stride * (size_t)batch, NAN) {
         CUDA_CHECK(cudaMalloc(&at, bytes()));
         for (size_t i = 0; fill && i < values.size(); i++) {
             if (i % ld < rows) values[i] = rounded(type, random_number());
@@ -620,16 +671,18 @@ struct Operand {
     size_t bytes() const { return values.size() * (type == CUDA_R_32F ? 4 : 2); }
     void send() {
         std::vector<__nv_bfloat16> narrow(values.begin(), values.end());
-        CUDA_CHECK(
-            cudaMemcpy(at, type == CUDA_R_32F ? (void *)values.data() : narrow.data(), bytes(), cudaMemcpyHostToDevice));
+        CUDA_CHECK(cudaMemcpy(at, type == CUDA_R_32F ? (void *)values.data() : narrow.data(),
+                              bytes(), cudaMemcpyHostToDevice));
     }
     void fetch() {
         std::vector<__nv_bfloat16> narrow(values.size());
-        CUDA_CHECK(
-            cudaMemcpy(type == CUDA_R_32F ? (void *)values.data() : narrow.data(), at, bytes(), cudaMemcpyDeviceToHost));
+        CUDA_CHECK(cudaMemcpy(type == CUDA_R_32F ? (void *)values.data() : narrow.data(), at,
+                              bytes(), cudaMemcpyDeviceToHost));
         if (type != CUDA_R_32F) values.assign(narrow.begin(), narrow.end());
     }
-    double get(int batch, size_t i, size_t j) const { return values[(size_t)batch * stride + j * ld + i]; }
+    double get(int batch, size_t i, size_t j) const {
+        return values[(size_t)batch * stride + j * ld + i];
+    }
 };
 struct Descriptors {
     cublasLtMatmulDesc_t product;
@@ -644,13 +697,17 @@ static cublasLtMatrixLayout_t layout_of(const Operand &x, int batch) {
     int32_t count = batch;
     int64_t stride = (int64_t)x.stride;
     cublasLtMatrixLayoutCreate(&layout, x.type, x.rows, x.columns, (int64_t)x.ld);
-    cublasLtMatrixLayoutSetAttribute(layout, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &count, sizeof count);
-    cublasLtMatrixLayoutSetAttribute(layout, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &stride, sizeof stride);
+    cublasLtMatrixLayoutSetAttribute(layout, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &count,
+                                     sizeof count);
+    cublasLtMatrixLayoutSetAttribute(layout, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &stride,
+                                     sizeof stride);
     return layout;
 }
 
 // What the epilogue makes of x = alpha op(A) op(B) + beta C; aux is read or written, bias read.
-static double gelu(double x) { return 0.5 * x * (1 + tanh(sqrt(2 / M_PI) * (x + 0.044715 * x * x * x))); }
+static double gelu(double x) {
+    return 0.5 * x * (1 + tanh(sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
+}
 static double epilogue_of(const Case &test, double x, double bias, double aux_in, double *aux_out) {
     if (test.epilogue & CUBLASLT_EPILOGUE_BIAS) x += bias;
     *aux_out = x;
@@ -659,11 +716,11 @@ static double epilogue_of(const Case &test, double x, double bias, double aux_in
     return x;
 }
 
-// Compares everything that a product writes with a triple loop in double; returns the largest error in units of its
-// tolerance.
-static double product_error(const Case &t, const Operand &a, const Operand &b, const Operand &c, const Operand &d,
-                            const Operand &bias_in, const Operand &bias, const Operand &aux_in, const Operand &aux,
-                            float alpha) {
+// Compares everything that a product writes with a triple loop in double; returns the largest
+// error in units of its tolerance.
+static double product_error(const Case &t, const Operand &a, const Operand &b, const Operand &c,
+                            const Operand &d, const Operand &bias_in, const Operand &bias,
+                            const Operand &aux_in, const Operand &aux, float alpha) {
     double worst = 0, unit = t.out == CUDA_R_16BF ? 1.0 / 128 : 1e-5;
     auto compare = [&](double got, double want, double scale) {
         double error = fabs(got - want) / (unit * (scale + fabs(want)));
@@ -673,7 +730,8 @@ static double product_error(const Case &t, const Operand &a, const Operand &b, c
         std::vector<double> row_sums(t.m, 0);
         for (size_t j = 0; j < t.n; j++) {
             double b_sum = 0;
-            for (size_t l = 0; l < t.k; l++) b_sum += t.transpose_b ? b.get(batch, j, l) : b.get(batch, l, j);
+            for (size_t l = 0; l < t.k; l++)
+                b_sum += t.transpose_b ? b.get(batch, j, l) : b.get(batch, l, j);
             if (t.epilogue == CUBLASLT_EPILOGUE_BGRADB) compare(bias.get(batch, j, 0), b_sum, 1);
             for (size_t i = 0; i < t.m; i++) {
                 double x = 0, aux_out;
@@ -692,9 +750,11 @@ static double product_error(const Case &t, const Operand &a, const Operand &b, c
         }
         for (size_t i = 0; i < t.m; i++) {
             double a_sum = 0;
-            for (size_t l = 0; l < t.k; l++) a_sum += t.transpose_a ? a.get(batch, l, i) : a.get(batch, i, l);
+            for (size_t l = 0; l < t.k; l++)
+                a_sum += t.transpose_a ? a.get(batch, l, i) : a.get(batch, i, l);
             if (t.epilogue == CUBLASLT_EPILOGUE_BGRADA) compare(bias.get(batch, i, 0), a_sum, 1);
-            if (t.epilogue == CUBLASLT_EPILOGUE_DGELU_BGRAD) compare(bias.get(batch, i, 0), row_sums[i], 1);
+            if (t.epilogue == CUBLASLT_EPILOGUE_DGELU_BGRAD)
+                compare(bias.get(batch, i, 0), row_sums[i], 1);
         }
     }
     return worst;
@@ -702,19 +762,26 @@ static double product_error(const Case &t, const Operand &a, const Operand &b, c
 
 static double product_run(cublasLtHandle_t lt, const Case &t) {
     float alpha = 0.5f;
-    Operand a(t.in, t.transpose_a ? t.k : t.m, t.transpose_a ? t.m : t.k, (t.transpose_a ? t.k : t.m) + 3, t.batch, true);
-    Operand b(t.in, t.transpose_b ? t.n : t.k, t.transpose_b ? t.k : t.n, (t.transpose_b ? t.n : t.k) + 1, t.batch, true);
-    Operand c(t.out, t.m, t.n, t.m + 2, t.batch, t.beta != 0), d(t.out, t.m, t.n, t.m + 2, t.batch, false);
+    Operand a(t.in, t.transpose_a ? t.k : t.m, t.transpose_a ? t.m : t.k,
+              (t.transpose_a ? t.k : t.m) + 3, t.batch, true);
+    Operand b(t.in, t.transpose_b ? t.n : t.k, t.transpose_b ? t.k : t.n,
+              (t.transpose_b ? t.n : t.k) + 1, t.batch, true);
+    Operand c(t.out, t.m, t.n, t.m + 2, t.batch, t.beta != 0),
+        d(t.out, t.m, t.n, t.m + 2, t.batch, false);
     bool bias_read = t.epilogue & CUBLASLT_EPILOGUE_BIAS, aux_read = t.epilogue & 64;
     size_t length = t.epilogue == CUBLASLT_EPILOGUE_BGRADB ? t.n : t.m;
-    Operand bias(t.out, length, 1, length, t.batch, bias_read), aux(t.out, t.m, t.n, (t.m + 7) / 8 * 8, t.batch, aux_read);
-    Operand bias_in(t.out, t.m, 1, t.m, t.batch, false), aux_in(t.out, t.m, t.n, aux.ld, t.batch, false);
+    Operand bias(t.out, length, 1, length, t.batch, bias_read),
+        aux(t.out, t.m, t.n, (t.m + 7) / 8 * 8, t.batch, aux_read);
+    Operand bias_in(t.out, t.m, 1, t.m, t.batch, false),
+        aux_in(t.out, t.m, t.n, aux.ld, t.batch, false);
     if (bias_read) bias_in.values = bias.values;
     aux_in.values = aux.values;
     Descriptors x;
-    int32_t trans_a = t.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N, trans_b = t.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N;
+    int32_t trans_a = t.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N;
+    int32_t trans_b = t.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N;
     uint32_t epilogue = t.epilogue;
-    int64_t aux_ld = (int64_t)aux.ld, aux_stride = (int64_t)aux.stride, bias_stride = (int64_t)length;
+    int64_t aux_ld = (int64_t)aux.ld, aux_stride = (int64_t)aux.stride;
+    int64_t bias_stride = (int64_t)length;
     cublasLtMatmulDescCreate(&x.product, CUBLAS_COMPUTE_32F, CUDA_R_32F);
     auto set = [&](cublasLtMatmulDescAttributes_t attribute, const auto &value) {
         if (cublasLtMatmulDescSetAttribute(x.product, attribute, &value, sizeof value))
@@ -734,13 +801,16 @@ static double product_run(cublasLtHandle_t lt, const Case &t) {
     cublasLtMatmulHeuristicResult_t found;
     int count = 0;
     cublasLtMatmulPreferenceCreate(&preference);
-    cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof workspace);
-    cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(lt, x.product, x.a, x.b, x.c, x.c, preference, 1, &found, &count);
+    cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                                         &workspace, sizeof workspace);
+    cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(lt, x.product, x.a, x.b, x.c, x.c,
+                                                           preference, 1, &found, &count);
     cublasLtMatmulPreferenceDestroy(preference);
     if (status || count != 1) return INFINITY;
     bool in_place = t.beta != 0 && t.transpose_a; // some of them with C == D
     void *to = in_place ? c.at : d.at;
-    if (cublasLtMatmul(lt, x.product, &alpha, a.at, x.a, b.at, x.b, &t.beta, c.at, x.c, to, x.c, &found.algo, nullptr, 0, 0))
+    if (cublasLtMatmul(lt, x.product, &alpha, a.at, x.a, b.at, x.b, &t.beta, c.at, x.c, to, x.c,
+                       &found.algo, nullptr, 0, 0))
         return INFINITY;
     Operand kept(t.out, t.m, t.n, t.m + 2, t.batch, false);
     kept.values = c.values;
@@ -752,38 +822,46 @@ static double product_run(cublasLtHandle_t lt, const Case &t) {
 static const struct {
     cublasLtEpilogue_t epilogue;
     const char *name;
-} epilogues[] = {{CUBLASLT_EPILOGUE_DEFAULT, "DEFAULT"},   {CUBLASLT_EPILOGUE_BIAS, "BIAS"},
-                 {CUBLASLT_EPILOGUE_GELU, "GELU"},         {CUBLASLT_EPILOGUE_GELU_BIAS, "GELU_BIAS"},
-                 {CUBLASLT_EPILOGUE_GELU_AUX, "GELU_AUX"}, {CUBLASLT_EPILOGUE_GELU_AUX_BIAS, "GELU_AUX_BIAS"},
-                 {CUBLASLT_EPILOGUE_DGELU, "DGELU"},       {CUBLASLT_EPILOGUE_DGELU_BGRAD, "DGELU_BGRAD"},
-                 {CUBLASLT_EPILOGUE_BGRADA, "BGRADA"},     {CUBLASLT_EPILOGUE_BGRADB, "BGRADB"}};
+} epilogues[] = {
+    {CUBLASLT_EPILOGUE_DEFAULT, "DEFAULT"},   {CUBLASLT_EPILOGUE_BIAS, "BIAS"},
+    {CUBLASLT_EPILOGUE_GELU, "GELU"},         {CUBLASLT_EPILOGUE_GELU_BIAS, "GELU_BIAS"},
+    {CUBLASLT_EPILOGUE_GELU_AUX, "GELU_AUX"}, {CUBLASLT_EPILOGUE_GELU_AUX_BIAS, "GELU_AUX_BIAS"},
+    {CUBLASLT_EPILOGUE_DGELU, "DGELU"},       {CUBLASLT_EPILOGUE_DGELU_BGRAD, "DGELU_BGRAD"},
+    {CUBLASLT_EPILOGUE_BGRADA, "BGRADA"},     {CUBLASLT_EPILOGUE_BGRADB, "BGRADB"}};
 static const struct {
     cudaDataType_t in, out;
     const char *name;
-} types[] = {
-    {CUDA_R_16BF, CUDA_R_16BF, "bf16 to bf16"}, {CUDA_R_16BF, CUDA_R_32F, "bf16 to fp32"}, {CUDA_R_32F, CUDA_R_32F, "fp32"}};
+} types[] = {{CUDA_R_16BF, CUDA_R_16BF, "bf16 to bf16"},
+             {CUDA_R_16BF, CUDA_R_32F, "bf16 to fp32"},
+             {CUDA_R_32F, CUDA_R_32F, "fp32"}};
 
-template <typename T>
-static void layout_set(cublasLtMatrixLayout_t layout, cublasLtMatrixLayoutAttribute_t attribute, T value) {
+template <typename T> static void layout_set(cublasLtMatrixLayout_t layout,
+                                             cublasLtMatrixLayoutAttribute_t attribute, T value) {
     cublasLtMatrixLayoutSetAttribute(layout, attribute, &value, sizeof value);
 }
-// What is asked for wrongly has to be refused: the status of a product of 8 x 8 matrices with one thing changed.
+// What is asked for wrongly has to be refused: the status of a product of 8 x 8
+// matrices with one thing changed.
 template <typename F> static cublasStatus_t product_refused(cublasLtHandle_t lt, F change) {
-    Operand a(CUDA_R_32F, 8, 8, 8, 1, true), b(CUDA_R_32F, 8, 8, 8, 1, true), c(CUDA_R_32F, 8, 8, 8, 1, true);
+    Operand a(CUDA_R_32F, 8, 8, 8, 1, true), b(CUDA_R_32F, 8, 8, 8, 1, true),
+        c(CUDA_R_32F, 8, 8, 8, 1, true);
     Descriptors x;
     float one = 1;
     cublasLtMatmulDescCreate(&x.product, CUBLAS_COMPUTE_32F, CUDA_R_32F);
     x.a = layout_of(a, 1), x.b = layout_of(b, 1), x.c = layout_of(c, 1);
     change(x);
-    return cublasLtMatmul(lt, x.product, &one, a.at, x.a, b.at, x.b, &one, c.at, x.c, c.at, x.c, nullptr, nullptr, 0, 0);
+    return cublasLtMatmul(lt, x.product, &one, a.at, x.a, b.at, x.b, &one, c.at, x.c, c.at, x.c,
+                          nullptr, nullptr, 0, 0);
 }
-// An algorithm asked for with 1 MiB of workspace and 16 bytes of alignment, then used as `use` says.
+// An algorithm asked for with 1 MiB of workspace and 16 bytes of alignment, then used as `use`
+// says.
 struct Use {
-    size_t workspace, offset; // bytes that the program brings, and by how many floats A is off the start of its allocation
+    // Bytes that the program brings, and by how many floats A is off the start of its allocation.
+    size_t workspace, offset;
     uint32_t alignment;       // asked for; 0: not set
 };
 static cublasStatus_t algorithm_used(cublasLtHandle_t lt, Use use) {
-    Operand a(CUDA_R_32F, 8, 9, 8, 1, true), b(CUDA_R_32F, 8, 8, 8, 1, true), c(CUDA_R_32F, 8, 8, 8, 1, true);
+    Operand a(CUDA_R_32F, 8, 9, 8, 1, true), b(CUDA_R_32F, 8, 8, 8, 1, true),
+        c(CUDA_R_32F, 8, 8, 8, 1, true);
     Descriptors x;
     Array<char> workspace(1 << 20);
     float one = 1, zero = 0;
@@ -795,17 +873,22 @@ static cublasStatus_t algorithm_used(cublasLtHandle_t lt, Use use) {
     x.a = layout_of(a, 1), x.b = layout_of(b, 1), x.c = layout_of(c, 1);
     layout_set<uint64_t>(x.a, CUBLASLT_MATRIX_LAYOUT_COLS, 8);
     cublasLtMatmulPreferenceCreate(&preference);
-    cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &most, sizeof most);
+    cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                                         &most, sizeof most);
     if (use.alignment) {
-        cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, &use.alignment,
-                                             sizeof use.alignment);
+        cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
+                                             &use.alignment, sizeof use.alignment);
     }
-    cublasLtMatmulAlgoGetHeuristic(lt, x.product, x.a, x.b, x.c, x.c, preference, 1, &found, &count);
+    cublasLtMatmulAlgoGetHeuristic(lt, x.product, x.a, x.b, x.c, x.c, preference, 1, &found,
+                                   &count);
     cublasLtMatmulPreferenceDestroy(preference);
-    cublasStatus_t status = cublasLtMatmul(lt, x.product, &one, (float *)a.at + use.offset, x.a, b.at, x.b, &zero, c.at, x.c,
-                                           c.at, x.c, &found.algo, workspace.at, use.workspace, 0);
+    cublasStatus_t status = cublasLtMatmul(lt, x.product, &one, (float *)a.at + use.offset, x.a,
+                                           b.at, x.b, &zero, c.at, x.c, c.at, x.c, &found.algo,
+                                           workspace.at, use.workspace, 0);
     std::vector<char> after = workspace.get(); // and waits for the product
-    return count == 1 && found.workspaceSize <= most && after.size() == workspace.n ? status : CUBLAS_STATUS_INTERNAL_ERROR;
+    return count == 1 && found.workspaceSize <= most && after.size() == workspace.n
+               ? status
+               : CUBLAS_STATUS_INTERNAL_ERROR;
 }
 
 static void test_products() {
@@ -828,35 +911,49 @@ static void test_products() {
     double error = product_run(lt, t);
     check(error <= 10, "a product larger than a panel: %.2f of the tolerance", error);
 
-    check(product_refused(lt, [](Descriptors &) {}) == CUBLAS_STATUS_SUCCESS, "a plain product is taken");
-    check(product_refused(lt, [](Descriptors &x) { layout_set<int64_t>(x.a, CUBLASLT_MATRIX_LAYOUT_LD, 7); }) ==
-              CUBLAS_STATUS_INVALID_VALUE,
+    check(product_refused(lt, [](Descriptors &) {}) == CUBLAS_STATUS_SUCCESS,
+          "a plain product is taken");
+    check(product_refused(lt,
+                          [](Descriptors &x) {
+                              layout_set<int64_t>(x.a, CUBLASLT_MATRIX_LAYOUT_LD, 7);
+                          }) == CUBLAS_STATUS_INVALID_VALUE,
           "a leading dimension below the rows is refused");
-    check(product_refused(lt, [](Descriptors &x) { layout_set<int64_t>(x.a, CUBLASLT_MATRIX_LAYOUT_LD, 9); }) ==
-              CUBLAS_STATUS_INVALID_VALUE,
+    check(product_refused(lt,
+                          [](Descriptors &x) {
+                              layout_set<int64_t>(x.a, CUBLASLT_MATRIX_LAYOUT_LD, 9);
+                          }) == CUBLAS_STATUS_INVALID_VALUE,
           "a matrix that overruns its allocation is refused");
-    check(product_refused(lt, [](Descriptors &x) { layout_set<uint64_t>(x.b, CUBLASLT_MATRIX_LAYOUT_ROWS, 7); }) ==
-              CUBLAS_STATUS_INVALID_VALUE,
+    check(product_refused(lt,
+                          [](Descriptors &x) {
+                              layout_set<uint64_t>(x.b, CUBLASLT_MATRIX_LAYOUT_ROWS, 7);
+                          }) == CUBLAS_STATUS_INVALID_VALUE,
           "sizes that do not fit are refused");
-    check(product_refused(
-              lt, [](Descriptors &x) { layout_set<uint32_t>(x.b, CUBLASLT_MATRIX_LAYOUT_ORDER, CUBLASLT_ORDER_ROW); }) ==
-              CUBLAS_STATUS_NOT_SUPPORTED,
+    check(product_refused(lt,
+                          [](Descriptors &x) {
+                              layout_set<uint32_t>(x.b, CUBLASLT_MATRIX_LAYOUT_ORDER,
+                                                   CUBLASLT_ORDER_ROW);
+                          }) == CUBLAS_STATUS_NOT_SUPPORTED,
           "rows first are not supported");
-    check(product_refused(lt, [](Descriptors &x) { layout_set<uint32_t>(x.b, CUBLASLT_MATRIX_LAYOUT_TYPE, CUDA_R_16BF); }) ==
-              CUBLAS_STATUS_NOT_SUPPORTED,
+    check(product_refused(lt,
+                          [](Descriptors &x) {
+                              layout_set<uint32_t>(x.b, CUBLASLT_MATRIX_LAYOUT_TYPE, CUDA_R_16BF);
+                          }) == CUBLAS_STATUS_NOT_SUPPORTED,
           "operands of two types are not supported");
     auto relu = [](Descriptors &x) {
         uint32_t epilogue = CUBLASLT_EPILOGUE_RELU;
-        cublasLtMatmulDescSetAttribute(x.product, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue);
+        cublasLtMatmulDescSetAttribute(x.product, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue,
+                                       sizeof epilogue);
     };
     check(product_refused(lt, relu) == CUBLAS_STATUS_NOT_SUPPORTED, "RELU is not supported");
     auto no_bias = [](Descriptors &x) {
         uint32_t epilogue = CUBLASLT_EPILOGUE_BIAS;
-        cublasLtMatmulDescSetAttribute(x.product, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue);
+        cublasLtMatmulDescSetAttribute(x.product, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue,
+                                       sizeof epilogue);
     };
     auto numbers_on_device = [](Descriptors &x) {
         int32_t mode = CUBLASLT_POINTER_MODE_DEVICE;
-        cublasLtMatmulDescSetAttribute(x.product, CUBLASLT_MATMUL_DESC_POINTER_MODE, &mode, sizeof mode);
+        cublasLtMatmulDescSetAttribute(x.product, CUBLASLT_MATMUL_DESC_POINTER_MODE, &mode,
+                                       sizeof mode);
     };
     check(product_refused(lt, numbers_on_device) == CUBLAS_STATUS_INVALID_VALUE,
           "alpha said to be on the device, but is not, is refused");
@@ -864,7 +961,8 @@ static void test_products() {
     check(algorithm_used(lt, {1 << 20, 0, 0}) == CUBLAS_STATUS_SUCCESS &&
               algorithm_used(lt, {1 << 20, 4, 16}) == CUBLAS_STATUS_SUCCESS,
           "algorithms used as they were asked for");
-    check(algorithm_used(lt, {64, 0, 0}) == CUBLAS_STATUS_INVALID_VALUE, "an algorithm without its workspace is refused");
+    check(algorithm_used(lt, {64, 0, 0}) == CUBLAS_STATUS_INVALID_VALUE,
+          "an algorithm without its workspace is refused");
     check(algorithm_used(lt, {1 << 20, 4, 0}) == CUBLAS_STATUS_INVALID_VALUE,
           "an algorithm for 256 bytes of alignment, used with 16");
     check(algorithm_used(lt, {2 << 20, 0, 0}) == CUBLAS_STATUS_INVALID_VALUE,
@@ -949,11 +1047,14 @@ static const struct {
      }},
     {"threads wait for each other in different places", "16 threads wait in __syncwarp", EITHER,
      [] { child_run(apart_kernel); }},
-    {"threads come to two kinds of barriers", "comes to __syncthreads", EITHER, [] { child_run(two_barriers_kernel); }},
+    {"threads come to two kinds of barriers", "comes to __syncthreads", EITHER,
+     [] { child_run(two_barriers_kernel); }},
     {"lanes come to two kinds of shuffles", "in different operations", EITHER,
      [] { child_run(two_shuffles_kernel, (int *)child_memory(1)); }},
-    {"a lane leaves itself out", "is not in its own mask", EITHER, [] { child_run(not_in_mask_kernel); }},
-    {"a kernel overflows its stack", "overflows its stack", EITHER, [] { child_run(deep_kernel, (int *)child_memory(1)); }},
+    {"a lane leaves itself out", "is not in its own mask", EITHER,
+     [] { child_run(not_in_mask_kernel); }},
+    {"a kernel overflows its stack", "overflows its stack", EITHER,
+     [] { child_run(deep_kernel, (int *)child_memory(1)); }},
 };
 
 // Runs this program with `name` and returns what it wrote to stderr.
@@ -973,7 +1074,8 @@ static std::string child_output(const char *name, bool *ended_well) {
     close(ends[1]);
     for (ssize_t n; (n = read(ends[0], buffer, sizeof buffer)) > 0;) text.append(buffer, (size_t)n);
     close(ends[0]);
-    *ended_well = waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+    *ended_well = waitpid(child, &status, 0) == child && WIFEXITED(status) &&
+                  WEXITSTATUS(status) == 0;
     return text;
 }
 
@@ -994,7 +1096,8 @@ static void test_mistakes() {
     setenv("EMU_GPUS", "0", 1);
     bool ended_well;
     std::string text = child_output("no device", &ended_well);
-    check(!ended_well && text.find(cudaGetErrorString(cudaErrorNoDevice)) != std::string::npos, "EMU_GPUS=0: no device");
+    check(!ended_well && text.find(cudaGetErrorString(cudaErrorNoDevice)) != std::string::npos,
+          "EMU_GPUS=0: no device");
     unsetenv("EMU_GPUS");
 }
 
@@ -1016,18 +1119,20 @@ static ncclComm_t nccl_world() {
 #ifdef USE_MPI
     MPI_Bcast(&id, sizeof id, MPI_BYTE, 0, MPI_COMM_WORLD);
 #endif
-    check(ncclCommInitRank(&comm, processes, id, process) == ncclSuccess, "ncclCommInitRank of %d", processes);
+    check(ncclCommInitRank(&comm, processes, id, process) == ncclSuccess, "ncclCommInitRank of %d",
+          processes);
     return comm;
 }
 
 // Rank r sends (r + 1) * (i + 1), which has few enough bits for every type here.
-template <typename T> static void test_reductions(ncclComm_t comm, ncclDataType_t type, const char *name) {
+template <typename T>
+static void test_reductions(ncclComm_t comm, ncclDataType_t type, const char *name) {
     size_t n = 12, ranks = (size_t)processes;
     float all = (float)(ranks * (ranks + 1) / 2);
     std::vector<T> mine(n * ranks);
     for (size_t i = 0; i < mine.size(); i++) mine[i] = (T)(float)((process + 1) * (int)(i + 1));
-    Array<T> x(mine), sums(mine.size()), largest(mine.size()), shard(n), gathered(mine.size()), from_last(mine),
-        at_last(mine.size());
+    Array<T> x(mine), sums(mine.size()), largest(mine.size()), shard(n), gathered(mine.size()),
+        from_last(mine), at_last(mine.size());
     ncclGroupStart();
     bool good = !ncclAllReduce(x.at, sums.at, x.n, type, ncclSum, comm, 0);
     good &= !ncclAllReduce(x.at, largest.at, x.n, type, ncclMax, comm, 0);
@@ -1037,12 +1142,14 @@ template <typename T> static void test_reductions(ncclComm_t comm, ncclDataType_
     good &= !ncclReduce(x.at, at_last.at, x.n, type, ncclSum, processes - 1, comm, 0);
     good &= !ncclAllReduce(x.at, x.at, x.n, type, ncclSum, comm, 0); // in place
     ncclGroupEnd();
-    std::vector<T> in_place = x.get(), s = sums.get(), m = largest.get(), h = shard.get(), g = gathered.get(),
-                   b = from_last.get(), e = at_last.get();
+    std::vector<T> in_place = x.get(), s = sums.get(), m = largest.get(), h = shard.get();
+    std::vector<T> g = gathered.get(), b = from_last.get(), e = at_last.get();
     for (size_t i = 0; i < x.n; i++) {
         float one = (float)(i + 1);
-        good &= (float)s[i] == one * all && (float)in_place[i] == one * all && (float)m[i] == one * (float)ranks;
-        good &= (float)b[i] == one * (float)ranks && (process != processes - 1 || (float)e[i] == one * all);
+        good &= (float)s[i] == one * all && (float)in_place[i] == one * all &&
+                (float)m[i] == one * (float)ranks;
+        good &= (float)b[i] == one * (float)ranks &&
+                (process != processes - 1 || (float)e[i] == one * all);
         good &= (float)g[i] == (float)((i / n + 1) * (i % n + 1));
         if (i < n) good &= (float)h[i] == (float)((size_t)process * n + i + 1) * all;
     }
@@ -1057,10 +1164,12 @@ static void test_collectives() {
     test_reductions<int>(comm, ncclInt32, "int");
     test_reductions<uint64_t>(comm, ncclUint64, "uint64");
     Array<float> x(std::vector<float>(8, 1));
-    check(ncclAllReduce(x.at, x.at, 8 * sizeof(float), ncclFloat32, ncclSum, comm, 0) == ncclInvalidArgument,
+    check(ncclAllReduce(x.at, x.at, 8 * sizeof(float), ncclFloat32, ncclSum, comm, 0) ==
+              ncclInvalidArgument,
           "a count in bytes overruns and is refused");
     ncclResult_t error = ncclInternalError;
-    check(ncclCommGetAsyncError(comm, &error) == ncclSuccess && error == ncclSuccess, "ncclCommGetAsyncError");
+    check(ncclCommGetAsyncError(comm, &error) == ncclSuccess && error == ncclSuccess,
+          "ncclCommGetAsyncError");
 
     // bfloat16 is rounded once: 256 + 1 + ... would stay 256 if each sum were rounded
     Array<__nv_bfloat16> narrow(std::vector<__nv_bfloat16>(1, process == 0 ? 256.0f : 1.5f));
@@ -1071,38 +1180,48 @@ static void test_collectives() {
 }
 
 #ifdef USE_MPI
-// Two communicators on two streams, queued in another order by each rank, as real ranks may; and a host that waits in MPI.
+// Two communicators on two streams, queued in another order by each rank, as real ranks
+// may; and a host that waits in MPI.
 static void test_overlap() {
     ncclComm_t comms[2] = {nccl_world(), nccl_world()};
     cudaStream_t streams[2];
     std::vector<float> ones(1000, 1);
     Array<float> x(ones), y(ones);
     Array<float> *arrays[2] = {&x, &y};
-    for (auto &stream : streams) CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+    for (auto &stream : streams)
+        CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
     bool good = true;
     for (int seed = 1; seed <= SEEDS; seed++) {
         emu_seed((uint64_t)(seed + 1000 * process)); // each rank goes its own way
         for (int i = 0; i < 6; i++) {
             int which = (i + process) % 2;
             LAUNCH(scale_kernel, 1, 1000, 0, streams[which], arrays[which]->at, 0.5f, 0.5f);
-            good &= !ncclAllReduce(arrays[which]->at, arrays[which]->at, 1000, ncclFloat32, ncclSum, comms[which],
-                                   streams[which]);
-            LAUNCH(scale_kernel, 1, 1000, 0, streams[which], arrays[which]->at, 1 / (float)processes, 0.0f);
+            good &= !ncclAllReduce(arrays[which]->at, arrays[which]->at, 1000, ncclFloat32, ncclSum,
+                                   comms[which], streams[which]);
+            LAUNCH(scale_kernel, 1, 1000, 0, streams[which], arrays[which]->at,
+                   1 / (float)processes, 0.0f);
         }
-        if (process == 0) CUDA_CHECK(cudaDeviceSynchronize()); // the others wait for it in MPI, with their work not done
+        // The others wait for it in MPI, with their work not done.
+        if (process == 0) CUDA_CHECK(cudaDeviceSynchronize());
         MPI_Barrier(MPI_COMM_WORLD);
         CUDA_CHECK(cudaDeviceSynchronize());
         good &= x.get() == ones && y.get() == ones;
     }
-    check(good, "two communicators in different orders, and ranks that wait in MPI meanwhile, under %d seeds", SEEDS);
+    check(good,
+          "two communicators in different orders, and ranks that wait in MPI meanwhile, under %d "
+          "seeds",
+          SEEDS);
     for (auto &stream : streams) CUDA_CHECK(cudaStreamDestroy(stream));
     for (auto &comm : comms) ncclCommDestroy(comm);
 
-    // one communicator, two streams: operations begin in the order in which they were queued, whatever the seed
+    // one communicator, two streams: operations begin in the order in which they
+    // were queued, whatever the seed
     ncclComm_t comm = nccl_world();
-    for (auto &stream : streams) CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+    for (auto &stream : streams)
+        CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
     for (int i = 0; i < 8; i++)
-        ncclAllReduce(arrays[i % 2]->at, arrays[i % 2]->at, 1000, ncclFloat32, ncclMax, comm, streams[i % 2]);
+        ncclAllReduce(arrays[i % 2]->at, arrays[i % 2]->at, 1000, ncclFloat32, ncclMax, comm,
+                      streams[i % 2]);
     CUDA_CHECK(cudaDeviceSynchronize());
     check(x.get() == ones && y.get() == ones, "one communicator on two streams");
     for (auto &stream : streams) CUDA_CHECK(cudaStreamDestroy(stream));
@@ -1138,8 +1257,10 @@ int main(int argc, char **argv) {
     MPI_Allreduce(MPI_IN_PLACE, &failed, 1, MPI_INT, MPI_SUM, MPI_COMM_WORLD);
     MPI_Finalize();
 #else
-    skip("collectives of several processes", "build with mpicxx -DUSE_MPI and run with mpirun -n 2");
+    skip("collectives of several processes",
+         "build with mpicxx -DUSE_MPI and run with mpirun -n 2");
 #endif
-    if (process == 0) printf("test_emu: %d passed, %d failed, %d skipped\n", passed, failed, skipped);
+    if (process == 0)
+        printf("test_emu: %d passed, %d failed, %d skipped\n", passed, failed, skipped);
     return failed != 0;
 }

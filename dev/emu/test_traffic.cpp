@@ -1,6 +1,7 @@
 /*
-Tests of traffic.h: kernels whose bytes can be counted by hand. traffic.h says how to build them. A line for each case, then
-"test_traffic: N passed, N failed, N skipped"; the exit status is 1 if anything failed.
+Tests of traffic.h: kernels whose bytes can be counted by hand. traffic.h says how to build
+them. A line for each case, then "test_traffic: N passed, N failed, N skipped"; the exit
+status is 1 if anything failed.
 */
 #include "traffic.h"
 #include <cuda_bf16.h>
@@ -14,20 +15,23 @@ static void check(const char *name, EmuTraffic found, EmuTraffic expected) {
     printf("%s %s\n", good ? "ok     " : "FAILED ", name);
     for (const EmuTraffic *t : {&found, &expected}) {
         if (good) break;
-        printf("        %s reads %llu of %llu, writes %llu of %llu, %llu accesses, %llu of 16 bytes\n",
-               t == &found ? "found:   " : "expected:", (unsigned long long)t->reads, (unsigned long long)t->read_once,
-               (unsigned long long)t->writes, (unsigned long long)t->written_once, (unsigned long long)t->accesses,
+        printf("        %s reads %llu of %llu, writes %llu of %llu, %llu accesses, %llu of 16 "
+               "bytes\n",
+               t == &found ? "found:   " : "expected:", (unsigned long long)t->reads,
+               (unsigned long long)t->read_once, (unsigned long long)t->writes,
+               (unsigned long long)t->written_once, (unsigned long long)t->accesses,
                (unsigned long long)t->accesses_16);
     }
 }
 
-#define CUDA_CHECK(call)                                                                                \
-    do {                                                                                                \
-        cudaError_t code_ = (call);                                                                     \
-        if (code_ != cudaSuccess) {                                                                     \
-            fprintf(stderr, "%s:%d: %s: %s\n", __FILE__, __LINE__, #call, cudaGetErrorString(code_));   \
-            exit(1);                                                                                    \
-        }                                                                                               \
+#define CUDA_CHECK(call)                                                  \
+    do {                                                                  \
+        cudaError_t code_ = (call);                                       \
+        if (code_ != cudaSuccess) {                                       \
+            fprintf(stderr, "%s:%d: %s: %s\n", __FILE__, __LINE__, #call, \
+                    cudaGetErrorString(code_));                           \
+            exit(1);                                                      \
+        }                                                                 \
     } while (0)
 
 // All kernels run with N threads, THREADS to a block.
@@ -40,7 +44,8 @@ struct Large { float at[20]; };
 
 __global__ void copy_kernel(float *to, const float *from) { to[index()] = from[index()]; }
 __global__ void copy_int4_kernel(int4 *to, const int4 *from) { to[index()] = from[index()]; }
-__global__ void copy_vectors_kernel(float4 *to, const float4 *from, uint2 *to8, const uint2 *from8) {
+__global__ void copy_vectors_kernel(float4 *to, const float4 *from, uint2 *to8,
+                                    const uint2 *from8) {
     float4 v = __ldcs(from + index());
     v.x += v.y * v.z - v.w;
     __stcs(to + index(), v);
@@ -70,7 +75,8 @@ __global__ void again_kernel(float *to, const float *from) {
     }
 }
 __global__ void overlapping_kernel(char *to) { memset(to + 4 * index(), 1, 8); }
-// What cp.async is on the stand-in: memcpy of a size that the compiler does not know, into shared memory and out of it.
+// What cp.async is on the stand-in: memcpy of a size that the compiler does not know,
+// into shared memory and out of it.
 __global__ void through_shared_kernel(char *to, const char *from, const int *bytes) {
     SHARED_DYNAMIC(char, dynamic);
     __shared__ int sum;
@@ -110,24 +116,32 @@ int main(void) {
     RUN(kernel, __VA_ARGS__);              \
     check(name, emu_traffic_end(), expected)
 #define EXPECTED(...) (EmuTraffic{__VA_ARGS__})
-    COUNT("a copy of floats", EXPECTED(4 * N, 4 * N, 4 * N, 4 * N, 2 * N, 0), copy_kernel, (float *)b, (float *)a);
-    COUNT("a copy of int4", EXPECTED(16 * N, 16 * N, 16 * N, 16 * N, 2 * N, 2 * N), copy_int4_kernel, (int4 *)b, (int4 *)a);
-    COUNT("float4 by __ldcs and __stcs, and uint2", EXPECTED(24 * N, 24 * N, 16 * N, 16 * N, 4 * N, 2 * N),
-          copy_vectors_kernel, (float4 *)b, (float4 *)a, (uint2 *)b, (uint2 *)a);
-    COUNT("packs of float", EXPECTED(16 * N, 16 * N, 16 * N, 16 * N, 2 * N, 2 * N), packs_kernel<float>, (float *)b,
-          (float *)a);
-    COUNT("packs of bf16", EXPECTED(16 * N, 16 * N, 16 * N, 16 * N, 2 * N, 2 * N), packs_kernel<__nv_bfloat16>,
-          (__nv_bfloat16 *)b, (__nv_bfloat16 *)a);
-    COUNT("a struct of 80 bytes", EXPECTED(80 * N, 80 * N, 80 * N, 80 * N, 10 * N, 10 * N), copy_large_kernel, (Large *)b,
-          (Large *)a);
-    COUNT("every eighth bf16", EXPECTED(2 * N, 0, 2 * N, 0, N, 0), strided_kernel, (__nv_bfloat16 *)a, (float *)b);
-    COUNT("the same again", EXPECTED(24 * N, 12 * N, 4 * N, 4 * N, 9 * N, 0), again_kernel, (float *)b, (float *)a);
+    COUNT("a copy of floats", EXPECTED(4 * N, 4 * N, 4 * N, 4 * N, 2 * N, 0), copy_kernel,
+          (float *)b, (float *)a);
+    COUNT("a copy of int4", EXPECTED(16 * N, 16 * N, 16 * N, 16 * N, 2 * N, 2 * N),
+          copy_int4_kernel, (int4 *)b, (int4 *)a);
+    COUNT("float4 by __ldcs and __stcs, and uint2",
+          EXPECTED(24 * N, 24 * N, 16 * N, 16 * N, 4 * N, 2 * N), copy_vectors_kernel, (float4 *)b,
+          (float4 *)a, (uint2 *)b, (uint2 *)a);
+    COUNT("packs of float", EXPECTED(16 * N, 16 * N, 16 * N, 16 * N, 2 * N, 2 * N),
+          packs_kernel<float>, (float *)b, (float *)a);
+    COUNT("packs of bf16", EXPECTED(16 * N, 16 * N, 16 * N, 16 * N, 2 * N, 2 * N),
+          packs_kernel<__nv_bfloat16>, (__nv_bfloat16 *)b, (__nv_bfloat16 *)a);
+    COUNT("a struct of 80 bytes", EXPECTED(80 * N, 80 * N, 80 * N, 80 * N, 10 * N, 10 * N),
+          copy_large_kernel, (Large *)b, (Large *)a);
+    COUNT("every eighth bf16", EXPECTED(2 * N, 0, 2 * N, 0, N, 0), strided_kernel,
+          (__nv_bfloat16 *)a, (float *)b);
+    COUNT("the same again", EXPECTED(24 * N, 12 * N, 4 * N, 4 * N, 9 * N, 0), again_kernel,
+          (float *)b, (float *)a);
     COUNT("writes that overlap", EXPECTED(0, 8 * N, 0, 4 * N + 4, N, 0), overlapping_kernel, b);
-    COUNT("memcpy by way of shared memory", EXPECTED(24 * N, 16 * N, 16 * N + 4, 16 * N, 4 * N, 2 * N),
-          through_shared_kernel, b, a, sixteen);
+    COUNT("memcpy by way of shared memory",
+          EXPECTED(24 * N, 16 * N, 16 * N + 4, 16 * N, 4 * N, 2 * N), through_shared_kernel, b, a,
+          sixteen);
     COUNT("atomicAdd", EXPECTED(4 * N, 4 * N, 4, 4, 2 * N, 0), atomic_kernel, (unsigned *)b);
-    COUNT("shuffles", EXPECTED(4 * N, N / 8, 4 * N, N / 8, N + N / 32, 0), warp_kernel, (float *)b, (float *)a);
-    COUNT("reads of pinned memory", EXPECTED(0, 4 * N, 0, 4 * N, N, 0), host_memory_kernel, (float *)b, (float *)pinned);
+    COUNT("shuffles", EXPECTED(4 * N, N / 8, 4 * N, N / 8, N + N / 32, 0), warp_kernel, (float *)b,
+          (float *)a);
+    COUNT("reads of pinned memory", EXPECTED(0, 4 * N, 0, 4 * N, N, 0), host_memory_kernel,
+          (float *)b, (float *)pinned);
 
     emu_traffic_begin();
     RUN(copy_kernel, (float *)b, (float *)a);

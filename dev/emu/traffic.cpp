@@ -39,7 +39,8 @@ static void count(const volatile void *at, size_t bytes, bool write) {
 
 void emu_traffic_begin(void) {
     if (!instrumented) {
-        fprintf(stderr, "emu: no accesses to count: compile the program with -fsanitize=thread, as dev/emu/traffic.h says\n");
+        fprintf(stderr, "emu: no accesses to count: compile the program with -fsanitize=thread, "
+                        "as dev/emu/traffic.h says\n");
         abort();
     }
     cudaDeviceSynchronize();
@@ -71,8 +72,11 @@ void __tsan_write_range(void *at, unsigned long bytes) { count(at, bytes, true);
     void __tsan_write##bytes(void *at) { count(at, bytes, true); }
 ACCESS(1) ACCESS(2) ACCESS(4) ACCESS(8) ACCESS(16)
 
-// The host asks with it whether a local static variable has its value. A kernel's atomics are plain reads and writes here.
-uint8_t __tsan_atomic8_load(const volatile uint8_t *at, int) { return __atomic_load_n(at, __ATOMIC_SEQ_CST); }
+// The host asks with it whether a local static variable has its value. A kernel's atomics are
+// plain reads and writes here.
+uint8_t __tsan_atomic8_load(const volatile uint8_t *at, int) {
+    return __atomic_load_n(at, __ATOMIC_SEQ_CST);
+}
 
 // These are called as ever: the linker's --wrap leads the calls here.
 void *__real_memcpy(void *to, const void *from, size_t bytes);

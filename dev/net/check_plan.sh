@@ -1,14 +1,15 @@
 #!/bin/sh
-# dev/plan against runs on emulated networks. A run of t without a network is measured, the milliseconds per update of t,
-# s, sppp and p on three networks are predicted from it, and then measured. Prints a table; asserts nothing, since it is
-# about time. Every run on a network follows its own run without one, and the medians over ROUNDS such pairs are
-# printed (of predicted, measured, and the error within a pair): the speed of a machine that others use drifts by more than
-# the prediction is off.
+# dev/net/plan against runs on emulated networks. A run of t without a network is measured, the
+# milliseconds per update of t, s, sppp and p on three networks are predicted from it, and then
+# measured. Prints a table; asserts nothing, since it is about time. Every run on a network
+# follows its own run without one, and the medians over ROUNDS such pairs are printed (of
+# predicted, measured, and the error within a pair): the speed of a machine that others use drifts
+# by more than the prediction is off.
 #
-#   make train_gpt2 dev/plan && dev/check_plan.sh          two to three minutes
-#   ROUNDS=9 TRAIN=./train_gpt2 PLAN=dev/plan dev/check_plan.sh
+#   make train_gpt2 dev/net/plan && dev/net/check_plan.sh          two to three minutes
+#   ROUNDS=9 TRAIN=./train_gpt2 PLAN=dev/net/plan dev/net/check_plan.sh
 set -eu
-rounds=${ROUNDS:-3} train=${TRAIN:-./train_gpt2} plan=${PLAN:-dev/plan}
+rounds=${ROUNDS:-3} train=${TRAIN:-./train_gpt2} plan=${PLAN:-dev/net/plan}
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 settings="-e 4x4x128 -b 12 -t 64 -v 0 -tp 2"
 out=$(mktemp -d)
@@ -25,12 +26,14 @@ median() {
     sort -n | awk '{ x[NR] = $1 } END { print (x[int((NR + 1) / 2)] + x[int((NR + 2) / 2)]) / 2 }'
 }
 
-# pair LATENCY GBITS PATTERN UPDATES: prints predicted and measured ms per update; the first two updates warm up.
+# pair LATENCY GBITS PATTERN UPDATES: prints predicted and measured ms per update;
+# the first two updates warm up.
 pair() {
     measure -p t -x 20
     "$plan" "$out/run/main.log" "$1" "$2" >"$out/table"
     measure -p "$3" -x "$4" -nl "$1" -nb "$2"
-    measured=$(sed -n 's/^s:[0-9]* trl:.* ms:\([0-9.]*\) .*/\1/p' "$out/run/main.log" | tail -n +3 | median)
+    measured=$(sed -n 's/^s:[0-9]* trl:.* ms:\([0-9.]*\) .*/\1/p' "$out/run/main.log" | tail -n +3 |
+            median)
     awk -v p="$3" -v measured="$measured" '$1 == p { print $7, measured }' "$out/table"
 }
 
@@ -46,10 +49,12 @@ for network in "100 10 20" "5000 1 20" "20000 0.1 6"; do
         while [ $((round += 1)) -le "$rounds" ]; do
             pair "$1" "$2" $pattern "$3"
         done >"$out/pairs"
-        printf '%s %s %s %s\n' $pattern "$(cut -d' ' -f1 "$out/pairs" | median)" "$(cut -d' ' -f2 "$out/pairs" | median)" \
+        printf '%s %s %s %s\n' $pattern "$(cut -d' ' -f1 "$out/pairs" | median)" \
+            "$(cut -d' ' -f2 "$out/pairs" | median)" \
             "$(awk '{ print 100 * ($1 / $2 - 1) }' "$out/pairs" | median)" |
             awk -v latency="$1" -v gbits="$2" '{
-                printf "%4g ms %9g   %-8s %8.1f ms   %8.1f ms   %+6.1f%%\n", latency / 1000, gbits, $1, $2, $3, $4
+                printf "%4g ms %9g   %-8s %8.1f ms   %8.1f ms   %+6.1f%%\n",
+                       latency / 1000, gbits, $1, $2, $3, $4
             }'
     done
 done

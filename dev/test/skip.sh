@@ -1,5 +1,5 @@
 #!/bin/sh
-# Stands in for a test program that cannot be built here: dev/skip.sh NAME WHY...
+# Stands in for a test program that cannot be built here: dev/test/skip.sh NAME WHY...
 name=$1
 shift
 echo "skip   $name: $*"

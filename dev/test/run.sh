@@ -1,11 +1,14 @@
 #!/bin/sh
-# Runs test programs one after the other and adds up their closing lines, "NAME: N passed, N failed, N skipped".
+# Runs test programs one after the other and adds up their closing lines, "NAME: N passed, N failed,
+# N skipped".
 #
-#   dev/run_tests.sh ./test_gpt2 dev/test_cli.sh
+#   dev/test/run.sh ./test_gpt2 dev/test/cli.sh
 #
-# A program without such a line, or with a status that does not fit it, counts as one more failure. Exit status 1 if any.
+# A program without such a line, or with a status that does not fit it, counts as one more
+# failure. Exit status 1 if any.
 passed=0 failed=0 skipped=0
-export GOMP_SPINCOUNT="${GOMP_SPINCOUNT:-1000}" # threads that wait give up their core soon: others may need it
+# Threads that wait give up their core soon: others may need it.
+export GOMP_SPINCOUNT="${GOMP_SPINCOUNT:-1000}"
 log=$(mktemp) || exit 1
 trap 'rm -f "$log"' EXIT
 for program in "$@"; do
@@ -13,7 +16,8 @@ for program in "$@"; do
     $program >"$log" 2>&1 # split into words: a program and its arguments
     status=$?
     grep -vE '^ok +|^[a-z_0-9]+: [0-9]+ passed' "$log" # what passed is counted, not shown
-    set -- $(sed -nE 's/^[a-z_0-9]+: ([0-9]+) passed, ([0-9]+) failed, ([0-9]+) skipped$/\1 \2 \3/p' "$log" | tail -n 1)
+    closing='^[a-z_0-9]+: ([0-9]+) passed, ([0-9]+) failed, ([0-9]+) skipped$'
+    set -- $(sed -nE "s/$closing/\1 \2 \3/p" "$log" | tail -n 1)
     if [ $# -ne 3 ]; then
         echo "FAILED $program: exit status $status and no closing line"
         set -- 0 1 0

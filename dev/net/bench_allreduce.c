@@ -1,29 +1,33 @@
 /*
-How long the trainer's all-reduce takes between processes, and the two numbers of DESIGN 7's network that say the same.
+How long the trainer's all-reduce takes between processes, and the two numbers of -nl and -nb that
+say the same.
 
-  make dev/bench_allreduce
-  mpirun -n 2 dev/bench_allreduce                         on one machine, through shared memory
-  mpirun -n 2 --host a,b dev/bench_allreduce              between two machines
+  make dev/net/bench_allreduce
+  mpirun -n 2 dev/net/bench_allreduce                         on one machine, through shared memory
+  mpirun -n 2 --host a,b dev/net/bench_allreduce              between two machines
 
-All processes of the world form one TP group and sum with the trainer's own mesh_sum, from 4 bytes to 64 MiB. Each size is
-first checked: a wrong sum is reported and the exit status is 1. Then the median of many runs is printed, each after a
-barrier and as long as the slowest process took, with the bandwidth of the algorithm (bytes / time) and of the bus (that
-times 2(R-1)/R: what passes each link of a ring), and beside it the time that the fit gives.
+All processes of the world form one TP group and sum with the trainer's own mesh_sum, from 4 bytes
+to 64 MiB. Each size is first checked: a wrong sum is reported and the exit status is 1. Then the
+median of many runs is printed, each after a barrier and as long as the slowest process took, with
+the bandwidth of the algorithm (bytes / time) and of the bus (that times 2(R-1)/R: what passes each
+link of a ring), and beside it the time that the fit gives.
 
-The fit is DESIGN 7's ring, t = 2(R-1) a us + 2(R-1)/R 8n/(g 10^3) us, by least squares of relative errors, so that a
-size counts the same whether it takes microseconds or seconds. The last line is options for the trainer, and
-the numbers for dev/plan. It is one straight line: where MPI changes its algorithm with the size, and in shared memory, where
-large messages fall out of the cache, the column beside the times says how far off it is.
+The fit is a ring's, t = 2(R-1) a us + 2(R-1)/R 8n/(g 10^3) us, by least squares of relative
+errors, so that a size counts the same whether it takes microseconds or seconds. The last line is
+options for the trainer, and the numbers for dev/net/plan. It is one straight line: where MPI
+changes its algorithm with the size, and in shared memory, where large messages fall out of the
+cache, the column beside the times says how far off it is.
 
 It does not time the sum over ranks folded into one process (dev/bench_cpu does), nor NCCL.
 */
-#include "../tp_blocks.h"
+#include "../../tp_blocks.h"
 #include <time.h>
 
 #ifndef USE_MPI
 int main(void) {
-    fail("built without MPI, so there is nothing to time; install it (Debian: apt-get install libopenmpi-dev openmpi-bin), make "
-         "dev/bench_allreduce again and run mpirun -n 2 dev/bench_allreduce");
+    fail("built without MPI, so there is nothing to time; install it "
+         "(Debian: apt-get install libopenmpi-dev openmpi-bin), make "
+         "dev/net/bench_allreduce again and run mpirun -n 2 dev/net/bench_allreduce");
 }
 #else
 
@@ -42,7 +46,9 @@ static void sum_check(const Mesh *mesh, float *x, size_t n) {
     mesh_sum(mesh, MESH_TP, x, n, sizeof *x);
     for (size_t i = 0; i < n; i++) {
         float expected = factor * (float)(i % 10 + 1);
-        if (x[i] != expected) fail("WRONG: the sum of %zu floats has %g at %zu, expected %g", n, (double)x[i], i, (double)expected);
+        if (x[i] != expected)
+            fail("WRONG: the sum of %zu floats has %g at %zu, expected %g", n, (double)x[i], i,
+                 (double)expected);
     }
 }
 
@@ -54,12 +60,14 @@ static double sum_once(const Mesh *mesh, float *x, size_t n) {
     return seconds_now() - start;
 }
 
-// Median seconds of all-reduces of n floats, the same in every process. All of them do as many runs as rank 0's clock allows.
+// Median seconds of all-reduces of n floats, the same in every process. All of them do as many
+// runs as rank 0's clock allows.
 static double sum_median(const Mesh *mesh, float *x, size_t n, int *runs) {
     static double seconds[RUNS_MAX];
     memset(x, 0, n * sizeof *x); // sums of sums would grow without end
     for (int i = 0; i < 2; i++) seconds[0] = sum_once(mesh, x, n);
-    *runs = seconds[0] * RUNS_MAX > seconds_per_size ? (int)(seconds_per_size / seconds[0]) : RUNS_MAX;
+    *runs = seconds[0] * RUNS_MAX > seconds_per_size ? (int)(seconds_per_size / seconds[0])
+                                                     : RUNS_MAX;
     if (*runs < RUNS_MIN) *runs = RUNS_MIN;
     MPI_CHECK(MPI_Bcast(runs, 1, MPI_INT, 0, mesh->tp));
     for (int i = 0; i < *runs; i++) seconds[i] = sum_once(mesh, x, n);
@@ -68,32 +76,38 @@ static double sum_median(const Mesh *mesh, float *x, size_t n, int *runs) {
     return seconds[*runs / 2];
 }
 
-// The network whose times have the smallest sum of squared relative errors. network_seconds is linear in the latency and in
-// 1/gbits: t_i = latency u + n_i / gbits v. Neither can be negative: one that came out so is 0, and the other is fitted alone.
+// The network whose times have the smallest sum of squared relative errors. network_seconds is
+// linear in the latency and in 1/gbits: t_i = latency u + n_i / gbits v. Neither can be negative:
+// one that came out so is 0, and the other is fitted alone.
 static Network network_fit(const size_t *bytes, const double *seconds, int count, int R) {
     Network hop = {.latency_us = 1}, link = {.gbits = 1};
     double uu = 0, uv = 0, vv = 0, u1 = 0, v1 = 0;
     for (int i = 0; i < count; i++) {
-        double u = network_seconds(&hop, R, bytes[i]) / seconds[i], v = network_seconds(&link, R, bytes[i]) / seconds[i];
+        double u = network_seconds(&hop, R, bytes[i]) / seconds[i];
+        double v = network_seconds(&link, R, bytes[i]) / seconds[i];
         uu += u * u, uv += u * v, vv += v * v, u1 += u, v1 += v;
     }
     double determinant = uu * vv - uv * uv;
-    double latency = (u1 * vv - v1 * uv) / determinant, per_gbit = (v1 * uu - u1 * uv) / determinant;
+    double latency = (u1 * vv - v1 * uv) / determinant;
+    double per_gbit = (v1 * uu - u1 * uv) / determinant;
     if (latency < 0) latency = 0, per_gbit = v1 / vv;
     if (per_gbit <= 0) return (Network){.latency_us = u1 / uu}; // gbits 0: no limit
     return (Network){.latency_us = latency, .gbits = 1 / per_gbit};
 }
 
-static void table_print(const size_t *bytes, const double *seconds, const int *runs, Network net, int R) {
+static void table_print(const size_t *bytes, const double *seconds, const int *runs, Network net,
+                        int R) {
     double ring = 2.0 * (R - 1) / R;
     printf("      bytes   runs    median us     algorithm   bus Gbit/s       fit us   fit error\n");
     for (int i = 0; i < SIZES; i++) {
-        double gbits = 8e-9 * (double)bytes[i] / seconds[i], fitted = network_seconds(&net, R, bytes[i]);
-        printf("%11zu %6d %12.2f  %12.4f %12.4f %12.2f %+10.1f%%\n", bytes[i], runs[i], 1e6 * seconds[i], gbits, gbits * ring,
-               1e6 * fitted, 100 * (fitted / seconds[i] - 1));
+        double gbits = 8e-9 * (double)bytes[i] / seconds[i];
+        double fitted = network_seconds(&net, R, bytes[i]);
+        printf("%11zu %6d %12.2f  %12.4f %12.4f %12.2f %+10.1f%%\n", bytes[i], runs[i],
+               1e6 * seconds[i], gbits, gbits * ring, 1e6 * fitted,
+               100 * (fitted / seconds[i] - 1));
     }
-    printf("\nfit of %d ranks: %.4g us per hop, %.4g Gbit/s per link\n-nl %.4g -nb %.4g\n", R, net.latency_us, net.gbits,
-           net.latency_us, net.gbits);
+    printf("\nfit of %d ranks: %.4g us per hop, %.4g Gbit/s per link\n-nl %.4g -nb %.4g\n", R,
+           net.latency_us, net.gbits, net.latency_us, net.gbits);
 }
 
 int main(int argc, char **argv) {

@@ -1,9 +1,11 @@
-// What the tests of both trainers share: counting and comparing, and the fixtures. C and C++; included after the trainer.
+// What the tests of both trainers share: counting and comparing, and the fixtures. C and
+// C++; included after the trainer.
 #ifndef CHECK_H
 #define CHECK_H
 
 static int passed, failed, skipped;
-static int expect_failure; // a planted fault is in: failures are what is wanted, and are counted here instead
+// A planted fault is in: failures are what is wanted, and are counted here instead.
+static int expect_failure;
 
 static void check(int good, const char *format, ...) __attribute__((format(printf, 2, 3)));
 static void check(int good, const char *format, ...) {
@@ -22,7 +24,8 @@ static void check(int good, const char *format, ...) {
 }
 
 static void check_error(const char *where, const char *what, double error, double tolerance) {
-    check(error <= tolerance, "%s %s: error %.2e, tolerance %.0e", where, what, error, tolerance); // NaN fails
+    // NaN fails.
+    check(error <= tolerance, "%s %s: error %.2e, tolerance %.0e", where, what, error, tolerance);
 }
 
 static void skip(const char *what, const char *why) {
@@ -34,7 +37,8 @@ static void skip(const char *what, const char *why) {
 static double worse(double a, double b) { return a != a || b != b ? NAN : a > b ? a : b; }
 
 #ifdef __cplusplus
-typedef float Checked; // what test_gpt2cu.cu compares: everything is widened on its way from the GPU
+// What test_gpt2cu.cu compares: everything is widened on its way from the GPU.
+typedef float Checked;
 #else
 typedef real Checked;
 #endif
@@ -60,8 +64,9 @@ typedef struct {
     float *logits, loss, *grads;  // (B,T,V); all tensors in the order of the model file
 } DebugState;
 
-// What a trainer's test brings: a model of this shape, all R ranks folded, room for (2,16); and its comparison of loss, logits
-// and gradients, which returns how many forward and backward passes it made.
+// What a trainer's test brings: a model of this shape, all R ranks folded, room for
+// (2,16); and its comparison of loss, logits and gradients, which returns how many
+// forward and backward passes it made.
 static void fixture_create(GPT2 *m, const GPT2Config *config);
 static int fixture_compare(GPT2 *m, const DebugState *d, const char *where);
 
@@ -70,24 +75,28 @@ static const char *fixtures_folder(void) { // NULL: there is none
     return folder && folder[0] ? folder : NULL;
 }
 
-static void debug_state_read(DebugState *d, const char *path, const GPT2Config *c, size_t parameters) {
+static void debug_state_read(DebugState *d, const char *path, const GPT2Config *c,
+                             size_t parameters) {
     File file;
     int32_t header[HEADER_INTS];
     file_open(&file, path, "a debug state");
     header_read(&file, header, 20240327, 2, 2, "a debug state");
     d->B = header[2], d->T = header[3];
     size_t BT = (size_t)d->B * (size_t)d->T, logits = BT * (size_t)c->V;
-    if (file.size != HEADER_BYTES + 4 * (2 * BT + logits + 1 + parameters)) fail("%s: %zu bytes", path, file.size);
+    if (file.size != HEADER_BYTES + 4 * (2 * BT + logits + 1 + parameters))
+        fail("%s: %zu bytes", path, file.size);
     d->x = ALLOC(int32_t, BT, "test"), d->y = ALLOC(int32_t, BT, "test");
     d->logits = ALLOC(float, logits, "test"), d->grads = ALLOC(float, parameters, "test");
     file_read(&file, d->x, BT * 4), file_read(&file, d->y, BT * 4);
-    file_read(&file, d->logits, logits * 4), file_read(&file, &d->loss, 4), file_read(&file, d->grads, parameters * 4);
+    file_read(&file, d->logits, logits * 4), file_read(&file, &d->loss, 4);
+    file_read(&file, d->grads, parameters * 4);
     file_close(&file);
 }
 
-// Ten updates: learning rate 1e-3, decay 0.1, clipped to 1. `line` holds ten losses and ten gradient norms.
-static void fixture_train(GPT2 *m, const Tokens *text, const char *line, const char *where, double tolerance_loss,
-                          double tolerance_norm) {
+// Ten updates: learning rate 1e-3, decay 0.1, clipped to 1. `line` holds ten
+// losses and ten gradient norms.
+static void fixture_train(GPT2 *m, const Tokens *text, const char *line, const char *where,
+                          double tolerance_loss, double tolerance_norm) {
     enum { B = 2, T = 16 };
     double worst_loss = 0, worst_norm = 0, expected[20];
     int32_t tokens[B * T], targets[B * T];
@@ -110,7 +119,8 @@ static void fixture_train(GPT2 *m, const Tokens *text, const char *line, const c
 }
 
 // One line of train.tsv: pattern, R, rule, merges per forward pass, and what fixture_train reads.
-static void fixture_test(const char *folder, const Tokens *text, char *line, double tolerance_loss, double tolerance_norm) {
+static void fixture_test(const char *folder, const Tokens *text, char *line, double tolerance_loss,
+                         double tolerance_norm) {
     char path[PATH_MAX], name[512], *field[5] = {line};
     for (int i = 1; i < 5; i++) field[i] = strchr(field[i - 1], '\t'), *field[i]++ = 0;
     GPT2 m;
@@ -122,20 +132,26 @@ static void fixture_test(const char *folder, const Tokens *text, char *line, dou
     file_close(&file);
     config.R = (int)strtol(field[1], NULL, 10);
     config.rule = word_find(RULE_NAMES, field[2]);
-    if (snprintf(config.pattern, sizeof config.pattern, "%s", field[0]) > PATTERN_MAX) fail("%s: pattern too long", field[0]);
+    if (snprintf(config.pattern, sizeof config.pattern, "%s", field[0]) > PATTERN_MAX)
+        fail("%s: pattern too long", field[0]);
     fixture_create(&m, &config);
     gpt2_load(&m, path);
-    int length = snprintf(name, sizeof name, "fixture %s R %d %s", config.pattern, config.R, field[2]);
+    int length = snprintf(name, sizeof name, "fixture %s R %d %s", config.pattern, config.R,
+                          field[2]);
     if (length >= (int)sizeof name) fail("%s: too long", field[2]);
-    check(m.plan.merges == (int)strtol(field[3], NULL, 10), "%s: %d merges per forward pass, expected %s", name,
-          m.plan.merges, field[3]);
+    check(m.plan.merges == (int)strtol(field[3], NULL, 10),
+          "%s: %d merges per forward pass, expected %s", name, m.plan.merges, field[3]);
     for (char *c = field[0]; *c; c++) *c = *c == '.' ? '+' : *c; // as in the names of the files
-    length = snprintf(path, sizeof path, "%s/debug_%s_tp%d_%s.bin", folder, field[0], config.R, field[2]);
+    length = snprintf(path, sizeof path, "%s/debug_%s_tp%d_%s.bin", folder, field[0], config.R,
+                      field[2]);
     if (length >= (int)sizeof path) fail("%s: too long", folder);
     debug_state_read(&d, path, &config, param_count(m.whole));
     int expected = fixture_compare(&m, &d, name) * m.plan.merges;
-    long long merges = (long long)(m.traffic[TRAFFIC_FORWARD].count + m.traffic[TRAFFIC_BACKWARD].count);
-    if (config.R > 1) check(merges == expected, "%s: %lld all-reduces executed, expected %d", name, merges, expected);
+    long long merges = (long long)(m.traffic[TRAFFIC_FORWARD].count +
+                                   m.traffic[TRAFFIC_BACKWARD].count);
+    if (config.R > 1)
+        check(merges == expected, "%s: %lld all-reduces executed, expected %d", name, merges,
+              expected);
     fixture_train(&m, text, field[4], name, tolerance_loss, tolerance_norm);
     free(d.x), free(d.y), free(d.logits), free(d.grads);
     gpt2_free(&m);
@@ -146,7 +162,8 @@ static void test_fixtures(double tolerance_loss, double tolerance_norm) {
     char path[PATH_MAX], line[4096];
     Tokens text;
     if (!folder) {
-        skip("fixtures", "set FIXTURES to the folder that holds tiny.bin and the debug_*.bin files");
+        skip("fixtures",
+             "set FIXTURES to the folder that holds tiny.bin and the debug_*.bin files");
         return;
     }
     snprintf(path, sizeof path, "%s/tiny_tokens.bin", folder);

@@ -1,29 +1,34 @@
 #!/usr/bin/env bash
-# Where the time of an update goes on this machine's GPU, by Nsight Systems. Takes the trainer's options:
+# Where the time of an update goes on this machine's GPU, by Nsight Systems. Takes the trainer's
+# options:
 #
-#   dev/profile.sh -e d12 -b 16 -p sppp              one process, both tensor ranks in it
-#   RANKS=2 dev/profile.sh -e d12 -b 16 -p sppp      two processes under mpirun, a GPU each; what is printed is rank 0's
+#   dev/cuda/profile.sh -e d12 -b 16 -p sppp            one process, both tensor ranks in it
+#   RANKS=2 dev/cuda/profile.sh -e d12 -b 16 -p sppp    two processes under mpirun, a GPU each;
+#                                                       what is printed is rank 0's
 #
-# Prints for the updates after the first, in which libraries start and cuBLASLt chooses its algorithms: how long an update
-# takes, how long the GPU is idle and after what, what communication costs and how much of it nothing hides; then nsys's own
-# tables, of kernels and, for functions of train_gpt2.cu, of what they launched. The profile itself stays in FOLDER
-# (out/profile), for nsys-ui.
+# Prints for the updates after the first, in which libraries start and cuBLASLt chooses its
+# algorithms: how long an update takes, how long the GPU is idle and after what, what
+# communication costs and how much of it nothing hides; then nsys's own tables, of kernels
+# and, for functions of train_gpt2.cu, of what they launched. The profile itself stays in
+# FOLDER (out/profile), for nsys-ui.
 #
 #   UPDATES=5       profiled updates, after one that is not
 #   TRAIN=./train_gpt2cu
 #
-# Needs a GPU, nsys (from 2023.1 on; in the CUDA toolkit or from https://developer.nvidia.com/nsight-systems) and python3.
+# Needs a GPU, nsys (from 2023.1 on; in the CUDA toolkit or from
+# https://developer.nvidia.com/nsight-systems) and python3.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 TRAIN=${TRAIN:-./train_gpt2cu} FOLDER=${FOLDER:-out/profile} UPDATES=${UPDATES:-5} RANKS=${RANKS:-1}
 stop() { echo "error: $1" >&2; exit 1; }
-command -v nsys >/dev/null || stop "nsys is not installed; get it from https://developer.nvidia.com/nsight-systems"
+command -v nsys >/dev/null ||
+    stop "nsys is not installed; get it from https://developer.nvidia.com/nsight-systems"
 nvidia-smi -L >/dev/null 2>&1 || stop "no GPU here that nvidia-smi finds"
 [ -x "$TRAIN" ] || stop "no $TRAIN here; make train_gpt2cu"
 mkdir -p "$FOLDER"
 
-# From the first gpt2_update on, the end of update 1, until the program ends. The ranges' names are plain strings, which nsys
-# looks at only when told so.
+# From the first gpt2_update on, the end of update 1, until the program ends. The ranges' names are
+# plain strings, which nsys looks at only when told so.
 export NSYS_NVTX_PROFILER_REGISTER_ONLY=0
 report=profile launcher=()
 if [ "$RANKS" -gt 1 ]; then
@@ -35,8 +40,10 @@ rm -f "$FOLDER"/profile*.nsys-rep "$FOLDER"/profile*.sqlite
     --capture-range=nvtx --nvtx-capture=gpt2_update --capture-range-end=none \
     --force-overwrite=true -o "$FOLDER/$report" "$TRAIN" "$@" -x $((UPDATES + 1)) -v 0
 report=$(find "$FOLDER" -name 'profile*.nsys-rep' | sort | head -n 1)
-[ -f "$report" ] || stop "nsys wrote no profile into $FOLDER: did the trainer come to its first update?"
-nsys export --type=sqlite --force-overwrite=true -o "${report%.nsys-rep}.sqlite" "$report" >/dev/null
+[ -f "$report" ] ||
+    stop "nsys wrote no profile into $FOLDER: did the trainer come to its first update?"
+nsys export --type=sqlite --force-overwrite=true -o "${report%.nsys-rep}.sqlite" "$report" \
+    >/dev/null
 
 python3 - "${report%.nsys-rep}.sqlite" <<'END'
 import sqlite3, sys
@@ -56,9 +63,11 @@ steps = sorted(end for _, end, name in events if name.startswith("adamw_kernel")
 if len(steps) < 2:
     sys.exit(f"error: {len(steps)} updates in the profile, but 2 are needed; raise UPDATES")
 begin, end, updates = steps[0], steps[-1], len(steps) - 1
-events = sorted((max(a, begin), min(b, end), name) for a, b, name in events if b > begin and a < end)
+events = sorted((max(a, begin), min(b, end), name)
+                for a, b, name in events if b > begin and a < end)
 
-def covered(spans):  # ns in which at least one of them runs, and the gaps: length, name of what ended last
+# Ns in which at least one of them runs, and the gaps: length, name of what ended last.
+def covered(spans):
     total, until, last, gaps = 0, begin, "adamw_kernel", []
     for a, b, name in spans:
         if a > until:
@@ -73,7 +82,8 @@ busy, gaps = covered(events)
 talk = covered([e for e in events if e[2].startswith(TALK)])[0]
 work = covered([e for e in events if not e[2].startswith(TALK)])[0]
 def line(what, ns, more=""):
-    print(f"{what:30} {ns / updates / 1e6:9.3f} ms {100 * ns / (end - begin):6.1f}%  {more}".rstrip())
+    share = 100 * ns / (end - begin)
+    print(f"{what:30} {ns / updates / 1e6:9.3f} ms {share:6.1f}%  {more}".rstrip())
 
 print(f"\n{updates} updates, {len(events) / updates:.0f} kernels and copies in each\n")
 line("an update", end - begin)
@@ -88,5 +98,6 @@ for name, ns in sorted(after.items(), key=lambda item: -item[1])[:5]:
     line("  idle after", ns, name)
 END
 
-nsys stats --quiet --force-export=true --report cuda_gpu_kern_sum:base --report nvtx_gpu_proj_sum --format table "$report"
+nsys stats --quiet --force-export=true --report cuda_gpu_kern_sum:base --report nvtx_gpu_proj_sum \
+    --format table "$report"
 echo "the profile: $report (nsys-ui opens it)"

@@ -1,15 +1,20 @@
-// Fuzzes the readers of files: whatever bytes a file holds, a reader returns what they mean or calls `fail`; it never
-// reads or writes out of bounds, overflows, hangs or leaves a file open. A libFuzzer target, and not a test of what
-// is written or of the trainer's use of what is read: test_gpt2.c and dev/test_cli.sh are.
+// Fuzzes the readers of files: whatever bytes a file holds, a reader returns what they mean or
+// calls `fail`; it never reads or writes out of bounds, overflows, hangs or leaves a file open. A
+// libFuzzer target, and not a test of what is written or of the trainer's use of what is read:
+// test_gpt2.c and dev/test/cli.sh are.
 //
-//   dev/test_fuzz.sh                 builds it with clang, makes a corpus to start from and runs it for some seconds
-//   dev/fuzz/fuzz_files INPUT        runs one input again, such as one that was kept after a crash
+//   dev/test/fuzz.sh                  builds it with clang, makes a first corpus, runs it
+//   dev/test/fuzz/fuzz_files INPUT    runs one input again, such as one kept after a crash
 //
 // An input is one letter, then the file:
-//   t  a token file                  d  two of them, read as one text; 2 bytes say how long the first one is
-//   v  a tokenizer file ("vocabulary")    m  a model file    s  optimizer state of the model in state_config
+//   t  a token file
+//   d  two of them, read as one text; 2 bytes say how long the first one is
+//   v  a tokenizer file ("vocabulary")
+//   m  a model file
+//   s  optimizer state of the model in state_config
 //
-// What a reader hands over is held against the input byte by byte. CHECK prints what does not hold and aborts.
+// What a reader hands over is held against the input byte by byte. CHECK prints
+// what does not hold and aborts.
 #define _GNU_SOURCE // memfd_create
 #include <glob.h>
 #include <setjmp.h>
@@ -21,9 +26,11 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-// What tokens_open holds when it fails is lost, which is fine in a program that ends then. Here it would add up.
+// What tokens_open holds when it fails is lost, which is fine in a program that
+// ends then. Here it would add up.
 static glob_t glob_held;
-static int glob_hold(const char *pattern, int flags, int (*on_error)(const char *, int), glob_t *found) {
+static int glob_hold(const char *pattern, int flags, int (*on_error)(const char *, int),
+                     glob_t *found) {
     int status = glob(pattern, flags, on_error, found);
     if (!status) glob_held = *found;
     return status;
@@ -34,10 +41,10 @@ static void glob_release(glob_t *found) {
 }
 #define glob glob_hold
 #define globfree glob_release
-#include "../../data/checkpoint.h"
-#include "../../data/options.h"
-#include "../../data/tokenizer.h"
-#include "../../data/tokens.h"
+#include "../../../data/checkpoint.h"
+#include "../../../data/options.h"
+#include "../../../data/tokenizer.h"
+#include "../../../data/tokens.h"
 #undef glob
 #undef globfree
 
@@ -64,13 +71,15 @@ static void file_put(int fd, const uint8_t *data, size_t size) {
 
 static Tokens tokens;
 static Tokenizer tokenizer;
-static int32_t *ids; // both on the heap and of the exact size, for the sanitizer to see the first step beyond
+// Both on the heap and of the exact size, for the sanitizer to see the first step beyond.
+static int32_t *ids;
 static char *text;
 static FILE *sink;
 
 static uint16_t token_expected(const uint8_t *a, size_t count_a, const uint8_t *b, size_t i) {
     uint16_t id;
-    memcpy(&id, (i < count_a ? a + HEADER_BYTES + 2 * i : b + HEADER_BYTES + 2 * (i - count_a)), sizeof id);
+    memcpy(&id, (i < count_a ? a + HEADER_BYTES + 2 * i : b + HEADER_BYTES + 2 * (i - count_a)),
+           sizeof id);
     return id;
 }
 
@@ -80,12 +89,16 @@ static int tokens_vocabulary(const uint8_t *file) {
     return V ? V : GPT2_V;
 }
 
-static void fuzz_tokens(const char *pattern, const uint8_t *a, size_t size_a, const uint8_t *b, size_t size_b) {
+static void fuzz_tokens(const char *pattern, const uint8_t *a, size_t size_a, const uint8_t *b,
+                        size_t size_b) {
     tokens_open(&tokens, pattern);
-    size_t count_a = (size_a - HEADER_BYTES) / 2, count = count_a + (b ? (size_b - HEADER_BYTES) / 2 : 0);
-    CHECK(tokens.count == count && tokens.shard_count == (b ? 2 : 1) && tokens.V >= 1 && tokens.V <= 65536);
+    size_t count_a = (size_a - HEADER_BYTES) / 2;
+    size_t count = count_a + (b ? (size_b - HEADER_BYTES) / 2 : 0);
+    CHECK(tokens.count == count && tokens.shard_count == (b ? 2 : 1) && tokens.V >= 1 &&
+          tokens.V <= 65536);
     CHECK(tokens.V == tokens_vocabulary(a) && (!b || tokens.V == tokens_vocabulary(b)));
-    for (size_t i = 0; i < count; i++) CHECK(token_expected(a, count_a, b, i) < tokens.V); // so few are all checked at once
+    // So few are all checked at once.
+    for (size_t i = 0; i < count; i++) CHECK(token_expected(a, count_a, b, i) < tokens.V);
     const size_t starts[] = {0, 1, count / 2, count_a - 1, count_a, count - 1};
     for (size_t k = 0; k < sizeof starts / sizeof *starts; k++) {
         size_t start = starts[k];
@@ -114,7 +127,8 @@ static void fuzz_tokenizer(const uint8_t *data, size_t size) {
         tokenizer_print(&tokenizer, i, sink);
     }
     CHECK(at == data + size);
-    // Two prompts: the file's own end, which is mostly none, and the vocabulary back to front, which mostly is one.
+    // Two prompts: the file's own end, which is mostly none, and the vocabulary back
+    // to front, which mostly is one.
     for (int prompt = 0; prompt < 2; prompt++) {
         size_t length = 0, from = size - HEADER_BYTES < 64 ? HEADER_BYTES : size - 64;
         text = malloc(size + 1);
@@ -133,7 +147,8 @@ static void fuzz_tokenizer(const uint8_t *data, size_t size) {
         for (int i = 0; i < n; i++) { // what the ids say is the text
             CHECK(ids[i] >= 0 && ids[i] < tokenizer.V);
             size_t bytes = tokenizer.start[ids[i] + 1] - tokenizer.start[ids[i]];
-            CHECK(bytes <= length - read && !memcmp(text + read, tokenizer.bytes + tokenizer.start[ids[i]], bytes));
+            CHECK(bytes <= length - read &&
+                  !memcmp(text + read, tokenizer.bytes + tokenizer.start[ids[i]], bytes));
             read += bytes;
         }
         CHECK(read == length);
@@ -151,8 +166,10 @@ typedef struct {
     const uint8_t *at, *end;      // and what they have to hold
 } Rows;
 
-// Takes rows as the trainer does. Every row has to come once, in order, in range and as it stands in the file.
-static void rows_check(void *owner, int set, int p, int layer, int row, int rows, const float *values) {
+// Takes rows as the trainer does. Every row has to come once, in order, in range and as it stands
+// in the file.
+static void rows_check(void *owner, int set, int p, int layer, int row, int rows,
+                       const float *values) {
     Rows *r = owner;
     CHECK(set == r->set && p == r->p && p < P_COUNT && layer == r->layer && row == r->row);
     const ParamSpec *spec = &r->specs[p];
@@ -181,8 +198,10 @@ static void fuzz_model(const uint8_t *data, size_t size) {
     int32_t header[HEADER_INTS];
     Rows rows = {.at = data + HEADER_BYTES, .end = data + size};
     int bf16 = model_open(&file, PATH_A, &config);
-    CHECK(config.R >= 1 && config.NH % config.R == 0 && config.C % config.NH == 0 && config.L >= 1 && config.L <= L_MAX);
-    CHECK(config.V >= 1 && config.V <= config.Vp && config.maxT >= 1 && config.rule >= RULE_SUM && config.rule <= RULE_STREAMS);
+    CHECK(config.R >= 1 && config.NH % config.R == 0 && config.C % config.NH == 0 &&
+          config.L >= 1 && config.L <= L_MAX);
+    CHECK(config.V >= 1 && config.V <= config.Vp && config.maxT >= 1 && config.rule >= RULE_SUM &&
+          config.rule <= RULE_STREAMS);
     CHECK(strlen(config.pattern) >= 1 && strlen(config.pattern) <= PATTERN_MAX);
     rows.bf16 = bf16;
     param_specs(rows.specs, &config);
@@ -190,19 +209,24 @@ static void fuzz_model(const uint8_t *data, size_t size) {
     file_close(&file);
     CHECK(rows.at == rows.end && rows.set == SET_PARAMS + 1);
 
-    model_header_make(header, &config); // what is written of this model reads back as the same model
+    // What is written of this model reads back as the same model.
+    model_header_make(header, &config);
     model_header_parse(header, &again, PATH_A);
-    CHECK(pattern_is_plain(config.pattern) ? !strcmp(again.pattern, "t") : !memcmp(&again, &config, sizeof config));
+    CHECK(pattern_is_plain(config.pattern) ? !strcmp(again.pattern, "t")
+                                           : !memcmp(&again, &config, sizeof config));
 
     options_parse(&options, 1, (char *[]){"train_gpt2"});
     options_take_model(&options, &config, PATH_A);
-    CHECK(!pattern_depends_on_R(config.pattern) || (options.tp == config.R && options.rule == config.rule));
-    plan_make(&plan, options.pattern, config.L, options.rule, (int)options.tp, "-p"); // fuzz_options checks the plan
+    CHECK(!pattern_depends_on_R(config.pattern) ||
+          (options.tp == config.R && options.rule == config.rule));
+    // The plan is checked by fuzz_options.
+    plan_make(&plan, options.pattern, config.L, options.rule, (int)options.tp, "-p");
     plan_free(&plan);
 }
 
 enum { STATE_UPDATES = 3 };
-static const GPT2Config state_config = {.maxT = 1, .V = 1, .L = 1, .NH = 1, .C = 1, .Vp = 128, .R = 1, .pattern = "t"};
+static const GPT2Config state_config =
+    {.maxT = 1, .V = 1, .L = 1, .NH = 1, .C = 1, .Vp = 128, .R = 1, .pattern = "t"};
 
 static void fuzz_state(const uint8_t *data, size_t size) {
     Rows rows = {.at = data + HEADER_BYTES, .end = data + size, .set = SET_MOMENT1};

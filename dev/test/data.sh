@@ -1,16 +1,18 @@
 #!/usr/bin/env bash
-# Tests of data/*.py. They need python3 and no network (the test server is on 127.0.0.1), write only below a temporary
-# folder and take about 45 seconds.
+# Tests of data/*.py. They need python3 and no network (the test server is on 127.0.0.1), write only
+# below a temporary folder and take about 45 seconds.
 #
-#     dev/test_data.sh                          # PYTHON=python3.7 dev/test_data.sh for another Python
-#     TP_DATA=../shared/data dev/test_data.sh   # also those that need the real tinyshakespeare.txt or GPT-2's vocabulary
-#     pip install tiktoken datasets             # also those that compare with tiktoken, and that read as from the hub
+#     dev/test/data.sh                          # PYTHON=python3.7 for another Python
+#     TP_DATA=../shared/data dev/test/data.sh   # also those that need the real tinyshakespeare.txt
+#                                               # or GPT-2's vocabulary
+#     pip install tiktoken datasets             # also those that compare with tiktoken, and that
+#                                               # read as from the hub
 #
 # Prints `ok <name>`, `FAILED <name>: <why>` or `skipped <name>: <why>` for each test, then
 # `test_data: N passed, N failed, N skipped`, and exits with 1 if any failed.
 set -u
 PYTHON=${PYTHON:-python3}
-DATA=$(cd "$(dirname "$0")/.." && pwd)/data
+DATA=$(cd "$(dirname "$0")/../.." && pwd)/data
 SCRIPT=$DATA/shakespeare_char.py
 REAL=${TP_DATA:+$(cd "$TP_DATA" 2>/dev/null && pwd)/tinyshakespeare.txt}
 unset TP_DATA                           # each test says itself where it looks
@@ -37,26 +39,35 @@ prepare() { "$PYTHON" "$SCRIPT" "$@"; }
 # run COMMAND...: leaves its exit status in $rc, its output in $W/stdout and $W/stderr.
 run() { "$@" >"$W/stdout" 2>"$W/stderr"; rc=$?; }
 
-# Every file and folder below $W/box; with inodes, so that a file replaced by one with the same bytes counts too.
+# Every file and folder below $W/box; with inodes, so that a file replaced by one
+# with the same bytes counts too.
 box_list() { { find "$W/box" -exec ls -id {} +; find "$W/box" -type f -exec cksum {} +; } | sort; }
 
-# error_check NAME TEXT...: the last run failed as a run should: status 1, nothing on stdout, one line on stderr that
-# starts with `error: ` and holds every TEXT, nothing new or changed in the box. Prints why not.
+# error_check NAME TEXT...: the last run failed as a run should: status 1, nothing on
+# stdout, one line on stderr that starts with `error: ` and holds every TEXT, nothing new or
+# changed in the box. Prints why not.
 error_check() {
     [ "$rc" = 1 ] || { echo "exit status $rc, expected 1"; return; }
     [ ! -s "$W/stdout" ] || { echo "stdout holds: $(head -1 "$W/stdout")"; return; }
-    [ "$(wc -l <"$W/stderr")" -eq 1 ] || { echo "stderr is not one line: $(cat "$W/stderr")"; return; }
-    case $(cat "$W/stderr") in "error: "*) ;; *) echo "no 'error: ': $(cat "$W/stderr")"; return;; esac
+    [ "$(wc -l <"$W/stderr")" -eq 1 ] || {
+        echo "stderr is not one line: $(cat "$W/stderr")"; return
+    }
+    case $(cat "$W/stderr") in
+        "error: "*) ;;
+        *) echo "no 'error: ': $(cat "$W/stderr")"; return;;
+    esac
     local text
     for text in "$@"; do
         grep -qF -e "$text" "$W/stderr" || { echo "no '$text' in: $(cat "$W/stderr")"; return; }
     done
     box_list >"$W/after"
-    cmp -s "$W/before" "$W/after" || echo "left behind: $(diff "$W/before" "$W/after" | tr '\n' ' ')"
+    cmp -s "$W/before" "$W/after" ||
+        echo "left behind: $(diff "$W/before" "$W/after" | tr '\n' ' ')"
 }
 
-# expect_error NAME TEXTS COMMAND...: COMMAND (which gets --out appended) fails properly twice: where --out and the
-# folder above it do not exist, and where --out holds the files of an earlier run. TEXTS are separated by |.
+# expect_error NAME TEXTS COMMAND...: COMMAND (which gets --out appended) fails properly twice:
+# where --out and the folder above it do not exist, and where --out holds the files of an earlier
+# run. TEXTS are separated by |.
 expect_error() {
     local name=$1 out why texts
     IFS='|' read -r -a texts <<<"$2"; shift 2
@@ -68,8 +79,8 @@ expect_error() {
     ok "$name"
 }
 
-# expect_files NAME OUT TEXT: OUT holds exactly the four files and they decode to TEXT (a file). The decoder shares
-# nothing with the script: it takes the bytes apart by hand.
+# expect_files NAME OUT TEXT: OUT holds exactly the four files and they decode to TEXT (a file). The
+# decoder shares nothing with the script: it takes the bytes apart by hand.
 expect_files() {
     local why
     [ "$rc" = 0 ] || { fail "$1" "exit status $rc: $(cat "$W/stderr")"; return; }
@@ -99,7 +110,8 @@ need("tokens", table, [s.encode("utf-8") for s in symbols])
 
 decoded = b""
 for name, count in ("train.bin", cut), ("val.bin", n - cut):
-    need(name + " header", ints(data[name][:1024], 4), [20240520, 1, count, len(symbols)] + [0] * 252)
+    need(name + " header", ints(data[name][:1024], 4),
+         [20240520, 1, count, len(symbols)] + [0] * 252)
     need(name + " size", len(data[name]), 1024 + 2 * count)
     decoded += b"".join(table[i] for i in ints(data[name][1024:], 2))
 need("decoded text", decoded, text)
@@ -113,7 +125,9 @@ PY
 expect_lines() {
     local name=$1 file=$2 text; shift 2
     for text in "$@"; do
-        grep -qF -e "$text" "$file" || { fail "$name" "no '$text' in: $(head -c 500 "$file")"; return; }
+        grep -qF -e "$text" "$file" || {
+            fail "$name" "no '$text' in: $(head -c 500 "$file")"; return
+        }
     done
     ok "$name"
 }
@@ -135,7 +149,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.send_error(404)
         body = open(sys.argv[2], "rb").read() if self.path == "/real" else b"To be, or not to be\n"
         self.send_response(200)
-        self.send_header("Content-Length", str(len(body) if self.path in ("/real", "/wrong") else 1115394))
+        whole = self.path in ("/real", "/wrong")
+        self.send_header("Content-Length", str(len(body) if whole else 1115394))
         self.end_headers()
         self.wfile.write(body)
         for _ in range(100 if self.path == "/drip" else 0):  # a socket timeout never fires here
@@ -148,7 +163,8 @@ class Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
     def handle_error(self, *args):  # a client that went away
         pass
 refuse = socket.socket()
-refuse.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused, and nobody else can take it
+# Bound and not listening: connections are refused, and nobody else can take it.
+refuse.bind(("127.0.0.1", 0))
 server = Server(("127.0.0.1", 0), Handler)
 with open(sys.argv[1] + ".tmp", "w") as f:
     f.write("%d %d\n" % (server.server_port, refuse.getsockname()[1]))
@@ -161,7 +177,8 @@ for _ in $(seq 100); do [ -s "$W/ports" ] && break; sleep 0.05; done
 read -r port refused <"$W/ports"
 http=http://127.0.0.1:$port
 
-# The box: old/ holds the files of an earlier run, a file stands where a folder would have to be made.
+# The box: old/ holds the files of an earlier run, a file stands where a folder would have to be
+# made.
 mkdir -p "$W/box/old" "$W/none" "$W/bad"
 printf 'hello, old world\n' >"$W/old.txt"
 run prepare --input "$W/old.txt" --out "$W/box/old"
@@ -173,8 +190,9 @@ box_list >"$W/before"
 # ----------------------------------------------------------------------------
 # texts that work
 
-echo "# a small text gives exactly the bytes of DESIGN.md 4, worked out by hand"
-printf 'abcab\ncabca' >"$W/small.txt"                         # 11 characters: 9 train, 2 val; \n a b c = 0 1 2 3
+echo "# a small text gives exactly the bytes of the format, worked out by hand"
+# 11 characters: 9 train, 2 val; \n a b c = 0 1 2 3.
+printf 'abcab\ncabca' >"$W/small.txt"
 run prepare --input "$W/small.txt" --out "$W/small/a/b"
 "$PYTHON" - "$W/want" <<'PY'
 import sys
@@ -188,13 +206,20 @@ for name, data in (("train.bin", pad(20240520, 1, 9, 4) + ids(1, 2, 3, 1, 2, 0, 
     open(os.path.join(sys.argv[1], name), "wb").write(data)
 PY
 why=
-for f in train.bin val.bin tokenizer.bin; do cmp "$W/want/$f" "$W/small/a/b/$f" >"$W/cmp" 2>&1 || why="$why$(cat "$W/cmp") "; done
+for f in train.bin val.bin tokenizer.bin; do
+    cmp "$W/want/$f" "$W/small/a/b/$f" >"$W/cmp" 2>&1 || why="$why$(cat "$W/cmp") "
+done
 if [ -z "$why" ]; then ok "small text, exact bytes"; else fail "small text, exact bytes" "$why"; fi
-expect_lines "small text, source.txt has path and length" "$W/small/a/b/source.txt" "$W/small.txt, 11 characters, sha256 "
-expect_lines "small text, stdout has the counts" "$W/stdout" "11 characters" "symbols  4" "9 train, 2 val"
+expect_lines "small text, source.txt has path and length" "$W/small/a/b/source.txt" \
+    "$W/small.txt, 11 characters, sha256 "
+expect_lines "small text, stdout has the counts" "$W/stdout" "11 characters" "symbols  4" \
+    "9 train, 2 val"
 
 echo "# symbols of 1 to 4 bytes, \\r and NUL come back as they were; the end-of-text token is not 0"
-printf '\t\r\nna\303\257ve caf\303\251 \342\202\254 \360\237\230\200\360\237\230\200 \316\261\316\262\000 \303\251t\303\251\n' >"$W/utf8.txt"
+{
+    printf '\t\r\nna\303\257ve caf\303\251 \342\202\254 \360\237\230\200\360\237\230\200 '
+    printf '\316\261\316\262\000 \303\251t\303\251\n'
+} >"$W/utf8.txt"
 run prepare --input "$W/utf8.txt" --out "$W/utf8"
 expect_files "UTF-8 symbols" "$W/utf8" "$W/utf8.txt"
 
@@ -206,7 +231,8 @@ expect_files "no newline" "$W/flat" "$W/flat.txt"
 echo "# ids above 255: 60,000 symbols need both bytes of a token; 65,535 is the most"
 "$PYTHON" -c 'import sys
 c = [chr(i) for i in range(70000) if not 0xd800 <= i < 0xe000]
-for path, n in zip(sys.argv[1:], (60000, 65535, 65536)): open(path, "wb").write("".join(c[:n]).encode())' \
+for path, n in zip(sys.argv[1:], (60000, 65535, 65536)):
+    open(path, "wb").write("".join(c[:n]).encode())' \
     "$W/v60000.txt" "$W/v65535.txt" "$W/v65536.txt"
 run prepare --input "$W/v60000.txt" --out "$W/v60000"
 expect_files "60,000 symbols" "$W/v60000" "$W/v60000.txt"
@@ -219,18 +245,25 @@ expect_files "replaces an earlier run" "$W/small/a/b" "$W/utf8.txt"
 
 echo "# a file that is only called tinyshakespeare is not named so"
 printf 'To be, or not to be\n' >"$W/tinyshakespeare"
-run sh -c 'cd "$1" && "$2" "$3" --input tinyshakespeare --out "$1/named"' sh "$W" "$PYTHON" "$SCRIPT"
-if grep -q "^tinyshakespeare" "$W/named/source.txt"; then fail "impostor's name" "$(cat "$W/named/source.txt")"
-else expect_lines "impostor's name" "$W/named/source.txt" "/tinyshakespeare, 20 characters"; fi
+run sh -c 'cd "$1" && "$2" "$3" --input tinyshakespeare --out "$1/named"' sh "$W" "$PYTHON" \
+    "$SCRIPT"
+if grep -q "^tinyshakespeare" "$W/named/source.txt"; then
+    fail "impostor's name" "$(cat "$W/named/source.txt")"
+else
+    expect_lines "impostor's name" "$W/named/source.txt" "/tinyshakespeare, 20 characters"
+fi
 
 echo "# the real tinyshakespeare: 65 symbols, 1,003,854 / 111,540 tokens, whichever way it comes"
 for how in TP_DATA --input file:// http://; do
     if [ -z "$REAL" ] || [ ! -f "$REAL" ]; then
-        skip "tinyshakespeare by $how" "set TP_DATA to a folder that holds tinyshakespeare.txt"; continue
+        skip "tinyshakespeare by $how" "set TP_DATA to a folder that holds tinyshakespeare.txt"
+        continue
     fi
     out=$W/real-${how%%:*}
     case $how in
-        TP_DATA) TP_DATA="$(dirname "$REAL")" run prepare --url "http://127.0.0.1:$refused/" --out "$out";;
+        TP_DATA)
+            TP_DATA="$(dirname "$REAL")" run prepare --url "http://127.0.0.1:$refused/" \
+                --out "$out";;
         --input) run prepare --input "$REAL" --out "$out";;
         file://) run prepare --url "file://$REAL" --out "$out";;
         http://) TP_DATA="$W/none" run prepare --url "$http/real" --out "$out";;
@@ -238,7 +271,8 @@ for how in TP_DATA --input file:// http://; do
     if [ $how = TP_DATA ]; then
         expect_files "tinyshakespeare by TP_DATA" "$out" "$REAL"
         expect_lines "tinyshakespeare, counts" "$W/stdout" "symbols  65" "1003854 train, 111540 val"
-        expect_lines "tinyshakespeare, source.txt" "$out/source.txt" "tinyshakespeare, 1115394 characters, sha256 $SHA"
+        expect_lines "tinyshakespeare, source.txt" "$out/source.txt" \
+            "tinyshakespeare, 1115394 characters, sha256 $SHA"
     else
         expect_same "tinyshakespeare by $how" "$W/real-TP_DATA" "$out"
     fi
@@ -247,16 +281,19 @@ done
 # ----------------------------------------------------------------------------
 # the text that needs no network
 
-echo "# --offline: the same twice, whatever TP_DATA and --url say; ASCII; never mistaken for Shakespeare"
+echo "# --offline: the same twice, whatever TP_DATA and --url say; ASCII; never mistaken for" \
+    "Shakespeare"
 TP_DATA="$W/bad" run prepare --offline --url "$http/wrong" --out "$W/off1"
 expect_lines "--offline is labelled on stdout" "$W/stdout" "NOT Shakespeare"
-expect_lines "--offline is labelled in source.txt" "$W/off1/source.txt" "NOT Shakespeare: fallback text, the Python "
+expect_lines "--offline is labelled in source.txt" "$W/off1/source.txt" \
+    "NOT Shakespeare: fallback text, the Python "
 PYTHONHASHSEED=7 LC_ALL=C run prepare --offline --out "$W/off2"
 expect_same "--offline twice" "$W/off1" "$W/off2"
 why=$("$PYTHON" - "$W/off1" 2>&1 <<'PY'
 import sys
 tok = open(sys.argv[1] + "/tokenizer.bin", "rb").read()
-n = sum(int.from_bytes(open(sys.argv[1] + f, "rb").read()[8:12], "little") for f in ("/train.bin", "/val.bin"))
+n = sum(int.from_bytes(open(sys.argv[1] + f, "rb").read()[8:12], "little")
+        for f in ("/train.bin", "/val.bin"))
 odd = set(tok[1025::2]) - set(range(32, 127)) - {10}
 if odd or set(tok[1024::2]) != {1}: sys.exit("not ASCII: %r" % sorted(odd))
 if n != 1115394: sys.exit("found %d characters, expected 1115394" % n)
@@ -264,11 +301,14 @@ PY
 )
 if [ -z "$why" ]; then ok "--offline is ASCII"; else fail "--offline is ASCII" "$why"; fi
 
-echo "# --fallback: says why on stderr, then gives the same text as --offline; it never stands in for --input"
+echo "# --fallback: says why on stderr, then gives the same text as --offline; it never stands" \
+    "in for --input"
 run prepare --fallback --url "http://127.0.0.1:$refused/" --out "$W/fall"
-expect_lines "--fallback tells" "$W/stderr" "warning: download of http://127.0.0.1:$refused/" "refused" "NOT Shakespeare"
+expect_lines "--fallback tells" "$W/stderr" "warning: download of http://127.0.0.1:$refused/" \
+    "refused" "NOT Shakespeare"
 expect_same "--fallback is --offline" "$W/off1" "$W/fall"
-expect_error "--fallback with a missing --input" "No such file|expected" prepare --fallback --input "$W/nothing.txt"
+expect_error "--fallback with a missing --input" "No such file|expected" prepare \
+    --fallback --input "$W/nothing.txt"
 
 # ----------------------------------------------------------------------------
 # failures: status 1, one line, nothing left behind, old files unchanged
@@ -276,44 +316,64 @@ expect_error "--fallback with a missing --input" "No such file|expected" prepare
 echo "# sources that are wrong: the line names what was found, what was expected and what to do"
 HINT="use --input FILE, set TP_DATA to a folder that holds tinyshakespeare.txt, or --offline"
 BAD=$("$PYTHON" -c 'import hashlib; print(hashlib.sha256(b"To be, or not to be\n").hexdigest())')
-TP_DATA="$W/bad" expect_error "TP_DATA, wrong sha256" "$W/bad/tinyshakespeare.txt: found 20 bytes|$BAD|$SHA|$HINT" prepare --url "$http/wrong"
-TP_DATA="$W/none" expect_error "TP_DATA without the file, download refused" "no $W/none/tinyshakespeare.txt|refused|$HINT" prepare --url "http://127.0.0.1:$refused/"
-expect_error "download, refused" "127.0.0.1:$refused|refused|$HINT" prepare --url "http://127.0.0.1:$refused/"
+TP_DATA="$W/bad" expect_error "TP_DATA, wrong sha256" \
+    "$W/bad/tinyshakespeare.txt: found 20 bytes|$BAD|$SHA|$HINT" prepare --url "$http/wrong"
+TP_DATA="$W/none" expect_error "TP_DATA without the file, download refused" \
+    "no $W/none/tinyshakespeare.txt|refused|$HINT" prepare --url "http://127.0.0.1:$refused/"
+expect_error "download, refused" "127.0.0.1:$refused|refused|$HINT" prepare \
+    --url "http://127.0.0.1:$refused/"
 expect_error "download, 404" "$http/missing|404|$HINT" prepare --url "$http/missing"
-expect_error "download, truncated" "found 20 bytes, expected 1115394|$HINT" prepare --url "$http/short"
+expect_error "download, truncated" "found 20 bytes, expected 1115394|$HINT" prepare \
+    --url "$http/short"
 expect_error "download, wrong content" "found 20 bytes|$BAD|$SHA|$HINT" prepare --url "$http/wrong"
 expect_error "download, too long" "more than 1115394 bytes|$HINT" prepare --url file:///dev/zero
 expect_error "download, missing file" "No such file|$HINT" prepare --url "file://$W/nothing.txt"
 expect_error "download, not a URL" "nonsense|$HINT" prepare --url nonsense
-# A test that is run by nohup, or in the background, inherits signals that are ignored; the scripts leave them so.
+# A test that is run by nohup, or in the background, inherits signals that are
+# ignored; the scripts leave them so.
 HEARD="for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP): signal.signal(n, signal.SIG_DFL)"
-# as_module PYTHON-LINES: the script as a module `s` in which something is changed, for what no input can provoke.
-as_module() { "$PYTHON" -c "import os, signal, sys; sys.path.insert(0, os.path.dirname(sys.argv[1])); import shakespeare_char as s
+# as_module PYTHON-LINES: the script as a module `s` in which something is changed,
+# for what no input can provoke.
+as_module() { "$PYTHON" -c "import os, signal, sys
+sys.path.insert(0, os.path.dirname(sys.argv[1]))
+import shakespeare_char as s
 $HEARD
 $1
 sys.exit(s.main(sys.argv[2:]))" "$SCRIPT" "${@:2}"; }
-expect_error "download, slow (limit lowered to 0.5 s)" "not finished after 0.5 seconds|$HINT" as_module "s.DOWNLOAD_SECONDS = 0.5" --url "$http/drip"
+expect_error "download, slow (limit lowered to 0.5 s)" "not finished after 0.5 seconds|$HINT" \
+    as_module "s.DOWNLOAD_SECONDS = 0.5" --url "$http/drip"
 
 echo "# input texts that cannot be used"
-printf '' >"$W/empty.txt"; printf '0123456789' >"$W/short.txt"; printf 'a long enough text \377 with a bad byte' >"$W/latin.txt"
-expect_error "--input, missing" "nothing.txt: No such file|expected a readable text file" prepare --input "$W/nothing.txt"
+printf '' >"$W/empty.txt"
+printf '0123456789' >"$W/short.txt"
+printf 'a long enough text \377 with a bad byte' >"$W/latin.txt"
+expect_error "--input, missing" "nothing.txt: No such file|expected a readable text file" prepare \
+    --input "$W/nothing.txt"
 expect_error "--input, a folder" "directory|expected a readable text file" prepare --input "$W"
 expect_error "--input, empty" "found 0 characters, expected 11" prepare --input "$W/empty.txt"
-expect_error "--input, one character too short" "found 10 characters, expected 11" prepare --input "$W/short.txt"
-expect_error "--input, not UTF-8" "byte 0xff at offset 19|expected UTF-8|iconv" prepare --input "$W/latin.txt"
-expect_error "--input, 65,536 symbols" "found 65536 different characters, expected at most 65535" prepare --input "$W/v65536.txt"
+expect_error "--input, one character too short" "found 10 characters, expected 11" prepare \
+    --input "$W/short.txt"
+expect_error "--input, not UTF-8" "byte 0xff at offset 19|expected UTF-8|iconv" prepare \
+    --input "$W/latin.txt"
+expect_error "--input, 65,536 symbols" "found 65536 different characters, expected at most 65535" \
+    prepare --input "$W/v65536.txt"
 expect_error "unknown option" "--bogus|--help" prepare --bogus
-expect_error "--input with --offline" "not allowed with|--help" prepare --offline --input "$W/small.txt"
+expect_error "--input with --offline" "not allowed with|--help" prepare --offline --input \
+    "$W/small.txt"
 
-echo "# places that cannot be written, and stops half way: no partial file, no temporary file, no new folder"
-run prepare --input "$W/small.txt" --out "$W/box/file/out"    # below a regular file, since root may write anywhere else
+echo "# places that cannot be written, and stops half way: no partial file, no temporary file," \
+    "no new folder"
+# Below a regular file, since root may write anywhere else.
+run prepare --input "$W/small.txt" --out "$W/box/file/out"
 why=$(error_check "cannot write into $W/box/file/out" "Not a directory" "use another --out")
 if [ -z "$why" ]; then ok "--out below a file"; else fail "--out below a file" "$why"; fi
 run prepare --input "$W/small.txt" --out "$W/box/file"
 why=$(error_check "cannot write into $W/box/file" "expected a folder")
 if [ -z "$why" ]; then ok "--out is a file"; else fail "--out is a file" "$why"; fi
-limited() { (ulimit -f 64; "$@"); }                             # in KiB: train.bin is 108, as on a disk that is full
-expect_error "disk full" "cannot write into|File too large|bytes free" limited prepare --input "$W/v60000.txt"
+# In KiB: train.bin is 108, as on a disk that is full.
+limited() { (ulimit -f 64; "$@"); }
+expect_error "disk full" "cannot write into|File too large|bytes free" limited prepare \
+    --input "$W/v60000.txt"
 stop() { as_module "sync = s.os.fsync
 def stop(fd, n=[0]):
     n[0] += 1
@@ -321,16 +381,29 @@ def stop(fd, n=[0]):
     sync(fd)
 s.os.fsync = stop" "${@:2}"; }
 for sig in SIGINT SIGTERM SIGHUP; do
-    expect_error "$sig at the third file" "stopped by signal|nothing was written" stop $sig --input "$W/small.txt"
+    expect_error "$sig at the third file" "stopped by signal|nothing was written" stop $sig \
+        --input "$W/small.txt"
 done
-"$PYTHON" "$SCRIPT" --fallback --url "$http/drip" --out "$W/box/new/deep" >"$W/stdout" 2>"$W/stderr" & pid=$!
-sleep 0.7; kill -TERM $pid; wait $pid; rc=$?                    # and not fall back either: the user wants it to end
+"$PYTHON" "$SCRIPT" --fallback --url "$http/drip" --out "$W/box/new/deep" >"$W/stdout" \
+    2>"$W/stderr" & pid=$!
+# And not fall back either: the user wants it to end.
+sleep 0.7; kill -TERM $pid; wait $pid; rc=$?
 why=$(error_check "stopped by signal 15")
-if [ -z "$why" ]; then ok "SIGTERM during the download"; else fail "SIGTERM during the download" "$why"; fi
-mkdir "$W/box/walled" "$W/box/walled/tokenizer.bin"; cp "$W/box/old/train.bin" "$W/box/walled/"; box_list >"$W/before"
+if [ -z "$why" ]; then
+    ok "SIGTERM during the download"
+else
+    fail "SIGTERM during the download" "$why"
+fi
+mkdir "$W/box/walled" "$W/box/walled/tokenizer.bin"
+cp "$W/box/old/train.bin" "$W/box/walled/"
+box_list >"$W/before"
 run prepare --input "$W/small.txt" --out "$W/box/walled"
 why=$(error_check "walled/tokenizer.bin: found a folder, expected a file")
-if [ -z "$why" ]; then ok "a folder in a file's place"; else fail "a folder in a file's place" "$why"; fi
+if [ -z "$why" ]; then
+    ok "a folder in a file's place"
+else
+    fail "a folder in a file's place" "$why"
+fi
 
 # ----------------------------------------------------------------------------
 # GPT-2's encoding, data/gpt2_bpe.py
@@ -340,31 +413,40 @@ BPE=
 NO_BPE="set TP_DATA to a folder that holds gpt2_bpe/encoder.json and gpt2_bpe/vocab.bpe"
 has() { "$PYTHON" -c "import $1" 2>/dev/null; }
 
-# expect_python NAME [ARGUMENT...] <PROGRAM: the program, for which data/ can be imported, prints nothing and exits with 0.
+# expect_python NAME [ARGUMENT...] <PROGRAM: the program, for which data/ can be imported,
+# prints nothing and exits with 0.
 expect_python() {
     local name=$1 why; shift
-    why=$(TP_DATA=$BPE PYTHONPATH=$DATA:$W "$PYTHON" - "$@" 2>&1) && [ -z "$why" ] && { ok "$name"; return; }
+    why=$(TP_DATA=$BPE PYTHONPATH=$DATA:$W "$PYTHON" - "$@" 2>&1) && [ -z "$why" ] && {
+        ok "$name"; return
+    }
     fail "$name" "$(echo "$why" | tail -3 | head -c 800 | tr '\n' ' ')"
 }
 
 if [ -z "$BPE" ]; then
-    for name in "known tokens" "pieces of a long text" "speed" "tiktoken's tokens"; do skip "GPT-2 encoding, $name" "$NO_BPE"; done
+    for name in "known tokens" "pieces of a long text" "speed" "tiktoken's tokens"; do
+        skip "GPT-2 encoding, $name" "$NO_BPE"
+    done
 else
-echo "# tokens as tiktoken 0.14 gave them: contractions, runs of spaces, spaces that only Python counts as such (1C), digits
-# that are none in ASCII, emoji, <|endoftext|> as plain text, half a surrogate pair"
+echo "# tokens as tiktoken 0.14 gave them: contractions, runs of spaces, spaces that only Python
+# counts as such (1C), digits that are none in ASCII, emoji, <|endoftext|> as plain text, half a
+# surrogate pair"
 expect_python "GPT-2 encoding, known tokens" <<'PY'
 import gpt2_bpe
 own = gpt2_bpe.encoder_open("own")
 for text, ids in [
     ("Hello, I'm a language model,", [15496, 11, 314, 1101, 257, 3303, 2746, 11]),
-    ("we'll they'Re I'd'a can't''s", [732, 1183, 484, 6, 3041, 314, 1549, 6, 64, 460, 470, 7061, 82]),
-    ('a  b   c    \n\n\n  d \t e\r\n  ', [64, 220, 275, 220, 220, 269, 220, 220, 220, 220, 628, 198, 220, 288, 220, 197,
-                                         304, 201, 198, 220, 220]),
-    ('na\xefve \u4f60\u597d \u0661\u0662 \xbd x\xb2', [2616, 38776, 220, 19526, 254, 25001, 121, 18923, 94, 149, 95, 25208,
-                                                       2124, 31185]),
-    ('\U0001f600 \U0001f468\u200d\U0001f469\u200d\U0001f467\xa0!', [47249, 222, 50169, 101, 447, 235, 41840, 102, 447, 235,
-                                                                    41840, 100, 1849, 0]),
-    ('<|endoftext|> <|endoftext|>', [27, 91, 437, 1659, 5239, 91, 29, 1279, 91, 437, 1659, 5239, 91, 29]),
+    ("we'll they'Re I'd'a can't''s",
+     [732, 1183, 484, 6, 3041, 314, 1549, 6, 64, 460, 470, 7061, 82]),
+    ('a  b   c    \n\n\n  d \t e\r\n  ',
+     [64, 220, 275, 220, 220, 269, 220, 220, 220, 220, 628, 198, 220, 288, 220, 197, 304, 201, 198,
+      220, 220]),
+    ('na\xefve \u4f60\u597d \u0661\u0662 \xbd x\xb2',
+     [2616, 38776, 220, 19526, 254, 25001, 121, 18923, 94, 149, 95, 25208, 2124, 31185]),
+    ('\U0001f600 \U0001f468\u200d\U0001f469\u200d\U0001f467\xa0!',
+     [47249, 222, 50169, 101, 447, 235, 41840, 102, 447, 235, 41840, 100, 1849, 0]),
+    ('<|endoftext|> <|endoftext|>',
+     [27, 91, 437, 1659, 5239, 91, 29, 1279, 91, 437, 1659, 5239, 91, 29]),
     (' \u3000\x1c\x85z \x00', [220, 5099, 222, 216, 126, 227, 89, 220, 188]),
     ('\ud800x', [4210, 87]), ("", [])]:
     found = own.encode(text)
@@ -373,12 +455,14 @@ for text, ids in [
         assert b"".join(own.table[i] for i in found) == text.encode(), "%a does not decode" % text
 PY
 
-echo "# a text cut into chunks of about 1 to 40 characters gives the tokens of the whole: chunks end where pieces do"
+echo "# a text cut into chunks of about 1 to 40 characters gives the tokens of the whole: chunks" \
+    "end where pieces do"
 expect_python "GPT-2 encoding, pieces of a long text" <<'PY'
 import random
 import gpt2_bpe
 own, r = gpt2_bpe.encoder_open("own"), random.Random(5)
-parts = ["a", "The", "'s", " ", "  ", "\n", "\n\n", "\t", "\x1c", "\xa0", "\u3000", "42", "...", "\xe9", "\U0001f600"]
+parts = ["a", "The", "'s", " ", "  ", "\n", "\n\n", "\t", "\x1c", "\xa0", "\u3000", "42", "...",
+         "\xe9", "\U0001f600"]
 for _ in range(500):
     text = "".join(r.choice(parts) for _ in range(200))
     gpt2_bpe.CHUNK = r.randrange(1, 40)
@@ -387,7 +471,8 @@ for _ in range(500):
 assert len(list(gpt2_bpe.text_chunks(text))) > 3
 PY
 
-echo "# no slower than 0.3 MB of text per second of processor time, a piece of 50,000 letters no trap"
+echo "# no slower than 0.3 MB of text per second of processor time, a piece of 50,000 letters no" \
+    "trap"
 expect_python "GPT-2 encoding, speed" "$REAL" <<'PY'
 import random, sys, time
 import gpt2_bpe
@@ -402,22 +487,27 @@ own.encode("".join(r.choice("abcdefgh") for _ in range(50000)))
 assert time.process_time() - begin < 3, "50,000 letters: %.1f s" % (time.process_time() - begin)
 PY
 
-echo "# random strings of awkward parts and of any characters this Python knows, tables, long pieces: as tiktoken has them"
+echo "# random strings of awkward parts and of any characters this Python knows, tables, long" \
+    "pieces: as tiktoken has them"
 if ! has tiktoken; then skip "GPT-2 encoding, tiktoken's tokens" "pip install tiktoken"; else
 expect_python "GPT-2 encoding, tiktoken's tokens" <<'PY'
 import random, unicodedata
 import gpt2_bpe
 own, theirs, r = gpt2_bpe.encoder_open("own"), gpt2_bpe.encoder_open("tiktoken"), random.Random(5)
 assert own.table == theirs.table
-parts = ["'s", "'ll", "'", "'Re", " ", "  ", "\n", "\t", "\r\n", "\x1c", "\x1f", "\x85", "\xa0", "\u2003", "\u200b", "\u3000", "\xe9",
-         "e\u0301", "\u6f22\u5b57", "\u0661\u0662", "\xbd", "\u2167", "\U0001f600", "<|endoftext|>", "a", "ab", "The", "123", "...", "\ud800",
+parts = ["'s", "'ll", "'", "'Re", " ", "  ", "\n", "\t", "\r\n", "\x1c", "\x1f", "\x85", "\xa0",
+         "\u2003", "\u200b", "\u3000", "\xe9", "e\u0301", "\u6f22\u5b57", "\u0661\u0662", "\xbd",
+         "\u2167", "\U0001f600", "<|endoftext|>", "a", "ab", "The", "123", "...", "\ud800",
          "\udc00", "\0", "\ufeff"]
 known = [chr(c) for c in range(0x110000) if unicodedata.category(chr(c)) not in ("Cn", "Cs", "Co")]
 for k in range(2500):
     low = known[:r.choice([300, 3000, len(known)])]
-    text = "".join(r.choice(parts) if r.random() < .6 else r.choice(low) for _ in range(r.randrange(1, 30)))
-    assert own.encode(text) == theirs.encode(text), "%a: found %s, expected %s" % (text, own.encode(text), theirs.encode(text))
-for text in "a" * 20000, " " * 20000 + "x", "ab" * 3000, "!" * 5000, "".join(r.choice("abcdefgh") for _ in range(20000)):
+    text = "".join(r.choice(parts) if r.random() < .6 else r.choice(low)
+                   for _ in range(r.randrange(1, 30)))
+    found, expected = own.encode(text), theirs.encode(text)
+    assert found == expected, "%a: found %s, expected %s" % (text, found, expected)
+letters = "".join(r.choice("abcdefgh") for _ in range(20000))
+for text in "a" * 20000, " " * 20000 + "x", "ab" * 3000, "!" * 5000, letters:
     assert own.encode(text) == theirs.encode(text), "%.20a..." % text
 PY
 fi
@@ -427,31 +517,44 @@ fi
 # data/text.py
 
 text_py() { TP_DATA=${BPE:-$W/none} "$PYTHON" "$DATA/text.py" "$@"; }
-# changed MODULE PYTHON-LINES ARGUMENT...: a script of data/ as a module `s` in which something is changed.
-changed() { TP_DATA=${BPE:-$W/none} PYTHONPATH=$DATA "$PYTHON" -c "import os, signal, sys; import $1 as s
+# changed MODULE PYTHON-LINES ARGUMENT...: a script of data/ as a module `s` in which something is
+# changed.
+changed() { TP_DATA=${BPE:-$W/none} PYTHONPATH=$DATA "$PYTHON" -c "import os, signal, sys
+import $1 as s
 $HEARD
 $2
 sys.exit(s.main(sys.argv[1:]))" "${@:3}"; }
 
 echo "# texts and options that cannot be used; a vocabulary that is missing or damaged"
-expect_error "text.py, missing file" "nothing.txt: No such file|expected a readable text file" text_py --input "$W/nothing.txt"
-expect_error "text.py, second file missing" "nothing.txt: No such file" text_py --input "$W/utf8.txt" "$W/nothing.txt"
+expect_error "text.py, missing file" "nothing.txt: No such file|expected a readable text file" \
+    text_py --input "$W/nothing.txt"
+expect_error "text.py, second file missing" "nothing.txt: No such file" text_py \
+    --input "$W/utf8.txt" "$W/nothing.txt"
 expect_error "text.py, empty file" "found 0 characters, expected 11" text_py --input "$W/empty.txt"
-expect_error "text.py, not UTF-8" "byte 0xff at offset 19|expected UTF-8|iconv" text_py --input "$W/latin.txt"
-expect_error "text.py, --val-fraction 1" "--val-fraction: found 1, expected" text_py --input "$W/utf8.txt" --val-fraction 1
+expect_error "text.py, not UTF-8" "byte 0xff at offset 19|expected UTF-8|iconv" text_py \
+    --input "$W/latin.txt"
+expect_error "text.py, --val-fraction 1" "--val-fraction: found 1, expected" text_py \
+    --input "$W/utf8.txt" --val-fraction 1
 expect_error "text.py, no --input" "--input|--help" text_py
-TP_DATA=$W/none expect_error "text.py, no vocabulary" "set TP_DATA to a folder that holds gpt2_bpe/encoder.json" \
+TP_DATA=$W/none expect_error "text.py, no vocabulary" \
+    "set TP_DATA to a folder that holds gpt2_bpe/encoder.json" \
     "$PYTHON" "$DATA/text.py" --input "$W/utf8.txt" --encoder own
 mkdir -p "$W/damaged/gpt2_bpe"; echo '{"a": 0}' >"$W/damaged/gpt2_bpe/encoder.json"
-TP_DATA=$W/damaged expect_error "text.py, damaged vocabulary" "encoder.json: found 9 bytes with sha256|expected GPT-2's" \
+TP_DATA=$W/damaged expect_error "text.py, damaged vocabulary" \
+    "encoder.json: found 9 bytes with sha256|expected GPT-2's" \
     "$PYTHON" "$DATA/text.py" --input "$W/utf8.txt"
-expect_error "text.py, tiktoken asked for and not there" "cannot import tiktoken|pip install tiktoken" \
+expect_error "text.py, tiktoken asked for and not there" \
+    "cannot import tiktoken|pip install tiktoken" \
     changed text "sys.modules['tiktoken'] = None" --input "$W/utf8.txt" --encoder tiktoken
 
 if [ -z "$BPE" ]; then
-    for name in "two files" "tinyshakespeare" "val would be empty" "disk full" "SIGTERM at the third file"; do skip "text.py, $name" "$NO_BPE"; done
+    for name in "two files" "tinyshakespeare" "val would be empty" "disk full" \
+        "SIGTERM at the third file"; do
+        skip "text.py, $name" "$NO_BPE"
+    done
 else
-echo "# two files: each begins with end-of-text, the tokens decode to the files, the cut is at 70% of the characters"
+echo "# two files: each begins with end-of-text, the tokens decode to the files, the cut is at" \
+    "70% of the characters"
 run text_py --input "$W/utf8.txt" "$W/old.txt" --val-fraction 0.3 --out "$W/text"
 [ "$rc" = 0 ] || cat "$W/stderr"
 expect_python "text.py, two files" "$W/text" "$W/utf8.txt" "$W/old.txt" <<'PY'
@@ -477,18 +580,26 @@ characters = sum(len(t.decode()) for t in texts)
 train = parts[0].replace(end, b"").decode()
 assert len(train) == int(0.7 * characters), (len(train), characters)
 line = open(out + "/source.txt", encoding="utf-8").read()
-assert line.startswith("2 files, ") and ", %d characters, sha256 " % characters in line and line.count("\n") == 1, line
+assert line.startswith("2 files, ") and line.count("\n") == 1, line
+assert ", %d characters, sha256 " % characters in line, line
 PY
 
-echo "# tinyshakespeare has 301,966 and 36,059 tokens, as nanoGPT says; train begins with one end-of-text more"
-if [ ! -f "$REAL" ]; then skip "text.py, tinyshakespeare" "set TP_DATA to a folder that holds tinyshakespeare.txt"; else
+echo "# tinyshakespeare has 301,966 and 36,059 tokens, as nanoGPT says; train begins with one" \
+    "end-of-text more"
+if [ ! -f "$REAL" ]; then
+    skip "text.py, tinyshakespeare" "set TP_DATA to a folder that holds tinyshakespeare.txt"
+else
     run text_py --input "$REAL" --out "$W/text-real"
-    expect_lines "text.py, tinyshakespeare" "$W/stdout" "301967 train, 36059 val" "tinyshakespeare, 1115394 characters, sha256 $SHA"
+    expect_lines "text.py, tinyshakespeare" "$W/stdout" "301967 train, 36059 val" \
+        "tinyshakespeare, 1115394 characters, sha256 $SHA"
 fi
-expect_error "text.py, val would be empty" "val.bin would have 1 tokens, expected 2 to" text_py --input "$W/small.txt" --val-fraction 0.1
+expect_error "text.py, val would be empty" "val.bin would have 1 tokens, expected 2 to" text_py \
+    --input "$W/small.txt" --val-fraction 0.1
 limited8() { (ulimit -f 8; "$@"); }
-expect_error "text.py, disk full" "cannot write into|File too large|bytes free" limited8 text_py --input "$W/utf8.txt" --encoder own
-expect_error "text.py, SIGTERM at the third file" "stopped by signal|nothing was written" changed text "sync = os.fsync
+expect_error "text.py, disk full" "cannot write into|File too large|bytes free" limited8 text_py \
+    --input "$W/utf8.txt" --encoder own
+expect_error "text.py, SIGTERM at the third file" "stopped by signal|nothing was written" \
+    changed text "sync = os.fsync
 def stop(fd, n=[0]):
     n[0] += 1
     if n[0] == 3: os.kill(os.getpid(), signal.SIGTERM)
@@ -502,55 +613,77 @@ fi
 # set_py NAME ARGUMENT...
 set_py() { TP_DATA=${BPE:-$W/none} "$PYTHON" "$DATA/$1.py" "${@:2}"; }
 
-# docs_make FOLDER FILES DOCUMENTS WORDS: FOLDER/0.jsonl, ... of so many documents of up to so many words
+# docs_make FOLDER FILES DOCUMENTS WORDS: FOLDER/0.jsonl, ... of so many documents of up to so many
+# words
 docs_make() { "$PYTHON" - "$@" <<'PY'
 import json, os, random, sys
 folder, files, documents, words = sys.argv[1], *map(int, sys.argv[2:])
 r = random.Random(files)
-vocabulary = ["".join(r.choice("etaoinshrdlu") for _ in range(r.randrange(1, 9))) for _ in range(3000)]
+vocabulary = ["".join(r.choice("etaoinshrdlu") for _ in range(r.randrange(1, 9)))
+              for _ in range(3000)]
 vocabulary += ["\n", "\n\n", "na\xefve", "\u4f60\u597d", "\U0001f600", "<|endoftext|>", "42", ""]
 os.mkdir(folder)
 for f in range(files):
     with open("%s/%d.jsonl" % (folder, f), "w") as out:
         for k in range(documents):
             text = " ".join(r.choice(vocabulary) for _ in range(r.randrange(words)))
-            out.write(json.dumps({"id": k, "text": "%d.%d %s" % (f, k, text) if k else ""}) + "\n" * r.choice([1, 1, 2]))
+            row = {"id": k, "text": "%d.%d %s" % (f, k, text) if k else ""}
+            out.write(json.dumps(row) + "\n" * r.choice([1, 1, 2]))
 PY
 }
 docs_make "$W/docs" 3 70 60; docs_make "$W/more" 3 200 400
 few="--tokens-per-shard 2000 --shuffle-buffer 50"
 
 echo "# sources and options that cannot be used"
-printf '{"text": "one"}\n{"text": 2}\n' >"$W/two.jsonl"; printf '{"text": "one"}\n\n{"text"\n' >"$W/cut.jsonl"
-printf '{"text": "a\377"}\n' >"$W/latin.jsonl"; printf '["text"]\n' >"$W/list.jsonl"; printf '\n\n' >"$W/none.jsonl"
-expect_error "shards, missing file" "nothing.jsonl: No such file|expected a file" set_py openwebtext --input "$W/nothing.jsonl"
-expect_error "shards, a folder" "directory|expected a file" set_py openwebtext --input "$W" --encoder auto
-expect_error "shards, --max-tokens without training" "--max-tokens: found 100, expected 0 or more than" set_py fineweb --max-tokens 100
-expect_error "shards, --tokens-per-shard 0" "--tokens-per-shard: found 0, expected 1 to" set_py fineweb --tokens-per-shard 0
+printf '{"text": "one"}\n{"text": 2}\n' >"$W/two.jsonl"
+printf '{"text": "one"}\n\n{"text"\n' >"$W/cut.jsonl"
+printf '{"text": "a\377"}\n' >"$W/latin.jsonl"
+printf '["text"]\n' >"$W/list.jsonl"
+printf '\n\n' >"$W/none.jsonl"
+expect_error "shards, missing file" "nothing.jsonl: No such file|expected a file" set_py \
+    openwebtext --input "$W/nothing.jsonl"
+expect_error "shards, a folder" "directory|expected a file" set_py openwebtext --input "$W" \
+    --encoder auto
+expect_error "shards, --max-tokens without training" \
+    "--max-tokens: found 100, expected 0 or more than" set_py fineweb --max-tokens 100
+expect_error "shards, --tokens-per-shard 0" "--tokens-per-shard: found 0, expected 1 to" set_py \
+    fineweb --tokens-per-shard 0
 expect_error "shards, --seed inf" "--seed: invalid count value|--help" set_py fineweb --seed inf
 expect_error "shards, --version 1T" "--version: invalid choice|--help" set_py fineweb --version 1T
-expect_error "shards, datasets not installed" "HuggingFaceFW/fineweb-edu sample-100BT|pip install datasets tiktoken|--input FILE.jsonl" \
+expect_error "shards, datasets not installed" \
+    "HuggingFaceFW/fineweb-edu sample-100BT|pip install datasets tiktoken|--input FILE.jsonl" \
     changed fineweb "sys.modules['datasets'] = None" --type edu --version 100B
-expect_error "shards, tiktoken not installed, no vocabulary" "pip install tiktoken; or set TP_DATA" \
-    changed openwebtext "sys.modules['tiktoken'] = None; os.environ['TP_DATA'] = ''" --input "$W/two.jsonl"
+expect_error "shards, tiktoken not installed, no vocabulary" \
+    "pip install tiktoken; or set TP_DATA" \
+    changed openwebtext "sys.modules['tiktoken'] = None; os.environ['TP_DATA'] = ''" \
+    --input "$W/two.jsonl"
 if ! has datasets; then skip "shards, no network" "pip install datasets"; else
     export HF_ENDPOINT=http://127.0.0.1:$refused
     run set_py openwebtext --out "$W/box/new/deep"
     unset HF_ENDPOINT
-    why=$(error_check "Skylion007/openwebtext: cannot read it from the Hugging Face hub" "check the network")
+    why=$(error_check "Skylion007/openwebtext: cannot read it from the Hugging Face hub" \
+        "check the network")
     if [ -z "$why" ]; then ok "shards, no network"; else fail "shards, no network" "$why"; fi
 fi
 
 if [ -z "$BPE" ]; then
-    for name in "format" "max-tokens" "seeds" "errors" "stops" "kills" "the hub's files" "train_gpt2 reads them"; do skip "shards, $name" "$NO_BPE"; done
+    for name in "format" "max-tokens" "seeds" "errors" "stops" "kills" "the hub's files" \
+        "train_gpt2 reads them"; do
+        skip "shards, $name" "$NO_BPE"
+    done
 else
-expect_error "shards, not a text" 'two.jsonl, line 2|expected a JSON object {"text"' set_py openwebtext --input "$W/two.jsonl" --tokens-per-shard 1000
+expect_error "shards, not a text" 'two.jsonl, line 2|expected a JSON object {"text"' set_py \
+    openwebtext --input "$W/two.jsonl" --tokens-per-shard 1000
 expect_error "shards, JSON cut off" "cut.jsonl, line 3" set_py openwebtext --input "$W/cut.jsonl"
-expect_error "shards, not UTF-8" "latin.jsonl, line 1: found byte 0xff, which is not UTF-8" set_py openwebtext --input "$W/latin.jsonl"
-expect_error "shards, not an object" 'list.jsonl, line 1: found' set_py openwebtext --input "$W/list.jsonl"
-expect_error "shards, no documents" "none.jsonl: found no documents" set_py openwebtext --input "$W/none.jsonl"
+expect_error "shards, not UTF-8" "latin.jsonl, line 1: found byte 0xff, which is not UTF-8" set_py \
+    openwebtext --input "$W/latin.jsonl"
+expect_error "shards, not an object" 'list.jsonl, line 1: found' set_py openwebtext \
+    --input "$W/list.jsonl"
+expect_error "shards, no documents" "none.jsonl: found no documents" set_py openwebtext \
+    --input "$W/none.jsonl"
 
-echo "# the files are as data/shards.py says: names, headers, sizes, every document once after an end-of-text, the first shard full"
+echo "# the files are as data/shards.py says: names, headers, sizes, every document once after" \
+    "an end-of-text, the first shard full"
 run set_py openwebtext --input "$W"/docs/*.jsonl $few --encoder own --out "$W/set"
 [ "$rc" = 0 ] || cat "$W/stderr"
 cat >"$W/set_reader.py" <<'PY'
@@ -561,7 +694,8 @@ def tokens_read(out, name):
     """The tokens of each shard."""
     found, paths = [], sorted(glob.glob(out + "/*.bin"), key=lambda p: p[-10:])
     paths.remove(out + "/tokenizer.bin")
-    assert [os.path.basename(p) for p in paths] == ["%s_%s_%06d.bin" % (name, "train" if i else "val", i) for i in range(len(paths))], paths
+    names = ["%s_%s_%06d.bin" % (name, "train" if i else "val", i) for i in range(len(paths))]
+    assert [os.path.basename(p) for p in paths] == names, paths
     for path in paths:
         data = open(path, "rb").read()
         n = len(data) // 2 - 512
@@ -576,7 +710,8 @@ def documents_of(shards):
     assert text[0] == []
     return [b"".join(t).decode("utf-8") for t in text[1:]]
 def documents_given(folder):
-    return [json.loads(line)["text"] for path in sorted(glob.glob(folder + "/*.jsonl")) for line in open(path) if line.strip()]
+    return [json.loads(line)["text"] for path in sorted(glob.glob(folder + "/*.jsonl"))
+            for line in open(path) if line.strip()]
 PY
 expect_python "shards, format" "$W/set" "$W/docs" <<'PY'
 import json, os, sys
@@ -584,36 +719,45 @@ from set_reader import *
 out, docs = sys.argv[1:]
 shards, given = tokens_read(out, "openwebtext"), documents_given(docs)
 found = documents_of(shards)
-assert len(shards) > 3 and all(len(s) == 2000 for s in shards[:-1]) and 0 < len(shards[-1]) <= 2000, [len(s) for s in shards]
+sizes = [len(s) for s in shards]
+assert len(sizes) > 3 and set(sizes[:-1]) == {2000} and 0 < sizes[-1] <= 2000, sizes
 assert sorted(found) == sorted(given), (len(found), len(given))
 assert found != given, "not shuffled"
 assert not [n for n in os.listdir(out) if n.endswith((".part", ".tmp"))]
 state = json.load(open(out + "/openwebtext_state.json"))
-assert [(s["tokens"], s["documents"]) for s in state["shards"]] == [(len(s), s.count(50256)) for s in shards], state
+kept = [(s["tokens"], s["documents"]) for s in state["shards"]]
+assert kept == [(len(s), s.count(50256)) for s in shards], state
 line = open(out + "/source.txt").read()
-assert "docs/0.jsonl and 2 more, %d documents, %d GPT-2 tokens, seed 1337, shuffle buffer 50\n" % (len(given), sum(map(len, shards))) in line, line
+expected = "docs/0.jsonl and 2 more, %d documents, %d GPT-2 tokens, seed 1337, shuffle buffer 50\n"
+assert expected % (len(given), sum(sizes)) in line, line
 PY
 
-echo "# --max-tokens ends at exactly that many, with the same tokens; other seeds give other orders, buffer 0 the source's own"
+echo "# --max-tokens ends at exactly that many, with the same tokens; other seeds give other" \
+    "orders, buffer 0 the source's own"
 run set_py fineweb --input "$W"/docs/*.jsonl $few --max-tokens 4500 --out "$W/set-max"
 expect_python "shards, max-tokens" "$W/set" "$W/set-max" <<'PY'
 import sys
 from set_reader import *
 full, cut = tokens_read(sys.argv[1], "openwebtext"), tokens_read(sys.argv[2], "fineweb")
-assert [len(s) for s in cut] == [2000, 2000, 500] and cut[:2] == full[:2] and cut[2] == full[2][:500]
+assert [len(s) for s in cut] == [2000, 2000, 500]
+assert cut[:2] == full[:2] and cut[2] == full[2][:500]
 PY
 run set_py fineweb --input "$W"/docs/*.jsonl $few --seed 7 --type edu --out "$W/set-7"
-run set_py openwebtext --input "$W"/docs/*.jsonl --tokens-per-shard 2e3 --shuffle-buffer 0 --out "$W/set-0"
+run set_py openwebtext --input "$W"/docs/*.jsonl --tokens-per-shard 2e3 --shuffle-buffer 0 \
+    --out "$W/set-0"
 expect_python "shards, seeds" "$W/set" "$W/set-7" "$W/set-0" "$W/docs" <<'PY'
 import sys
 from set_reader import *
-a, b, c = (documents_of(tokens_read(out, name)) for out, name in zip(sys.argv[1:4], ("openwebtext", "edu_fineweb", "openwebtext")))
+a, b, c = (documents_of(tokens_read(out, name)) for out, name in
+           zip(sys.argv[1:4], ("openwebtext", "edu_fineweb", "openwebtext")))
 assert sorted(a) == sorted(b) and a != b and c == documents_given(sys.argv[4])
 PY
 
-echo "# a set that is complete is checked and left alone; a run that does not fit what is there changes nothing"
+echo "# a set that is complete is checked and left alone; a run that does not fit what is there" \
+    "changes nothing"
 rm -rf "$W/box/old"; cp -r "$W/set" "$W/box/old"; box_list >"$W/before"
-# expect_refused NAME TEXTS ARGUMENT...: openwebtext.py on the set in the box fails properly. TEXTS are separated by |.
+# expect_refused NAME TEXTS ARGUMENT...: openwebtext.py on the set in the box fails
+# properly. TEXTS are separated by |.
 expect_refused() {
     local name=$1 texts; IFS='|' read -r -a texts <<<"$2"; shift 2
     box_list >"$W/before"
@@ -621,48 +765,68 @@ expect_refused() {
     why=$(error_check "${texts[@]}")
     if [ -z "$why" ]; then ok "$name"; else fail "$name" "$why"; fi
 }
-expect_refused "shards, other options" "set was begun with --seed 1337, this command says 2" --input "$W"/docs/*.jsonl $few --seed 2
-expect_refused "shards, other input" "set was begun from|use another --out" --input "$W"/docs/0.jsonl $few
+expect_refused "shards, other options" "set was begun with --seed 1337, this command says 2" \
+    --input "$W"/docs/*.jsonl $few --seed 2
+expect_refused "shards, other input" "set was begun from|use another --out" \
+    --input "$W"/docs/0.jsonl $few
 expect_refused "shards, input gone" "nothing.jsonl: No such file" --input "$W/nothing.jsonl" $few
 printf 'x' >>"$W/box/old/openwebtext_train_000001.bin"
-expect_refused "shards, one of another size" "train_000001.bin: found 5025 bytes and a header of 2000 tokens, expected 5024" --input "$W"/docs/*.jsonl $few
+expect_refused "shards, one of another size" \
+    "train_000001.bin: found 5025 bytes and a header of 2000 tokens, expected 5024" \
+    --input "$W"/docs/*.jsonl $few
 rm "$W/box/old/openwebtext_train_000001.bin"
-expect_refused "shards, one missing" "train_000001.bin: No such file|expected a finished shard" --input "$W"/docs/*.jsonl $few
+expect_refused "shards, one missing" "train_000001.bin: No such file|expected a finished shard" \
+    --input "$W"/docs/*.jsonl $few
 echo '{"settings": 3' >"$W/box/old/openwebtext_state.json"
-expect_refused "shards, state damaged" "found no state of an earlier run" --input "$W"/docs/*.jsonl $few
+expect_refused "shards, state damaged" "found no state of an earlier run" \
+    --input "$W"/docs/*.jsonl $few
 rm "$W/box/old/openwebtext_state.json"
-expect_refused "shards, made by others" "val_000000.bin: found a shard without openwebtext_state.json" --input "$W"/docs/*.jsonl $few
+expect_refused "shards, made by others" \
+    "val_000000.bin: found a shard without openwebtext_state.json" --input "$W"/docs/*.jsonl $few
 cp -r "$W/set" "$W/set-again"; ls -li "$W/set-again"/*.bin >"$W/inodes"
-run set_py openwebtext --input "$W"/docs/*.jsonl $few --out "$W/set-again"; ls -li "$W/set-again"/*.bin | cmp -s - "$W/inodes" || rc="shards were written again"
+run set_py openwebtext --input "$W"/docs/*.jsonl $few --out "$W/set-again"
+ls -li "$W/set-again"/*.bin | cmp -s - "$W/inodes" || rc="shards were written again"
 expect_same "shards, complete already" "$W/set" "$W/set-again"
 
 # failed_after NAME TEXT...: as error_check, but what it had understood stands on stdout.
-failed_after() { local name=$1; shift; : >"$W/stdout"; why=$(error_check "$@"); if [ -z "$why" ]; then ok "$name"; else fail "$name" "$why"; fi; }
+failed_after() {
+    local name=$1
+    shift
+    : >"$W/stdout"
+    why=$(error_check "$@")
+    if [ -z "$why" ]; then ok "$name"; else fail "$name" "$why"; fi
+}
 box_list >"$W/before"
 run set_py openwebtext --input "$W"/docs/*.jsonl --out "$W/box/new"
-failed_after "shards, too few tokens for training" "leaves none for training after a validation shard of 100000000; lower --tokens-per-shard"
-run limited8 set_py openwebtext --input "$W"/docs/*.jsonl --tokens-per-shard 6000 --encoder own --out "$W/box/new/deep"
-failed_after "shards, disk full" "cannot write into $W/box/new/deep: File too large" "13024 bytes free"
+failed_after "shards, too few tokens for training" \
+    "leaves none for training after a validation shard of 100000000; lower --tokens-per-shard"
+run limited8 set_py openwebtext --input "$W"/docs/*.jsonl --tokens-per-shard 6000 --encoder own \
+    --out "$W/box/new/deep"
+failed_after "shards, disk full" "cannot write into $W/box/new/deep: File too large" \
+    "13024 bytes free"
 run set_py openwebtext --input "$W"/docs/*.jsonl $few --out "$W/box/file/out"
 failed_after "shards, --out below a file" "Not a directory"
 mkdir "$W/box/locked"; box_list >"$W/before"
-TP_DATA=$BPE run flock "$W/box/locked" "$PYTHON" "$DATA/openwebtext.py" --input "$W"/docs/*.jsonl $few --out "$W/box/locked"
+TP_DATA=$BPE run flock "$W/box/locked" "$PYTHON" "$DATA/openwebtext.py" --input "$W"/docs/*.jsonl \
+    $few --out "$W/box/locked"
 failed_after "shards, two runs in one folder" "locked: another run writes into it"
 
-echo "# a process that ends at any step (before and after each write, sync and rename) goes on to the same bytes and does no
-# finished shard again; one set stopped at random again and again, too"
+echo "# a process that ends at any step (before and after each write, sync and rename) goes on to
+# the same bytes and does no finished shard again; one set stopped at random again and again, too"
 expect_python "shards, stopped at every step" "$W/steps-want" "$W/steps" "$W/docs" <<'PY'
 import os, random, shutil, sys
 import gpt2_bpe, openwebtext, shards
 from set_reader import documents_given
 encoder = gpt2_bpe.encoder_open("own")
-encoder.encode_many(documents_given(sys.argv[3]))  # so that the processes forked below find all pieces in its cache
+# So that the processes forked below find all pieces in its cache.
+encoder.encode_many(documents_given(sys.argv[3]))
 gpt2_bpe.encoder_open = lambda choice: encoder
 packed = gpt2_bpe.tokenizer_pack(encoder)
 gpt2_bpe.tokenizer_pack = lambda encoder: packed
 want, out, docs = sys.argv[1:]
 def run(out, last):
-    """A run that ends at step `last`, without a word and with nothing cleaned up. Returns its status: 9, or 0 if it got to its end."""
+    """A run that ends at step `last`, without a word and with nothing cleaned up. Returns its
+    status: 9, or 0 if it got to its end."""
     child = os.fork()
     if child: return os.waitpid(child, 0)[1] >> 8
     step = [0]
@@ -682,14 +846,16 @@ def run(out, last):
     os.replace, os.makedirs = steps(os.replace), steps(os.makedirs)
     shards.Writer.add = steps(shards.Writer.add, 10)  # of the documents one in ten
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    os._exit(openwebtext.main(["--input", docs + "/0.jsonl", docs + "/1.jsonl", "--tokens-per-shard", "2000", "--shuffle-buffer", "30",
-                               "--out", out]))
+    os._exit(openwebtext.main(["--input", docs + "/0.jsonl", docs + "/1.jsonl", "--out", out,
+                               "--tokens-per-shard", "2000", "--shuffle-buffer", "30"]))
 def finished():
     names = os.listdir(out) if os.path.isdir(out) else []
-    return {n: os.stat(os.path.join(out, n)).st_ino for n in names if n.endswith(".bin") and n != "tokenizer.bin"}
+    return {n: os.stat(os.path.join(out, n)).st_ino for n in names
+            if n.endswith(".bin") and n != "tokenizer.bin"}
 def same():
     for n in set(os.listdir(want)) | set(os.listdir(out)):
-        assert open(os.path.join(want, n), "rb").read() == open(os.path.join(out, n), "rb").read(), n
+        a, b = (open(os.path.join(folder, n), "rb").read() for folder in (want, out))
+        assert a == b, n
     shutil.rmtree(out)
 assert run(want, 0) == 0 and len(os.listdir(want)) > 6
 last = 1
@@ -709,13 +875,17 @@ for _ in range(3):
     same()
 PY
 
-echo "# kill -9 of the real thing at random moments after another shard or two, then the same command to its end"
-large=("$DATA/openwebtext.py" --input "$W"/more/*.jsonl --tokens-per-shard 2e4 --shuffle-buffer 100 --encoder own --out)
+echo "# kill -9 of the real thing at random moments after another shard or two, then the same" \
+    "command to its end"
+large=("$DATA/openwebtext.py" --input "$W"/more/*.jsonl --tokens-per-shard 2e4
+    --shuffle-buffer 100 --encoder own --out)
 run env TP_DATA="$BPE" "$PYTHON" "${large[@]}" "$W/large"; want=$rc
 kills=0
 while [ $kills -lt 4 ]; do
     TP_DATA=$BPE "$PYTHON" "${large[@]}" "$W/killed" >"$W/stdout" 2>"$W/stderr" & pid=$!
-    until [ "$(grep -c ^shard "$W/stdout")" -gt $((kills % 2)) ] || ! kill -0 $pid 2>/dev/null; do sleep 0.02; done
+    until [ "$(grep -c ^shard "$W/stdout")" -gt $((kills % 2)) ] || ! kill -0 $pid 2>/dev/null; do
+        sleep 0.02
+    done
     sleep 0.0$((RANDOM % 10)); kill -KILL $pid 2>/dev/null; wait $pid 2>/dev/null && break
     kills=$((kills + 1))
 done
@@ -731,22 +901,29 @@ def add(self, *a, n=[0], **named):
     write(self, *a, **named)
 s.shards.Writer.add = add"
 run changed openwebtext "$step_stop" --input "$W"/docs/*.jsonl $few --out "$W/term"
-if [ "$rc" = 1 ] && ! ls "$W/term" | grep -q part; then expect_lines "shards, SIGTERM" "$W/stderr" "error: stopped by signal 15; run the same command again to go on"
-else fail "shards, SIGTERM" "exit status $rc, $(ls "$W/term" | tr '\n' ' ')"; fi
+if [ "$rc" = 1 ] && ! ls "$W/term" | grep -q part; then
+    expect_lines "shards, SIGTERM" "$W/stderr" \
+        "error: stopped by signal 15; run the same command again to go on"
+else
+    fail "shards, SIGTERM" "exit status $rc, $(ls "$W/term" | tr '\n' ' ')"
+fi
 run set_py openwebtext --input "$W"/docs/*.jsonl $few --out "$W/term"
 expect_same "shards, after SIGTERM" "$W/set" "$W/term"
 
-echo "# the way to the hub, with the package datasets reading a folder of three files: the same shards, after a stop too"
+echo "# the way to the hub, with the package datasets reading a folder of three files: the same" \
+    "shards, after a stop too"
 if ! has datasets; then skip "shards, the hub's files" "pip install datasets"; else
     mkdir -p "$W/hub/sample"
-    printf -- '---\nconfigs:\n- config_name: sample-10BT\n  data_files:\n  - split: train\n    path: sample/*\n---\n' >"$W/hub/README.md"
+    printf '%s\n' --- configs: '- config_name: sample-10BT' '  data_files:' '  - split: train' \
+        '    path: sample/*' --- >"$W/hub/README.md"
     "$PYTHON" - "$W/docs" "$W/hub/sample" <<'PY'
 import glob, json, os, sys
 import pyarrow, pyarrow.parquet
 for path in glob.glob(sys.argv[1] + "/*.jsonl"):
     texts = [json.loads(line)["text"] for line in open(path) if line.strip()]
     table = pyarrow.table({"id": list(range(len(texts))), "text": texts})
-    pyarrow.parquet.write_table(table, sys.argv[2] + "/" + os.path.basename(path)[:-6] + ".parquet", row_group_size=20)
+    name = os.path.basename(path)[:-6] + ".parquet"
+    pyarrow.parquet.write_table(table, sys.argv[2] + "/" + name, row_group_size=20)
 PY
     export HF_HOME=$W/hf HF_HUB_OFFLINE=1
     local_hub="s.HUB = {'classic': ('openwebtext', '$W/hub')}"
@@ -757,9 +934,12 @@ def finish(self, *a):
     shards_finish(self, *a)
     if self.index == 1: os._exit(9)
 shards.Writer.finish = finish" $few --out "$W/hub-set"
-    [ "$rc" = 9 ] || fail "shards, the hub's files, stopped" "exit status $rc: $(tail -1 "$W/stderr")"
+    [ "$rc" = 9 ] ||
+        fail "shards, the hub's files, stopped" "exit status $rc: $(tail -1 "$W/stderr")"
     run changed fineweb "$local_hub" $few --out "$W/hub-set"
-    rm -f "$W/hub-set"/source.txt "$W/hub-set"/*_state.json; mkdir "$W/hub-want"; cp "$W/set"/*.bin "$W/hub-want"
+    rm -f "$W/hub-set"/source.txt "$W/hub-set"/*_state.json
+    mkdir "$W/hub-want"
+    cp "$W/set"/*.bin "$W/hub-want"
     expect_same "shards, the hub's files" "$W/hub-want" "$W/hub-set"
     unset HF_HOME HF_HUB_OFFLINE
 fi
@@ -770,10 +950,12 @@ if [ ! -x "$TRAIN" ]; then skip "shards, train_gpt2 reads them" "make train_gpt2
     small="-e 1x1x16 -tp 1 -t 16 -b 1 -x 1 -s 1 -g 8 -m 2"
     run "$TRAIN" -i "$W/set/*train*.bin" -j "$W/set/*val*.bin" $small
     [ "$rc" = 0 ] || { cat "$W/stderr"; : >"$W/stdout"; }
-    expect_lines "shards, train_gpt2 reads them" "$W/stdout" "# text $W/docs/0.jsonl and 2 more, 210 documents" " V 50257 " "--- sample after update 1"
+    expect_lines "shards, train_gpt2 reads them" "$W/stdout" \
+        "# text $W/docs/0.jsonl and 2 more, 210 documents" " V 50257 " "--- sample after update 1"
     run "$TRAIN" -i "$W/text/train.bin" -j "$W/text/val.bin" $small -t 4
     [ "$rc" = 0 ] || { cat "$W/stderr"; : >"$W/stdout"; }
-    expect_lines "text.py, train_gpt2 reads its files" "$W/stdout" "# text 2 files, " " V 50257 " "--- sample after update 1"
+    expect_lines "text.py, train_gpt2 reads its files" "$W/stdout" "# text 2 files, " " V 50257 " \
+        "--- sample after update 1"
 fi
 fi
 

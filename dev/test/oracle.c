@@ -1,18 +1,19 @@
-// See oracle.h. Build: cc -O3 -march=native -std=gnu11 -fopenmp -Wno-unused-function -c dev/oracle.c -o dev/oracle.o
+// See oracle.h. Build: make dev/test/oracle.o
 #define NO_MAIN
-#include "../train_gpt2.c"
+#include "../../train_gpt2.c"
 #include "oracle.h"
 
 struct Oracle {
     GPT2 m;
-    ParamSpec specs[P_COUNT]; // as in the file: with a vocabulary that is cut, wte has more rows in memory
+    // As in the file: with a vocabulary that is cut, wte has more rows in memory.
+    ParamSpec specs[P_COUNT];
 };
 
 Oracle *oracle_create(const OracleShape *s) {
     Oracle *o = alloc_zeroed(1, sizeof *o, "oracle");
     omp_set_num_threads(1); // models here are tiny, and results do not depend on it
-    GPT2Config c = {.maxT = s->maxT, .V = s->V, .L = s->L, .NH = s->NH, .C = s->C, .Vp = vocabulary_pad(s->V), .R = s->R,
-                    .rule = s->rule};
+    GPT2Config c = {.maxT = s->maxT, .V = s->V, .L = s->L, .NH = s->NH, .C = s->C,
+                    .Vp = vocabulary_pad(s->V), .R = s->R, .rule = s->rule};
     Mesh mesh = mesh_make(1, 0, s->R, s->R);
     snprintf(c.pattern, sizeof c.pattern, "%s", s->pattern);
     mesh.vocab_parallel = s->vocab_parallel;
@@ -36,11 +37,13 @@ static real *oracle_tensor(const Oracle *o, int set, int p) {
 }
 
 void oracle_get(const Oracle *o, int set, int p, float *out) {
-    for (size_t i = 0, n = oracle_size(o, p); i < n; i++) out[i] = (float)oracle_tensor(o, set, p)[i];
+    for (size_t i = 0, n = oracle_size(o, p); i < n; i++)
+        out[i] = (float)oracle_tensor(o, set, p)[i];
 }
 
 void oracle_put(Oracle *o, int set, int p, const float *values) {
-    for (size_t i = 0, n = oracle_size(o, p); i < n; i++) oracle_tensor(o, set, p)[i] = (real)values[i];
+    for (size_t i = 0, n = oracle_size(o, p); i < n; i++)
+        oracle_tensor(o, set, p)[i] = (real)values[i];
 }
 
 double oracle_forward(Oracle *o, const int32_t *tokens, const int32_t *targets, int B, int T) {
@@ -49,7 +52,8 @@ double oracle_forward(Oracle *o, const int32_t *tokens, const int32_t *targets, 
 
 void oracle_logits(Oracle *o, int row, float *out) { logits_collect(&o->m, row, out); }
 
-void oracle_micro_step(Oracle *o, const int32_t *tokens, const int32_t *targets, int B, int T, int micro, int micro_steps) {
+void oracle_micro_step(Oracle *o, const int32_t *tokens, const int32_t *targets, int B, int T,
+                       int micro, int micro_steps) {
     gpt2_micro_step(&o->m, tokens, targets, B, T, micro, micro_steps);
 }
 
@@ -59,7 +63,9 @@ OracleSums oracle_gradients(Oracle *o) {
 }
 
 void oracle_update(Oracle *o, double rate, double decay, double grad_scale, int64_t update) {
-    gpt2_update(&o->m, (AdamW){.rate = rate, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .decay = decay, .grad_scale = grad_scale},
+    gpt2_update(&o->m,
+                (AdamW){.rate = rate, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .decay = decay,
+                        .grad_scale = grad_scale},
                 update);
 }
 
@@ -70,7 +76,9 @@ void oracle_traffic(const Oracle *o, long long counts[3]) {
     counts[2] = t[TRAFFIC_VOCABULARY].count;
 }
 
-void oracle_save(Oracle *o, const char *folder, int64_t updates) { checkpoint_save(&o->m, folder, updates, 0); }
+void oracle_save(Oracle *o, const char *folder, int64_t updates) {
+    checkpoint_save(&o->m, folder, updates, 0);
+}
 
 void oracle_load(Oracle *o, const char *folder, int64_t updates) {
     char path[PATH_MAX];

@@ -1,15 +1,18 @@
 #!/usr/bin/env bash
-# End-to-end tests of real runs of several processes, `mpirun -n N ./train_gpt2`: the mesh, the same numbers as one process,
-# checkpoints that cross meshes, memory, emulated networks, and what happens when a rank dies or is given something else.
-# Needs bash, python3 and OpenMPI; writes only below a temporary folder; takes under a minute on 2 cores.
+# End-to-end tests of real runs of several processes, `mpirun -n N ./train_gpt2`: the mesh, the same
+# numbers as one process, checkpoints that cross meshes, memory, emulated networks, and what happens
+# when a rank dies or is given something else. Needs bash, python3 and OpenMPI; writes only below a
+# temporary folder; takes under a minute on 2 cores.
 #
-#     dev/test_mpi.sh                            # TRAIN=./other_binary dev/test_mpi.sh; SOAK=1 for the long soak
+#     dev/test/mpi.sh                 # TRAIN=./other_binary; SOAK=1 for the long soak
 #
 # Prints `ok <name>`, `FAILED <name>: <why>` or `skip <name>: <reason>` for each test, then
 # `test_mpi: N passed, N failed, N skipped`, and exits with 1 if any failed.
 set -u
 TRAIN=${TRAIN:-./train_gpt2}
-[ -f "$TRAIN" ] && [ -x "$TRAIN" ] || { echo "FAILED setup: no program $TRAIN; make train_gpt2, or set TRAIN"; exit 1; }
+[ -f "$TRAIN" ] && [ -x "$TRAIN" ] || {
+    echo "FAILED setup: no program $TRAIN; make train_gpt2, or set TRAIN"; exit 1
+}
 TRAIN=$(cd "$(dirname "$TRAIN")" && pwd)/$(basename "$TRAIN")
 if ! command -v mpirun >/dev/null || ! ldd "$TRAIN" 2>/dev/null | grep -q 'libmpi[._]'; then
     echo "skip mpi: install libopenmpi-dev openmpi-bin and make again"
@@ -17,7 +20,8 @@ if ! command -v mpirun >/dev/null || ! ldd "$TRAIN" 2>/dev/null | grep -q 'libmp
     exit 0
 fi
 export LC_ALL=C OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive TRAIN
-# As root, with more ranks than cores, and in containers that forbid one process to read another's memory.
+# As root, with more ranks than cores, and in containers that forbid one process to read another's
+# memory.
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_mpi_yield_when_idle=1
 export OMPI_MCA_btl_vader_single_copy_mechanism=none
 W=$(mktemp -d) || exit 1
@@ -36,18 +40,25 @@ cp "$TRAIN" "$W/train" && TRAIN=$W/train # a path of its own, by which its proce
 SMALL=(-i train.bin -j val.bin -e 4x4x32 -t 16 -b 4 -x 6 -l 3e-3 -v 3 -m 3)
 MPIRUN=(timeout -k 5 90 mpirun --oversubscribe --bind-to none)
 
-# fold ARGS...: one process. mpi N ARGS...: N processes. Both leave $rc, $W/stdout, $W/stderr; a failure is a failed test.
+# fold ARGS...: one process. mpi N ARGS...: N processes. Both leave $rc, $W/stdout,
+# $W/stderr; a failure is a failed test.
 worked() { [ "$rc" = 0 ] || bad "$*" "exit status $rc: $(head -c 600 "$W/stderr" | tr '\n' ' ')"; }
 fold() {
     (cd "$W/runs" && exec "$TRAIN" "${SMALL[@]}" "$@") </dev/null >"$W/stdout" 2>"$W/stderr"; rc=$?
     worked "train_gpt2 $*"
 }
-mpi_try() { (cd "$W/runs" && exec "${MPIRUN[@]}" -n "$1" "$TRAIN" "${SMALL[@]}" "${@:2}") </dev/null >"$W/stdout" 2>"$W/stderr"; rc=$?; }
+mpi_try() {
+    (cd "$W/runs" && exec "${MPIRUN[@]}" -n "$1" "$TRAIN" "${SMALL[@]}" "${@:2}") </dev/null \
+        >"$W/stdout" 2>"$W/stderr"
+    rc=$?
+}
 mpi() { mpi_try "$@"; worked "mpirun -n $1 train_gpt2 ${*:2}"; }
 
-# background N ARGS...: the same without waiting for the end; $launched is its process. ended: waits for it; leaves $rc.
+# background N ARGS...: the same without waiting for the end; $launched is its process.
+# ended: waits for it; leaves $rc.
 background() {
-    (cd "$W/runs" && exec "${MPIRUN[@]}" -n "$1" "$TRAIN" "${SMALL[@]}" "${@:2}") </dev/null >"$W/stdout" 2>"$W/stderr" &
+    (cd "$W/runs" && exec "${MPIRUN[@]}" -n "$1" "$TRAIN" "${SMALL[@]}" "${@:2}") </dev/null \
+        >"$W/stdout" 2>"$W/stderr" &
     launched=$!
 }
 ended() { wait "$launched" 2>/dev/null; rc=$?; }
@@ -57,7 +68,8 @@ trainers() { pgrep -f "^$TRAIN "; }
 trainer() {
     local pid
     for pid in $(trainers); do
-        tr '\0' '\n' <"/proc/$pid/environ" 2>/dev/null | grep -qx "OMPI_COMM_WORLD_RANK=$1" && echo "$pid" && return
+        tr '\0' '\n' <"/proc/$pid/environ" 2>/dev/null | grep -qx "OMPI_COMM_WORLD_RANK=$1" &&
+            echo "$pid" && return
     done
     return 1
 }
@@ -74,20 +86,25 @@ until_true() {
 reached() { grep -qE "^s:($2) trl" "$W/runs/$1/main.log" 2>/dev/null; } # folder, update
 writing() { compgen -G "$W/runs/$1/*.part" >/dev/null; }                # a checkpoint, right now
 
-steps()   { sed -nE '/^s:/ { s/ ms:[0-9.]+ tok:[0-9]+//; s/ comm:[0-9.]+//; p }' "$W/runs/$1/main.log"; }
-kept()    { (cd "$W/runs/$1" && for f in DONE_*; do echo "${f#DONE_}"; done | tr '\n' ' '); } # complete checkpoints
-newest()  { (cd "$W/runs/$1" 2>/dev/null && ls DONE_* 2>/dev/null | tail -n 1 | sed 's/DONE_0*//'); }
+steps() {
+    sed -nE '/^s:/ { s/ ms:[0-9.]+ tok:[0-9]+//; s/ comm:[0-9.]+//; p }' "$W/runs/$1/main.log"
+}
+# Complete checkpoints.
+kept() { (cd "$W/runs/$1" && for f in DONE_*; do echo "${f#DONE_}"; done | tr '\n' ' '); }
+newest() { (cd "$W/runs/$1" 2>/dev/null && ls DONE_* 2>/dev/null | tail -n 1 | sed 's/DONE_0*//'); }
 
 # identical A B: folders of two runs hold the same losses, norms and checkpoints, bit for bit.
 identical() {
     local file
     [ -n "$(steps "$1")" ] && diff <(steps "$1") <(steps "$2") || return 1
     for file in model state; do
-        cmp "$W/runs/$1/$(cd "$W/runs/$1" && ls ${file}_* | tail -n 1)" "$W/runs/$2/$(cd "$W/runs/$2" && ls ${file}_* | tail -n 1)" || return 1
+        cmp "$W/runs/$1/$(cd "$W/runs/$1" && ls ${file}_* | tail -n 1)" \
+            "$W/runs/$2/$(cd "$W/runs/$2" && ls ${file}_* | tail -n 1)" || return 1
     done
 }
 
-# near A B FIRST LAST: losses of updates FIRST to LAST, and validation losses there, agree within 1e-5.
+# near A B FIRST LAST: losses of updates FIRST to LAST, and validation losses there, agree within
+# 1e-5.
 near() {
     compute "$W/runs/$1/main.log" "$W/runs/$2/main.log" "$3" "$4" <<'PY'
 import re, sys
@@ -97,9 +114,11 @@ def losses(path):
     return {(int(s), kind): float(loss) for s, kind, loss in found if first <= int(s) <= last}
 a, b = losses(sys.argv[1]), losses(sys.argv[2])
 if sorted(a) != sorted(b): sys.exit("lines differ: %s and %s" % (sorted(a), sorted(b)))
-if sum(kind == "trl" for s, kind in a) != last - max(first, 1) + 1: sys.exit("only %d lines" % len(a))
+if sum(kind == "trl" for s, kind in a) != last - max(first, 1) + 1:
+    sys.exit("only %d lines" % len(a))
 worst = max(a, key=lambda k: abs(a[k] - b[k]))
-if not abs(a[worst] - b[worst]) <= 1e-5: sys.exit("update %d %s: %f and %f" % (*worst, a[worst], b[worst]))
+if not abs(a[worst] - b[worst]) <= 1e-5:
+    sys.exit("update %d %s: %f and %f" % (*worst, a[worst], b[worst]))
 PY
 }
 
@@ -117,8 +136,9 @@ def tokens(seed, n):
     ids = [random.randrange(V)]
     while len(ids) < n: ids.append((ids[-1] * 7 + random.randrange(9)) % V)
     return struct.pack("<256i", 20240520, 1, n, V, *[0] * 252) + struct.pack("<%dH" % n, *ids)
-sizes = [("wte", Vp * C), ("wpe", T * C), ("ln1w", L * C), ("ln1b", L * C), ("qkvw", L * 3 * C * C), ("qkvb", L * 3 * C),
-         ("attprojw", L * C * C), ("attprojb", L * C), ("ln2w", L * C), ("ln2b", L * C), ("fcw", L * 4 * C * C)]
+sizes = [("wte", Vp * C), ("wpe", T * C), ("ln1w", L * C), ("ln1b", L * C),
+         ("qkvw", L * 3 * C * C), ("qkvb", L * 3 * C), ("attprojw", L * C * C),
+         ("attprojb", L * C), ("ln2w", L * C), ("ln2b", L * C), ("fcw", L * 4 * C * C)]
 def poke(source, out, tensor, element, value): # a model with one number changed
     at = element
     for name, size in sizes:
@@ -130,7 +150,8 @@ def poke(source, out, tensor, element, value): # a model with one number changed
 if sys.argv[1] == "poke": poke(sys.argv[2], sys.argv[3], sys.argv[4], int(sys.argv[5]), sys.argv[6])
 else:
     write("train.bin", tokens(1, 4000)), write("val.bin", tokens(2, 500))
-    write("rank0/text.bin", tokens(3, 4000)), write("rank1/text.bin", tokens(4, 4000)) # for ranks with folders of their own
+    # For ranks with folders of their own.
+    write("rank0/text.bin", tokens(3, 4000)), write("rank1/text.bin", tokens(4, 4000))
     for folder in "rank0", "rank1":
         write(folder + "/train.bin", tokens(1, 4000)), write(folder + "/val.bin", tokens(2, 500))
 PY
@@ -141,17 +162,39 @@ PY
 echo "# the mesh: broken by folding where ranks could be processes, or by DP counted over ranks"
 mesh() { # name, what the log says, processes, args
     mpi "$3" "${@:4}" -x 1 -v 0 -o "mesh_${1// /_}"
-    same "$1" "$(sed -nE 's/^# (mesh .*|process .*)/\1/p' "$W/runs/mesh_${1// /_}/main.log" | sed -E 's/ host [^ ]+//; s/, [0-9]+ threads? each//' | tr '\n' '|')" "$2"
+    same "$1" \
+        "$(sed -nE 's/^# (mesh .*|process .*)/\1/p' "$W/runs/mesh_${1// /_}/main.log" |
+            sed -E 's/ host [^ ]+//; s/, [0-9]+ threads? each//' | tr '\n' '|')" "$2"
 }
-mesh "2 processes are TP 2" "mesh 2 processes = DP 1 x TP 2, of which each process runs 1 tensor rank|process 0 dp_rank 0 tp_ranks 0 to 0|process 1 dp_rank 0 tp_ranks 1 to 1|" 2 -tp 2
-mesh "4 processes are DP 2 x TP 2" "mesh 4 processes = DP 2 x TP 2, of which each process runs 1 tensor rank|process 0 dp_rank 0 tp_ranks 0 to 0|process 1 dp_rank 0 tp_ranks 1 to 1|process 2 dp_rank 1 tp_ranks 0 to 0|process 3 dp_rank 1 tp_ranks 1 to 1|" 4 -tp 2
-mesh "5 processes are DP 5 with TP 2 folded" "mesh 5 processes = DP 5 x TP 2, of which each process runs 2 tensor ranks|process 0 dp_rank 0 tp_ranks 0 to 1|process 1 dp_rank 1 tp_ranks 0 to 1|process 2 dp_rank 2 tp_ranks 0 to 1|process 3 dp_rank 3 tp_ranks 0 to 1|process 4 dp_rank 4 tp_ranks 0 to 1|" 5 -tp 2
-mesh "TP 4 on 2 processes, 2 in each" "mesh 2 processes = DP 1 x TP 4, of which each process runs 2 tensor ranks|process 0 dp_rank 0 tp_ranks 0 to 1|process 1 dp_rank 0 tp_ranks 2 to 3|" 2 -tp 4 -fold 2
+# ranks MESH "DP FIRST LAST"...: what the log says of a mesh and its processes, each followed by |.
+ranks() {
+    local process=0 row
+    printf 'mesh %s|' "$1"
+    for row in "${@:2}"; do
+        # shellcheck disable=SC2086 # a row is three words
+        printf 'process %d dp_rank %d tp_ranks %d to %d|' $process $row
+        process=$((process + 1))
+    done
+}
+each="of which each process runs"
+mesh "2 processes are TP 2" \
+    "$(ranks "2 processes = DP 1 x TP 2, $each 1 tensor rank" "0 0 0" "0 1 1")" 2 -tp 2
+mesh "4 processes are DP 2 x TP 2" \
+    "$(ranks "4 processes = DP 2 x TP 2, $each 1 tensor rank" \
+        "0 0 0" "0 1 1" "1 0 0" "1 1 1")" 4 -tp 2
+mesh "5 processes are DP 5 with TP 2 folded" \
+    "$(ranks "5 processes = DP 5 x TP 2, $each 2 tensor ranks" \
+        "0 0 1" "1 0 1" "2 0 1" "3 0 1" "4 0 1")" 5 -tp 2
+mesh "TP 4 on 2 processes, 2 in each" \
+    "$(ranks "2 processes = DP 1 x TP 4, $each 2 tensor ranks" "0 0 1" "0 2 3")" 2 -tp 4 -fold 2
 mpi_try 3 -tp 2 -fold 1 -x 1 -v 0 -o never
-same "a mesh that cannot work is an error that says what would" "$((rc != 0)) $(grep -oE -m1 'error: rank [0-9]: -tp 2 -fold 1 needs a multiple of 2 processes, but there are 3; try mpirun -n 2' "$W/stderr" | sed 's/rank [0-9]/rank N/') $(ls -d "$W/runs/never" 2>/dev/null)" \
-    "1 error: rank N: -tp 2 -fold 1 needs a multiple of 2 processes, but there are 3; try mpirun -n 2 "
+needs="-tp 2 -fold 1 needs a multiple of 2 processes, but there are 3; try mpirun -n 2"
+found=$(grep -oE -m1 "error: rank [0-9]: $needs" "$W/stderr" | sed 's/rank [0-9]/rank N/')
+same "a mesh that cannot work is an error that says what would" \
+    "$((rc != 0)) $found $(ls -d "$W/runs/never" 2>/dev/null)" "1 error: rank N: $needs "
 
-echo "# two processes give the bytes of one: broken by another order of a sum, or a term added by both ranks"
+echo "# two processes give the bytes of one: broken by another order of a sum, or a term added" \
+    "by both ranks"
 k=0
 while read -r args; do
     k=$((k + 1))
@@ -179,34 +222,53 @@ mpi 4 -p sppp -b 2 -o real_dp2
 mpi 2 -p sppp -b 2 -fold 2 -o folded_dp2
 holds "bitwise: two replicas, folded and real" identical folded_dp2 real_dp2
 
-echo "# more ranks, and replicas: broken by a row read twice, a gradient scaled by DP, or a loss of one replica alone"
+echo "# more ranks, and replicas: broken by a row read twice, a gradient scaled by DP, or a loss" \
+    "of one replica alone"
 R4=(-x 20 -v 10 -tp 4 -p sppp -gc 0.5)
 fold "${R4[@]}" -o r4
 mpi 4 "${R4[@]}" -o r4_real;              holds "R 4: four processes as one" near r4 r4_real 0 20
-mpi 2 "${R4[@]}" -fold 2 -o r4_half;      holds "R 4: two in each of two processes" near r4 r4_half 0 20
+mpi 2 "${R4[@]}" -fold 2 -o r4_half; holds "R 4: two in each of two processes" near r4 r4_half 0 20
 fold -x 20 -v 10 -p l -o l2
-mpi 4 -x 20 -v 10 -p l -tp 4 -o l4_real;  holds "l: four processes as two ranks in one" near l2 l4_real 0 20
+mpi 4 -x 20 -v 10 -p l -tp 4 -o l4_real
+holds "l: four processes as two ranks in one" near l2 l4_real 0 20
 DP=(-x 20 -v 10 -m -1 -p sppp -d 64 -gc 0.5)
 fold "${DP[@]}" -b 4 -o dp1
 mpi 2 "${DP[@]}" -b 2 -fold 2 -o dp2;     holds "DP 2 as DP 1" near dp1 dp2 0 20
 mpi 4 "${DP[@]}" -b 1 -fold 2 -o dp4;     holds "DP 4 as DP 1" near dp1 dp4 0 20
-mpi 4 "${DP[@]}" -b 1 -o dp2_tp2;         holds "DP 2 x TP 2 with accumulation as DP 1" near dp1 dp2_tp2 0 20
+mpi 4 "${DP[@]}" -b 1 -o dp2_tp2
+holds "DP 2 x TP 2 with accumulation as DP 1" near dp1 dp2_tp2 0 20
 fold -x 6 -d 80 -b 5 -p s -o five1
 mpi 5 -x 6 -d 80 -b 1 -p s -m 15 -o five; holds "DP 5 as DP 1" near five1 five 0 6
-same "these losses are those of 20 updates" "$(steps dp1 | sed -nE 's/.* trl:([^ ]+).*/\1/p' | sort -u | wc -l)" 20
+same "these losses are those of 20 updates" \
+    "$(steps dp1 | sed -nE 's/.* trl:([^ ]+).*/\1/p' | sort -u | wc -l)" 20
 
-echo "# a checkpoint of one mesh on another: broken by a shard at the wrong place, or moments that are not gathered"
+echo "# a checkpoint of one mesh on another: broken by a shard at the wrong place, or moments" \
+    "that are not gathered"
 GO=(-x 20 -v 5 -m -1 -d 64 -p sppp -n 10)
 mpi 4 "${GO[@]}" -b 2 -o whole
-stopped() { mkdir "$W/runs/$1" && cp "$W/runs/whole/"*_00000010* "$W/runs/whole/main.log" "$W/runs/$1/"; }
-goes_on() { grep -qx '# updates 10 to 20' "$W/runs/$3/main.log" || { echo "did not resume"; return 1; }; "$@"; }
-stopped same;  mpi 4 "${GO[@]}" -b 2 -y 1 -o same;  holds "the same mesh goes on bit for bit" goes_on identical whole same
-stopped one;   fold "${GO[@]}" -b 4 -y 1 -o one;    holds "DP 2 x TP 2 goes on in one process" goes_on near whole one 11 20
-stopped two;   mpi 2 "${GO[@]}" -b 4 -y 1 -o two;   holds "DP 2 x TP 2 goes on as TP 2" goes_on near whole two 11 20
-stopped dp;    mpi 2 "${GO[@]}" -b 1 -fold 2 -y 1 -o dp; holds "DP 2 x TP 2 goes on as DP 2 folded, with accumulation" goes_on near whole dp 11 20
+stopped() {
+    mkdir "$W/runs/$1" && cp "$W/runs/whole/"*_00000010* "$W/runs/whole/main.log" "$W/runs/$1/"
+}
+goes_on() {
+    grep -qx '# updates 10 to 20' "$W/runs/$3/main.log" || { echo "did not resume"; return 1; }
+    "$@"
+}
+stopped same
+mpi 4 "${GO[@]}" -b 2 -y 1 -o same
+holds "the same mesh goes on bit for bit" goes_on identical whole same
+stopped one
+fold "${GO[@]}" -b 4 -y 1 -o one
+holds "DP 2 x TP 2 goes on in one process" goes_on near whole one 11 20
+stopped two
+mpi 2 "${GO[@]}" -b 4 -y 1 -o two
+holds "DP 2 x TP 2 goes on as TP 2" goes_on near whole two 11 20
+stopped dp
+mpi 2 "${GO[@]}" -b 1 -fold 2 -y 1 -o dp
+holds "DP 2 x TP 2 goes on as DP 2 folded, with accumulation" goes_on near whole dp 11 20
 holds "one process and two go on alike bit for bit" identical one two
 cp -r "$W/runs/one" "$W/runs/back" && rm "$W/runs/back/"*_00000020*
-mpi 4 "${GO[@]}" -b 2 -y 1 -o back; holds "the way back to four processes" goes_on near whole back 11 20
+mpi 4 "${GO[@]}" -b 2 -y 1 -o back
+holds "the way back to four processes" goes_on near whole back 11 20
 
 echo "# memory: broken by a process that holds more than its shards"
 memory() { # folder, processes of a TP group
@@ -216,11 +278,14 @@ n, L, C, Vp, T = int(sys.argv[2]), 4, 256, 128, 16
 sharded = L * (3 * C * C + 3 * C + C * C + 4 * C * C + 4 * C + 4 * C * C)
 replicated = Vp * C + T * C + L * 6 * C + 2 * C
 expected = (sharded / n + replicated) * 4 / 2 ** 20
-lines = re.findall(r"^# .*memory_MiB.*? parameters (\S+).*? gradients (\S+).*? moments (\S+)", open(sys.argv[1]).read(), re.M)
+lines = re.findall(r"^# .*memory_MiB.*? parameters (\S+).*? gradients (\S+).*? moments (\S+)",
+                   open(sys.argv[1]).read(), re.M)
 if not lines: sys.exit("no line memory_MiB")
 for line in lines:
-    for kind, value, want in zip(("parameters", "gradients", "moments"), line, (expected, expected, 2 * expected)):
-        if abs(float(value) - want) > 0.1: sys.exit("%s %s MiB, expected %.1f" % (kind, value, want))
+    for kind, value, want in zip(("parameters", "gradients", "moments"), line,
+                                 (expected, expected, 2 * expected)):
+        if abs(float(value) - want) > 0.1:
+            sys.exit("%s %s MiB, expected %.1f" % (kind, value, want))
 PY
 }
 fold -e 4x4x256 -tp 1 -x 1 -v 0 -o mem1
@@ -228,7 +293,8 @@ mpi 2 -e 4x4x256 -x 1 -v 0 -o mem2
 mpi 4 -e 4x4x256 -tp 4 -x 1 -v 0 -o mem4
 for n in 1 2 4; do holds "1/$n of the sharded tensors, and the others whole" memory mem$n $n; done
 
-echo "# emulated networks: broken by a wait that is left out where ranks are folded, or a wrong number of hops"
+echo "# emulated networks: broken by a wait that is left out where ranks are folded, or a wrong" \
+    "number of hops"
 network() { # folder, R, latency, Gbit/s: comm of every update is at least the formula's
     compute "$W/runs/$1/main.log" "${@:2}" <<'PY'
 import re, sys
@@ -237,7 +303,9 @@ us = 2 * (R - 1) * a + (2 * (R - 1) / R * 8 * 4 * 16 * 32 * 4 / (g * 1e3) if g e
 found = re.findall(r"^s:(\d+) trl.* ar:(\d+).* comm:(\S+)", open(sys.argv[1]).read(), re.M)
 if len(found) != 2: sys.exit("%d updates, expected 2" % len(found))
 for s, ar, comm in found:
-    if not float(comm) >= int(ar) * us * 1e-3 - 0.06: sys.exit("update %s: comm %s ms, expected %.1f" % (s, comm, int(ar) * us * 1e-3))
+    expected = int(ar) * us * 1e-3
+    if not float(comm) >= expected - 0.06:
+        sys.exit("update %s: comm %s ms, expected %.1f" % (s, comm, expected))
     if not int(ar): sys.exit("no all-reduces")
 PY
 }
@@ -248,16 +316,22 @@ for net in "1000 0" "0 0.01" "500 0.05"; do
     mpi 2 -x 2 -v 0 -p sppp -nl $1 -nb $2 -o "net_real_$1_$2"
     holds "-nl $1 -nb $2: folded" network "net_folded_$1_$2" 2 $1 $2
     holds "-nl $1 -nb $2: two processes" network "net_real_$1_$2" 2 $1 $2
-    same "-nl $1 -nb $2 changes no number" "$(steps "net_folded_$1_$2" | md5sum; steps "net_real_$1_$2" | md5sum)" "$(steps net | md5sum; steps net | md5sum)"
+    same "-nl $1 -nb $2 changes no number" \
+        "$(steps "net_folded_$1_$2" | md5sum; steps "net_real_$1_$2" | md5sum)" \
+        "$(steps net | md5sum; steps net | md5sum)"
 done
-# Ladder: an all-reduce is waited for only beyond the sub-block it is hidden behind. A slower machine hides more.
+# Ladder: an all-reduce is waited for only beyond the sub-block it is hidden
+# behind. A slower machine hides more.
 hides() { # folder of t, of l
     compute "$W/runs/$1/main.log" "$W/runs/$2/main.log" <<'PY'
 import re, sys
-t, l = (re.findall(r"^s:\d+ trl.* ar:(\d+).* comm:(\S+)", open(path).read(), re.M)[1:] for path in sys.argv[1:])
-if len(t) != 5 or [ar for ar, comm in t] != [ar for ar, comm in l]: sys.exit("all-reduces: %s and %s" % (t, l))
+t, l = (re.findall(r"^s:\d+ trl.* ar:(\d+).* comm:(\S+)", open(path).read(), re.M)[1:]
+        for path in sys.argv[1:])
+if len(t) != 5 or [ar for ar, comm in t] != [ar for ar, comm in l]:
+    sys.exit("all-reduces: %s and %s" % (t, l))
 waited_t, waited_l = (sorted(float(comm) for ar, comm in x)[2] for x in (t, l))
-if not waited_l < 0.7 * waited_t: sys.exit("comm %.1f ms with l, %.1f with t" % (waited_l, waited_t))
+if not waited_l < 0.7 * waited_t:
+    sys.exit("comm %.1f ms with l, %.1f with t" % (waited_l, waited_t))
 PY
 }
 for p in t l; do
@@ -277,7 +351,11 @@ after_kill() {
     local n seconds
     ended
     seconds=$(($(date +%s) - $1))
-    if [ "$rc" = 0 ] || [ "$seconds" -gt 10 ]; then bad "$3: mpirun ends with an error" "status $rc after $seconds s"; else ok "$3: mpirun ends with an error"; fi
+    if [ "$rc" = 0 ] || [ "$seconds" -gt 10 ]; then
+        bad "$3: mpirun ends with an error" "status $rc after $seconds s"
+    else
+        ok "$3: mpirun ends with an error"
+    fi
     holds "$3: the output names a rank" grep -qE '[Rr]ank [0-9]' "$W/stdout" "$W/stderr"
     sleep 0.2
     same "$3: no process is left" "$(trainers | wc -l)" 0
@@ -290,7 +368,9 @@ after_kill() {
 LONG=(-v 0 -x 1000000 -p sppp -nl 300 -n 5 -nk 2)
 killed_in_update() { # ranks, rank, folder
     background "$1" "${LONG[@]}" -o "$3"
-    until_true reached "$3" "1[0-9]|[2-9][0-9]" || bad "rank $2 of $1 killed in an update: it starts" "$(head -c 300 "$W/stderr" | tr '\n' ' ')"
+    until_true reached "$3" "1[0-9]|[2-9][0-9]" ||
+        bad "rank $2 of $1 killed in an update: it starts" \
+        "$(head -c 300 "$W/stderr" | tr '\n' ' ')"
     kill -9 $(trainer "$2") 2>/dev/null
     after_kill "$(date +%s)" "$3" "rank $2 of $1 killed in an update" -p sppp
 }
@@ -298,8 +378,9 @@ killed_in_update 2 1 kill1
 killed_in_update 2 0 kill0
 killed_in_update 4 2 kill2
 
-# The kill is sent while a file is being written. Up to 4 attempts for one that leaves it half done, since the file may have
-# become whole in between; after these, what the last one left is looked at all the same.
+# The kill is sent while a file is being written. Up to 4 attempts for one that leaves it
+# half done, since the file may have become whole in between; after these, what the last one
+# left is looked at all the same.
 killed_in_checkpoint() { # rank, folder
     local attempt pid limit now
     for attempt in 1 2 3 4; do
@@ -330,17 +411,20 @@ killed_at_start 0 kill0
 
 # ----------------------------------------------------------------------------
 
-echo "# ranks that differ: broken by a hash that is not compared, or by a rank that waits for one that left"
-# pair NAME WHAT "ARGS of rank 0" "ARGS of rank 1" [FOLDER of rank 0, of rank 1]: an error of a rank that says WHAT, within
-# 10 seconds, before anything is written.
+echo "# ranks that differ: broken by a hash that is not compared, or by a rank that waits for" \
+    "one that left"
+# pair NAME WHAT "ARGS of rank 0" "ARGS of rank 1" [FOLDER of rank 0, of rank 1]: an error of a rank
+# that says WHAT, within 10 seconds, before anything is written.
 pair() {
     local begun; begun=$(date +%s)
     rm -rf "$W/runs/never" "$W/runs"/*/never
-    (cd "$W/runs" && exec "${MPIRUN[@]}" -n 1 -wdir "$W/runs/${5:-.}" "$TRAIN" "${SMALL[@]}" -o never $3 : \
-        -n 1 -wdir "$W/runs/${6:-.}" "$TRAIN" "${SMALL[@]}" -o never $4) </dev/null >"$W/stdout" 2>"$W/stderr"; rc=$?
+    (cd "$W/runs" && exec "${MPIRUN[@]}" -n 1 -wdir "$W/runs/${5:-.}" "$TRAIN" "${SMALL[@]}" \
+        -o never $3 : -n 1 -wdir "$W/runs/${6:-.}" "$TRAIN" "${SMALL[@]}" -o never $4) \
+        </dev/null >"$W/stdout" 2>"$W/stderr"; rc=$?
     if [ "$rc" = 0 ]; then bad "$1" "exit status 0"
     elif [ $(($(date +%s) - begun)) -gt 10 ]; then bad "$1" "took more than 10 s"
-    elif ! grep -qE "^error: rank [01]: .*$2" "$W/stderr"; then bad "$1" "no error saying $2: $(grep -m2 error: "$W/stderr" | tr '\n' ' ')"
+    elif ! grep -qE "^error: rank [01]: .*$2" "$W/stderr"; then
+        bad "$1" "no error saying $2: $(grep -m2 error: "$W/stderr" | tr '\n' ' ')"
     elif [ -n "$(find "$W/runs" -name never)" ]; then bad "$1" "wrote the folder of -o"
     elif [ -n "$(trainers)" ]; then bad "$1" "a process is left"; end_all
     else ok "$1"; fi
@@ -364,20 +448,29 @@ poke() { python3 "$W/tool.py" poke "$@"; }
 poke "$W/runs/rank0/model.bin" "$W/runs/rank1/model.bin" wpe 5 0.5
 pair "another model under the same name" "-e" "-e model.bin" "-e model.bin" rank0 rank1
 poke "$W/runs/rank0/model.bin" "$W/runs/rank1/model.bin" fcw 7 0.5
-pair "another model, which differs in a sharded tensor" "-e" "-e model.bin" "-e model.bin" rank0 rank1
+pair "another model, which differs in a sharded tensor" "-e" "-e model.bin" "-e model.bin" rank0 \
+    rank1
 mkdir "$W/runs/rank0/ck" "$W/runs/rank1/ck"
 fold -x 4 -n 2 -v 0 -p s -o ck
-cp "$W/runs/ck/"* "$W/runs/rank0/ck" && cp "$W/runs/ck/"*_00000002* "$W/runs/ck/main.log" "$W/runs/rank1/ck"
+cp "$W/runs/ck/"* "$W/runs/rank0/ck" &&
+    cp "$W/runs/ck/"*_00000002* "$W/runs/ck/main.log" "$W/runs/rank1/ck"
 pair "another checkpoint to resume from" "(-y|-o)" "-o ck -y 1" "-o ck -y 1" rank0 rank1
 rm -r "$W/runs/rank1/ck" && cp -r "$W/runs/ck" "$W/runs/rank1/ck"
-poke "$W/runs/ck/state_00000004.bin" "$W/runs/rank1/ck/state_00000004.bin" qkvw 7 0.5 # moments begin as a model does
+# Moments begin as a model does.
+poke "$W/runs/ck/state_00000004.bin" "$W/runs/rank1/ck/state_00000004.bin" qkvw 7 0.5
 pair "the same checkpoint with other moments" "(-y|-o)" "-o ck -y 1" "-o ck -y 1" rank0 rank1
 
-echo "# a loss that is not a number: broken by max and isnan that lose it, or by ranks that go on without the others"
+echo "# a loss that is not a number: broken by max and isnan that lose it, or by ranks that go" \
+    "on without the others"
 mpi 2 -v 0 -p sppp -x 4 -n 2 -o nan
-poke "$W/runs/nan/model_00000004.bin" "$W/runs/nan/model_00000004.bin" qkvw $((3 * 3 * 32 * 32 + 3 * 32 * 32 - 1)) nan # last block, rank 1's
+# Last block, rank 1's.
+poke "$W/runs/nan/model_00000004.bin" "$W/runs/nan/model_00000004.bin" qkvw \
+    $((3 * 3 * 32 * 32 + 3 * 32 * 32 - 1)) nan
 mpi_try 2 -v 0 -p sppp -x 8 -n 2 -y 1 -o nan
-same "NaN ends all ranks with the update and a tensor" "$((rc != 0)) $(grep -oE '^error: rank [01]: update 5: .*gradient of [a-z0-9]+' "$W/stderr" | grep -oE 'update 5|gradient' | sort -u | tr '\n' ' ')$(trainers | wc -l)" "1 gradient update 5 0"
+same "NaN ends all ranks with the update and a tensor" \
+    "$((rc != 0)) $(grep -oE '^error: rank [01]: update 5: .*gradient of [a-z0-9]+' "$W/stderr" |
+        grep -oE 'update 5|gradient' | sort -u | tr '\n' ' ')$(trainers | wc -l)" \
+    "1 gradient update 5 0"
 same "the checkpoints of before stay" "$(kept nan)" "00000002 00000004 "
 rm "$W/runs/nan/"*_00000004*
 mpi 2 -v 0 -p sppp -x 4 -n 2 -y 1 -o nan
@@ -386,7 +479,8 @@ holds "the run goes on from the one before" reached nan 4
 # ----------------------------------------------------------------------------
 
 if [ -n "${SOAK:-}" ]; then updates=2000 kills=10 every=20; else updates=40 kills=3 every=1; fi
-echo "# soak: $updates updates killed and resumed $kills times: broken by state that is not in the checkpoint"
+echo "# soak: $updates updates killed and resumed $kills times: broken by state that is not in" \
+    "the checkpoint"
 RANDOM=${SEED:-$$}
 LASTING=(-x $updates -n $every -nk 3 -v 10 -p sppp -nl 1500 -u 5 -gc 0.5)
 mpi 2 "${LASTING[@]}" -o quiet

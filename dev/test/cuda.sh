@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# End-to-end tests of the CUDA trainer as a user runs it, built for the stand-in (dev/emu), so that they need no GPU: against the
-# CPU trainer, several processes, memory, resuming, bad input, and what happens when a rank dies. What kernels compute is
-# test_gpt2cu's matter. Needs bash and python3, OpenMPI for a part; writes only below a temporary folder.
+# End-to-end tests of the CUDA trainer as a user runs it, built for the stand-in (dev/emu), so that
+# they need no GPU: against the CPU trainer, several processes, memory, resuming, bad input, and
+# what happens when a rank dies. What kernels compute is test_gpt2cu's matter. Needs bash and
+# python3, OpenMPI for a part; writes only below a temporary folder.
 #
-#     dev/test_cuda.sh        # after make train_gpt2 train_gpt2cu_emu train_gpt2cu_emu_fp32 dev/train_faulty_emu, or
-#                             # TRAINER=bf16 TRAINER_FP32=fp32 TRAIN=cpu FAULTY=faulty dev/test_cuda.sh for other programs
+#     make train_gpt2 train_gpt2cu_emu train_gpt2cu_emu_fp32 dev/test/train_faulty_emu
+#     dev/test/cuda.sh
+#     TRAINER=bf16 TRAINER_FP32=fp32 TRAIN=cpu FAULTY=faulty dev/test/cuda.sh # other programs
 #
 # Prints `ok <name>`, `FAILED <name>: <why>` or `skip <name>: <reason>` for each test, then
 # `test_cuda: N passed, N failed, N skipped`, and exits with 1 if any failed.
@@ -30,26 +32,42 @@ program() { # name, path, what makes it
 program cpu "${TRAIN:-./train_gpt2}" train_gpt2
 program cuda "${TRAINER:-./train_gpt2cu_emu}" train_gpt2cu_emu
 program cuda_fp32 "${TRAINER_FP32:-./train_gpt2cu_emu_fp32}" train_gpt2cu_emu_fp32
-FAULTY=${FAULTY:-dev/train_faulty_emu}
+FAULTY=${FAULTY:-dev/test/train_faulty_emu}
 [ -x "$FAULTY" ] && cp "$FAULTY" "$W/faulty"
 has_mpi=0
 command -v mpirun >/dev/null && ldd "$W/cuda_fp32" 2>/dev/null | grep -q 'libmpi[._]' && has_mpi=1
 
 # Every run starts from these; an option given again later wins.
 SMALL=(-i train.bin -j val.bin -e 2x4x32 -t 16 -b 2 -x 10 -l 3e-3 -v 0 -m 2)
-MPIRUN=(timeout -k 5 60 mpirun --oversubscribe --bind-to none -x ASAN_OPTIONS=detect_leaks=0) # the leaks are OpenMPI's
+# The leaks are OpenMPI's.
+MPIRUN=(timeout -k 5 60 mpirun --oversubscribe --bind-to none -x ASAN_OPTIONS=detect_leaks=0)
 
-# try PROGRAM ARGS...; mpi_try N PROGRAM ARGS...: leave $rc, $W/stdout, $W/stderr. run and mpi: a failure is a failed test.
-try() { (cd "$W/runs" && exec timeout -k 5 60 "$W/$1" "${SMALL[@]}" "${@:2}") </dev/null >"$W/stdout" 2>"$W/stderr"; rc=$?; }
-mpi_try() { (cd "$W/runs" && exec "${MPIRUN[@]}" -n "$1" "$W/$2" "${SMALL[@]}" "${@:3}") </dev/null >"$W/stdout" 2>"$W/stderr"; rc=$?; }
-worked() { [ "$rc" = 0 ] || bad "$*" "exit status $rc: $(grep -m1 error: "$W/stderr" || head -c 600 "$W/stderr" | tr '\n' ' ')"; }
+# try PROGRAM ARGS...; mpi_try N PROGRAM ARGS...: leave $rc, $W/stdout, $W/stderr. run and
+# mpi: a failure is a failed test.
+try() {
+    (cd "$W/runs" && exec timeout -k 5 60 "$W/$1" "${SMALL[@]}" "${@:2}") </dev/null >"$W/stdout" \
+        2>"$W/stderr"
+    rc=$?
+}
+mpi_try() {
+    (cd "$W/runs" && exec "${MPIRUN[@]}" -n "$1" "$W/$2" "${SMALL[@]}" "${@:3}") </dev/null \
+        >"$W/stdout" 2>"$W/stderr"
+    rc=$?
+}
+worked() {
+    [ "$rc" = 0 ] ||
+        bad "$*" \
+        "exit status $rc: $(grep -m1 error: "$W/stderr" || head -c 600 "$W/stderr" | tr '\n' ' ')"
+}
 run() { try "$@"; worked "$@"; }
 mpi() { mpi_try "$@"; worked "mpirun -n $*"; }
 
 trainers() { pgrep -f "^$W/(cpu|cuda|cuda_fp32|faulty) "; }
 end_all() { local pids; pids=$(trainers) && kill -9 $pids 2>/dev/null; true; }
 
-steps()   { sed -nE '/^s:/ { s/ ms:[0-9.]+ tok:[0-9]+//; s/ comm:[0-9.]+//; p }' "$W/runs/$1/main.log"; }
+steps() {
+    sed -nE '/^s:/ { s/ ms:[0-9.]+ tok:[0-9]+//; s/ comm:[0-9.]+//; p }' "$W/runs/$1/main.log"
+}
 keys()    { sed -nE '/^s:/ { s/:[^ ]+//g; p }' "$W/runs/$1/main.log" | sort -u; }
 traffic() { sed -nE 's/^s:([0-9]+) .*(ar:[0-9]+ mb:[0-9.]+).*/\1 \2/p' "$W/runs/$1/main.log"; }
 memory()  { sed -nE "s/^# memory_MiB.* $2 ([0-9.]+).*/\\1/p" "$W/runs/$1/main.log"; } # folder, kind
@@ -64,24 +82,33 @@ def losses(path):
     return {(int(s), kind): float(loss) for s, kind, loss in found if first <= int(s) <= last}
 a, b = losses(sys.argv[1]), losses(sys.argv[2])
 if sorted(a) != sorted(b): sys.exit("lines differ: %s and %s" % (sorted(a), sorted(b)))
-if sum(kind == "trl" for s, kind in a) != last - max(first, 1) + 1: sys.exit("only %d lines" % len(a))
+if sum(kind == "trl" for s, kind in a) != last - max(first, 1) + 1:
+    sys.exit("only %d lines" % len(a))
 worst = max(a, key=lambda k: abs(a[k] - b[k]))
-if not abs(a[worst] - b[worst]) <= float(sys.argv[5]): sys.exit("update %d %s: %f and %f" % (*worst, a[worst], b[worst]))
+if not abs(a[worst] - b[worst]) <= float(sys.argv[5]):
+    sys.exit("update %d %s: %f and %f" % (*worst, a[worst], b[worst]))
 PY
 }
 identical() { [ -n "$(steps "$1")" ] && diff <(steps "$1") <(steps "$2"); }
 files_identical() { # folder, folder, update
     local kind
-    for kind in model state; do cmp "$W/runs/$1/${kind}_$3.bin" "$W/runs/$2/${kind}_$3.bin" || return 1; done
+    for kind in model state; do
+        cmp "$W/runs/$1/${kind}_$3.bin" "$W/runs/$2/${kind}_$3.bin" || return 1
+    done
 }
 
 # refused NAME WHAT COMMAND...: exit status 1, and an error that says WHAT; nothing is written.
 refused() {
     "${@:3}"
-    if [ "$rc" != 1 ]; then bad "$1" "exit status $rc: $(head -c 300 "$W/stderr" | tr '\n' ' ')"
-    elif ! grep -qE "^error: (rank [0-9]+: )?.*$2" "$W/stderr"; then bad "$1" "no error saying $2: $(head -c 300 "$W/stderr" | tr '\n' ' ')"
-    elif [ -e "$W/runs/never" ]; then bad "$1" "wrote the folder of -o"
-    else ok "$1"; fi
+    if [ "$rc" != 1 ]; then
+        bad "$1" "exit status $rc: $(head -c 300 "$W/stderr" | tr '\n' ' ')"
+    elif ! grep -qE "^error: (rank [0-9]+: )?.*$2" "$W/stderr"; then
+        bad "$1" "no error saying $2: $(head -c 300 "$W/stderr" | tr '\n' ' ')"
+    elif [ -e "$W/runs/never" ]; then
+        bad "$1" "wrote the folder of -o"
+    else
+        ok "$1"
+    fi
 }
 
 # ----------------------------------------------------------------------------
@@ -97,13 +124,15 @@ def tokens(seed, n):
     while len(ids) < n: ids.append((ids[-1] * 7 + random.randrange(9)) % V)
     return struct.pack("<256i", 20240520, 1, n, V, *[0] * 252) + struct.pack("<%dH" % n, *ids)
 write("train.bin", tokens(1, 4000)), write("val.bin", tokens(2, 500))
-write("tokenizer.bin", struct.pack("<256i", 20240328, 2, V, 0, *[0] * 252) + b"".join(bytes([1, 48 + i]) for i in range(V)))
+write("tokenizer.bin", struct.pack("<256i", 20240328, 2, V, 0, *[0] * 252) +
+      b"".join(bytes([1, 48 + i]) for i in range(V)))
 PY
 ) || { echo "FAILED setup: python3"; exit 1; }
 
 # ----------------------------------------------------------------------------
 
-echo "# each letter, fp32, as the CPU trainer: broken by another order of data, another schedule, or a wrong gradient"
+echo "# each letter, fp32, as the CPU trainer: broken by another order of data, another" \
+    "schedule, or a wrong gradient"
 while read -r name args; do
     run cpu $args -v 5 -o cpu_$name
     run cuda_fp32 $args -v 5 -o fp32_$name
@@ -125,9 +154,12 @@ for p in t p; do
     run cpu -p $p -x 20 -v 20 -o cpu_long_$p
     run cuda -p $p -x 20 -v 20 -o bf16_$p
     holds "bf16, 20 updates as the CPU trainer: -p $p" near cpu_long_$p bf16_$p 0 20 2e-2
-    holds "as many all-reduces, of half the size" compute "$W/runs/cpu_long_$p/main.log" "$W/runs/bf16_$p/main.log" <<'PY'
+    holds "as many all-reduces, of half the size" compute "$W/runs/cpu_long_$p/main.log" \
+        "$W/runs/bf16_$p/main.log" <<'PY'
 import re, sys
-def traffic(path): return [(int(ar), float(mb)) for ar, mb in re.findall(r"^s:.* ar:(\d+) mb:(\S+)", open(path).read(), re.M)]
+def traffic(path):
+    lines = re.findall(r"^s:.* ar:(\d+) mb:(\S+)", open(path).read(), re.M)
+    return [(int(ar), float(mb)) for ar, mb in lines]
 a, b = traffic(sys.argv[1]), traffic(sys.argv[2])
 if len(a) != 20 or len(b) != 20: sys.exit("%d and %d lines" % (len(a), len(b)))
 for x, y in zip(a, b):
@@ -139,10 +171,12 @@ echo "# other orders of threads, blocks and streams: broken by a race"
 for p in t p; do
     EMU_SEED=1 run cuda -p $p -x 4 -n 4 -o seed1_$p
     EMU_SEED=4242 run cuda -p $p -x 4 -n 4 -o seed2_$p
-    holds "-p $p under two seeds of the stand-in: the same model, bit for bit" files_identical seed1_$p seed2_$p 00000004
+    holds "-p $p under two seeds of the stand-in: the same model, bit for bit" files_identical \
+        seed1_$p seed2_$p 00000004
 done
 
-echo "# options of CUDA: broken by a recomputed activation that differs, or that is kept all the same"
+echo "# options of CUDA: broken by a recomputed activation that differs, or that is kept all the" \
+    "same"
 run cuda_fp32 -p p -x 4 -o r0
 run cuda_fp32 -p p -x 4 -r 1 -o r1
 run cuda_fp32 -p p -x 4 -r 2 -o r2
@@ -150,7 +184,9 @@ holds "-r 1 trains the same" near r0 r1 1 4 1e-5
 holds "-r 2 trains the same" near r0 r2 1 4 1e-5
 big=(-p p -e 4x4x128 -b 4 -t 64 -x 0)
 for r in 0 1 2; do run cuda "${big[@]}" -r $r -o big$r; done
-holds "-r 1 and -r 2 need less memory for activations" awk "BEGIN { exit !($(memory big0 activations) > $(memory big1 activations) && $(memory big1 activations) > $(memory big2 activations)) }"
+holds "-r 1 and -r 2 need less memory for activations" awk \
+    "BEGIN { r0 = $(memory big0 activations); r1 = $(memory big1 activations)
+        exit !(r0 > r1 && r1 > $(memory big2 activations)) }"
 run cuda_fp32 -p p -d 64 -x 4 -b 2 -o accumulated
 run cuda_fp32 -p p -x 4 -b 4 -o whole
 holds "two micro-batches as one of twice the size" near accumulated whole 1 4 1e-5
@@ -161,9 +197,11 @@ import re, sys
 found = re.findall(r"^s:(\d+) trl.* ar:(\d+).* comm:(\S+)", open(sys.argv[1]).read(), re.M)
 us = 2 * 1000 + 8 * 4 * 16 * 2 * 32 / 1e3
 if len(found) != 2: sys.exit("%d updates" % len(found))
-for s, ar, comm in found: # all of it in the forward pass; weight gradients are computed meanwhile in the backward pass
+# All of it in the forward pass; weight gradients are computed meanwhile in the backward pass.
+for s, ar, comm in found:
     expected = int(ar) / 2 * us * 1e-3
-    if not float(comm) >= expected - 0.06: sys.exit("update %s: comm %s ms, expected %.1f" % (s, comm, expected))
+    if not float(comm) >= expected - 0.06:
+        sys.exit("update %s: comm %s ms, expected %.1f" % (s, comm, expected))
 PY
 same "and changes no number" "$(steps net)" "$(steps net0)"
 run cuda_fp32 -p s -x 4 -d 64 -b 2 -o first
@@ -172,7 +210,10 @@ holds "-ms 3, the fastest of three algorithms, trains the same" near first faste
 run cuda_fp32 -p l -x 3 -o hidden0
 run cuda_fp32 -p l -x 3 -nl 1000 -o hidden
 same "nor where it is hidden behind computation" "$(steps hidden)" "$(steps hidden0)"
-sample() { run "$1" -p t -x 2 -s 1 -g 24 -gp 012; sampled=$(grep -a -A1 '^--- sample' "$W/stdout" | grep -a -v '^--'); }
+sample() {
+    run "$1" -p t -x 2 -s 1 -g 24 -gp 012
+    sampled=$(grep -a -A1 '^--- sample' "$W/stdout" | grep -a -v '^--')
+}
 sample cpu; by_cpu=$sampled
 sample cuda_fp32
 same "samples are those of the CPU trainer" "$sampled" "$by_cpu"
@@ -181,9 +222,12 @@ same "two of them, that go on from the prompt" "$(grep -a -cE '^012.{24}$' <<<"$
 echo "# resuming: broken by state that is not in the checkpoint, or a rounded copy of the weights"
 for program in cuda cuda_fp32; do
     run $program -p p -x 8 -n 4 -o whole_$program
-    mkdir "$W/runs/part_$program" && cp "$W/runs/whole_$program/"*_00000004* "$W/runs/whole_$program/main.log" "$W/runs/part_$program/"
+    mkdir "$W/runs/part_$program" &&
+        cp "$W/runs/whole_$program/"*_00000004* "$W/runs/whole_$program/main.log" \
+        "$W/runs/part_$program/"
     run $program -p p -x 8 -n 4 -y 1 -o part_$program
-    holds "$program: a resumed run is the uninterrupted one, bit for bit" identical whole_$program part_$program
+    holds "$program: a resumed run is the uninterrupted one, bit for bit" identical whole_$program \
+        part_$program
     holds "$program: and so are its files" files_identical whole_$program part_$program 00000008
 done
 taken_over() { # by PROGRAM from FOLDER at update 4, into FOLDER
@@ -200,22 +244,28 @@ holds "CUDA in bf16 goes on from the CPU trainer's" near whole_cpu bf16_takes 5 
 
 echo "# bad input: broken by a kernel that is launched with it"
 OUT=(-o never)
-EMU_GPUS=0 refused "no GPU" "no GPU that CUDA can use.*train_gpt2 trains on the CPU" try cuda "${OUT[@]}"
+EMU_GPUS=0 refused "no GPU" "no GPU that CUDA can use.*train_gpt2 trains on the CPU" try cuda \
+    "${OUT[@]}"
 refused "heads of 12" "head size of 12 .*multiple of 8" try cuda -e 4x4x48 "${OUT[@]}"
 refused "heads of 136" "head size of 136 .*up to 128" try cuda -e 1x2x272 "${OUT[@]}"
-refused "channels that do not fit the heads" "50 channels cannot be divided by 4 heads" try cuda -e 4x4x50 "${OUT[@]}"
+refused "channels that do not fit the heads" "50 channels cannot be divided by 4 heads" try cuda \
+    -e 4x4x50 "${OUT[@]}"
 refused "-tp 3 with 4 heads" "-tp 3: 4 heads cannot be divided" try cuda -tp 3 "${OUT[@]}"
 refused "-r 3" "-r '3'" try cuda -r 3 "${OUT[@]}"
 refused "-cm of another name" "-cm 'gloo'.*nccl mpi" try cuda -cm gloo "${OUT[@]}"
 run cuda -cm nccl -z 1 -x 1
 same "-cm nccl and -z 1 in one process run" "$rc" 0
-refused "a loss that is not a number names update and tensor" "update [0-9]+: .*gradient of [a-z0-9]+ is not finite" try cuda_fp32 -l 1e3 -gc 0
+refused "a loss that is not a number names update and tensor" \
+    "update [0-9]+: .*gradient of [a-z0-9]+ is not finite" try cuda_fp32 -l 1e3 -gc 0
 
 echo "# memory: broken by an allocation that nobody counts, or an error that does not help"
 run cuda -x 0 -o mem
-whole=$(sed -nE 's/^# memory_MiB parameters ([0-9.]+) gradients ([0-9.]+) optimizer ([0-9.]+) activations ([0-9.]+)/\1 + \2 + \3 + \4/p' "$W/runs/mem/main.log" | head -n 1)
+kinds='parameters ([0-9.]+) gradients ([0-9.]+) optimizer ([0-9.]+) activations ([0-9.]+)'
+whole=$(sed -nE "s/^# memory_MiB $kinds/\\1 + \\2 + \\3 + \\4/p" "$W/runs/mem/main.log" | head -n 1)
 asked() { # NAME, MiB too few, kind, advice: of a model of 8 x 512 channels
-    EMU_MEMORY_MIB=$2 refused "$1" "out of GPU memory: [0-9.]+ MiB asked for $3, .*parameters [0-9.]+.*MiB are free; .*$4" try cuda -e 8x8x512 -b 4 -t 16 "${OUT[@]}"
+    EMU_MEMORY_MIB=$2 refused "$1" \
+        "out of GPU memory: [0-9.]+ MiB asked for $3, .*parameters [0-9.]+.*MiB are free; .*$4" \
+        try cuda -e 8x8x512 -b 4 -t 16 "${OUT[@]}"
 }
 asked "out of memory for parameters"  20 "parameters" "more GPUs under mpirun"
 asked "out of memory for gradients"   60 "gradients" "-z 1"
@@ -248,19 +298,26 @@ foldvp -p p -pm mean -tp 4 -fold 2 -vp 1 -r 2
 ladder -p l
 ladderfold -p sl -tp 4 -fold 2 -r 2
 ARGS
-mkdir -p "$W/runs/data/shakespeare_char" && cp "$W/runs/train.bin" "$W/runs/val.bin" "$W/runs/data/shakespeare_char/"
-(cd "$W/runs" && exec "${MPIRUN[@]}" -n 2 "$W/cuda" -p sppp -tp 2 -x 2) </dev/null >"$W/stdout" 2>"$W/stderr"
-same "mpirun -n 2 train_gpt2cu_emu -p sppp -tp 2 trains, with every other option its default" "$(grep -c '^s:2 trl:' "$W/stdout")" 1
+mkdir -p "$W/runs/data/shakespeare_char" &&
+    cp "$W/runs/train.bin" "$W/runs/val.bin" "$W/runs/data/shakespeare_char/"
+(cd "$W/runs" && exec "${MPIRUN[@]}" -n 2 "$W/cuda" -p sppp -tp 2 -x 2) </dev/null >"$W/stdout" \
+    2>"$W/stderr"
+same "mpirun -n 2 train_gpt2cu_emu -p sppp -tp 2 trains, with every other option its default" \
+    "$(grep -c '^s:2 trl:' "$W/stdout")" 1
 run cuda -p p -x 4 -o bf16_one
 mpi 2 cuda -p p -x 4 -n 2 -o bf16_two
 holds "bf16, two processes as one" near bf16_one bf16_two 1 4 1e-2
 mpi 2 cuda_fp32 -p sppp -e 4x4x32 -pm mean -x 4 -v 2 -d 64 -cm mpi -o two_mpi
 holds "-cm mpi" near one_sppp two_mpi 0 4 1e-5
-same "and says so" "$(grep -c 'by MPI through host memory' "$W/runs/two_mpi/main.log") $(grep -c 'by NCCL' "$W/runs/two_sppp/main.log")" "1 1"
+same "and says so" \
+    "$(grep -c 'by MPI through host memory' "$W/runs/two_mpi/main.log") $(
+        grep -c 'by NCCL' "$W/runs/two_sppp/main.log")" \
+    "1 1"
 mpi 2 cuda -p p -x 4 -cm mpi -o bf16_two_mpi
 holds "-cm mpi, bf16" near bf16_one bf16_two_mpi 1 4 1e-2
 
-echo "# replicas: broken by a gradient scaled by DP, a sum that begins too early, or state of another replica"
+echo "# replicas: broken by a gradient scaled by DP, a sum that begins too early, or state of" \
+    "another replica"
 run cuda_fp32 -p p -b 4 -x 6 -d 64 -v 6 -o dp1
 mpi 4 cuda_fp32 -p p -b 2 -x 6 -d 64 -v 6 -m 4 -n 3 -o dp2
 holds "DP 2 x TP 2 as one process" near dp1 dp2 0 6 1e-5
@@ -272,43 +329,64 @@ holds "and so are its files" files_identical dp2 dp2_zero 00000006
 mpi 2 cuda -p p -fold 2 -x 4 -n 2 -o bf16_dp2
 mpi 2 cuda -p p -fold 2 -x 4 -n 2 -z 1 -cm mpi -o bf16_dp2_zero
 holds "bf16 and -cm mpi too, with two replicas" files_identical bf16_dp2 bf16_dp2_zero 00000004
-holds "-z 1 halves the optimizer state" awk "BEGIN { whole = $(memory bf16_dp2 optimizer | head -n 1); half = $(memory bf16_dp2_zero optimizer | head -n 1); exit !(half > 0 && half < 0.6 * whole + 0.06) }"
-mkdir "$W/runs/zero_resumed" && cp "$W/runs/dp2_zero/"*_00000003* "$W/runs/dp2_zero/main.log" "$W/runs/zero_resumed/"
+holds "-z 1 halves the optimizer state" awk \
+    "BEGIN { whole = $(memory bf16_dp2 optimizer | head -n 1)
+        half = $(memory bf16_dp2_zero optimizer | head -n 1)
+        exit !(half > 0 && half < 0.6 * whole + 0.06) }"
+mkdir "$W/runs/zero_resumed" &&
+    cp "$W/runs/dp2_zero/"*_00000003* "$W/runs/dp2_zero/main.log" "$W/runs/zero_resumed/"
 mpi 4 cuda_fp32 -p p -b 2 -x 6 -d 64 -v 6 -m 4 -z 1 -n 3 -y 1 -o zero_resumed
 holds "-z 1 resumes bit for bit" files_identical dp2 zero_resumed 00000006
-mkdir "$W/runs/crossed" && cp "$W/runs/dp2_zero/"*_00000003* "$W/runs/dp2_zero/main.log" "$W/runs/crossed/"
+mkdir "$W/runs/crossed" &&
+    cp "$W/runs/dp2_zero/"*_00000003* "$W/runs/dp2_zero/main.log" "$W/runs/crossed/"
 run cpu -p p -b 4 -x 6 -d 64 -v 6 -y 1 -o crossed
-holds "a checkpoint of DP 2 x TP 2 with -z 1 goes on in the CPU trainer, alone" near dp1 crossed 4 6 1e-4
+holds "a checkpoint of DP 2 x TP 2 with -z 1 goes on in the CPU trainer, alone" near dp1 crossed 4 \
+    6 1e-4
 
 echo "# processes and GPUs: broken by two ranks on one GPU, or a process that waits for ever"
 EMU_GPUS=1 mpi 3 cuda_fp32 -p p -x 4 -o aside
-same "processes beyond the GPUs step aside, and it is said" "$(grep -cE '^# aside 2 processes' "$W/stdout")$(grep -cE '^# mesh 1 process ' "$W/stdout")" 11
+same "processes beyond the GPUs step aside, and it is said" \
+    "$(grep -cE '^# aside 2 processes' "$W/stdout")$(grep -cE '^# mesh 1 process ' "$W/stdout")" \
+    11
 holds "and the rest trains as ever" near r0 aside 1 4 1e-5
-(cd "$W/runs" && exec env EMU_GPUS=1 "${MPIRUN[@]}" -n 1 -x EMU_FIRST_GPU=0 "$W/cuda_fp32" "${SMALL[@]}" -p p -x 4 -o handed \
-    : -n 1 -x EMU_FIRST_GPU=1 "$W/cuda_fp32" "${SMALL[@]}" -p p -x 4 -o handed) </dev/null >"$W/stdout" 2>"$W/stderr"
-same "nobody steps aside where the launcher gives each process a GPU of its own" "$(grep -c '^# aside' "$W/runs/handed/main.log") \
-$(grep -c '^# process 1 ' "$W/runs/handed/main.log")" "0 1"
+(cd "$W/runs" && exec env EMU_GPUS=1 "${MPIRUN[@]}" -n 1 -x EMU_FIRST_GPU=0 "$W/cuda_fp32" \
+    "${SMALL[@]}" -p p -x 4 -o handed \
+    : -n 1 -x EMU_FIRST_GPU=1 "$W/cuda_fp32" "${SMALL[@]}" -p p -x 4 -o handed) </dev/null \
+    >"$W/stdout" 2>"$W/stderr"
+same "nobody steps aside where the launcher gives each process a GPU of its own" \
+    "$(grep -c '^# aside' "$W/runs/handed/main.log") $(
+        grep -c '^# process 1 ' "$W/runs/handed/main.log")" "0 1"
 EMU_GPUS=1 mpi 2 cuda_fp32 -p p -x 4 -cm mpi -o shared
-same "-cm mpi: two processes share a GPU" "$(grep -cE '^# process [01] .* on GPU 0' "$W/stdout")$(grep -c '^# aside' "$W/stdout")" 20
+same "-cm mpi: two processes share a GPU" \
+    "$(grep -cE '^# process [01] .* on GPU 0' "$W/stdout")$(grep -c '^# aside' "$W/stdout")" 20
 holds "and train as ever" near r0 shared 1 4 1e-5
 rm -rf "$W/runs/never"
-refused "-tp 2 -fold 1 with three processes" "needs a multiple of 2 processes, but there are 3" mpi_try 3 cuda -fold 1 "${OUT[@]}"
+refused "-tp 2 -fold 1 with three processes" "needs a multiple of 2 processes, but there are 3" \
+    mpi_try 3 cuda -fold 1 "${OUT[@]}"
 
 killed() { # -cm
-    local begun pid limit
-    (cd "$W/runs" && exec "${MPIRUN[@]}" -n 2 "$W/cuda_fp32" "${SMALL[@]}" -p p -x 100000 -cm "$1" -n 5 -nk 2 -o "killed_$1") </dev/null >"$W/stdout" 2>"$W/stderr" &
+    local begun pid limit saved
+    (cd "$W/runs" && exec "${MPIRUN[@]}" -n 2 "$W/cuda_fp32" "${SMALL[@]}" -p p -x 100000 -cm "$1" \
+        -n 5 -nk 2 -o "killed_$1") </dev/null >"$W/stdout" 2>"$W/stderr" &
     launched=$!
     limit=$((SECONDS + 30))
-    until grep -qE '^s:7 trl' "$W/runs/killed_$1/main.log" 2>/dev/null || [ $SECONDS -ge $limit ]; do sleep 0.05; done
+    until grep -qE '^s:7 trl' "$W/runs/killed_$1/main.log" 2>/dev/null ||
+        [ $SECONDS -ge $limit ]; do
+        sleep 0.05
+    done
     for pid in $(trainers); do
-        tr '\0' '\n' <"/proc/$pid/environ" 2>/dev/null | grep -qx "OMPI_COMM_WORLD_RANK=1" && kill -9 "$pid"
+        tr '\0' '\n' <"/proc/$pid/environ" 2>/dev/null | grep -qx "OMPI_COMM_WORLD_RANK=1" &&
+            kill -9 "$pid"
     done
     begun=$SECONDS
     wait "$launched"; rc=$?
-    same "-cm $1, a rank killed: mpirun ends with an error, soon, and no process is left" "$((rc != 0)) $((SECONDS - begun < 30)) $(sleep 0.5; trainers | wc -l)" "1 1 0"
-    holds "-cm $1, a rank killed: the output names a rank" grep -qE '[Rr]ank [0-9]' "$W/stdout" "$W/stderr"
+    same "-cm $1, a rank killed: mpirun ends with an error, soon, and no process is left" \
+        "$((rc != 0)) $((SECONDS - begun < 30)) $(sleep 0.5; trainers | wc -l)" "1 1 0"
+    holds "-cm $1, a rank killed: the output names a rank" grep -qE '[Rr]ank [0-9]' "$W/stdout" \
+        "$W/stderr"
     end_all
-    run cuda_fp32 -p p -y 1 -n 0 -x $(($(cd "$W/runs/killed_$1" && ls DONE_* | tail -n 1 | sed 's/DONE_0*//') + 1)) -o "killed_$1"
+    saved=$(cd "$W/runs/killed_$1" && ls DONE_* | tail -n 1 | sed 's/DONE_0*//')
+    run cuda_fp32 -p p -y 1 -n 0 -x $((saved + 1)) -o "killed_$1"
 }
 killed nccl
 killed mpi
@@ -319,12 +397,18 @@ if [ -x "$W/faulty" ]; then
     holds "no fault: two processes as one" near one_t faultless 0 4 1e-5
     for seed in 1 2 3; do
         EMU_SEED=$seed mpi 2 faulty -p t -v 2 -x 4 -ms 3 -o agreed$seed
-        holds "-ms 3 on two processes, replicas compared: which algorithm is fastest is agreed on" near one_t agreed$seed 0 4 1e-5
+        holds "-ms 3 on two processes, replicas compared: which algorithm is fastest is agreed on" \
+            near one_t agreed$seed 0 4 1e-5
     done
     PLANTED_FAULT=2 mpi_try 2 faulty -p t -v 2 -x 4 -o faulty
-    if [ "$rc" = 0 ] && near one_t faulty 0 4 1e-5; then bad "planted fault: an all-reduce told bytes" "went unseen"; else ok "planted fault: an all-reduce told bytes is seen ($(grep -m1 -oE '(emu|error): .*' "$W/stderr" | cut -c1-100))"; fi
+    if [ "$rc" = 0 ] && near one_t faulty 0 4 1e-5; then
+        bad "planted fault: an all-reduce told bytes" "went unseen"
+    else
+        why=$(grep -m1 -oE '(emu|error): .*' "$W/stderr" | cut -c1-100)
+        ok "planted fault: an all-reduce told bytes is seen ($why)"
+    fi
 else
-    skip "planted fault" "make dev/train_faulty_emu"
+    skip "planted fault" "make dev/test/train_faulty_emu"
 fi
 
 echo "test_cuda: $passed passed, $failed failed, $skipped skipped"

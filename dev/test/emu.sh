@@ -1,12 +1,14 @@
 #!/bin/sh
-# The tests of the stand-in for CUDA (dev/emu) in each of its builds: what one build cannot look for, another does.
-cd "$(dirname "$0")/.." || exit 1
+# The tests of the stand-in for CUDA (dev/emu) in each of its builds: what one build
+# cannot look for, another does.
+cd "$(dirname "$0")/../.." || exit 1
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1
 passed=0 failed=0 skipped=0
 log=$(mktemp) || exit 1
 trap 'rm -f "$log"' EXIT
 
-run() { # run NAME COMMAND...: counts what passed and failed; what it skipped, the other builds do not
+# run NAME COMMAND...: counts what passed and failed; what it skipped, the other builds do not.
+run() {
     name=$1
     shift
     "$@" >"$log" 2>/dev/null
@@ -27,7 +29,9 @@ run "test_emu with the address sanitizer" env ASAN_OPTIONS=detect_leaks=0 dev/em
 if command -v mpirun >/dev/null; then
     run "test_emu, two processes" mpirun -n 2 dev/emu/test_emu
 else
-    skipped=1 && echo "skip   collectives of several processes: no mpirun (Debian: apt-get install libopenmpi-dev openmpi-bin)"
+    skipped=1 &&
+        echo "skip   collectives of several processes: no mpirun (Debian: apt-get install" \
+        "libopenmpi-dev openmpi-bin)"
 fi
 echo "test_emu: $passed passed, $failed failed, $skipped skipped"
 [ "$failed" -eq 0 ]

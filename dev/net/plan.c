@@ -1,27 +1,32 @@
 /*
 What every block pattern would cost per update on a given network, from one measured run.
 
-  make dev/plan
-  OMP_NUM_THREADS=1 ./train_gpt2 -e 4x4x128 -b 12 -x 20 -v 0 -o OUT     any pattern, with or without -nl -nb
-  dev/plan OUT/main.log 5000 1                                         5 ms per hop, 1 Gbit/s per link
-  dev/plan OUT/main.log 5000 1 150                                     and which pattern keeps to 150 ms per update
-  dev/plan OUT/main.log 5000 1 0 sspp tpps                             no budget, and two patterns more in the table
+  make dev/net/plan
+  OMP_NUM_THREADS=1 ./train_gpt2 -e 4x4x128 -b 12 -x 20 -v 0 -o OUT
+  dev/net/plan OUT/main.log 5000 1                  5 ms per hop, 1 Gbit/s per link
+  dev/net/plan OUT/main.log 5000 1 150              and which pattern keeps to 150 ms per update
+  dev/net/plan OUT/main.log 5000 1 0 sspp tpps      no budget, and two patterns more in the table
 
-The log gives the shape, R, the micro-batches of an update, and the milliseconds of an update without its all-reduces: the
-median over updates of `ms` - `comm`, less the sum of partial gradients, which `comm` leaves out, where the run had an
-emulated network. The number of merges is that of the trainer's own plan_make, the time of an all-reduce that of its own
-network_seconds, the same that `-nl` and `-nb` wait for. dev/bench_allreduce finds the two numbers of a real network.
+The run may be of any pattern, with or without -nl and -nb.
 
-It prints the patterns by time, with `t` for comparison, then what meets the budget: the pattern with the most merges, which
-is the closest to plain GPT-2.
+The log gives the shape, R, the micro-batches of an update, and the milliseconds of an update
+without its all-reduces: the median over updates of `ms` - `comm`, less the sum of partial
+gradients, which `comm` leaves out, where the run had an emulated network. The number of merges is
+that of the trainer's own plan_make, the time of an all-reduce that of its own network_seconds, the
+same that `-nl` and `-nb` wait for. dev/net/bench_allreduce finds the two numbers of a real network.
 
-It is not a model of compute: that is taken to be the measured one for every pattern (s and p add a few percent of
-LayerNorms where ranks are folded into one process). Only the all-reduces of l overlap: each is waited for as far as it
-takes longer than the sub-block it is hidden behind, where all compute is taken to be that of sub-blocks, a third of it
-forward. Sums over data-parallel replicas count as compute, as they were measured. Loss is not its subject: a pattern that is faster learns something else.
+It prints the patterns by time, with `t` for comparison, then what meets the budget: the pattern
+with the most merges, which is the closest to plain GPT-2.
+
+It is not a model of compute: that is taken to be the measured one for every pattern (s and p add
+a few percent of LayerNorms where ranks are folded into one process). Only the all-reduces of l
+overlap: each is waited for as far as it takes longer than the sub-block it is hidden behind,
+where all compute is taken to be that of sub-blocks, a third of it forward. Sums over
+data-parallel replicas count as compute, as they were measured. Loss is not its subject: a pattern
+that is faster learns something else.
 */
-#include "../data/options.h"
-#include "../data/runlog.h"
+#include "../../data/options.h"
+#include "../../data/runlog.h"
 
 enum { PATTERNS_MAX = 256, WORD_MAX = PATTERN_MAX + 1 };
 static const size_t element_size = sizeof(float); // of activations and gradients
@@ -45,7 +50,8 @@ typedef struct {
     double mib;
 } Measured;
 
-static const int wanted[] = {O_pattern, O_tp, O_rule, O_batch, O_length, O_net_latency, O_net_gbits};
+static const int wanted[] = {O_pattern, O_tp, O_rule, O_batch, O_length, O_net_latency,
+                             O_net_gbits};
 enum { WANTED = sizeof wanted / sizeof *wanted };
 
 // The value of "key:value" in an update's line.
@@ -68,11 +74,13 @@ static void measured_take_option(Measured *m, const char *line) {
         if (strcmp(flag, spec.flag)) continue;
         snprintf(name, sizeof name, "%s: %s", m->path, flag);
         spec.flag = name;
-        option_set(&m->options, &spec, strdup(value)); // a text stays; these few are never given back
+        // A text stays; these few are never given back.
+        option_set(&m->options, &spec, strdup(value));
         m->options.given[wanted[i]] = 1;
     }
     if (!strcmp(flag, "-vp") && strcmp(value, "0")) {
-        fail("%s: measured with -vp %s, whose all-reduces are not planned here; measure with -vp 0", m->path, value);
+        fail("%s: measured with -vp %s, whose all-reduces are not planned here; measure with -vp 0",
+             m->path, value);
     }
 }
 
@@ -89,28 +97,35 @@ static void measured_take_update(Measured *m, const char *line) {
     m->mib = line_number(m, line, " mb:");
 }
 
-// Fails unless the log's facts fit each other: then what is computed here is what the trainer would execute.
+// Fails unless the log's facts fit each other: then what is computed here is what the trainer would
+// execute.
 static void measured_check(const Measured *m) {
     Plan plan;
     const GPT2Config *c = &m->shape;
     const Options *o = &m->options;
     for (int i = 0; i < WANTED; i++) {
         const char *flag = option_specs[wanted[i]].flag;
-        if (!o->given[wanted[i]]) fail("%s: no line '# %s ...'; expected the main.log of a run with -o", m->path, flag);
+        if (!o->given[wanted[i]])
+            fail("%s: no line '# %s ...'; expected the main.log of a run with -o", m->path, flag);
     }
     if (!c->L) fail("%s: no line '# shape L .. NH .. C .. V .. Vp .. maxT ..'", m->path);
     if (!m->micro_batches) fail("%s: no line '# update N tokens = M micro-batches of ..'", m->path);
     config_check(c, m->path);
     range_check(m->path, "the number of micro-batches", m->micro_batches, 1, 1 << 30);
-    if (o->tp == 1) fail("%s: measured with -tp 1, where no pattern talks; measure with -tp 2 or more", m->path);
-    if (m->updates < 3) fail("%s: %zu updates in the last run, expected at least 3; raise -x", m->path, m->updates);
+    if (o->tp == 1)
+        fail("%s: measured with -tp 1, where no pattern talks; measure with -tp 2 or more",
+             m->path);
+    if (m->updates < 3)
+        fail("%s: %zu updates in the last run, expected at least 3; raise -x", m->path, m->updates);
     plan_make(&plan, o->pattern, c->L, o->rule, (int)o->tp, m->path);
     long long expected = 2 * plan.merges * m->micro_batches;
     plan_free(&plan);
-    double mib = (double)expected * (double)(o->batch * o->length * c->C) * (double)element_size / (1 << 20);
+    double mib = (double)expected * (double)(o->batch * o->length * c->C) * (double)element_size /
+                 (1 << 20);
     if (m->allreduces != expected || fabs(m->mib - mib) > 0.006) {
-        fail("%s: -p %s executed %lld all-reduces of %.2f MiB per update, expected %lld of %.2f; is the log of another program, or its "
-             "element size not %zu bytes?", m->path, o->pattern, m->allreduces, m->mib, expected, mib, element_size);
+        fail("%s: -p %s executed %lld all-reduces of %.2f MiB per update, expected %lld of %.2f; "
+             "is the log of another program, or its element size not %zu bytes?",
+             m->path, o->pattern, m->allreduces, m->mib, expected, mib, element_size);
     }
 }
 
@@ -127,11 +142,14 @@ static void measured_read(Measured *m, const char *path) {
         int i = (int)strlen(option_specs[0].flag);
         if (line[length - 1] != '\n') continue; // cut off by a crash
         line[length - 1] = 0;
-        if (!strncmp(line, "# ", 2) && !strncmp(line + 2, option_specs[0].flag, (size_t)i) && line[2 + i] == ' ') {
-            *m = (Measured){.path = path, .ms = m->ms, .comm = m->comm, .room = m->room}; // here a run begins
+        if (!strncmp(line, "# ", 2) && !strncmp(line + 2, option_specs[0].flag, (size_t)i) &&
+            line[2 + i] == ' ') {
+            // Here a run begins.
+            *m = (Measured){.path = path, .ms = m->ms, .comm = m->comm, .room = m->room};
         }
         if (!strncmp(line, "# -", 3)) measured_take_option(m, line);
-        sscanf(line, "# shape L %9d NH %9d C %9d V %9d Vp %9d maxT %9d", &c->L, &c->NH, &c->C, &c->V, &c->Vp, &c->maxT);
+        sscanf(line, "# shape L %9d NH %9d C %9d V %9d Vp %9d maxT %9d", &c->L, &c->NH, &c->C,
+               &c->V, &c->Vp, &c->maxT);
         sscanf(line, "# update %*d tokens = %9lld micro-batches", &m->micro_batches);
         if (!strncmp(line, "s:", 2) && strstr(line, " trl:")) measured_take_update(m, line);
     }
@@ -151,20 +169,25 @@ static size_t gradients_bytes(const GPT2Config *c) {
     ParamSpec specs[P_COUNT];
     size_t n = 0;
     param_specs(specs, c);
-    for (int p = 0; p < P_COUNT; p++) n += specs[p].cut == WHOLE_PARTIAL_GRAD ? spec_size(&specs[p]) : 0;
+    for (int p = 0; p < P_COUNT; p++)
+        n += specs[p].cut == WHOLE_PARTIAL_GRAD ? spec_size(&specs[p]) : 0;
     return n * element_size;
 }
 
-// Median milliseconds of an update without all-reduces. The first fifth of the updates, at most ten, is warming up.
+// Median milliseconds of an update without all-reduces. The first fifth of the
+// updates, at most ten, is warming up.
 static double measured_compute(Measured *m, size_t *used) {
     const Options *o = &m->options;
     Network own = {.latency_us = o->net_latency, .gbits = o->net_gbits};
     double gradients = 1e3 * network_seconds(&own, (int)o->tp, gradients_bytes(&m->shape));
-    size_t first = m->updates / 5 < 1 ? 1 : m->updates / 5 > 10 ? 10 : m->updates / 5, n = m->updates - first;
+    size_t first = m->updates / 5 < 1 ? 1 : m->updates / 5 > 10 ? 10 : m->updates / 5;
+    size_t n = m->updates - first;
     for (size_t i = 0; i < n; i++) m->ms[i] = m->ms[first + i] - m->comm[first + i] - gradients;
     qsort(m->ms, n, sizeof *m->ms, compare_doubles);
     double median = n % 2 ? m->ms[n / 2] : (m->ms[n / 2 - 1] + m->ms[n / 2]) / 2;
-    if (median <= 0) fail("%s: updates of %.1f ms without their all-reduces, expected more than 0", m->path, median);
+    if (median <= 0)
+        fail("%s: updates of %.1f ms without their all-reduces, expected more than 0", m->path,
+             median);
     *used = n;
     return median;
 }
@@ -184,7 +207,8 @@ typedef struct {
 typedef struct {
     Row rows[PATTERNS_MAX];
     int count;
-    double compute, gradients; // ms per update that every pattern has: arithmetic, and the sum of partial gradients
+    // Ms per update that every pattern has: arithmetic, and the sum of partial gradients.
+    double compute, gradients;
 } Table;
 
 // Milliseconds that all-reduces of `each` ms are waited for in one pass of the plan, where a
@@ -210,7 +234,8 @@ static double merges_ms(const Table *table, const Plan *plan, const Measured *m,
                             steps_wait_ms(&plan->backward, each, 2 * forward));
 }
 
-static void table_add(Table *table, const Measured *m, const Network *net, const char *pattern, const char *where) {
+static void table_add(Table *table, const Measured *m, const Network *net, const char *pattern,
+                      const char *where) {
     Plan plan;
     const Options *o = &m->options;
     plan_make(&plan, pattern, m->shape.L, o->rule, (int)o->tp, where);
@@ -223,11 +248,12 @@ static void table_add(Table *table, const Measured *m, const Network *net, const
     if (table->count == PATTERNS_MAX) fail("%s: more than %d patterns", where, PATTERNS_MAX);
     size_t bytes = (size_t)(o->batch * o->length) * (size_t)m->shape.C * element_size;
     Row *row = &table->rows[table->count++];
-    *row = (Row){.pattern = pattern, 
-                 .merges = plan.merges, .allreduces = 2 * plan.merges * m->micro_batches};
+    *row = (Row){.pattern = pattern, .merges = plan.merges,
+                 .allreduces = 2 * plan.merges * m->micro_batches};
     memcpy(row->letters, plan.letters, sizeof row->letters);
     row->mib = (double)row->allreduces * (double)bytes / (1 << 20);
-    row->network = table->gradients + merges_ms(table, &plan, m, 1e3 * network_seconds(net, (int)o->tp, bytes));
+    row->network = table->gradients +
+                   merges_ms(table, &plan, m, 1e3 * network_seconds(net, (int)o->tp, bytes));
     row->ms = table->compute + row->network;
     plan_free(&plan);
 }
@@ -250,11 +276,13 @@ static void table_print(const Table *table) {
         if (pattern_is_plain(table->rows[i].pattern)) t = table->rows[i].ms;
     }
     printf("           merges    all-reduces  MiB         compute    network    ms per     saving\n"
-           "pattern    /forward  /update      /update     ms         ms         update     against t\n");
+           "pattern    /forward  /update      /update     ms         ms         update     "
+           "against t\n");
     for (int i = 0; i < table->count; i++) {
         const Row *r = &table->rows[i];
-        printf("%-10s %-9d %-12lld %-11.2f %-10.1f %-10.1f %-10.1f %5.1f%%\n", r->pattern, r->merges, r->allreduces, r->mib,
-               table->compute, r->network, r->ms, 100 * (1 - r->ms / t));
+        printf("%-10s %-9d %-12lld %-11.2f %-10.1f %-10.1f %-10.1f %5.1f%%\n", r->pattern,
+               r->merges, r->allreduces, r->mib, table->compute, r->network, r->ms,
+               100 * (1 - r->ms / t));
     }
 }
 
@@ -266,8 +294,9 @@ static void budget_print(const Table *table, double budget) {
     }
     printf("\nbudget %g ms per update: ", budget);
     if (!best) {
-        printf("no pattern meets it; the cheapest is %s with %.1f ms, of which %.1f ms are compute\n", rows[0].pattern, rows[0].ms,
-               table->compute);
+        printf("no pattern meets it; the cheapest is %s with %.1f ms, "
+               "of which %.1f ms are compute\n",
+               rows[0].pattern, rows[0].ms, table->compute);
         return;
     }
     const char *comma = "";
@@ -294,8 +323,11 @@ int main(int argc, char **argv) {
     static Measured m;
     static Table table;
     size_t used;
-    if (argc < 4) fail("expected: %s OUT/main.log LATENCY_US GBITS [BUDGET_MS, 0 = none] [PATTERN]...", argv[0]);
-    Network net = {.latency_us = number_parse("LATENCY_US", argv[2]), .gbits = number_parse("GBITS", argv[3])};
+    if (argc < 4)
+        fail("expected: %s OUT/main.log LATENCY_US GBITS [BUDGET_MS, 0 = none] [PATTERN]...",
+             argv[0]);
+    Network net = {.latency_us = number_parse("LATENCY_US", argv[2]),
+                   .gbits = number_parse("GBITS", argv[3])};
     double budget = argc > 4 ? number_parse("BUDGET_MS", argv[4]) : 0;
     measured_read(&m, argv[1]);
     const Options *o = &m.options;
@@ -305,13 +337,16 @@ int main(int argc, char **argv) {
     table_add(&table, &m, &net, o->pattern, argv[1]);
     for (int a = 5; a < argc; a++) table_add(&table, &m, &net, argv[a], "PATTERN");
     for (size_t i = 0; i < sizeof known_patterns / sizeof *known_patterns; i++) {
-        if (c->L % letters_of(known_patterns[i]) == 0) table_add(&table, &m, &net, known_patterns[i], "DESIGN");
+        if (c->L % letters_of(known_patterns[i]) == 0)
+            table_add(&table, &m, &net, known_patterns[i], "DESIGN");
     }
     qsort(table.rows, (size_t)table.count, sizeof *table.rows, compare_rows);
-    printf("measured: %s, -p %s, %dx%dx%d, R %d, %lld x %lld tokens x %lld micro-batches\n", argv[1], o->pattern, c->L, c->NH,
-           c->C, (int)o->tp, (long long)o->batch, (long long)o->length, m.micro_batches);
+    printf("measured: %s, -p %s, %dx%dx%d, R %d, %lld x %lld tokens x %lld micro-batches\n",
+           argv[1], o->pattern, c->L, c->NH, c->C, (int)o->tp, (long long)o->batch,
+           (long long)o->length, m.micro_batches);
     printf("compute:  %.1f ms per update, median of %zu updates\n", table.compute, used);
-    printf("network:  %g us per hop, %g Gbit/s per link%s; partial gradients take %.1f ms per update of it in every row\n\n",
+    printf("network:  %g us per hop, %g Gbit/s per link%s; partial gradients take %.1f ms per "
+           "update of it in every row\n\n",
            net.latency_us, net.gbits, net.gbits > 0 ? "" : " (0: no limit)", table.gradients);
     table_print(&table);
     if (budget > 0) budget_print(&table, budget);

@@ -1,0 +1,23 @@
+# shellcheck shell=bash
+# What the end-to-end tests share, read by `. dev/test/verdicts.sh`: they count what passed, failed
+# and was skipped, and say so in a line each.
+
+passed=0 failed=0 skipped=0
+ok()   { passed=$((passed + 1));   echo "ok $1"; }
+bad()  { failed=$((failed + 1));   echo "FAILED $1: $2"; }
+skip() { skipped=$((skipped + 1)); echo "skip $1: $2"; }
+
+# same NAME FOUND EXPECTED; differs NAME A B; holds NAME COMMAND...: COMMAND succeeds,
+# and what it prints says why not.
+same()    { if [ "$2" = "$3" ]; then ok "$1"; else bad "$1" "found '$2', expected '$3'"; fi; }
+differs() { if [ "$2" != "$3" ] && [ -n "$2$3" ]; then ok "$1"; else bad "$1" "twice '$2'"; fi; }
+holds() {
+    local why
+    if why=$("${@:2}" 2>&1); then
+        ok "$1"
+    else
+        bad "$1" "$(head -c 600 <<<"$why" | tr '\n' ' ')"
+    fi
+}
+# A condition in Python, from stdin: sys.exit("why") if it does not hold.
+compute() { python3 - "$@"; }
