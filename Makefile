@@ -15,7 +15,7 @@ make asan        the CPU trainer's tests under the address and undefined-behavio
 make bench       the CPU kernels, as a share of what this machine can do
 make clean       removes what was built; data/ and out/ stay
 
-make plots       figures of a sweep of experiments (dev/sweep), from its table and logs:
+make plots       figures of a sweep of experiments (dev/runs/sweep), from its table and logs:
                  SWEEP=folder, by gnuplot
 make report      a page on it, with what each pattern costs and how sure that is
 
@@ -106,7 +106,7 @@ dev/net/bench_allreduce: dev/net/bench_allreduce.c tp_blocks.h data/files.h
 
 # ---- experiments
 
-# The program whose predictions dev/plot.sh draws.
+# The program whose predictions dev/runs/plot.sh draws.
 export PLAN ?= dev/net/plan
 
 SWEEP ?= out/sweep
@@ -118,9 +118,6 @@ dev/runs/sweep_asan dev/runs/report_asan: %_asan: %.c dev/runs/table.h data/file
 	$(CC) $(SANITIZE) $(OPT) $(PART) $< -o $@ $(LIBS)
 
 plots: dev/net/plan
-	dev/runs/plot.sh $(SWEEP)
-
-plots: dev/plan
 	dev/runs/plot.sh $(SWEEP)
 
 report: dev/runs/report

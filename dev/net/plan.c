@@ -31,7 +31,7 @@ that is faster learns something else.
 enum { PATTERNS_MAX = 256, WORD_MAX = PATTERN_MAX + 1 };
 static const size_t element_size = sizeof(float); // of activations and gradients
 
-// The patterns of the README's and DESIGN's tables; those that do not fit L are left out.
+// The patterns of the table; those that do not fit L are left out.
 static const char *const known_patterns[] = {
     "t", "tstt", "ts", "tsst", "tss", "tsss", "s", "sp", "spps", "sspp", "spp", "sppp", "p", "pp.",
     "ppp.", "pppp.", "pppppp.", "l"};
@@ -338,7 +338,7 @@ int main(int argc, char **argv) {
     for (int a = 5; a < argc; a++) table_add(&table, &m, &net, argv[a], "PATTERN");
     for (size_t i = 0; i < sizeof known_patterns / sizeof *known_patterns; i++) {
         if (c->L % letters_of(known_patterns[i]) == 0)
-            table_add(&table, &m, &net, known_patterns[i], "DESIGN");
+            table_add(&table, &m, &net, known_patterns[i], "the table");
     }
     qsort(table.rows, (size_t)table.count, sizeof *table.rows, compare_rows);
     printf("measured: %s, -p %s, %dx%dx%d, R %d, %lld x %lld tokens x %lld micro-batches\n",
