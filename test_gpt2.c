@@ -1,11 +1,14 @@
 /*
 Tests of the CPU trainer. Includes train_gpt2.c and looks at everything it computes.
 
-  make test_gpt2 && ./test_gpt2          in float       make test_gpt2_double && ./test_gpt2_double     in double
-  FIXTURES=folder ./test_gpt2            also against losses, logits and gradients of an independent float64 program
+  make test_gpt2 && ./test_gpt2                  in float
+  make test_gpt2_double && ./test_gpt2_double    in double
+  FIXTURES=folder ./test_gpt2                    also against losses, logits and gradients of an
+                                                 independent float64 program
 
-Each check prints its error beside its tolerance. The last line is "test_gpt2: N passed, N failed, N skipped"; the exit
-status is 1 if anything failed. At the end three mistakes are planted, one at a time, and the suite has to see each.
+Each check prints its error beside its tolerance. The last line is "test_gpt2: N passed, N failed,
+N skipped"; the exit status is 1 if anything failed. At the end three mistakes are planted, one at a
+time, and the suite has to see each.
 */
 #define NO_MAIN
 #define PLANTED_FAULTS
@@ -20,8 +23,10 @@ static const int is_double = sizeof(real) == sizeof(double);
 
 static Mesh mesh_folded(int R) { return mesh_make(1, 0, R, R); }
 
-static GPT2Config config_of(int L, int NH, int C, int V, int maxT, const char *pattern, int R, int rule) {
-    GPT2Config c = {.maxT = maxT, .V = V, .L = L, .NH = NH, .C = C, .Vp = vocabulary_pad(V), .R = R, .rule = rule};
+static GPT2Config config_of(int L, int NH, int C, int V, int maxT, const char *pattern, int R,
+                            int rule) {
+    GPT2Config c = {.maxT = maxT, .V = V, .L = L, .NH = NH, .C = C, .Vp = vocabulary_pad(V),
+                    .R = R, .rule = rule};
     snprintf(c.pattern, sizeof c.pattern, "%s", pattern);
     return c;
 }
@@ -35,10 +40,13 @@ static void random_batch(int32_t *tokens, int32_t *targets, int n, int V) {
 }
 
 // Activation all-reduces executed, forward and backward.
-static int64_t merges_executed(const GPT2 *m) { return m->traffic[TRAFFIC_FORWARD].count + m->traffic[TRAFFIC_BACKWARD].count; }
+static int64_t merges_executed(const GPT2 *m) {
+    return m->traffic[TRAFFIC_FORWARD].count + m->traffic[TRAFFIC_BACKWARD].count;
+}
 
 // A whole update on a batch; returns the loss, and the gradient norm in *norm.
-static double update_once(GPT2 *m, const int32_t *tokens, const int32_t *targets, int B, int T, int64_t N, double *norm) {
+static double update_once(GPT2 *m, const int32_t *tokens, const int32_t *targets, int B, int T,
+                          int64_t N, double *norm) {
     gpt2_micro_step(m, tokens, targets, B, T, 0, 1);
     UpdateSums sums = gpt2_gradients(m);
     *norm = sums.norm;
@@ -106,8 +114,10 @@ static void test_shards(void) {
             }
             for (size_t i = 0; i < n; i++) good &= seen[i] == (cut ? 1 : sizes[s]);
         }
-        Shard second = shard_of(&specs[P_qkvw], 1, 2); // heads 6..11: rows C/2 .. C-1 of each of Q, K and V
-        good &= shard_row(&second, 0) == 12 * 24 && shard_row(&second, 12) == 36 * 24 && shard_row(&second, 35) == 71 * 24;
+        // Heads 6..11: rows C/2 .. C-1 of each of Q, K and V.
+        Shard second = shard_of(&specs[P_qkvw], 1, 2);
+        good &= shard_row(&second, 0) == 12 * 24 && shard_row(&second, 12) == 36 * 24 &&
+                shard_row(&second, 35) == 71 * 24;
         check(good, "shards of %s cover it once for R 1 2 3 4 6 12", specs[p].name);
         free(seen);
     }
@@ -126,23 +136,27 @@ static void test_schedule(void) {
         {"wsd, decaying", learning_rate(SCHEDULE_WSD, l, 10, 0, 850, 1000), l * 0.5},
         {"wsd, end", learning_rate(SCHEDULE_WSD, l, 10, 0, 1000, 1000), 0}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        check_error("learning rate,", cases[i].what, fabs(cases[i].found - cases[i].expected), 1e-12);
+        check_error("learning rate,", cases[i].what, fabs(cases[i].found - cases[i].expected),
+                    1e-12);
     }
 }
 
 // ----------------------------------------------------------------------------
-// layers against plain loops: broken by a wrong index in matmul or attention, or a wrong exponential
+// layers against plain loops: broken by a wrong index in matmul or attention, or a wrong
+// exponential
 
 static double plain_element(View v, int transposed, int i, int j) {
     return (double)(transposed ? view_row(v, j)[i] : view_row(v, i)[j]);
 }
 
 static void test_matmul(void) {
-    static const int sizes[][3] = {{1, 1, 1}, {3, 5, 7}, {64, 64, 32}, {33, 65, 17}, {130, 48, 300}, {7, 200, 1},
-                                   {96, 6, 520}, {257, 129, 260}};
+    static const int sizes[][3] = {{1, 1, 1},      {3, 5, 7},   {64, 64, 32}, {33, 65, 17},
+                                   {130, 48, 300}, {7, 200, 1}, {96, 6, 520}, {257, 129, 260}};
     size_t room = 600 * 600 * 3;
-    real *a = alloc_zeroed(room, sizeof(real), "test"), *b = alloc_zeroed(room, sizeof(real), "test");
-    real *out = alloc_zeroed(room, sizeof(real), "test"), *serial = alloc_zeroed(room, sizeof(real), "test");
+    real *a = alloc_zeroed(room, sizeof(real), "test");
+    real *b = alloc_zeroed(room, sizeof(real), "test");
+    real *out = alloc_zeroed(room, sizeof(real), "test");
+    real *serial = alloc_zeroed(room, sizeof(real), "test");
     real *bias = alloc_zeroed(room, sizeof(real), "test");
     for (size_t i = 0; i < room; i++) {
         a[i] = (real)random_normal(random_bits(7, 0, 0, i));
@@ -151,22 +165,31 @@ static void test_matmul(void) {
     }
     for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
         for (int flags = 0; flags < 32; flags++) {
-            int M = sizes[s][0], N = sizes[s][1], K = sizes[s][2], at = flags & 1, bt = flags >> 1 & 1;
-            Matmul m = {.out = view_of(out, (size_t)N + 3), .a = view_of(a, 600), .a_transposed = at, .b = view_of(b, 600),
-                        .b_transposed = bt, .M = M, .N = N, .K = K, .accumulate = flags >> 2 & 1};
+            int M = sizes[s][0], N = sizes[s][1], K = sizes[s][2], at = flags & 1;
+            int bt = flags >> 1 & 1;
+            Matmul m = {.out = view_of(out, (size_t)N + 3), .a = view_of(a, 600),
+                        .a_transposed = at, .b = view_of(b, 600), .b_transposed = bt, .M = M,
+                        .N = N, .K = K, .accumulate = flags >> 2 & 1};
             if (flags >> 3 & 1) m.bias = view_of(bias, 1);
             if (flags >> 4) { // rows in three groups, as rank f's Q, K and V lie in qkvw
                 int rows = bt ? N : K;
-                m.b.group = (rows + 2) / 3, m.b.jump = 600 * 250;
-                m.out.group = (M + 2) / 3, m.out.jump = ((size_t)N + 3) * 250;
+                m.b.group = (rows + 2) / 3;
+                m.b.jump = 600 * 250;
+                m.out.group = (M + 2) / 3;
+                m.out.jump = ((size_t)N + 3) * 250;
             }
-            for (size_t i = 0; i < room; i++) out[i] = serial[i] = m.accumulate ? (real)0.5 : (real)NAN;
+            for (size_t i = 0; i < room; i++) {
+                out[i] = serial[i] = m.accumulate ? (real)0.5 : (real)NAN;
+            }
             double worst = 0;
             matmul(m);
             for (int i = 0; i < M; i++) {
                 for (int j = 0; j < N; j++) {
-                    double expected = (m.accumulate ? 0.5 : 0) + (m.bias.data ? (double)bias[j] : 0);
-                    for (int k = 0; k < K; k++) expected += plain_element(m.a, at, i, k) * plain_element(m.b, bt, k, j);
+                    double expected = (m.accumulate ? 0.5 : 0) +
+                                      (m.bias.data ? (double)bias[j] : 0);
+                    for (int k = 0; k < K; k++) {
+                        expected += plain_element(m.a, at, i, k) * plain_element(m.b, bt, k, j);
+                    }
                     double error = fabs((double)view_row(m.out, i)[j] - expected) / sqrt(K);
                     worst = error > worst || error != error ? error : worst;
                 }
@@ -175,21 +198,30 @@ static void test_matmul(void) {
             alone.out.data = serial;
             matmul_serial(alone);
             int same = !memcmp(out, serial, room * sizeof(real));
-            check(worst <= (is_double ? 1e-13 : 1e-5) && same, "matmul %dx%dx%d%s%s%s%s%s: error %.1e, threaded and serial %s",
-                  M, N, K, at ? " aT" : "", bt ? " bT" : "", m.accumulate ? " +=" : "", m.bias.data ? " bias" : "",
-                  m.b.group ? " groups" : "", worst, same ? "equal" : "differ");
+            check(worst <= (is_double ? 1e-13 : 1e-5) && same,
+                  "matmul %dx%dx%d%s%s%s%s%s: error %.1e, threaded and serial %s",
+                  M, N, K, at ? " aT" : "", bt ? " bT" : "", m.accumulate ? " +=" : "",
+                  m.bias.data ? " bias" : "", m.b.group ? " groups" : "", worst,
+                  same ? "equal" : "differ");
         }
     }
-    free(a), free(b), free(out), free(serial), free(bias);
+    free(a);
+    free(b);
+    free(out);
+    free(serial);
+    free(bias);
 }
 
 static void test_attention(void) { // T beyond one tile of queries, and not a multiple of it
     enum { B = 2, T = 150, H = 3, HS = 8, W = H * HS };
-    real *qkv = alloc_zeroed(B * T * 3 * W, sizeof(real), "test"), *out = alloc_zeroed(B * T * W, sizeof(real), "test");
+    real *qkv = alloc_zeroed(B * T * 3 * W, sizeof(real), "test");
+    real *out = alloc_zeroed(B * T * W, sizeof(real), "test");
     real *lse = alloc_zeroed(B * T * H, sizeof(real), "test");
     AttentionShape s = {.B = B, .T = T, .heads = H, .HS = HS, .threads = omp_get_max_threads()};
     s.scratch = alloc_zeroed((size_t)s.threads * 2 * ATTENTION_ROWS * T, sizeof(real), "test");
-    for (size_t i = 0; i < B * T * 3 * W; i++) qkv[i] = (real)random_normal(random_bits(9, 0, 0, i));
+    for (size_t i = 0; i < B * T * 3 * W; i++) {
+        qkv[i] = (real)random_normal(random_bits(9, 0, 0, i));
+    }
     attention_forward(out, lse, qkv, s);
     double worst = 0;
     for (int b = 0; b < B; b++) {
@@ -201,7 +233,8 @@ static void test_attention(void) { // T beyond one tile of queries, and not a mu
                     const real *key = qkv + ((b * T + u) * 3 + 1) * W + h * HS;
                     double dot = 0;
                     for (int c = 0; c < HS; c++) dot += (double)query[c] * (double)key[c];
-                    sum += p[u] = exp(dot / sqrt(HS));
+                    p[u] = exp(dot / sqrt(HS));
+                    sum += p[u];
                 }
                 for (int c = 0; c < HS; c++) {
                     const real *value = qkv + (b * T * 3 + 2) * W + h * HS + c;
@@ -214,7 +247,10 @@ static void test_attention(void) { // T beyond one tile of queries, and not a mu
         }
     }
     check_error("attention", "T 150, causal, against plain loops", worst, is_double ? 1e-13 : 2e-6);
-    free(qkv), free(out), free(lse), free(s.scratch);
+    free(qkv);
+    free(out);
+    free(lse);
+    free(s.scratch);
 }
 
 static void test_exponential(void) {
@@ -227,20 +263,24 @@ static void test_exponential(void) {
     }
     check_error("real_exp", "relative, -86 to 88", worst, 3e-7);
     check_error("real_tanh", "absolute", worst_tanh, 3e-7);
-    check(isnan(real_exp((real)NAN)) && isnan(real_tanh((real)NAN)), "real_exp and real_tanh keep NaN");
+    check(isnan(real_exp((real)NAN)) && isnan(real_tanh((real)NAN)),
+          "real_exp and real_tanh keep NaN");
 }
 
 // ----------------------------------------------------------------------------
 // fixtures (dev/test/check.h): an independent float64 program's numbers for a tiny model
 
-static void fixture_create(GPT2 *m, const GPT2Config *config) { gpt2_create(m, config, mesh_folded(config->R), 2, 16, 1); }
+static void fixture_create(GPT2 *m, const GPT2Config *config) {
+    gpt2_create(m, config, mesh_folded(config->R), 2, 16, 1);
+}
 
 static int fixture_compare(GPT2 *m, const DebugState *d, const char *where) {
     const GPT2Config *c = &m->config;
     double loss = gpt2_forward(m, d->x, d->y, d->B, d->T), worst = 0;
     for (int i = 0; i < d->B * d->T; i++) {
         for (int v = 0; v < c->V; v++) {
-            double error = fabs((double)m->logits[(size_t)i * c->Vp + v] - (double)d->logits[(size_t)i * c->V + v]);
+            double error = fabs((double)m->logits[(size_t)i * c->Vp + v] -
+                                (double)d->logits[(size_t)i * c->V + v]);
             worst = worse(worst, error);
         }
     }
@@ -254,7 +294,8 @@ static int fixture_compare(GPT2 *m, const DebugState *d, const char *where) {
         snprintf(name, sizeof name, "d%s", m->local[p].name);
         size_t n = spec_size(&m->local[p]);
         if (!n) continue; // own norms, which are off
-        check_error(where, name, relative_error(m->grads.at[p], expected, n), is_double ? 1e-6 : 1e-4);
+        check_error(where, name, relative_error(m->grads.at[p], expected, n),
+                    is_double ? 1e-6 : 1e-4);
         expected += n;
     }
     return 2;
@@ -303,7 +344,8 @@ static double result_distance(Result a, Result b) {
         difference += d * d;
         norm += (double)b.grads[i] * (double)b.grads[i];
     }
-    return sqrt(difference / norm) + fabs(a.loss - b.loss) / b.loss + fabs(a.norm - b.norm) / b.norm;
+    return sqrt(difference / norm) + fabs(a.loss - b.loss) / b.loss +
+           fabs(a.norm - b.norm) / b.norm;
 }
 
 static void test_equalities(void) {
@@ -335,18 +377,24 @@ static void test_equalities(void) {
         Result p1_mean = result_of(&c, 2, 16);
         snprintf(name, sizeof name, "R %d", sizes[i]);
         check_error("all-t is plain GPT-2:", name, result_distance(t, dense), tolerance);
-        check(p1.loss == s.loss && p1.norm == s.norm, "a run of one p is an s block, rule sum, bitwise: R %d", sizes[i]);
-        check(p1_mean.loss == s.loss && p1_mean.norm == s.norm, "a run of one p is an s block, rule mean, bitwise: R %d",
-              sizes[i]);
-        check(result_distance(s, dense) > 1e-3, "s at R %d is a function of its own: distance to plain %.1e", sizes[i],
+        check(p1.loss == s.loss && p1.norm == s.norm,
+              "a run of one p is an s block, rule sum, bitwise: R %d", sizes[i]);
+        check(p1_mean.loss == s.loss && p1_mean.norm == s.norm,
+              "a run of one p is an s block, rule mean, bitwise: R %d", sizes[i]);
+        check(result_distance(s, dense) > 1e-3,
+              "s at R %d is a function of its own: distance to plain %.1e", sizes[i],
               result_distance(s, dense));
-        free(t.grads), free(s.grads), free(p1.grads), free(p1_mean.grads);
+        free(t.grads);
+        free(s.grads);
+        free(p1.grads);
+        free(p1_mean.grads);
     }
     free(dense.grads);
 }
 
-// Ladder: the same function for every R, and the one that its definition says: computed here from that, one sub-block after
-// the other with a plain model's. Broken by a sub-block that reads a stream too new or too old, or by two merges in one buffer.
+// Ladder: the same function for every R, and the one that its definition says: computed here from
+// that, one sub-block after the other with a plain model's. Broken by a sub-block that reads a
+// stream too new or too old, or by two merges in one buffer.
 static void test_ladder(void) {
     static const char *const patterns[] = {"l", "sl", "ltll", "lp"};
     enum { B = 2, T = 8, L = 4, C = 48, N = B * T * C };
@@ -360,7 +408,8 @@ static void test_ladder(void) {
         GPT2 m, t;
         c = config_of(L, 12, C, 65, T, patterns[i], 1, RULE_SUM);
         Result one = result_of(&c, B, T);
-        check(result_distance(one, plain) > 1e-3, "%s is a function of its own: distance to plain %.1e", patterns[i],
+        check(result_distance(one, plain) > 1e-3,
+              "%s is a function of its own: distance to plain %.1e", patterns[i],
               result_distance(one, plain));
         for (int R = 2; R <= 12 && !pattern_depends_on_R(patterns[i]); R += R < 4 ? 1 : 8) {
             c.R = R;
@@ -374,14 +423,18 @@ static void test_ladder(void) {
         gpt2_create(&m, &c, mesh_folded(1), B, T, 0);
         c = config_of(L, 12, C, 65, T, "t", 1, RULE_SUM);
         gpt2_create(&t, &c, mesh_folded(1), B, T, 0);
-        gpt2_init_weights(&m, WEIGHTS_LINEAR, 1), gpt2_init_weights(&t, WEIGHTS_LINEAR, 1);
-        gpt2_forward(&m, tokens, targets, B, T), gpt2_forward(&t, tokens, targets, B, T);
+        gpt2_init_weights(&m, WEIGHTS_LINEAR, 1);
+        gpt2_init_weights(&t, WEIGHTS_LINEAR, 1);
+        gpt2_forward(&m, tokens, targets, B, T);
+        gpt2_forward(&t, tokens, targets, B, T);
         static real S[2 * L + 1][N];
         memcpy(S[0], t.values[V_STREAM].at, sizeof S[0]);
         int begin = 0; // of the run of l
         for (int k = 0; k < 2 * L; k++) {
             int ladder = m.plan.letters[k / 2] == 'l';
-            if (!ladder || k < 2 || m.plan.letters[k / 2 - 1] != 'l') begin = ladder ? k / 2 * 2 : k;
+            if (!ladder || k < 2 || m.plan.letters[k / 2 - 1] != 'l') {
+                begin = ladder ? k / 2 * 2 : k;
+            }
             RankActs a = rank_acts(&t, &t.subs[k], 0);
             Norm norm = norm_of(&t, &t.params, k);
             real *out = t.values[V_O0].at;
@@ -397,12 +450,14 @@ static void test_ladder(void) {
         int first = patterns[i][0] == 's' ? 2 : 0;
         check(m.plan.reads[first] == m.plan.reads[first + 1],
               "%s: the first two sub-blocks of a run of l read the same stream", patterns[i]);
-        gpt2_free(&m), gpt2_free(&t);
+        gpt2_free(&m);
+        gpt2_free(&t);
     }
     free(plain.grads);
 }
 
-// The vocabulary cut over ranks: the same loss and gradients as whole, also where R does not divide V or Vp.
+// The vocabulary cut over ranks: the same loss and gradients as whole, also where R does not divide
+// V or Vp.
 static void test_vocab_parallel(void) {
     static const int sizes[] = {2, 3, 4, 6, 12};
     static const char *const patterns[] = {"t", "sppp"};
@@ -425,7 +480,8 @@ static void test_vocab_parallel(void) {
         }
         char name[64];
         snprintf(name, sizeof name, "V %d, R %d, %s", V, c.R, patterns[i % 2]);
-        double error = fabs(loss[0] - loss[1]) + fabs(norm[0] / norm[1] - 1) + fabs(ends[0] - ends[1]);
+        double error = fabs(loss[0] - loss[1]) + fabs(norm[0] / norm[1] - 1) +
+                       fabs(ends[0] - ends[1]);
         check_error("vocabulary cut over ranks:", name, error, is_double ? 1e-12 : 1e-5);
     }
     // A known answer: logits 0..7 over and over on four ranks.
@@ -434,9 +490,12 @@ static void test_vocab_parallel(void) {
     Mesh mesh = mesh_folded(4);
     mesh.vocab_parallel = 1;
     gpt2_create(&m, &c, mesh, 1, 4, 0);
-    m.B = 1, m.T = 4;
+    m.B = 1;
+    m.T = 4;
     for (int f = 0; f < 4; f++) {
-        for (int i = 0; i < 4 * m.vocab_width; i++) logits_part(&m, f)[i] = (real)(i % m.vocab_width % 8);
+        for (int i = 0; i < 4 * m.vocab_width; i++) {
+            logits_part(&m, f)[i] = (real)(i % m.vocab_width % 8);
+        }
     }
     double sum = 0, worst = 0;
     for (int k = 0; k < 8; k++) sum += 16 * exp(k);
@@ -446,12 +505,15 @@ static void test_vocab_parallel(void) {
         double error = fabs((double)m.losses[t] - (log(sum) - (33 * t + t) % 32 % 8));
         worst = error > worst || error != error ? error : worst;
     }
-    check_error("vocabulary cut over ranks:", "logits 0..7 on four ranks, known answer", worst, is_double ? 1e-12 : 2e-6);
-    check(m.traffic[TRAFFIC_VOCABULARY].count == 2, "its loss takes two all-reduces: %lld", (long long)m.traffic[TRAFFIC_VOCABULARY].count);
+    check_error("vocabulary cut over ranks:", "logits 0..7 on four ranks, known answer", worst,
+                is_double ? 1e-12 : 2e-6);
+    check(m.traffic[TRAFFIC_VOCABULARY].count == 2, "its loss takes two all-reduces: %lld",
+          (long long)m.traffic[TRAFFIC_VOCABULARY].count);
     gpt2_free(&m);
 }
 
-// Every pattern of four letters with every rule and R runs (those with an l: one in six of these), and executes the all-reduces that its plan says.
+// Every pattern of four letters with every rule and R runs (those with an l: one in six of these),
+// and executes the all-reduces that its plan says.
 static void test_every_pattern(void) {
     static const int sizes[] = {1, 2, 3, 4, 6, 12};
     int32_t tokens[6], targets[6];
@@ -480,7 +542,9 @@ static void test_every_pattern(void) {
             gpt2_free(&m);
         }
     }
-    check(good == runs, "all 625 patterns of four blocks, all rules, R 1 2 3 4 6 12: %d of %d run as planned", good, runs);
+    check(good == runs,
+          "all 625 patterns of four blocks, all rules, R 1 2 3 4 6 12: %d of %d run as planned",
+          good, runs);
 }
 
 // Three updates, with micro-batches added up, give the same bits for any number of threads.
@@ -501,17 +565,21 @@ static void test_threads(void) {
             gpt2_create(&m, &c, mesh_folded(2), B, T, 1);
             gpt2_init_weights(&m, WEIGHTS_GPT2, 1);
             for (int s = 1; s <= 3; s++) {
-                for (int micro = 0; micro < 2; micro++) gpt2_micro_step(&m, tokens, targets, B - micro, T, micro, 2);
+                for (int micro = 0; micro < 2; micro++) {
+                    gpt2_micro_step(&m, tokens, targets, B - micro, T, micro, 2);
+                }
                 double norm = gpt2_gradients(&m).norm;
-                gpt2_update(&m, (AdamW){.rate = 1e-3, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .decay = 0.1,
-                                        .grad_scale = 1 / norm}, s);
+                gpt2_update(&m, (AdamW){.rate = 1e-3, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8,
+                                        .decay = 0.1, .grad_scale = 1 / norm}, s);
             }
             size_t bytes = param_count(m.whole) * sizeof(real);
             if (!first) first = memcpy(alloc_zeroed(bytes, 1, "test"), m.params.block, bytes);
             same &= !memcmp(first, m.params.block, bytes);
             gpt2_free(&m);
         }
-        check(same, "%s: bitwise the same parameters after three updates with 1, 2, 3, 5 and again 2 threads", patterns[i]);
+        check(same,
+              "%s: bitwise the same parameters after three updates with 1, 2, 3, 5 and again 2 "
+              "threads", patterns[i]);
         free(first);
     }
     omp_set_num_threads(usual);
@@ -528,18 +596,23 @@ static void test_accumulation(void) {
         GPT2 m;
         gpt2_create(&m, &c, mesh_folded(2), B, T, 1);
         gpt2_init_weights(&m, WEIGHTS_LINEAR, 1);
-        memset(m.grads.block, 0x7f, param_count(m.local) * sizeof(real)); // what was there before must not matter
-        memset(m.grads.at[P_wte], 0, spec_size(&m.local[P_wte]) * sizeof(real)); // (rows of the padding stay zero)
+        // What was there before must not matter. Rows of the padding stay zero.
+        memset(m.grads.block, 0x7f, param_count(m.local) * sizeof(real));
+        memset(m.grads.at[P_wte], 0, spec_size(&m.local[P_wte]) * sizeof(real));
         for (int i = 0; i < pieces; i++) {
-            gpt2_micro_step(&m, tokens + i * B * T / pieces, targets + i * B * T / pieces, B / pieces, T, i, pieces);
+            gpt2_micro_step(&m, tokens + i * B * T / pieces, targets + i * B * T / pieces,
+                            B / pieces, T, i, pieces);
         }
         sums[pieces - 1] = gpt2_gradients(&m);
         gpt2_free(&m);
     }
     double tolerance = is_double ? 1e-12 : 1e-5;
-    check_error("two micro-batches", "gradient norm as one batch", fabs(sums[0].norm / sums[1].norm - 1), tolerance);
-    check_error("two micro-batches", "loss as one batch", fabs(sums[0].loss - sums[1].loss), tolerance);
-    check(!sums[0].culprit && !sums[1].culprit, "two micro-batches: no tensor's gradient is named as not finite");
+    check_error("two micro-batches", "gradient norm as one batch",
+                fabs(sums[0].norm / sums[1].norm - 1), tolerance);
+    check_error("two micro-batches", "loss as one batch", fabs(sums[0].loss - sums[1].loss),
+                tolerance);
+    check(!sums[0].culprit && !sums[1].culprit,
+          "two micro-batches: no tensor's gradient is named as not finite");
 }
 
 // ----------------------------------------------------------------------------
@@ -560,9 +633,12 @@ static void test_tokens(const char *folder) {
     int32_t out[30];
     Tokens tokens;
     for (int i = 0; i < 30; i++) ids[i] = (uint16_t)i;
-    snprintf(path, sizeof path, "%s/part_0.bin", folder), tokens_write(path, ids, 10, 40);
-    snprintf(path, sizeof path, "%s/part_1.bin", folder), tokens_write(path, ids + 10, 1, 40);
-    snprintf(path, sizeof path, "%s/part_2.bin", folder), tokens_write(path, ids + 11, 19, 40);
+    snprintf(path, sizeof path, "%s/part_0.bin", folder);
+    tokens_write(path, ids, 10, 40);
+    snprintf(path, sizeof path, "%s/part_1.bin", folder);
+    tokens_write(path, ids + 10, 1, 40);
+    snprintf(path, sizeof path, "%s/part_2.bin", folder);
+    tokens_write(path, ids + 11, 19, 40);
     snprintf(path, sizeof path, "%s/part_*.bin", folder);
     tokens_open(&tokens, path);
     int good = tokens.count == 30 && tokens.V == 40 && tokens.shard_count == 3;
@@ -577,7 +653,9 @@ static void test_tokens(const char *folder) {
     for (uint64_t r = 0; r < 1000; r++) rows += row_start(1, 3, 5, r, 1000, 30, 8) <= 30 - 9;
     good = rows == 1000 && row_start(0, 3, 2, 1, 2, 30, 8) == 5 % 3 * 8;
     good &= row_start(1, 3, 5, 7, 9, 1u << 30, 8) == row_start(1, 3, 5, 7, 11, 1u << 30, 8);
-    check(good, "rows start where a row and its target fit, in order without shuffling, and whatever the batch size");
+    check(good,
+          "rows start where a row and its target fit, in order without shuffling, and whatever "
+          "the batch size");
 }
 
 static void test_model_files(const char *folder) {
@@ -601,11 +679,14 @@ static void test_model_files(const char *folder) {
         file_close(&file);
         int good = 1, plain = i < 2;
         for (int h = H_R; h < HEADER_INTS; h++) good &= !plain || !header[h];
-        if (!plain) good &= header[8] == 2 && header[9] == 1 && header[10] == (int)strlen(patterns[i]);
+        if (!plain) {
+            good &= header[8] == 2 && header[9] == 1 && header[10] == (int)strlen(patterns[i]);
+        }
         if (!plain) good &= header[11] == patterns[i][0];
         model_open(&file, path, &read);
         file_close(&file);
-        good &= read.L == 4 && read.NH == 4 && read.C == 16 && read.V == 65 && read.Vp == 128 && read.maxT == 8;
+        good &= read.L == 4 && read.NH == 4 && read.C == 16 && read.V == 65 && read.Vp == 128 &&
+                read.maxT == 8;
         good &= plain ? read.R == 1 && !strcmp(read.pattern, "t")
                       : read.R == 2 && read.rule == RULE_MEAN && !strcmp(read.pattern, patterns[i]);
         check(good, "model file of pattern %s: header", patterns[i]);
@@ -614,10 +695,12 @@ static void test_model_files(const char *folder) {
         checkpoint_path(path, folder, "state", 7 + i);
         gpt2_load_state(&again, path, 7 + i);
         size_t bytes = param_count(m.local) * sizeof(real);
-        good = !memcmp(m.params.block, again.params.block, bytes) && !memcmp(m.moment1.block, again.moment1.block, bytes) &&
+        good = !memcmp(m.params.block, again.params.block, bytes) &&
+               !memcmp(m.moment1.block, again.moment1.block, bytes) &&
                !memcmp(m.moment2.block, again.moment2.block, bytes);
         check(good, "model and state of pattern %s: every bit comes back", patterns[i]);
-        gpt2_free(&m), gpt2_free(&again);
+        gpt2_free(&m);
+        gpt2_free(&again);
     }
     checkpoint_prune(folder, 2);
     int64_t newest = checkpoint_find(folder, INT64_MAX), second = checkpoint_find(folder, newest);
@@ -660,7 +743,8 @@ static void test_sampling(const char *folder) {
         top[token_draw(logits, scratch, 4, 1, 2, (i + 0.5) / 10000)]++;
     }
     double sum = 1 + exp(2) + exp(1) + exp(-1);
-    check(abs(counts[1] - (int)(1e4 * exp(2) / sum)) <= 2 && abs(counts[3] - (int)(1e4 * exp(-1) / sum)) <= 2,
+    check(abs(counts[1] - (int)(1e4 * exp(2) / sum)) <= 2 &&
+              abs(counts[3] - (int)(1e4 * exp(-1) / sum)) <= 2,
           "samples follow the softmax: %d of 10000, expected %.0f", counts[1], 1e4 * exp(2) / sum);
     int expected = (int)(1e4 * exp(1) / (exp(2) + exp(1)));
     check(top[0] == 0 && top[3] == 0 && abs(top[2] - expected) <= 2, "top-k 2 draws among two");
@@ -687,15 +771,18 @@ static void test_sampling(const char *folder) {
 // planted faults: the suite is seen to fail on mistakes that others shipped
 
 static void test_planted_faults(void) {
-    static const char *const names[] = {"", "LN gradients not summed over ranks", "replicated tensors counted R times in the norm",
+    static const char *const names[] = {"", "LN gradients not summed over ranks",
+                                        "replicated tensors counted R times in the norm",
                                         "output bias added R times"};
-    for (planted_fault = FAULT_LN_GRADS_NOT_SUMMED; planted_fault <= FAULT_BIAS_PER_RANK; planted_fault++) {
+    for (planted_fault = FAULT_LN_GRADS_NOT_SUMMED; planted_fault <= FAULT_BIAS_PER_RANK;
+         planted_fault++) {
         expect_failure = 1;
         test_equalities(); // all-t is plain GPT-2 at every R
         if (fixtures_folder()) test_fixtures(is_double ? 1e-6 : 1e-4, is_double ? 1e-6 : 1e-4);
         int found = expect_failure - 1;
         expect_failure = 0;
-        check(found > 0, "planted fault, %s: %d checks fail, as they must", names[planted_fault], found);
+        check(found > 0, "planted fault, %s: %d checks fail, as they must", names[planted_fault],
+              found);
     }
     planted_fault = FAULT_NONE;
 }
@@ -725,6 +812,7 @@ int main(void) {
     char command[64];
     snprintf(command, sizeof command, "rm -r %s", folder);
     if (system(command)) printf("(%s is left behind)\n", folder);
-    printf("test_gpt2%s: %d passed, %d failed, %d skipped\n", is_double ? "_double" : "", passed, failed, skipped);
+    printf("test_gpt2%s: %d passed, %d failed, %d skipped\n", is_double ? "_double" : "", passed,
+           failed, skipped);
     return failed > 0;
 }

@@ -38,19 +38,22 @@ enum { PATTERN_MAX = 240, L_MAX = 1024, VP_MULTIPLE = 128 };
 
 typedef struct {
     int maxT, V, L, NH, C, Vp;     // in the order of the model file's header
-    int R;                         // with s or p blocks the function computed depends on R, so R belongs to the model
+    int R;                         // belongs to the model, whose function depends on it (s, p)
     int rule;                      // what a run of p blocks is merged to
     char pattern[PATTERN_MAX + 1]; // letters t s p l and '.', repeated to fill L blocks
 } GPT2Config;
 
 static int vocabulary_pad(int V) { return (V + VP_MULTIPLE - 1) / VP_MULTIPLE * VP_MULTIPLE; }
 
-static void range_check(const char *where, const char *name, long long found, long long low, long long high) {
-    if (found < low || found > high) fail("%s: %s is %lld, expected %lld to %lld", where, name, found, low, high);
+static void range_check(const char *where, const char *name, long long found, long long low,
+                        long long high) {
+    if (found < low || found > high) {
+        fail("%s: %s is %lld, expected %lld to %lld", where, name, found, low, high);
+    }
 }
 
-// Fails unless the shape is one that can be computed with; within these bounds no size overflows 63 bits.
-// `where` is the file or the option that the shape came from.
+// Fails unless the shape is one that can be computed with; within these bounds no size overflows 63
+// bits. `where` is the file or the option that the shape came from.
 static void config_check(const GPT2Config *c, const char *where) {
     range_check(where, "the longest sequence (maxT)", c->maxT, 1, 1 << 20);
     range_check(where, "the vocabulary (V)", c->V, 1, 65536);
@@ -59,24 +62,34 @@ static void config_check(const GPT2Config *c, const char *where) {
     range_check(where, "the number of channels (C)", c->C, 1, 65536);
     if (c->C % c->NH) fail("%s: %d channels cannot be divided by %d heads", where, c->C, c->NH);
     if (c->Vp != vocabulary_pad(c->V)) {
-        fail("%s: the vocabulary %d is padded to %d, expected %d", where, c->V, c->Vp, vocabulary_pad(c->V));
+        fail("%s: the vocabulary %d is padded to %d, expected %d", where, c->V, c->Vp,
+             vocabulary_pad(c->V));
     }
 }
 
-// Reads "d12" (GPT-2's sizes) or "LxHxC" such as "4x4x128" into a shape of V tokens. Returns 0 if it is neither.
+// Reads "d12" (GPT-2's sizes) or "LxHxC" such as "4x4x128" into a shape of V tokens. Returns 0 if
+// it is neither.
 static int config_parse(GPT2Config *config, const char *text, int V, int maxT) {
     static const struct { const char *name; int L, NH, C; } gpt2_sizes[] = {
         {"d12", 12, 12, 768}, {"d24", 24, 16, 1024}, {"d36", 36, 20, 1280}, {"d48", 48, 25, 1600}};
     GPT2Config c = {};
-    c.maxT = maxT, c.V = V, c.Vp = vocabulary_pad(V), c.R = 1, c.pattern[0] = 't';
+    c.maxT = maxT;
+    c.V = V;
+    c.Vp = vocabulary_pad(V);
+    c.R = 1;
+    c.pattern[0] = 't';
     for (size_t i = 0; i < sizeof gpt2_sizes / sizeof *gpt2_sizes; i++) {
         if (!strcmp(text, gpt2_sizes[i].name)) {
-            c.L = gpt2_sizes[i].L, c.NH = gpt2_sizes[i].NH, c.C = gpt2_sizes[i].C;
+            c.L = gpt2_sizes[i].L;
+            c.NH = gpt2_sizes[i].NH;
+            c.C = gpt2_sizes[i].C;
         }
     }
-    int used = 0;
-    if (!c.L && (strspn(text, "0123456789x") != strlen(text) ||
-                 sscanf(text, "%9dx%9dx%9d%n", &c.L, &c.NH, &c.C, &used) != 3 || text[used])) return 0;
+    if (!c.L) {
+        int used = 0;
+        int found = sscanf(text, "%9dx%9dx%9d%n", &c.L, &c.NH, &c.C, &used);
+        if (strspn(text, "0123456789x") != strlen(text) || found != 3 || text[used]) return 0;
+    }
     config_check(&c, "-e");
     *config = c;
     return 1;
@@ -89,14 +102,14 @@ enum { INIT_ZERO, INIT_ONE, INIT_NORMAL, INIT_RESIDUAL }; // RESIDUAL: normal, s
 
 enum {
     WHOLE,              // on every rank, and so is its whole gradient
-    WHOLE_PARTIAL_GRAD, // on every rank, but ranks see different streams: the sum over ranks is the gradient
+    WHOLE_PARTIAL_GRAD, // on every rank, which see other streams: their sum is the gradient
     CUT_ROWS,           // rank i of R owns rows i*rows/R ..
     CUT_QKV,            // the same within each of the three row ranges Q, K, V
     CUT_COLUMNS,        // rank i of R owns columns i*columns/R ..
 };
 
-// The order of the rows is the order in the model file. A bias is a matrix of one column. fan-in is that of the matrix
-// a tensor belongs to, for `-wi linear`; 0 where that start does not apply.
+// The order of the rows is the order in the model file. A bias is a matrix of one column. fan-in is
+// that of the matrix a tensor belongs to, for `-wi linear`; 0 where that start does not apply.
 #define PARAMETERS(X)                                                                   \
     /* name     layers rows columns init           decay fan-in cut over TP ranks */    \
     X(wte,      1,     Vp,  C,      INIT_NORMAL,   1,    0,   WHOLE)                    \
@@ -138,7 +151,9 @@ static size_t spec_layer_size(const ParamSpec *spec) { return (size_t)spec->rows
 static size_t spec_size(const ParamSpec *spec) { return spec_layer_size(spec) * spec->layers; }
 
 // Ranks have different parts of it, rather than all the same whole.
-static int spec_is_cut(const ParamSpec *spec) { return spec->cut != WHOLE && spec->cut != WHOLE_PARTIAL_GRAD; }
+static int spec_is_cut(const ParamSpec *spec) {
+    return spec->cut != WHOLE && spec->cut != WHOLE_PARTIAL_GRAD;
+}
 
 static size_t param_count(const ParamSpec specs[P_COUNT]) {
     size_t n = 0;
@@ -153,12 +168,13 @@ typedef struct {
     int rows, cols, group;
 } Shard;
 
-// Part i of n of a tensor. A process that holds F of R ranks stores its tensors as part (first rank / F) of R / F of the
-// whole, which is again a tensor of the same form; a rank folded into it is part f of F of that. Whole tensors are not
-// cut. Contract: n divides NH.
+// Part i of n of a tensor. A process that holds F of R ranks stores its tensors as part (first rank
+// / F) of R / F of the whole, which is again a tensor of the same form; a rank folded into it is
+// part f of F of that. Whole tensors are not cut. Contract: n divides NH.
 static Shard shard_of(const ParamSpec *spec, int i, int n) {
     size_t rows = (size_t)spec->rows, cols = (size_t)spec->cols;
-    Shard cut = {.offset = 0, .ld = cols, .jump = rows * cols, .rows = spec->rows, .cols = spec->cols, .group = spec->rows};
+    Shard cut = {.offset = 0, .ld = cols, .jump = rows * cols, .rows = spec->rows,
+                 .cols = spec->cols, .group = spec->rows};
     switch (spec->cut) {
     case CUT_ROWS:
         cut.rows = cut.group = spec->rows / n;
@@ -178,8 +194,8 @@ static Shard shard_of(const ParamSpec *spec, int i, int n) {
     }
 }
 
-// With the vocabulary cut over R ranks wte is CUT_ROWS. Its rows, when R does not divide them, are filled up in memory;
-// in files they are Vp as ever. What is past V takes no part in anything.
+// With the vocabulary cut over R ranks wte is CUT_ROWS. Its rows, when R does not divide them, are
+// filled up in memory; in files they are Vp as ever. What is past V takes no part in anything.
 static void specs_cut_vocabulary(ParamSpec specs[P_COUNT], int R) {
     specs[P_wte].rows = (specs[P_wte].rows + R - 1) / R * R;
     specs[P_wte].cut = CUT_ROWS;
@@ -651,14 +667,15 @@ typedef struct {
     int group, group_rank; // processes in a TP group, and which of them this is
     int DP, dp_rank;
     int vocab_parallel;    // 1: the rows of wte are cut over the tensor ranks too
-    Group tp, dp; // this process's TP group, and the processes with the same tensor ranks in all replicas
+    Group tp, dp;          // its TP group; the processes with the same tensor ranks in all replicas
 } Mesh;
 
 static Mesh mesh_make(int world, int rank, int R, int fold) {
     int F = world % R == 0 ? 1 : R;
     if (fold) F = fold;
     if (R % F) {
-        fail("-fold %d: %d tensor ranks (-tp) cannot be run %d to a process; expected a divisor of %d",
+        fail("-fold %d: %d tensor ranks (-tp) cannot be run %d to a process; expected a divisor "
+             "of %d",
              F, R, F, R);
     }
     int group = R / F;
@@ -690,7 +707,8 @@ static inline int mesh_size(const Mesh *mesh, int which) {
 // A program that mpirun did not start does not touch MPI, so that it runs where there is none.
 // Collectives here take all processes of the named group; those of one process do nothing.
 
-// How many processes the launcher of OpenMPI, or of MPICH and its kin, started; 0 when there was none.
+// How many processes the launcher of OpenMPI, or of MPICH and its kin, started; 0 when there was
+// none.
 static int processes_launched(void) {
     const char *size = getenv("OMPI_COMM_WORLD_SIZE");
     if (!size) size = getenv("PMI_SIZE");
@@ -729,8 +747,8 @@ static inline void processes_begin(int *world, int *rank) {
     if (*world > 1) fail_rank = *rank;
 }
 
-// Leaves to work only processes with keep != 0, of which the first must be one. Their new number and
-// ranks go to *world and *rank, in the old order. The others never return: they sleep until
+// Leaves to work only processes with keep != 0, of which the first must be one. Their new number
+// and ranks go to *world and *rank, in the old order. The others never return: they sleep until
 // processes_end lets them go, and exit with status 0 and without a word. All processes take part. A
 // failure of any still ends all.
 static inline void processes_keep(int keep, int *world, int *rank) {
@@ -814,8 +832,12 @@ static inline void mesh_connect(Mesh *mesh) {
     MPI_CHECK(MPI_Comm_split(world_comm, mesh->group_rank, mesh->rank, &mesh->dp));
 }
 
-static MPI_Comm mesh_comm(const Mesh *mesh, int which) { return which == MESH_TP ? mesh->tp : mesh->dp; }
-static MPI_Datatype mesh_type(size_t size) { return size == sizeof(float) ? MPI_FLOAT : MPI_DOUBLE; }
+static MPI_Comm mesh_comm(const Mesh *mesh, int which) {
+    return which == MESH_TP ? mesh->tp : mesh->dp;
+}
+static MPI_Datatype mesh_type(size_t size) {
+    return size == sizeof(float) ? MPI_FLOAT : MPI_DOUBLE;
+}
 static const size_t MPI_AT_ONCE = 1 << 30; // MPI counts in int
 
 // Sums n elements of `size` bytes (4 float, 8 double) in place over a group; every process gets the
@@ -829,8 +851,8 @@ static inline void mesh_sum(const Mesh *mesh, int which, void *x, size_t n, size
     }
 }
 
-// Sums that go on while the caller computes. MPI moves data only inside its calls, and sums_progress
-// is such a call.
+// Sums that go on while the caller computes. MPI moves data only inside its calls, and
+// sums_progress is such a call.
 typedef struct {
     int count;
     MPI_Request requests[6 * L_MAX];
@@ -842,13 +864,13 @@ static inline void sums_begin(PendingSums *sums, const Mesh *mesh, int which, vo
     if (mesh_size(mesh, which) == 1) return;
     if (n > INT_MAX) fail("a tensor of %zu elements is too large for one all-reduce", n);
     MPI_Request *request = &sums->requests[sums->count++];
-    MPI_CHECK(MPI_Iallreduce(MPI_IN_PLACE, x, (int)n, mesh_type(size), MPI_SUM, mesh_comm(mesh, which),
-                             request));
+    MPI_CHECK(MPI_Iallreduce(MPI_IN_PLACE, x, (int)n, mesh_type(size), MPI_SUM,
+                             mesh_comm(mesh, which), request));
 }
 
-// For a TP group of two: each sends x and gets the other's in `other`, to be added after sums_finish,
-// which gives both the same bits. OpenMPI 4's Iallreduce of two is a reduction and then a broadcast,
-// twice the time on a network.
+// For a TP group of two: each sends x and gets the other's in `other`, to be added after
+// sums_finish, which gives both the same bits. OpenMPI 4's Iallreduce of two is a reduction and
+// then a broadcast, twice the time on a network.
 static inline void sums_exchange(PendingSums *sums, const Mesh *mesh, const void *x, void *other,
                                  size_t bytes) {
     if (bytes > INT_MAX) fail("an activation of %zu bytes is too large for one message", bytes);
@@ -891,8 +913,8 @@ static inline void mesh_gather(const Mesh *mesh, const double *x, int n, double 
     MPI_CHECK(MPI_Allgather(x, n, MPI_DOUBLE, out, n, MPI_DOUBLE, mesh->tp));
 }
 
-// Puts the pieces of a buffer together in the first process of the TP group: each brings its own bits
-// and zeros elsewhere. Bits are or-ed, not added, since adding would lose the sign of a zero.
+// Puts the pieces of a buffer together in the first process of the TP group: each brings its own
+// bits and zeros elsewhere. Bits are or-ed, not added, since adding would lose the sign of a zero.
 static inline void mesh_join(const Mesh *mesh, float *x, size_t n) {
     if (mesh->group == 1) return;
     const void *send = mesh->group_rank ? x : MPI_IN_PLACE;
@@ -916,7 +938,9 @@ static inline void processes_begin(int *world, int *rank) {
 static inline void processes_keep(int keep, int *world, int *rank) {
     if (!keep) fail("the first process cannot step aside");
 }
-static inline int processes_first_with(const void *key, size_t bytes, int world, int rank) { return 1; }
+static inline int processes_first_with(const void *key, size_t bytes, int world, int rank) {
+    return 1;
+}
 static inline int processes_local_rank(void) { return 0; }
 static inline void processes_broadcast(const Mesh *mesh, void *x, size_t bytes) {}
 static inline void processes_gather(const Mesh *mesh, const void *x, size_t bytes, void *out) {
@@ -956,11 +980,13 @@ static inline void processes_same(const Mesh *mesh, const void *x, size_t bytes,
 }
 
 // ----------------------------------------------------------------------------
-// random numbers: a counter-based generator, so that any part of any sequence can be drawn by itself
+// random numbers: a counter-based generator, so that any part of any sequence can be drawn by
+// itself
 
 enum { RANDOM_WEIGHTS, RANDOM_ORDER, RANDOM_SAMPLE }; // independent sequences of one seed
 
-static uint64_t random_mix(uint64_t x) { // the output function of splitmix64 (Steele, Lea, Flood 2014)
+// The output function of splitmix64 (Steele, Lea, Flood 2014).
+static uint64_t random_mix(uint64_t x) {
     x += 0x9E3779B97F4A7C15u;
     x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
     x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
@@ -988,16 +1014,23 @@ static double random_normal(uint64_t bits) { // Box-Muller; the two halves are i
     return sqrt(-2.0 * log(u)) * cos(6.283185307179586 * v);
 }
 
-static uint64_t random_below(uint64_t bits, uint64_t n) { return (uint64_t)(((unsigned __int128)bits * n) >> 64); }
+static uint64_t random_below(uint64_t bits, uint64_t n) {
+    return (uint64_t)(((unsigned __int128)bits * n) >> 64);
+}
 
 enum { WEIGHTS_GPT2, WEIGHTS_LINEAR };
 #define WEIGHTS_NAMES "gpt2 linear"
 
-// Initial value of one element, counted from the start of the whole tensor, so that every layout draws the same weights.
-static double param_init(const ParamSpec *spec, int p, int how, const GPT2Config *c, uint64_t seed, uint64_t element) {
-    if (p == P_wte && element >= (uint64_t)c->V * (uint64_t)spec->cols) return 0; // rows of the padding
+// Initial value of one element, counted from the start of the whole tensor, so that every layout
+// draws the same weights.
+static double param_init(const ParamSpec *spec, int p, int how, const GPT2Config *c, uint64_t seed,
+                         uint64_t element) {
+    // Rows past V are padding.
+    if (p == P_wte && element >= (uint64_t)c->V * (uint64_t)spec->cols) return 0;
     uint64_t bits = random_bits(seed, RANDOM_WEIGHTS, (uint64_t)p, element);
-    if (how == WEIGHTS_LINEAR && spec->fan_in) return (2 * random_uniform(bits) - 1) / sqrt(spec->fan_in);
+    if (how == WEIGHTS_LINEAR && spec->fan_in) {
+        return (2 * random_uniform(bits) - 1) / sqrt(spec->fan_in);
+    }
     switch (spec->init) {
     case INIT_ONE: return 1;
     case INIT_NORMAL: return 0.02 * random_normal(bits);
@@ -1006,9 +1039,11 @@ static double param_init(const ParamSpec *spec, int p, int how, const GPT2Config
     }
 }
 
-// Where row r of update s (from 0; `rows` rows each) begins in a text of `count` tokens: it reads tokens start .. start+T.
-// A function of (seed, s, r) alone, so that a step does not depend on the mesh. Contract: count > T.
-static size_t row_start(int shuffle, uint64_t seed, uint64_t s, uint64_t r, uint64_t rows, size_t count, int T) {
+// Where row r of update s (from 0; `rows` rows each) begins in a text of `count` tokens: it reads
+// tokens start .. start+T. A function of (seed, s, r) alone, so that a step does not depend on the
+// mesh. Contract: count > T.
+static size_t row_start(int shuffle, uint64_t seed, uint64_t s, uint64_t r, uint64_t rows,
+                        size_t count, int T) {
     if (shuffle) return random_below(random_bits(seed, RANDOM_ORDER, s, r), count - (size_t)T);
     return (s * rows + r) % ((count - 1) / (size_t)T) * (size_t)T;
 }
@@ -1022,7 +1057,8 @@ static double seconds_now(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-// Returns at `until`: sleeps for most of the time, which leaves the core to others, and spins for the rest.
+// Returns at `until`: sleeps for most of the time, which leaves the core to others, and spins for
+// the rest.
 static inline void wait_until(double until) {
     const double wake_up = 200e-6;
     double left = until - seconds_now();
@@ -1035,14 +1071,14 @@ static inline void wait_until(double until) {
     while (seconds_now() < until) continue;
 }
 
-// All-reduces, by what they are for: merges of activations, of their gradients, partial gradients of replicated parameters,
-// and embedding, head and loss of a vocabulary that is cut over ranks.
+// All-reduces, by what they are for: merges of activations, of their gradients, partial gradients
+// of replicated parameters, and embedding, head and loss of a vocabulary that is cut over ranks.
 enum { TRAFFIC_FORWARD, TRAFFIC_BACKWARD, TRAFFIC_GRADIENTS, TRAFFIC_VOCABULARY, TRAFFIC_KINDS };
 
 typedef struct {
     int64_t count;  // all-reduces executed
     size_t bytes;   // their payload, once
-    double seconds; // spent in them and waiting for them, not those that they were hidden behind computation
+    double seconds; // in them and waiting for them; not what was hidden behind computation
 } Traffic;
 
 typedef struct {
@@ -1064,8 +1100,10 @@ enum { SCHEDULE_COSINE, SCHEDULE_LINEAR, SCHEDULE_CONSTANT, SCHEDULE_WSD };
 #define SCHEDULE_NAMES "cosine linear constant wsd"
 #define WSD_DECAY 0.2 // warm-up, stable, decay: the last fifth falls by 1 - sqrt, as in llm.c
 
-// Learning rate of update N of X (from 1): `warmup` updates up, then down to the fraction `last` of `peak`.
-static double learning_rate(int schedule, double peak, int64_t warmup, double last, int64_t N, int64_t X) {
+// Learning rate of update N of X (from 1): `warmup` updates up, then down to the fraction `last` of
+// `peak`.
+static double learning_rate(int schedule, double peak, int64_t warmup, double last, int64_t N,
+                            int64_t X) {
     if (N <= warmup) return peak * (double)N / (double)warmup;
     double along = X > warmup ? (double)(N - warmup) / (double)(X - warmup) : 1, left = 1;
     switch (schedule) {

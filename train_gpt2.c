@@ -1,27 +1,29 @@
 /*
-GPT-2 training on the CPU with tensor parallelism (TP) that needs few all-reduces. The numerical oracle of the project:
-train_gpt2.cu, the CUDA trainer, has to give the same numbers.
+GPT-2 training on the CPU with tensor parallelism (TP) that needs few all-reduces. The numerical
+oracle of the project: train_gpt2.cu, the CUDA trainer, has to give the same numbers.
 
-A transformer block is two sub-blocks, attention and MLP. Cut over R tensor ranks, each rank computes a partial output of
-every sub-block, and an all-reduce ("merge") adds them up. How often that is done is the block's letter (`-p`):
+A transformer block is two sub-blocks, attention and MLP. Cut over R tensor ranks, each rank
+computes a partial output of every sub-block, and an all-reduce ("merge") adds them up. How often
+that is done is the block's letter (`-p`):
 
   t  Megatron TP    merge after attention and after the MLP     2 all-reduces per block
   s  SPD            merge after the MLP only                    1
   p  Parallel       merge after the last p of a run             1 per run
   l  Ladder         as t, hidden behind the next sub-block      2 per block
 
-Ranks live in processes of their own under mpirun, or together in one process ("folded"), each on views of the same
-tensors; what they exchange goes through `allreduce`, which counts and times it. A simulation and a real run are the same
-code and, for two ranks, the same bits.
+Ranks live in processes of their own under mpirun, or together in one process ("folded"), each on
+views of the same tensors; what they exchange goes through `allreduce`, which counts and times it. A
+simulation and a real run are the same code and, for two ranks, the same bits.
 
-  make train_gpt2                               builds it and prepares the text when that is missing
-  ./train_gpt2 -p sppp -x 500 -l 1e-3           trains the 4x4x128 model on Shakespeare's characters
-  OMP_NUM_THREADS=1 ./train_gpt2 -p sppp        the same numbers, bit for bit
-  mpirun -n 2 ./train_gpt2 -p sppp              the same again, each process with its half of the model
-  ./train_gpt2 --help                           every option
+  make train_gpt2                            builds it and prepares the text when that is missing
+  ./train_gpt2 -p sppp -x 500 -l 1e-3        trains the 4x4x128 model on Shakespeare's characters
+  OMP_NUM_THREADS=1 ./train_gpt2 -p sppp     the same numbers, bit for bit
+  mpirun -n 2 ./train_gpt2 -p sppp           the same again, each process with its half of the model
+  ./train_gpt2 --help                        every option
 
-Shapes are written beside every tensor: B sequences, T tokens each, C channels, NH heads, HS = C/NH, V tokens (padded to
-Vp), R tensor ranks, F of them in this process. f counts ranks, k sub-blocks (2 per block), p parameter tensors.
+Shapes are written beside every tensor: B sequences, T tokens each, C channels, NH heads, HS = C/NH,
+V tokens (padded to Vp), R tensor ranks, F of them in this process. f counts ranks, k sub-blocks (2
+per block), p parameter tensors.
 */
 #include <math.h>
 #include <omp.h>
@@ -43,22 +45,31 @@ Vp), R tensor ranks, F of them in this process. f counts ranks, k sub-blocks (2 
 #endif
 typedef REAL real;
 
-// Mistakes that the test suite makes on purpose, one at a time, to see itself fail. Not compiled into the trainer.
+// Mistakes that the test suite makes on purpose, one at a time, to see itself fail. Not compiled
+// into the trainer.
 #ifdef PLANTED_FAULTS
-enum { FAULT_NONE, FAULT_LN_GRADS_NOT_SUMMED, FAULT_NORM_COUNTS_REPLICAS, FAULT_BIAS_PER_RANK, FAULT_REPLICA_DRIFTS };
+enum {
+    FAULT_NONE,
+    FAULT_LN_GRADS_NOT_SUMMED,
+    FAULT_NORM_COUNTS_REPLICAS,
+    FAULT_BIAS_PER_RANK,
+    FAULT_REPLICA_DRIFTS
+};
 static int planted_fault = FAULT_NONE;
 #define FAULT(name) (planted_fault == (name))
 #else
 #define FAULT(name) 0
 #endif
 
-// e^x, to 2 ulp in float. The C library's expf keeps compilers from vectorizing a loop; this is straight-line code:
-// x = n ln2 + r with |r| <= ln2/2, a polynomial for e^r (Cephes), and n added to the exponent. NaN stays NaN; beyond
-// the range of float the result is the largest or smallest power in range, never wrapped.
+// e^x, to 2 ulp in float. The C library's expf keeps compilers from vectorizing a loop; this is
+// straight-line code: x = n ln2 + r with |r| <= ln2/2, a polynomial for e^r (Cephes), and n added
+// to the exponent. NaN stays NaN; beyond the range of float the result is the largest or smallest
+// power in range, never wrapped.
 static inline real real_exp(real x) {
     if (sizeof(real) == sizeof(double)) return (real)exp((double)x);
     float y = (float)x;
-    y = y > 88.0f ? 88.0f : y < -87.0f ? -87.0f : y;
+    y = y > 88.0f ? 88.0f : y;
+    y = y < -87.0f ? -87.0f : y;
     float n = (y * 1.44269504f + 12582912.0f) - 12582912.0f; // 1.5 * 2^23 rounds to an integer
     float r = (y - n * 0.693359375f) + n * 2.12194440e-4f;
     float e = 1.9875691500e-4f;
@@ -73,7 +84,8 @@ static inline real real_exp(real x) {
     return (real)(e * power.value);
 }
 
-// A logarithm of a probability, which rounding can push above 0, the more the larger its terms. NaN stays NaN.
+// A logarithm of a probability, which rounding can push above 0, the more the larger its terms. NaN
+// stays NaN.
 static inline real not_positive(real x) { return x > 0 ? 0 : x; }
 
 static inline real real_sqrt(real x) {
@@ -88,17 +100,19 @@ static inline real real_tanh(real x) {
 // ----------------------------------------------------------------------------
 // matmul: most of the time is spent here
 //
-// One scheme serves the three products of a linear layer, y = x Wᵀ, dx = dy W and dW = dyᵀ x. The output is cut into tiles
-// of MR x NR elements, which the micro-kernel keeps in vector registers while it walks along K. It reads NR columns of b
-// from a packed panel, which stays in the L1 cache while all rows of a block pass by, and multiplies them with MR values
-// of a. Those are read in place when they run along K; a transposed a is first packed in panels of MR rows. K is cut in
-// steps of KC at fixed places and never split over threads, so that each element is always the same sequence of
-// operations, whichever block or thread computes it. (The scheme is that of Goto and van de Geijn, "Anatomy of
-// High-Performance Matrix Multiplication", with the panel of b in L1 instead of L2. Tiles of 12x32 and 6x64, KC of 64 and
-// 384, and packing a always were slower.)
+// One scheme serves the three products of a linear layer, y = x Wᵀ, dx = dy W and dW = dyᵀ x. The
+// output is cut into tiles of MR x NR elements, which the micro-kernel keeps in vector registers
+// while it walks along K. It reads NR columns of b from a packed panel, which stays in the L1 cache
+// while all rows of a block pass by, and multiplies them with MR values of a. Those are read in
+// place when they run along K; a transposed a is first packed in panels of MR rows. K is cut in
+// steps of KC at fixed places and never split over threads, so that each element is always the same
+// sequence of operations, whichever block or thread computes it. (The scheme is that of Goto and
+// van de Geijn, "Anatomy of High-Performance Matrix Multiplication", with the panel of b in L1
+// instead of L2. Tiles of 12x32 and 6x64, KC of 64 and 384, and packing a always were slower.)
 
-// A row-major matrix cut out of a bigger one. Row i starts at data + (i / group) * jump + (i % group) * ld; group 0 means
-// that the rows are not grouped. (One rank's rows of qkvw are three groups.)
+// A row-major matrix cut out of a bigger one. Row i starts at
+// data + (i / group) * jump + (i % group) * ld; group 0 means that the rows are not grouped. (One
+// rank's rows of qkvw are three groups.)
 typedef struct {
     real *data;
     size_t ld;
@@ -118,21 +132,23 @@ typedef struct {
 } Matmul;
 
 #if defined(__AVX512F__)
-enum { VEC_BYTES = 64, MR = 8 }; // 16 of 32 registers accumulate: enough to hide the latency of a multiply-add
+// 16 of 32 registers accumulate: enough to hide the latency of a multiply-add.
+enum { VEC_BYTES = 64, MR = 8 };
 #elif defined(__AVX__)
 enum { VEC_BYTES = 32, MR = 4 };
 #else
 enum { VEC_BYTES = 16, MR = 4 };
 #endif
 typedef real vec __attribute__((vector_size(VEC_BYTES)));
-typedef real loose_vec __attribute__((vector_size(VEC_BYTES), aligned(sizeof(real)), may_alias)); // at any address
+// A vec at any address.
+typedef real loose_vec __attribute__((vector_size(VEC_BYTES), aligned(sizeof(real)), may_alias));
 typedef __typeof__((vec){0} < (vec){0}) lane_index; // integers as wide as real
 enum {
     LANES = VEC_BYTES / sizeof(real),
     NR = 2 * LANES,
-    KC = 256,               // a panel of b, KC x NR floats or 32 KiB, leaves room in L1 for the rows of a
+    KC = 256,               // a panel of b is KC x NR floats or 32 KiB: L1 has room for rows of a
     MB = 512, NB = 1024,    // a block of out: its packed a and its own elements stay in L2
-    A_PANEL = (KC + 8) * MR // distance between panels of a: not a power of two, or they would share cache sets
+    A_PANEL = (KC + 8) * MR // between panels of a: at a power of two they would share cache sets
 };
 
 // One tile of out: rows x cols elements of a full MR x NR product over `depth` values of k.
@@ -154,7 +170,8 @@ static inline real *view_row(View v, int i) {
     return v.data + (size_t)i * v.ld;
 }
 
-// Packs rows k0.. and columns j0.. of b, stored as (K,N). What stands in columns past `cols` of the panel is not used.
+// Packs rows k0.. and columns j0.. of b, stored as (K,N). What stands in columns past `cols` of the
+// panel is not used.
 static void panel_copy(View b, int k0, int depth, int j0, int cols, real *panel) {
     for (int k = 0; k < depth; k++, panel += NR) {
         const real *row = view_row(b, k0 + k) + j0;
@@ -174,8 +191,9 @@ static inline vec vec_pick(vec x, vec y, lane_index from) {
 #endif
 }
 
-// Transposes a block of LANES x LANES. Interleaving the first half of a block with its second half moves the top bit of
-// each position to the bottom: after log2(LANES) times, rows and columns have changed places.
+// Transposes a block of LANES x LANES. Interleaving the first half of a block with its second half
+// moves the top bit of each position to the bottom: after log2(LANES) times, rows and columns have
+// changed places.
 static inline void block_transpose(vec block[LANES]) {
     lane_index low, high;
     for (int i = 0; i < LANES; i++) {
@@ -197,14 +215,17 @@ static void panel_transpose(View b, int k0, int depth, int j0, int cols, real *p
     for (int j = 0; j < cols; j += LANES) {
         int count = int_min(LANES, cols - j);
         const real *rows[LANES];
-        for (int i = 0; i < LANES; i++) rows[i] = view_row(b, j0 + j + int_min(i, count - 1)) + k0; // past the edge: unused
+        // Rows past the edge repeat the last one; the panel's columns from them are not used.
+        for (int i = 0; i < LANES; i++) rows[i] = view_row(b, j0 + j + int_min(i, count - 1)) + k0;
         for (int k = 0; k < depth; k += LANES) {
             vec block[LANES];
             if (depth - k >= LANES) {
                 for (int i = 0; i < LANES; i++) block[i] = *(const loose_vec *)(rows[i] + k);
             } else {
                 memset(block, 0, sizeof block);
-                for (int i = 0; i < count; i++) memcpy(&block[i], rows[i] + k, (size_t)(depth - k) * sizeof(real));
+                for (int i = 0; i < count; i++) {
+                    memcpy(&block[i], rows[i] + k, (size_t)(depth - k) * sizeof(real));
+                }
             }
             block_transpose(block); // KC is a multiple of LANES: the panel has room for all of it
             for (int i = 0; i < LANES; i++) *(vec *)(panel + (size_t)(k + i) * NR + j) = block[i];
@@ -212,13 +233,16 @@ static void panel_transpose(View b, int k0, int depth, int j0, int cols, real *p
     }
 }
 
-// Packs rows i0.. of a, stored as (K,M), in panels of MR rows: value (i, k) goes to A_PANEL * (i / MR) + k * MR + i % MR.
+// Packs rows i0.. of a, stored as (K,M), in panels of MR rows: value (i, k) goes to
+// A_PANEL * (i / MR) + k * MR + i % MR.
 static void rows_pack(View a, int i0, int rows, int k0, int depth, real *packed) {
     for (int k = 0; k < depth; k++) {
         const real *from = view_row(a, k0 + k) + i0;
         real *to = packed + (size_t)k * MR;
         int left = rows;
-        for (; left >= MR; left -= MR, from += MR, to += A_PANEL) memcpy(to, from, MR * sizeof(real));
+        for (; left >= MR; left -= MR, from += MR, to += A_PANEL) {
+            memcpy(to, from, MR * sizeof(real));
+        }
         memcpy(to, from, (size_t)left * sizeof(real));
     }
 }
@@ -271,19 +295,22 @@ static void block_compute(const Matmul *m, int i0, int rows, int j0, int cols) {
     static _Thread_local real packed[MB / MR * A_PANEL] __attribute__((aligned(64)));
     static _Thread_local real panel[KC * NR] __attribute__((aligned(64)));
     for (int k0 = 0; k0 == 0 || k0 < m->K; k0 += KC) { // once for K = 0, which leaves the bias
-        Tile t = {.a_step = m->a_transposed ? MR : 1, .panel = panel, .depth = int_min(KC, m->K - k0),
-                  .add = m->accumulate || k0 > 0};
+        Tile t = {.a_step = m->a_transposed ? MR : 1, .panel = panel,
+                  .depth = int_min(KC, m->K - k0), .add = m->accumulate || k0 > 0};
         if (m->a_transposed) rows_pack(m->a, i0, rows, k0, t.depth, packed);
         for (int j = j0; j < j0 + cols; j += NR) {
             real start[NR] __attribute__((aligned(64))) = {0};
             t.start = start;
             t.cols = int_min(NR, j0 + cols - j);
-            for (int n = 0; n < t.cols && m->bias.data && k0 == 0; n++) start[n] = *view_row(m->bias, j + n);
+            for (int n = 0; n < t.cols && m->bias.data && k0 == 0; n++) {
+                start[n] = *view_row(m->bias, j + n);
+            }
             (m->b_transposed ? panel_transpose : panel_copy)(m->b, k0, t.depth, j, t.cols, panel);
             for (int i = 0; i < rows; i += MR) {
                 t.rows = int_min(MR, rows - i);
                 for (int r = 0; r < MR; r++) {
-                    int row = i + int_min(r, t.rows - 1); // rows past the edge repeat the last one, unused
+                    // Rows past the edge repeat the last one, and are not stored.
+                    int row = i + int_min(r, t.rows - 1);
                     t.a[r] = m->a_transposed ? packed + (size_t)(i / MR) * A_PANEL + (row - i)
                                              : view_row(m->a, i0 + row) + k0;
                     t.out[r] = view_row(m->out, i0 + row) + j;
@@ -296,11 +323,14 @@ static void block_compute(const Matmul *m, int i0, int rows, int j0, int cols) {
 
 static void range_compute(const Matmul *m, int i0, int i1, int j0, int j1) {
     for (int i = i0; i < i1; i += MB) {
-        for (int j = j0; j < j1; j += NB) block_compute(m, i, int_min(MB, i1 - i), j, int_min(NB, j1 - j));
+        for (int j = j0; j < j1; j += NB) {
+            block_compute(m, i, int_min(MB, i1 - i), j, int_min(NB, j1 - j));
+        }
     }
 }
 
-// The product on the calling thread alone, for use inside a parallel region. out may not overlap a, b or bias.
+// The product on the calling thread alone, for use inside a parallel region. out may not overlap a,
+// b or bias.
 static void matmul_serial(Matmul m) { range_compute(&m, 0, m.M, 0, m.N); }
 
 // Where part number `part` of `size` elements begins, when they are shared out in whole units.
@@ -309,19 +339,27 @@ static int part_begin(int size, int unit, int parts, int part) {
     return int_min(size, (int)(units * (size_t)part / (size_t)parts) * unit);
 }
 
-// The same product, to the last bit, on all threads: each computes one rectangle of a grid over out.
+// The same product, to the last bit, on all threads: each computes one rectangle of a grid over
+// out.
 static void matmul(Matmul m) {
     int threads = omp_get_max_threads(), down = 1;
-    if (threads == 1 || (double)m.M * m.N * m.K < 1 << 18) { // too short to pay for a parallel region
+    // A short product does not pay for a parallel region.
+    if (threads == 1 || (double)m.M * m.N * m.K < 1 << 18) {
         matmul_serial(m);
         return;
     }
-    // The time of a rectangle goes with its area, plus what it costs to read or pack the rows of a and the columns of b.
-    double best = INFINITY, row_cost = m.a_transposed ? 14 : 2, column_cost = m.b_transposed ? 14 : 7;
+    // The time of a rectangle goes with its area, plus what it costs to read or pack the rows of a
+    // and the columns of b.
+    double best = INFINITY, row_cost = m.a_transposed ? 14 : 2;
+    double column_cost = m.b_transposed ? 14 : 7;
     for (int d = 1; d <= threads; d++) {
-        double height = ceil((double)m.M / MR / d) * MR, width = ceil((double)m.N / NR / (threads / d)) * NR;
+        double height = ceil((double)m.M / MR / d) * MR;
+        double width = ceil((double)m.N / NR / (threads / d)) * NR;
         double cost = height * width + height * row_cost + width * column_cost;
-        if (cost < best) best = cost, down = d;
+        if (cost < best) {
+            best = cost;
+            down = d;
+        }
     }
     int across = threads / down;
     #pragma omp parallel for schedule(static, 1)
@@ -335,23 +373,27 @@ static void matmul(Matmul m) {
 // ----------------------------------------------------------------------------
 // layers: each as a forward and a backward function
 //
-// Every loop over threads gives each thread whole rows or whole columns to itself and adds in a fixed order, so that
-// results do not depend, in any bit, on the number of threads.
+// Every loop over threads gives each thread whole rows or whole columns to itself and adds in a
+// fixed order, so that results do not depend, in any bit, on the number of threads.
 
 enum { COLUMNS_AT_ONCE = 64 }; // columns that one thread sums at a time
 
-// out (B,T,C) = wte[token] for tokens first .. first+count-1, whose rows wte (count,C) holds; zeros for others
-static void embedding_forward(real *out, const int32_t *tokens, const real *wte, int first, int count, int rows, int C) {
+// out (B,T,C) = wte[token] for tokens first .. first+count-1, whose rows wte (count,C) holds; zeros
+// for others
+static void embedding_forward(real *out, const int32_t *tokens, const real *wte, int first,
+                              int count, int rows, int C) {
     #pragma omp parallel for schedule(static)
     for (int i = 0; i < rows; i++) {
         int held = tokens[i] >= first && tokens[i] < first + count;
-        if (held) memcpy(out + (size_t)i * C, wte + (size_t)(tokens[i] - first) * C, (size_t)C * sizeof(real));
-        else memset(out + (size_t)i * C, 0, (size_t)C * sizeof(real));
+        real *row = out + (size_t)i * C;
+        if (held) memcpy(row, wte + (size_t)(tokens[i] - first) * C, (size_t)C * sizeof(real));
+        else memset(row, 0, (size_t)C * sizeof(real));
     }
 }
 
 // dwte (count,C) is added to: the head has been there first.
-static void embedding_backward(real *dwte, const real *dout, const int32_t *tokens, int first, int count, int rows, int C) {
+static void embedding_backward(real *dwte, const real *dout, const int32_t *tokens, int first,
+                               int count, int rows, int C) {
     #pragma omp parallel for schedule(static)
     for (int from = 0; from < C; from += COLUMNS_AT_ONCE) {
         int to = int_min(C, from + COLUMNS_AT_ONCE);
@@ -384,7 +426,8 @@ static void position_backward(real *dwpe, const real *dout, int B, int T, int C,
     }
 }
 
-static void layernorm_forward_row(real *out, real *mean, real *rstd, const real *x, const real *w, const real *b, int C) {
+static void layernorm_forward_row(real *out, real *mean, real *rstd, const real *x, const real *w,
+                                  const real *b, int C) {
     real sum = 0, squares = 0;
     #pragma omp simd reduction(+ : sum)
     for (int c = 0; c < C; c++) sum += x[c];
@@ -397,9 +440,10 @@ static void layernorm_forward_row(real *out, real *mean, real *rstd, const real 
     *rstd = s;
 }
 
-// out (rows,C) = (x - mean) * rstd * w + b over each row of x (rows,C); mean, rstd (rows) are kept for the backward pass.
-static void layernorm_forward(real *out, real *mean, real *rstd, const real *x, const real *w, const real *b, int rows,
-                              int C) {
+// out (rows,C) = (x - mean) * rstd * w + b over each row of x (rows,C); mean, rstd (rows) are kept
+// for the backward pass.
+static void layernorm_forward(real *out, real *mean, real *rstd, const real *x, const real *w,
+                              const real *b, int rows, int C) {
     #pragma omp parallel for schedule(static)
     for (int i = 0; i < rows; i++) {
         layernorm_forward_row(out + (size_t)i * C, mean + i, rstd + i, x + (size_t)i * C, w, b, C);
@@ -407,7 +451,8 @@ static void layernorm_forward(real *out, real *mean, real *rstd, const real *x, 
 }
 
 // One row of dx: written, or added to if add_dx.
-static void layernorm_backward_row(real *dx, const real *d, const real *x, real m, real s, const real *w, int C, int add_dx) {
+static void layernorm_backward_row(real *dx, const real *d, const real *x, real m, real s,
+                                   const real *w, int C, int add_dx) {
     real sum = 0, sum_norm = 0;
     #pragma omp simd reduction(+ : sum, sum_norm)
     for (int c = 0; c < C; c++) {
@@ -423,8 +468,9 @@ static void layernorm_backward_row(real *dx, const real *d, const real *x, real 
 }
 
 // dx (rows,C) is written, or added to if add_dx; dw, db (C) are written, or added to if add_dw.
-static void layernorm_backward(real *dx, real *dw, real *db, const real *dout, const real *x, const real *mean,
-                               const real *rstd, const real *w, int rows, int C, int add_dx, int add_dw) {
+static void layernorm_backward(real *dx, real *dw, real *db, const real *dout, const real *x,
+                               const real *mean, const real *rstd, const real *w, int rows, int C,
+                               int add_dx, int add_dw) {
     #pragma omp parallel
     {
         #pragma omp for schedule(static) nowait // the second loop reads nothing of the first
@@ -487,7 +533,8 @@ static void gelu_backward(real *dx, const real *dout, const real *x, size_t n) {
     #pragma omp parallel for simd schedule(static)
     for (size_t i = 0; i < n; i++) {
         real v = x[i], t = real_tanh(GELU_SCALE * (v + GELU_CUBE * v * v * v));
-        real slope = (real)0.5 * (1 + t) + (real)0.5 * v * (1 - t * t) * GELU_SCALE * (1 + 3 * GELU_CUBE * v * v);
+        real slope = (real)0.5 * (1 + t) +
+                     (real)0.5 * v * (1 - t * t) * GELU_SCALE * (1 + 3 * GELU_CUBE * v * v);
         dx[i] = dout[i] * slope;
     }
 }
@@ -507,8 +554,9 @@ static void scaled_add(real *out, real scale, const real *x, size_t n) {
 // ----------------------------------------------------------------------------
 // attention: causal, one (sequence, head) per thread at a time
 //
-// Queries are taken ATTENTION_ROWS at a time, against the keys up to the last of them, so that nothing of size T x T
-// is kept: the backward pass makes the probabilities again from lse, the log of each row's sum of exponentials.
+// Queries are taken ATTENTION_ROWS at a time, against the keys up to the last of them, so that
+// nothing of size T x T is kept: the backward pass makes the probabilities again from lse, the log
+// of each row's sum of exponentials.
 
 enum { ATTENTION_ROWS = 64 };
 
@@ -521,7 +569,8 @@ typedef struct {
 // Q, K or V (part 0, 1, 2) of sequence b, head h, from row t on; qkv (B,T,3,heads,HS).
 static View attention_view(const AttentionShape *s, real *qkv, int part, int b, int h, int t) {
     size_t width = (size_t)s->heads * s->HS;
-    return view_of(qkv + ((size_t)b * s->T + t) * 3 * width + part * width + (size_t)h * s->HS, 3 * width);
+    return view_of(qkv + ((size_t)b * s->T + t) * 3 * width + part * width + (size_t)h * s->HS,
+                   3 * width);
 }
 
 static View attention_out_view(const AttentionShape *s, real *out, int b, int h, int t) {
@@ -529,8 +578,8 @@ static View attention_out_view(const AttentionShape *s, real *out, int b, int h,
     return view_of(out + ((size_t)b * s->T + t) * width + (size_t)h * s->HS, width);
 }
 
-// Probabilities of queries t .. t+n-1 over keys 0 .. t+n-1 from their scores, in place; keys after a query get 0.
-// lse (n) is written.
+// Probabilities of queries t .. t+n-1 over keys 0 .. t+n-1 from their scores, in place; keys after
+// a query get 0. lse (n) is written.
 static void attention_softmax(real *scores, real *lse, int t, int n, real scale) {
     int keys = t + n;
     for (int i = 0; i < n; i++) {
@@ -539,7 +588,10 @@ static void attention_softmax(real *scores, real *lse, int t, int n, real scale)
         #pragma omp simd reduction(max : largest)
         for (int j = 0; j < seen; j++) largest = row[j] > largest ? row[j] : largest;
         #pragma omp simd reduction(+ : sum)
-        for (int j = 0; j < seen; j++) sum += row[j] = real_exp((row[j] - largest) * scale);
+        for (int j = 0; j < seen; j++) {
+            row[j] = real_exp((row[j] - largest) * scale);
+            sum += row[j];
+        }
         for (int j = 0; j < seen; j++) row[j] *= 1 / sum;
         for (int j = seen; j < keys; j++) row[j] = 0;
         lse[i] = largest * scale + (real)log((double)sum);
@@ -569,19 +621,20 @@ static void attention_forward(real *out, real *lse, real *qkv, AttentionShape s)
             for (int t = 0; t < s.T; t += ATTENTION_ROWS) {
                 int n = int_min(ATTENTION_ROWS, s.T - t), keys = t + n;
                 View P = view_of(probs, keys), Q = attention_view(&s, qkv, 0, b, h, t);
-                matmul_serial((Matmul){.out = P, .a = Q, .b = K, .b_transposed = 1, .M = n, .N = keys, .K = s.HS});
+                matmul_serial((Matmul){.out = P, .a = Q, .b = K, .b_transposed = 1, .M = n,
+                                       .N = keys, .K = s.HS});
                 attention_softmax(probs, lse_head + t, t, n, scale);
-                matmul_serial((Matmul){.out = attention_out_view(&s, out, b, h, t), .a = P, .b = V, .M = n, .N = s.HS,
-                                       .K = keys});
+                matmul_serial((Matmul){.out = attention_out_view(&s, out, b, h, t), .a = P, .b = V,
+                                       .M = n, .N = s.HS, .K = keys});
             }
         }
     }
 }
 
-// dscores = probabilities * (dprobabilities - delta) * scale, in place, where delta of a row is dout . out
-// (FlashAttention, arXiv 2205.14135, appendix B.2).
-static void attention_softmax_backward(real *dprobs, const real *probs, View dout, View out, int n, int keys, int HS,
-                                       real scale) {
+// dscores = probabilities * (dprobabilities - delta) * scale, in place, where delta of a row is
+// dout . out (FlashAttention, arXiv 2205.14135, appendix B.2).
+static void attention_softmax_backward(real *dprobs, const real *probs, View dout, View out, int n,
+                                       int keys, int HS, real scale) {
     for (int i = 0; i < n; i++) {
         const real *p = probs + (size_t)i * keys, *d = view_row(dout, i), *o = view_row(out, i);
         real *dp = dprobs + (size_t)i * keys, delta = 0;
@@ -592,46 +645,53 @@ static void attention_softmax_backward(real *dprobs, const real *probs, View dou
 }
 
 // dqkv is written; dout, out (B,T,heads,HS); lse, qkv as in the forward pass
-static void attention_backward(real *dqkv, real *dout, real *out, real *lse, real *qkv, AttentionShape s) {
+static void attention_backward(real *dqkv, real *dout, real *out, real *lse, real *qkv,
+                               AttentionShape s) {
     real scale = 1 / (real)sqrt((double)s.HS);
     #pragma omp parallel for collapse(2) schedule(static) num_threads(s.threads)
     for (int b = 0; b < s.B; b++) {
         for (int h = 0; h < s.heads; h++) {
             real *probs = s.scratch + (size_t)omp_get_thread_num() * 2 * ATTENTION_ROWS * s.T;
-            real *dprobs = probs + (size_t)ATTENTION_ROWS * s.T, *lse_head = lse + ((size_t)b * s.heads + h) * s.T;
+            real *dprobs = probs + (size_t)ATTENTION_ROWS * s.T;
+            real *lse_head = lse + ((size_t)b * s.heads + h) * s.T;
             View K = attention_view(&s, qkv, 1, b, h, 0), V = attention_view(&s, qkv, 2, b, h, 0);
-            View dK = attention_view(&s, dqkv, 1, b, h, 0), dV = attention_view(&s, dqkv, 2, b, h, 0);
+            View dK = attention_view(&s, dqkv, 1, b, h, 0);
+            View dV = attention_view(&s, dqkv, 2, b, h, 0);
             for (int t = 0; t < s.T; t++) {
                 memset(view_row(dK, t), 0, (size_t)s.HS * sizeof(real));
                 memset(view_row(dV, t), 0, (size_t)s.HS * sizeof(real));
             }
             for (int t = 0; t < s.T; t += ATTENTION_ROWS) {
                 int n = int_min(ATTENTION_ROWS, s.T - t), keys = t + n;
-                View Q = attention_view(&s, qkv, 0, b, h, t), dQ = attention_view(&s, dqkv, 0, b, h, t);
-                View d = attention_out_view(&s, dout, b, h, t), o = attention_out_view(&s, out, b, h, t);
+                View Q = attention_view(&s, qkv, 0, b, h, t);
+                View dQ = attention_view(&s, dqkv, 0, b, h, t);
+                View d = attention_out_view(&s, dout, b, h, t);
+                View o = attention_out_view(&s, out, b, h, t);
                 View P = view_of(probs, keys), dP = view_of(dprobs, keys);
-                matmul_serial((Matmul){.out = P, .a = Q, .b = K, .b_transposed = 1, .M = n, .N = keys, .K = s.HS});
+                matmul_serial((Matmul){.out = P, .a = Q, .b = K, .b_transposed = 1, .M = n,
+                                       .N = keys, .K = s.HS});
                 attention_softmax_again(probs, lse_head + t, t, n, scale);
-                matmul_serial((Matmul){.out = dP, .a = d, .b = V, .b_transposed = 1, .M = n, .N = keys, .K = s.HS});
-                matmul_serial((Matmul){.out = dV, .a = P, .a_transposed = 1, .b = d, .M = keys, .N = s.HS, .K = n,
-                                       .accumulate = 1});
+                matmul_serial((Matmul){.out = dP, .a = d, .b = V, .b_transposed = 1, .M = n,
+                                       .N = keys, .K = s.HS});
+                matmul_serial((Matmul){.out = dV, .a = P, .a_transposed = 1, .b = d, .M = keys,
+                                       .N = s.HS, .K = n, .accumulate = 1});
                 attention_softmax_backward(dprobs, probs, d, o, n, keys, s.HS, scale);
                 matmul_serial((Matmul){.out = dQ, .a = dP, .b = K, .M = n, .N = s.HS, .K = keys});
-                matmul_serial((Matmul){.out = dK, .a = dP, .a_transposed = 1, .b = Q, .M = keys, .N = s.HS, .K = n,
-                                       .accumulate = 1});
+                matmul_serial((Matmul){.out = dK, .a = dP, .a_transposed = 1, .b = Q, .M = keys,
+                                       .N = s.HS, .K = n, .accumulate = 1});
             }
         }
     }
 }
 
 // ----------------------------------------------------------------------------
-// classifier: softmax and cross-entropy over logits (rows,width) of the tokens first .. first+count-1, in the first `count`
-// columns. Columns after them are neither read nor written.
+// classifier: softmax and cross-entropy over logits (rows,width) of the tokens first ..
+// first+count-1, in the first `count` columns. Columns after them are neither read nor written.
 
-// largest, sum (rows): the largest logit and the sum of exponentials relative to it; chosen (rows): the target's logit,
-// 0 if it is not among these.
-static void classifier_forward(real *largest, real *sum, real *chosen, const real *logits, const int32_t *targets, int rows,
-                               int first, int count, int width) {
+// largest, sum (rows): the largest logit and the sum of exponentials relative to it; chosen (rows):
+// the target's logit, 0 if it is not among these.
+static void classifier_forward(real *largest, real *sum, real *chosen, const real *logits,
+                               const int32_t *targets, int rows, int first, int count, int width) {
     #pragma omp parallel for schedule(static)
     for (int i = 0; i < rows; i++) {
         const real *row = logits + (size_t)i * width;
@@ -646,10 +706,10 @@ static void classifier_forward(real *largest, real *sum, real *chosen, const rea
     }
 }
 
-// logits become their own gradient, (softmax - one at the target) * scale; lse (rows) is the log of the sum of
-// exponentials over the whole vocabulary.
-static void classifier_backward(real *logits, const real *lse, const int32_t *targets, real scale, int rows, int first,
-                                int count, int width) {
+// logits become their own gradient, (softmax - one at the target) * scale; lse (rows) is the log of
+// the sum of exponentials over the whole vocabulary.
+static void classifier_backward(real *logits, const real *lse, const int32_t *targets, real scale,
+                                int rows, int first, int count, int width) {
     #pragma omp parallel for schedule(static)
     for (int i = 0; i < rows; i++) {
         real *row = logits + (size_t)i * width, shift = lse[i];
@@ -1304,10 +1364,13 @@ static void gpt2_backward(GPT2 *m, double scale, int add_grads) {
 // ----------------------------------------------------------------------------
 // update: sum of partial gradients, norm, AdamW
 
-// Ends an update's gradients. Tensors that every rank has whole, but saw its own streams with: the sum over ranks is the
-// gradient, one all-reduce. Then the sums over replicas: those begun in the last backward pass, and the rest.
+// Ends an update's gradients. Tensors that every rank has whole, but saw its own streams with: the
+// sum over ranks is the gradient, one all-reduce. Then the sums over replicas: those begun in the
+// last backward pass, and the rest.
 static void gradients_reduce(GPT2 *m) {
-    if (!FAULT(FAULT_LN_GRADS_NOT_SUMMED)) allreduce(m, TRAFFIC_GRADIENTS, m->partial_grads, partial_grads_size(m));
+    if (!FAULT(FAULT_LN_GRADS_NOT_SUMMED)) {
+        allreduce(m, TRAFFIC_GRADIENTS, m->partial_grads, partial_grads_size(m));
+    }
     int begun = m->replica_sums.count;
     sums_finish(&m->replica_sums);
     mesh_sum(&m->mesh, MESH_DP, m->partial_grads, partial_grads_size(m), sizeof(real));
@@ -1318,8 +1381,8 @@ static void gradients_reduce(GPT2 *m) {
     }
 }
 
-// Sum of squares of rank f's part of one tensor's gradient. Row by row in double, rows in order, so that it depends neither
-// on threads nor on how ranks are folded.
+// Sum of squares of rank f's part of one tensor's gradient. Row by row in double, rows in order, so
+// that it depends neither on threads nor on how ranks are folded.
 static double part_norm_squared(GPT2 *m, int p, int f) {
     const ParamSpec *spec = &m->local[p];
     Shard s = shard_of(spec, f, m->F);
@@ -1343,16 +1406,20 @@ static int counted_per_rank(const GPT2 *m, int p) {
     return spec_is_cut(&m->local[p]) || FAULT(FAULT_NORM_COUNTS_REPLICAS);
 }
 
-// Norm of the whole gradient: sharded tensors over all ranks, replicated ones once. *culprit is the name of the first
-// tensor whose gradient is not finite, or NULL. All ranks of the TP group take part and get the same.
+// Norm of the whole gradient: sharded tensors over all ranks, replicated ones once. *culprit is the
+// name of the first tensor whose gradient is not finite, or NULL. All ranks of the TP group take
+// part and get the same.
 static double gradients_norm(GPT2 *m, const char **culprit) {
     int R = m->config.R, n = m->F * P_COUNT;
-    double *mine = alloc_zeroed(n, sizeof(double), "norm"), *all = alloc_zeroed((size_t)R * P_COUNT, sizeof(double), "norm");
+    double *mine = alloc_zeroed(n, sizeof(double), "norm");
+    double *all = alloc_zeroed((size_t)R * P_COUNT, sizeof(double), "norm");
     double total = 0;
     *culprit = NULL;
     for (int f = 0; f < m->F; f++) {
         for (int p = 0; p < P_COUNT; p++) {
-            if (f == 0 || counted_per_rank(m, p)) mine[f * P_COUNT + p] = part_norm_squared(m, p, f);
+            if (f == 0 || counted_per_rank(m, p)) {
+                mine[f * P_COUNT + p] = part_norm_squared(m, p, f);
+            }
         }
     }
     mesh_gather(&m->mesh, mine, n, all);
@@ -1364,18 +1431,21 @@ static double gradients_norm(GPT2 *m, const char **culprit) {
             total += squared;
         }
     }
-    free(mine), free(all);
+    free(mine);
+    free(all);
     return sqrt(total);
 }
 
 // One AdamW step (arXiv 1711.05101), number `update` from 1.
 static void gpt2_update(GPT2 *m, AdamW h, int64_t update) {
-    real b1 = (real)h.beta1, b2 = (real)h.beta2, eps = (real)h.eps, scale = (real)h.grad_scale, rate = (real)h.rate;
+    real b1 = (real)h.beta1, b2 = (real)h.beta2, eps = (real)h.eps, scale = (real)h.grad_scale;
+    real rate = (real)h.rate;
     real correct1 = (real)(1 / (1 - pow(h.beta1, (double)update)));
     real correct2 = (real)(1 / (1 - pow(h.beta2, (double)update)));
     for (int p = 0; p < P_COUNT; p++) {
         real decay = (real)(m->local[p].decay ? h.decay : 0);
-        real *w = m->params.at[p], *g = m->grads.at[p], *m1 = m->moment1.at[p], *m2 = m->moment2.at[p];
+        real *w = m->params.at[p], *g = m->grads.at[p], *m1 = m->moment1.at[p];
+        real *m2 = m->moment2.at[p];
         size_t n = spec_size(&m->local[p]);
         #pragma omp parallel for simd schedule(static)
         for (size_t i = 0; i < n; i++) {
@@ -1393,15 +1463,19 @@ static void gpt2_update(GPT2 *m, AdamW h, int64_t update) {
 // checkpoints: between files, which hold whole tensors, and what this process has of them
 
 static real *set_row(GPT2 *m, int set, int p, int layer, int row) {
-    Tensors *t = set == SET_PARAMS ? &m->params : set == SET_MOMENT1 ? &m->moment1 : &m->moment2;
-    return whole_layer(m, t, p, layer) + (size_t)row * m->local[p].cols;
+    Tensors *sets[] = {[SET_PARAMS] = &m->params, [SET_MOMENT1] = &m->moment1,
+                       [SET_MOMENT2] = &m->moment2};
+    return whole_layer(m, sets[set], p, layer) + (size_t)row * m->local[p].cols;
 }
 
-static void model_rows_put(void *owner, int set, int p, int layer, int row, int rows, const float *values) {
+static void model_rows_put(void *owner, int set, int p, int layer, int row, int rows,
+                           const float *values) {
     GPT2 *m = owner;
     Shard mine = shard_of(&m->whole[p], m->mesh.group_rank, m->mesh.group);
     size_t cols = (size_t)m->whole[p].cols, first = (size_t)row * cols;
-    if (m->mesh.world > 1) m->loaded_hash = words_hash(m->loaded_hash, values, (size_t)rows * cols * sizeof *values);
+    if (m->mesh.world > 1) {
+        m->loaded_hash = words_hash(m->loaded_hash, values, (size_t)rows * cols * sizeof *values);
+    }
     for (int r = 0; r < mine.rows; r++) {
         size_t at = shard_row(&mine, r);
         if (at < first || at >= first + (size_t)rows * cols) continue;
@@ -1410,8 +1484,10 @@ static void model_rows_put(void *owner, int set, int p, int layer, int row, int 
     }
 }
 
-// What other processes have is zero here until they are joined; of a replicated tensor the first brings all.
-static void model_rows_get(void *owner, int set, int p, int layer, int row, int rows, float *values) {
+// What other processes have is zero here until they are joined; of a replicated tensor the first
+// brings all.
+static void model_rows_get(void *owner, int set, int p, int layer, int row, int rows,
+                           float *values) {
     GPT2 *m = owner;
     Shard mine = shard_of(&m->whole[p], m->mesh.group_rank, m->mesh.group);
     size_t cols = (size_t)m->whole[p].cols, first = (size_t)row * cols;
@@ -1442,18 +1518,22 @@ static void gpt2_load_state(GPT2 *m, const char *path, int64_t updates) {
 
 // The first TP group gathers, its first process writes.
 static void checkpoint_save(GPT2 *m, const char *folder, int64_t updates, int64_t keep) {
-    if (m->mesh.dp_rank == 0) checkpoint_write(folder, &m->config, updates, keep, m->mesh.rank == 0, model_rows_get, m);
+    if (m->mesh.dp_rank == 0) {
+        checkpoint_write(folder, &m->config, updates, keep, m->mesh.rank == 0, model_rows_get, m);
+    }
 }
 
 // ----------------------------------------------------------------------------
 // what a run asks of its trainer, beside the functions above; data/run.h says what each has to do
 
-static void gpt2_create_for(GPT2 *m, const GPT2Config *config, Mesh mesh, const Options *o, int training) {
+static void gpt2_create_for(GPT2 *m, const GPT2Config *config, Mesh mesh, const Options *o,
+                            int training) {
     gpt2_create(m, config, mesh, (int)o->batch, (int)o->length, training);
     m->network = (Network){.latency_us = o->net_latency, .gbits = o->net_gbits};
 }
 
-static void gpt2_micro_step(GPT2 *m, const int32_t *tokens, const int32_t *targets, int B, int T, int micro, int micro_steps) {
+static void gpt2_micro_step(GPT2 *m, const int32_t *tokens, const int32_t *targets, int B, int T,
+                            int micro, int micro_steps) {
     double loss = gpt2_forward(m, tokens, targets, B, T) / micro_steps;
     m->loss_sum = micro ? m->loss_sum + loss : loss;
     m->last_pass = micro == micro_steps - 1;
@@ -1482,9 +1562,11 @@ static uint64_t replicated_hash(GPT2 *m) {
 static int gpt2_describe(GPT2 *m, int i, char *line, size_t size) {
     if (i > 0) return 0;
     double MiB = 1.0 / (1 << 20), tensors = (double)(param_count(m->local) * sizeof(real)) * MiB;
-    double gradients = m->grads.block ? tensors + (double)((m->F - 1) * partial_grads_size(m) * sizeof(real)) * MiB : 0;
-    snprintf(line, size, "# memory_MiB parameters %.1f gradients %.1f moments %.1f activations %.1f", tensors, gradients,
-            m->grads.block ? 2 * tensors : 0, (double)activations_bytes(m) * MiB);
+    double partials = (double)((m->F - 1) * partial_grads_size(m) * sizeof(real)) * MiB;
+    double gradients = m->grads.block ? tensors + partials : 0;
+    snprintf(line, size,
+             "# memory_MiB parameters %.1f gradients %.1f moments %.1f activations %.1f", tensors,
+             gradients, m->grads.block ? 2 * tensors : 0, (double)activations_bytes(m) * MiB);
     return 1;
 }
 

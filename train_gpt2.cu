@@ -1,25 +1,31 @@
 /*
-GPT-2 training on NVIDIA GPUs with tensor parallelism (TP) that needs few all-reduces. It mirrors train_gpt2.c, the CPU
-trainer: the same blocks, options, files, log lines and, to rounding, the same numbers; read that file first for what a
-segment and a merge are. What is different here:
+GPT-2 training on NVIDIA GPUs with tensor parallelism (TP) that needs few all-reduces. It mirrors
+train_gpt2.c, the CPU trainer: the same blocks, options, files, log lines and, to rounding, the same
+numbers; read that file first for what a segment and a merge are. What is different here:
 
-  - The F tensor ranks that are folded into one process are a batch dimension: every kernel and every matrix product does
-    all of them in one launch. A merge of folded ranks costs no pass over memory of its own: the kernel that adds bias and
-    residual and normalizes reads all F partial outputs.
-  - Real ranks (one process and one GPU each, under mpirun) add NCCL: on the compute stream in the forward pass, beside it in
-    the backward pass, where the weight gradients that nobody waits for are computed meanwhile. Gradients are summed over
-    data-parallel replicas on a stream of their own while the backward pass goes on.
-  - Activations, and the weights that products read, are bf16 (PRECISION=BF16) or float (PRECISION=FP32). Gradients,
-    optimizer state, master weights and every sum inside a kernel are float.
+  - The F tensor ranks that are folded into one process are a batch dimension: every kernel and
+    every matrix product does all of them in one launch. A merge of folded ranks costs no pass over
+    memory of its own: the kernel that adds bias and residual and normalizes reads all F partial
+    outputs.
+  - Real ranks (one process and one GPU each, under mpirun) add NCCL. In the forward pass it runs on
+    the compute stream, in the backward pass beside it, while weight gradients are computed, which
+    no merge needs. Gradients are summed over data-parallel replicas on a stream of their own while
+    the backward pass goes on.
+  - Activations, and the weights that products read, are bf16 (PRECISION=BF16) or float
+    (PRECISION=FP32). Gradients, optimizer state, master weights and every sum inside a kernel are
+    float.
   - Nothing is summed by floating-point atomics: a run repeats itself bit by bit.
 
-  make train_gpt2cu                              for the GPU of this machine, or for 8.0 and 9.0 where there is none
+  make train_gpt2cu                              for the GPU of this machine; without one, for
+                                                 compute capability 8.0 and 9.0
   ./train_gpt2cu -e 4x4x128 -t 64 -p sppp        one GPU, both tensor ranks on it
   mpirun -n 2 ./train_gpt2cu -p sppp             two GPUs, one rank each
-  make train_gpt2cu_emu && ./train_gpt2cu_emu    the same file on a CPU, by dev/emu: slow, and for tests (4x4x32, T 16)
+  make train_gpt2cu_emu && ./train_gpt2cu_emu    the same file on a CPU, by dev/emu: slow, and for
+                                                 tests (4x4x32, T 16)
 
-Shapes are written beside every tensor: B sequences, T tokens each, C channels, NH heads, HS = C/NH, V tokens (padded to
-Vp), R tensor ranks, F of them in this process. f counts ranks, k sub-blocks (2 per block), p parameter tensors; rows = B T.
+Shapes are written beside every tensor: B sequences, T tokens each, C channels, NH heads, HS = C/NH,
+V tokens (padded to Vp), R tensor ranks, F of them in this process. f counts ranks, k sub-blocks (2
+per block), p parameter tensors; rows = B T.
 */
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
@@ -55,7 +61,7 @@ Vp), R tensor ranks, F of them in this process. f counts ranks, k sub-blocks (2 
 // ----------------------------------------------------------------------------
 // numbers, calls and launches
 
-#ifdef PRECISION_TF32 // fp32, but for products of matrices
+#ifdef PRECISION_TF32 // as fp32; products of matrices round their inputs to TF32
 #define PRECISION_FP32
 #endif
 #ifdef PRECISION_FP32
@@ -68,28 +74,36 @@ typedef __nv_bfloat16 real;
 #define REAL_NAME "bf16"
 #endif
 
-// Every call to a library goes through one of these: file and line, the call, the library's own text; `fail` adds the rank.
-#define CUDA_CHECK(call)                                                                                       \
-    do {                                                                                                       \
-        cudaError_t code_ = (call);                                                                            \
-        if (code_ != cudaSuccess) fail("%s:%d: %s: %s", __FILE__, __LINE__, #call, cudaGetErrorString(code_)); \
+// Every call to a library goes through one of these: file and line, the call, the library's own
+// text; `fail` adds the rank.
+#define CUDA_CHECK(call)                                                     \
+    do {                                                                     \
+        cudaError_t code_ = (call);                                          \
+        if (code_ == cudaSuccess) break;                                     \
+        const char *text_ = cudaGetErrorString(code_);                       \
+        fail("%s:%d: %s: %s", __FILE__, __LINE__, #call, text_);             \
     } while (0)
 
-#define CUBLAS_CHECK(call)                                                                                                   \
-    do {                                                                                                                     \
-        cublasStatus_t code_ = (call);                                                                                       \
-        if (code_ != CUBLAS_STATUS_SUCCESS) fail("%s:%d: %s: %s", __FILE__, __LINE__, #call, cublasLtGetStatusString(code_)); \
-    } while (0)
-#define NCCL_CHECK(call)                                                                                    \
-    do {                                                                                                    \
-        ncclResult_t code_ = (call);                                                                        \
-        if (code_ != ncclSuccess) {                                                                         \
-            fail("%s:%d: %s: %s (%s)", __FILE__, __LINE__, #call, ncclGetErrorString(code_), ncclGetLastError(NULL)); \
-        }                                                                                                   \
+#define CUBLAS_CHECK(call)                                                   \
+    do {                                                                     \
+        cublasStatus_t code_ = (call);                                       \
+        if (code_ == CUBLAS_STATUS_SUCCESS) break;                           \
+        const char *text_ = cublasLtGetStatusString(code_);                  \
+        fail("%s:%d: %s: %s", __FILE__, __LINE__, #call, text_);             \
     } while (0)
 
-// Launches a kernel on stream `on`. A template's name stands in parentheses: LAUNCH((sum_kernel<4>), grid, block, 0, stream, x, n).
-// dev/emu, where CUDA code runs on a CPU, brings its own.
+#define NCCL_CHECK(call)                                                     \
+    do {                                                                     \
+        ncclResult_t code_ = (call);                                         \
+        if (code_ == ncclSuccess) break;                                     \
+        const char *text_ = ncclGetErrorString(code_);                       \
+        const char *last_ = ncclGetLastError(NULL);                          \
+        fail("%s:%d: %s: %s (%s)", __FILE__, __LINE__, #call, text_, last_); \
+    } while (0)
+
+// Launches a kernel on stream `on`. A template's name stands in parentheses:
+// LAUNCH((sum_kernel<4>), grid, block, 0, stream, x, n). dev/emu, where CUDA code runs on a CPU,
+// brings its own.
 #ifndef LAUNCH
 #define LAUNCH(kernel, grid, block, shared, on, ...)             \
     do {                                                         \
@@ -106,13 +120,17 @@ static constexpr int WARP = 32;
 
 #define FULL_WARP 0xFFFFFFFFu
 
-template <typename A, typename B> static constexpr __host__ __device__ A ceil_div(A a, B b) { return (a + b - 1) / b; }
+template <typename A, typename B> static constexpr __host__ __device__ A ceil_div(A a, B b) {
+    return (a + b - 1) / b;
+}
 
 __device__ __forceinline__ float to_float(float x) { return x; }
 __device__ __forceinline__ float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
 template <typename T> __device__ __forceinline__ T from_float(float x);
 template <> __device__ __forceinline__ float from_float<float>(float x) { return x; }
-template <> __device__ __forceinline__ __nv_bfloat16 from_float<__nv_bfloat16>(float x) { return __float2bfloat16_rn(x); }
+template <> __device__ __forceinline__ __nv_bfloat16 from_float<__nv_bfloat16>(float x) {
+    return __float2bfloat16_rn(x);
+}
 
 // 16 bytes of T, which is what one thread reads or writes at a time: PACK elements.
 template <typename T> struct alignas(16) Packed {
@@ -144,7 +162,9 @@ __device__ __forceinline__ void floats_load(float x[PACK], const float *from) {
 }
 __device__ __forceinline__ void floats_store(float *to, const float x[PACK]) {
 #pragma unroll
-    for (int j = 0; j < PACK; j += 4) pack_store(to + j, Packed<float>{{x[j], x[j + 1], x[j + 2], x[j + 3]}});
+    for (int j = 0; j < PACK; j += 4) {
+        pack_store(to + j, Packed<float>{{x[j], x[j + 1], x[j + 2], x[j + 3]}});
+    }
 }
 
 // Sums and maxima over a warp; every lane gets the result, always added in the same order.
@@ -153,18 +173,22 @@ __device__ __forceinline__ float warp_sum(float x) {
     return x;
 }
 __device__ __forceinline__ float warp_max(float x) {
-    for (int step = WARP / 2; step > 0; step /= 2) x = fmaxf(x, __shfl_xor_sync(FULL_WARP, x, step));
+    for (int step = WARP / 2; step > 0; step /= 2) {
+        x = fmaxf(x, __shfl_xor_sync(FULL_WARP, x, step));
+    }
     return x;
 }
 
-// The same over a block of up to 1024 threads; shared (WARP) is scratch. Every thread gets the result.
+// The same over a block of up to 1024 threads; shared (WARP) is scratch. Every thread gets the
+// result.
 template <bool MAX> __device__ __forceinline__ float block_reduce(float x, float *shared) {
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
     x = MAX ? warp_max(x) : warp_sum(x);
     __syncthreads(); // shared may still be read from the last time
     if (lane == 0) shared[warp] = x;
     __syncthreads();
-    float y = lane < warps ? shared[lane] : MAX ? -INFINITY : 0;
+    float nothing = MAX ? -INFINITY : 0;
+    float y = lane < warps ? shared[lane] : nothing;
     return MAX ? warp_max(y) : warp_sum(y);
 }
 
@@ -175,7 +199,8 @@ struct Range {
 };
 #define RANGE() Range range_(__func__)
 
-// Mistakes that the test suite makes on purpose, one at a time, to see itself fail. Not compiled into the trainer.
+// Mistakes that the test suite makes on purpose, one at a time, to see itself fail. Not compiled
+// into the trainer.
 enum {
     FAULT_NONE,
     FAULT_BIAS_PER_RANK,            // every rank adds the output bias
@@ -201,11 +226,11 @@ __global__ void fault_kernel(int fault) { planted_fault = fault; }
 typedef struct {
     int index;                      // among the GPUs of this host
     cudaDeviceProp properties;
-    cudaStream_t stream;            // everything but
-    cudaStream_t replica_stream;    // sums of gradients over replicas, and
+    cudaStream_t stream;            // kernels, products and merges that are waited for
+    cudaStream_t replica_stream;    // sums of gradients over replicas
     cudaStream_t hidden_stream;     // merges that go on while something else computes
     cublasLtHandle_t blas;
-    int fuses_gelu;                 // products write or differentiate GELU themselves: faster from Hopper on
+    int fuses_gelu;                 // 1, from Hopper on: products write or differentiate GELU
 } Gpu;
 static Gpu gpu;
 
@@ -216,12 +241,14 @@ static void gpu_open(int index) {
     CUDA_CHECK(cudaSetDevice(index));
     CUDA_CHECK(cudaGetDeviceProperties(&gpu.properties, index));
     if (gpu.properties.major < 8) {
-        fail("GPU %d, %s: compute capability %d.%d, but 8.0 or newer is needed", index, gpu.properties.name,
-             gpu.properties.major, gpu.properties.minor);
+        fail("GPU %d, %s: compute capability %d.%d, but 8.0 or newer is needed", index,
+             gpu.properties.name, gpu.properties.major, gpu.properties.minor);
     }
     CUDA_CHECK(cudaStreamCreateWithFlags(&gpu.stream, cudaStreamNonBlocking));
     CUDA_CHECK(cudaStreamCreateWithFlags(&gpu.replica_stream, cudaStreamNonBlocking));
-    int lowest, highest; // a hidden merge takes the multiprocessors it needs before the products beside it take them all
+    // A hidden merge takes the multiprocessors it needs before the products beside it take them
+    // all.
+    int lowest, highest;
     CUDA_CHECK(cudaDeviceGetStreamPriorityRange(&lowest, &highest));
     CUDA_CHECK(cudaStreamCreateWithPriority(&gpu.hidden_stream, cudaStreamNonBlocking, highest));
     CUBLAS_CHECK(cublasLtCreate(&gpu.blas));
@@ -242,13 +269,14 @@ static void gpu_close(void) {
 //
 // One warp takes a row of C elements; a lane reads and writes 16 bytes at a time.
 
-// out = base_scale base + parts_scale (sum of parts) + share (sum of owns) + bias_scale bias. Copy g of out takes parts
-// g step .. g step + count - 1: ranks that go on by themselves are `copies` of count 1, step 1; a merge has count F, step 0.
+// out = base_scale base + parts_scale (sum of parts) + share (sum of owns) + bias_scale bias. Copy
+// g of out takes parts g step .. g step + count - 1: ranks that go on by themselves are `copies` of
+// count 1, step 1; a merge has count F, step 0.
 typedef struct {
     real *out;          // (copies,rows,C)
-    const real *base;   // (base_rows,C) for each copy, base_stride elements apart (0: all the same); row r reads
-    size_t base_stride; // r % base_rows; NULL: none
-    int base_rows;
+    const real *base;   // (base_rows,C) for each copy; NULL: none
+    size_t base_stride; // elements from one copy's base to the next; 0: all have the same
+    int base_rows;      // row r of out reads row r % base_rows
     float base_scale;
     const real *parts;  // (..,rows,C)
     int count, step;
@@ -274,11 +302,15 @@ __device__ __forceinline__ void pack_add(float sum[PACK], const real *from, floa
     for (int j = 0; j < PACK; j++) sum[j] += scale * to_float(p.at[j]);
 }
 
-__device__ __forceinline__ void merge_pack(const Merge &g, int copy, int row, int c, float sum[PACK]) {
+__device__ __forceinline__ void merge_pack(const Merge &g, int copy, int row, int c,
+                                           float sum[PACK]) {
     size_t n = (size_t)g.rows * g.C, at = (size_t)row * g.C + c;
 #pragma unroll
     for (int j = 0; j < PACK; j++) sum[j] = 0;
-    if (g.base) pack_add(sum, g.base + copy * g.base_stride + (size_t)(row % g.base_rows) * g.C + c, g.base_scale);
+    if (g.base) {
+        pack_add(sum, g.base + copy * g.base_stride + (size_t)(row % g.base_rows) * g.C + c,
+                 g.base_scale);
+    }
     for (int i = copy * g.step; i < copy * g.step + g.count; i++) {
         pack_add(sum, g.parts + i * n + at, g.parts_scale);
         if (g.owns) pack_add(sum, g.owns + i * g.own_stride + at, g.share);
@@ -309,13 +341,17 @@ __global__ void merge_kernel(Merge g) {
     }
 }
 
-// Where a warp keeps element j of the pack at column c of a row in shared memory: lanes that each go through a pack of their own
-// touch neighbouring banks. A row takes spread_size(C) floats.
-__host__ __device__ constexpr int spread_size(int C) { return ceil_div(C, WARP * PACK) * WARP * PACK; }
-__device__ __forceinline__ int spread_at(int c, int j) { return c / (WARP * PACK) * (WARP * PACK) + j * WARP + c / PACK % WARP; }
+// Where a warp keeps element j of the pack at column c of a row in shared memory: lanes that each
+// go through a pack of their own touch neighbouring banks. A row takes spread_size(C) floats.
+__host__ __device__ constexpr int spread_size(int C) {
+    return ceil_div(C, WARP * PACK) * WARP * PACK;
+}
+__device__ __forceinline__ int spread_at(int c, int j) {
+    return c / (WARP * PACK) * (WARP * PACK) + j * WARP + c / PACK % WARP;
+}
 
-// The row waits in shared memory, (warps, spread_size(C)) floats, as rounded as it is stored, so that the backward pass sees the
-// same. out NULL: it is stored already.
+// The row waits in shared memory, (warps, spread_size(C)) floats, as rounded as it is stored, so
+// that the backward pass sees the same. out NULL: it is stored already.
 __global__ void merge_norm_kernel(Merge g, Norm norm) {
     SHARED_DYNAMIC(float, shared);
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, copy = blockIdx.y;
@@ -329,7 +365,11 @@ __global__ void merge_norm_kernel(Merge g, Norm norm) {
         Packed<real> rounded = pack_round(v);
         if (g.out) pack_store(g.out + at * g.C + c, rounded);
 #pragma unroll
-        for (int j = 0; j < PACK; j++) sum += x[spread_at(c, j)] = to_float(rounded.at[j]);
+        for (int j = 0; j < PACK; j++) {
+            float value = to_float(rounded.at[j]);
+            x[spread_at(c, j)] = value;
+            sum += value;
+        }
     }
     float mean = warp_sum(sum) / g.C;
     for (int c = lane * PACK; c < g.C; c += WARP * PACK) {
@@ -344,10 +384,15 @@ __global__ void merge_norm_kernel(Merge g, Norm norm) {
         Packed<real> w = pack_load(norm.w + c), b = pack_load(norm.b + c);
         float v[PACK];
 #pragma unroll
-        for (int j = 0; j < PACK; j++) v[j] = (x[spread_at(c, j)] - mean) * rstd * to_float(w.at[j]) + to_float(b.at[j]);
+        for (int j = 0; j < PACK; j++) {
+            v[j] = (x[spread_at(c, j)] - mean) * rstd * to_float(w.at[j]) + to_float(b.at[j]);
+        }
         pack_store(norm.normed + at * g.C + c, pack_round(v));
     }
-    if (lane == 0) norm.mean[at] = mean, norm.rstd[at] = rstd;
+    if (lane == 0) {
+        norm.mean[at] = mean;
+        norm.rstd[at] = rstd;
+    }
 }
 
 // LayerNorm once more, of streams x (copies,rows,C) whose mean and rstd are kept (`-r 2`).
@@ -361,7 +406,9 @@ __global__ void norm_again_kernel(Norm norm, const real *x, int rows, int C) {
         Packed<real> w = pack_load(norm.w + c), b = pack_load(norm.b + c);
         float v[PACK];
 #pragma unroll
-        for (int j = 0; j < PACK; j++) v[j] = (to_float(p.at[j]) - mean) * rstd * to_float(w.at[j]) + to_float(b.at[j]);
+        for (int j = 0; j < PACK; j++) {
+            v[j] = (to_float(p.at[j]) - mean) * rstd * to_float(w.at[j]) + to_float(b.at[j]);
+        }
         pack_store(norm.normed + at * C + c, pack_round(v));
     }
 }
@@ -373,23 +420,27 @@ static void merge(const Merge &g) {
 // Warps of a block of which each needs `bytes` of shared memory.
 static int warps_with(size_t bytes, size_t all) {
     size_t warps = all / bytes;
-    return warps < 1 ? 1 : warps > BLOCK_WARPS ? BLOCK_WARPS : (int)warps;
+    if (warps < 1) return 1;
+    return warps < BLOCK_WARPS ? (int)warps : BLOCK_WARPS;
 }
 
 static void merge_norm(const Merge &g, const Norm &norm) {
     size_t row = spread_size(g.C) * sizeof(float);
     int warps = warps_with(row, 48 << 10);
-    LAUNCH(merge_norm_kernel, dim3(ceil_div(g.rows, warps), g.copies), warps * WARP, warps * row, gpu.stream, g, norm);
+    LAUNCH(merge_norm_kernel, dim3(ceil_div(g.rows, warps), g.copies), warps * WARP, warps * row,
+           gpu.stream, g, norm);
 }
 
 static void norm_again(const Norm &norm, const real *x, int copies, int rows, int C) {
-    LAUNCH(norm_again_kernel, dim3(ceil_div(rows, BLOCK_WARPS), copies), BLOCK, 0, gpu.stream, norm, x, rows, C);
+    LAUNCH(norm_again_kernel, dim3(ceil_div(rows, BLOCK_WARPS), copies), BLOCK, 0, gpu.stream, norm,
+           x, rows, C);
 }
 
 // ----------------------------------------------------------------------------
 // sums over rows, for gradients of biases and of LayerNorm
 //
-// In two steps and always in the same order: blocks add up chunks of rows, then one block per 32 columns the chunks.
+// In two steps and always in the same order: blocks add up chunks of rows, then one block per 32
+// columns the chunks.
 
 static constexpr int CHUNKS_MAX = 256;
 
@@ -401,7 +452,9 @@ __global__ void chunks_sum_kernel(float *out, size_t out_stride, float scale, co
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, c = blockIdx.x * WARP + lane;
     const float *from = partial + (size_t)blockIdx.y * chunks * chunk_stride + first + c;
     float sum = 0;
-    for (int i = warp; i < chunks && c < cols; i += BLOCK_WARPS) sum += from[(size_t)i * chunk_stride];
+    for (int i = warp; i < chunks && c < cols; i += BLOCK_WARPS) {
+        sum += from[(size_t)i * chunk_stride];
+    }
     sums[warp][lane] = sum;
     __syncthreads();
     if (warp || c >= cols) return;
@@ -417,13 +470,16 @@ static void chunks_sum(float *out, size_t out_stride, float scale, const float *
 }
 
 // partial (batch,chunks,cols): sums of chunk x of the rows of d (batch,rows,cols)
-__global__ void columns_sum_kernel(float *partial, const real *d, int rows, int cols, int chunk_rows) {
+__global__ void columns_sum_kernel(float *partial, const real *d, int rows, int cols,
+                                   int chunk_rows) {
     __shared__ float sums[BLOCK_WARPS][WARP * PACK];
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, c = (blockIdx.y * WARP + lane) * PACK;
     int begin = blockIdx.x * chunk_rows, end = min(rows, begin + chunk_rows);
     float sum[PACK] = {0};
     d += (size_t)blockIdx.z * rows * cols;
-    for (int row = begin + warp; row < end && c < cols; row += BLOCK_WARPS) pack_add(sum, d + (size_t)row * cols + c, 1);
+    for (int row = begin + warp; row < end && c < cols; row += BLOCK_WARPS) {
+        pack_add(sum, d + (size_t)row * cols + c, 1);
+    }
 #pragma unroll
     for (int j = 0; j < PACK; j++) sums[warp][lane * PACK + j] = sum[j];
     __syncthreads();
@@ -441,7 +497,8 @@ __global__ void columns_sum_kernel(float *partial, const real *d, int rows, int 
 static void bias_backward(float *out, size_t out_stride, float scale, const real *d, int batch, int rows, int cols,
                           int add, float *scratch) {
     RANGE();
-    int across = ceil_div(cols, WARP * PACK), wanted = ceil_div(4 * gpu.properties.multiProcessorCount, across * batch);
+    int across = ceil_div(cols, WARP * PACK);
+    int wanted = ceil_div(4 * gpu.properties.multiProcessorCount, across * batch);
     int chunks = max(1, min(min(wanted, CHUNKS_MAX), ceil_div(rows, BLOCK_WARPS)));
     int chunk_rows = ceil_div(rows, chunks);
     chunks = ceil_div(rows, chunk_rows);
@@ -460,25 +517,28 @@ typedef struct {
     const float *mean, *rstd;       // (copies,rows), stats_stride apart
     size_t x_stride, stats_stride;  // 0 where all ranks read the same stream
     const real *w;                  // (C)
-    float *partial;                 // (F,chunks,2,C): sums for the gradients of w and b over a chunk of rows
+    float *partial;                 // (F,chunks,2,C): gradients of w and b from a chunk of rows
     int rows, C, chunk_rows;
 } NormBackward;
 
-// A warp takes a row at a time and keeps its sums in shared memory, (warps, 2, spread_size(C)): a lane always meets the same
-// columns.
+// A warp takes a row at a time and keeps its sums in shared memory, (warps, 2, spread_size(C)): a
+// lane always meets the same columns.
 __global__ void __launch_bounds__(BLOCK) norm_backward_kernel(NormBackward g) {
     SHARED_DYNAMIC(float, shared);
-    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP, f = blockIdx.y;
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
+    int f = blockIdx.y;
     int C = g.C, size = spread_size(C);
     float *dw = shared + (size_t)warp * 2 * size, *db = dw + size;
     int begin = blockIdx.x * g.chunk_rows, end = min(g.rows, begin + g.chunk_rows);
     for (int c = lane; c < 2 * size; c += WARP) dw[c] = 0;
     __syncwarp();
     for (int row = begin + warp; row < end; row += warps) {
-        const real *d = g.dout + ((size_t)f * g.rows + row) * C, *x = g.x + f * g.x_stride + (size_t)row * C;
+        const real *d = g.dout + ((size_t)f * g.rows + row) * C;
+        const real *x = g.x + f * g.x_stride + (size_t)row * C;
         const real *w = g.w;
         real *dx = g.dx + ((size_t)f * g.rows + row) * C;
-        float mean = g.mean[f * g.stats_stride + row], rstd = g.rstd[f * g.stats_stride + row], sum = 0, sum_norm = 0;
+        float mean = g.mean[f * g.stats_stride + row], rstd = g.rstd[f * g.stats_stride + row];
+        float sum = 0, sum_norm = 0;
         for (int c = lane * PACK; c < C; c += WARP * PACK) {
             Packed<real> dp = pack_load(d + c), xp = pack_load(x + c), wp = pack_load(w + c);
 #pragma unroll
@@ -514,15 +574,19 @@ __global__ void __launch_bounds__(BLOCK) norm_backward_kernel(NormBackward g) {
     }
 }
 
-// dw, db (C) of each of F ranks, grad_stride apart, are written, or added to. g.partial has room for CHUNKS_MAX chunks.
-static void norm_backward(NormBackward g, float *dw, float *db, size_t grad_stride, int F, int add) {
+// dw, db (C) of each of F ranks, grad_stride apart, are written, or added to. g.partial has room
+// for CHUNKS_MAX chunks.
+static void norm_backward(NormBackward g, float *dw, float *db, size_t grad_stride, int F,
+                          int add) {
     RANGE();
     size_t sums = 2 * spread_size(g.C) * sizeof(float);
     int warps = warps_with(sums, 96 << 10);
-    int chunks = min(2 * gpu.properties.multiProcessorCount, min(ceil_div(g.rows, warps), CHUNKS_MAX));
+    int chunks = min(2 * gpu.properties.multiProcessorCount,
+                     min(ceil_div(g.rows, warps), CHUNKS_MAX));
     g.chunk_rows = ceil_div(g.rows, chunks);
     chunks = ceil_div(g.rows, g.chunk_rows);
-    CUDA_CHECK(cudaFuncSetAttribute(norm_backward_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, 96 << 10));
+    CUDA_CHECK(cudaFuncSetAttribute(norm_backward_kernel,
+                                    cudaFuncAttributeMaxDynamicSharedMemorySize, 96 << 10));
     LAUNCH(norm_backward_kernel, dim3(chunks, F), warps * WARP, warps * sums, gpu.stream, g);
     chunks_sum(dw, grad_stride, 1, g.partial, F, chunks, 2 * g.C, 0, g.C, add);
     chunks_sum(db, grad_stride, 1, g.partial, F, chunks, 2 * g.C, g.C, g.C, add);
@@ -531,27 +595,38 @@ static void norm_backward(NormBackward g, float *dw, float *db, size_t grad_stri
 // ----------------------------------------------------------------------------
 // embedding
 
-// out (rows,C) = wte[token] for tokens first .. first+count-1, whose rows wte (count,C) holds; zeros for others
-__global__ void embedding_kernel(real *out, const int32_t *tokens, const real *wte, int first, int count, int rows, int C) {
+// out (rows,C) = wte[token] for tokens first .. first+count-1, whose rows wte (count,C) holds;
+// zeros for others
+__global__ void embedding_kernel(real *out, const int32_t *tokens, const real *wte, int first,
+                                 int count, int rows, int C) {
     int row = blockIdx.x * BLOCK_WARPS + threadIdx.x / WARP;
     if (row >= rows) return;
     int token = tokens[row] - first, held = token >= 0 && token < count;
     for (int c = threadIdx.x % WARP * PACK; c < C; c += WARP * PACK) {
         float zero[PACK] = {0};
-        pack_store(out + (size_t)row * C + c, held ? pack_load(wte + (size_t)token * C + c) : pack_round(zero));
+        pack_store(out + (size_t)row * C + c,
+                   held ? pack_load(wte + (size_t)token * C + c) : pack_round(zero));
     }
 }
 
-static void embedding_forward(real *out, const int32_t *tokens, const real *wte, int first, int count, int rows, int C) {
-    LAUNCH(embedding_kernel, ceil_div(rows, BLOCK_WARPS), BLOCK, 0, gpu.stream, out, tokens, wte, first, count, rows, C);
+static void embedding_forward(real *out, const int32_t *tokens, const real *wte, int first,
+                              int count, int rows, int C) {
+    LAUNCH(embedding_kernel, ceil_div(rows, BLOCK_WARPS), BLOCK, 0, gpu.stream, out, tokens, wte,
+           first, count, rows, C);
 }
 
-// Rows of the micro-batch sorted by token: group g is token group_token[g] at rows order[group_begin[g]] .. of it. Then no two
-// blocks add to the same row of the gradient, and a token's rows are added in their order: no atomics.
-typedef struct { const int32_t *tokens, *targets, *order, *group_token, *group_begin; int groups; } Batch;
+// Rows of the micro-batch sorted by token: group g is token group_token[g] at rows
+// order[group_begin[g]] .. of it. Then no two blocks add to the same row of the gradient, and a
+// token's rows are added in their order: no atomics.
+typedef struct {
+    const int32_t *tokens, *targets, *order, *group_token, *group_begin;
+    int groups;
+} Batch;
 
-// dwte (count,C) is added to: the head has been there first. A block takes a token and 32 packs of its columns.
-__global__ void embedding_backward_kernel(float *dwte, const real *dout, Batch batch, int first, int count, int C) {
+// dwte (count,C) is added to: the head has been there first. A block takes a token and 32 packs of
+// its columns.
+__global__ void embedding_backward_kernel(float *dwte, const real *dout, Batch batch, int first,
+                                          int count, int C) {
     __shared__ float sums[BLOCK_WARPS][WARP * PACK];
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, c = (blockIdx.y * WARP + lane) * PACK;
     int token = batch.group_token[blockIdx.x] - first, end = batch.group_begin[blockIdx.x + 1];
@@ -572,13 +647,15 @@ __global__ void embedding_backward_kernel(float *dwte, const real *dout, Batch b
     }
 }
 
-static void embedding_backward(float *dwte, const real *dout, Batch batch, int first, int count, int C) {
-    LAUNCH(embedding_backward_kernel, dim3(batch.groups, ceil_div(C, WARP * PACK)), BLOCK, 0, gpu.stream, dwte, dout,
-           batch, first, count, C);
+static void embedding_backward(float *dwte, const real *dout, Batch batch, int first, int count,
+                               int C) {
+    LAUNCH(embedding_backward_kernel, dim3(batch.groups, ceil_div(C, WARP * PACK)), BLOCK, 0,
+           gpu.stream, dwte, dout, batch, first, count, C);
 }
 
 // dwpe (T,C) = or += sum over sequences of dout (B,T,C)
-__global__ void position_backward_kernel(float *dwpe, const real *dout, int B, int T, int C, int add) {
+__global__ void position_backward_kernel(float *dwpe, const real *dout, int B, int T, int C,
+                                         int add) {
     int t = blockIdx.x * BLOCK_WARPS + threadIdx.x / WARP;
     if (t >= T) return;
     for (int c = threadIdx.x % WARP * PACK; c < C; c += WARP * PACK) {
@@ -590,7 +667,8 @@ __global__ void position_backward_kernel(float *dwpe, const real *dout, int B, i
 }
 
 static void position_backward(float *dwpe, const real *dout, int B, int T, int C, int add) {
-    LAUNCH(position_backward_kernel, ceil_div(T, BLOCK_WARPS), BLOCK, 0, gpu.stream, dwpe, dout, B, T, C, add);
+    LAUNCH(position_backward_kernel, ceil_div(T, BLOCK_WARPS), BLOCK, 0, gpu.stream, dwpe, dout, B,
+           T, C, add);
 }
 
 // ----------------------------------------------------------------------------
@@ -620,34 +698,43 @@ __global__ void gelu_backward_kernel(real *dx, const real *dout, const real *in,
 #pragma unroll
     for (int j = 0; j < PACK; j++) {
         float x = to_float(p.at[j]), t = tanhf(GELU_SCALE * (x + GELU_CUBE * x * x * x));
-        v[j] = to_float(d.at[j]) * (0.5f * (1 + t) + 0.5f * x * (1 - t * t) * GELU_SCALE * (1 + 3 * GELU_CUBE * x * x));
+        v[j] = to_float(d.at[j]) *
+               (0.5f * (1 + t) + 0.5f * x * (1 - t * t) * GELU_SCALE * (1 + 3 * GELU_CUBE * x * x));
     }
     pack_store(dx + i, pack_round(v));
 }
 
 // n a multiple of PACK
 static void gelu_forward(real *out, const real *in, size_t n) {
-    LAUNCH(gelu_kernel, (unsigned)ceil_div(n, (size_t)BLOCK * PACK), BLOCK, 0, gpu.stream, out, in, n);
+    LAUNCH(gelu_kernel, (unsigned)ceil_div(n, (size_t)BLOCK * PACK), BLOCK, 0, gpu.stream, out, in,
+           n);
 }
 
 // dx = dout gelu'(in); dx may be dout
 static void gelu_backward(real *dx, const real *dout, const real *in, size_t n) {
-    LAUNCH(gelu_backward_kernel, (unsigned)ceil_div(n, (size_t)BLOCK * PACK), BLOCK, 0, gpu.stream, dx, dout, in, n);
+    LAUNCH(gelu_backward_kernel, (unsigned)ceil_div(n, (size_t)BLOCK * PACK), BLOCK, 0, gpu.stream,
+           dx, dout, in, n);
 }
 
 // ----------------------------------------------------------------------------
-// classifier: softmax and cross-entropy over logits (rows,width) of the tokens first .. first+count-1, in the first `count`
-// columns; one block per row
+// classifier: softmax and cross-entropy over logits (rows,width) of the tokens first ..
+// first+count-1, in the first `count` columns; one block per row
 
 // Largest of a row and the sum of exponentials relative to it, both over the block.
-__device__ __forceinline__ void row_scan(const real *row, int count, float *shared, float *most, float *sum) {
+__device__ __forceinline__ void row_scan(const real *row, int count, float *shared, float *most,
+                                         float *sum) {
     float m = -INFINITY, s = 0; // of this thread: online, in one pass over memory
     for (int v = threadIdx.x * PACK; v < count; v += blockDim.x * PACK) {
         Packed<real> p = pack_load(row + v);
         float here = -INFINITY;
 #pragma unroll
-        for (int j = 0; j < PACK; j++) here = fmaxf(here, v + j < count ? to_float(p.at[j]) : -INFINITY);
-        if (here > m) s *= __expf(m - here), m = here;
+        for (int j = 0; j < PACK; j++) {
+            here = fmaxf(here, v + j < count ? to_float(p.at[j]) : -INFINITY);
+        }
+        if (here > m) {
+            s *= __expf(m - here);
+            m = here;
+        }
 #pragma unroll
         for (int j = 0; j < PACK; j++) s += v + j < count ? expf(to_float(p.at[j]) - m) : 0;
     }
@@ -655,8 +742,10 @@ __device__ __forceinline__ void row_scan(const real *row, int count, float *shar
     *sum = block_reduce<false>(m == -INFINITY ? s : s * expf(m - *most), shared);
 }
 
-// The row becomes its own gradient, (softmax - one at the target) scale; columns past `count` become zero.
-__device__ __forceinline__ void row_backward(real *row, int target, float lse, float scale, int count, int width) {
+// The row becomes its own gradient, (softmax - one at the target) scale; columns past `count`
+// become zero.
+__device__ __forceinline__ void row_backward(real *row, int target, float lse, float scale,
+                                             int count, int width) {
     for (int v = threadIdx.x * PACK; v < width; v += blockDim.x * PACK) {
         Packed<real> p = pack_load(row + v);
         float d[PACK];
@@ -669,22 +758,27 @@ __device__ __forceinline__ void row_backward(real *row, int target, float lse, f
     }
 }
 
-// With the whole vocabulary here, all at once: losses (rows), and the gradient over the logits unless scale is 0.
-__global__ void __launch_bounds__(1024) classifier_kernel(real *logits, float *losses, const int32_t *targets, float scale,
-                                                          int count, int width) {
+// With the whole vocabulary here, all at once: losses (rows), and the gradient over the logits
+// unless scale is 0.
+__global__ void __launch_bounds__(1024)
+classifier_kernel(real *logits, float *losses, const int32_t *targets, float scale, int count,
+                  int width) {
     __shared__ float shared[WARP];
     real *row = logits + (size_t)blockIdx.x * width;
     int target = targets[blockIdx.x];
     float most, sum, chosen = to_float(row[target]);
-    row_scan(row, count, shared, &most, &sum); // its barriers stand between reading `chosen` and writing over it
+    // The barriers of row_scan stand between reading `chosen` and writing over it.
+    row_scan(row, count, shared, &most, &sum);
     float lse = most + logf(sum);
     if (threadIdx.x == 0) losses[blockIdx.x] = lse - chosen;
     if (scale != 0) row_backward(row, target, lse, scale, count, width);
 }
 
-// Of one part of the vocabulary: most, sums[0] (rows): as row_scan says; sums[1]: the target's logit, 0 if it is elsewhere.
-__global__ void __launch_bounds__(1024) classifier_part_kernel(const real *logits, float *most, float *sums,
-                                                               const int32_t *targets, int first, int count, int width) {
+// Of one part of the vocabulary: most, sums[0] (rows): as row_scan says; sums[1]: the target's
+// logit, 0 if it is elsewhere.
+__global__ void __launch_bounds__(1024)
+classifier_part_kernel(const real *logits, float *most, float *sums, const int32_t *targets,
+                       int first, int count, int width) {
     __shared__ float shared[WARP];
     const real *row = logits + (size_t)blockIdx.x * width;
     int target = targets[blockIdx.x] - first, rows = gridDim.x;
@@ -706,29 +800,34 @@ __global__ void parts_max_kernel(float *most, const float *part_most, int parts,
 }
 
 // sums (parts,2,rows), made relative to `most` of all ranks, are added up into the first.
-__global__ void parts_rescale_kernel(float *sums, const float *part_most, const float *most, int parts, int rows) {
+__global__ void parts_rescale_kernel(float *sums, const float *part_most, const float *most,
+                                     int parts, int rows) {
     int i = blockIdx.x * BLOCK + threadIdx.x;
     if (i >= rows) return;
     float sum = 0, chosen = 0;
     for (int f = 0; f < parts; f++) {
         float m = part_most[(size_t)f * rows + i], part = sums[(size_t)2 * f * rows + i];
-        sum += m == -INFINITY ? part : part * expf(m - most[i]); // -inf: a part without tokens, sum 0, or of NaNs alone
+        // m is -inf for a part without tokens, whose sum is 0, and for one of NaNs alone.
+        sum += m == -INFINITY ? part : part * expf(m - most[i]);
         chosen += sums[((size_t)2 * f + 1) * rows + i];
     }
     sums[i] = sum;
     sums[rows + i] = chosen;
 }
 
-__global__ void losses_kernel(float *losses, float *lse, const float *most, const float *sums, int rows) {
+__global__ void losses_kernel(float *losses, float *lse, const float *most, const float *sums,
+                              int rows) {
     int i = blockIdx.x * BLOCK + threadIdx.x;
     if (i >= rows) return;
     lse[i] = most[i] + logf(sums[i]);
     losses[i] = lse[i] - sums[rows + i];
 }
 
-__global__ void __launch_bounds__(1024) classifier_backward_kernel(real *logits, const float *lse, const int32_t *targets,
-                                                                   float scale, int first, int count, int width) {
-    row_backward(logits + (size_t)blockIdx.x * width, targets[blockIdx.x] - first, lse[blockIdx.x], scale, count, width);
+__global__ void __launch_bounds__(1024)
+classifier_backward_kernel(real *logits, const float *lse, const int32_t *targets, float scale,
+                           int first, int count, int width) {
+    row_backward(logits + (size_t)blockIdx.x * width, targets[blockIdx.x] - first, lse[blockIdx.x],
+                 scale, count, width);
 }
 
 // total = or += the mean of losses (rows); one block
@@ -743,7 +842,9 @@ __global__ void loss_mean_kernel(double *total, const float *losses, int rows, i
     *total = add ? *total + sum / rows : sum / rows;
 }
 
-static int classifier_threads(int width) { return min(1024, ceil_div(ceil_div(width, PACK), WARP) * WARP); }
+static int classifier_threads(int width) {
+    return min(1024, ceil_div(ceil_div(width, PACK), WARP) * WARP);
+}
 
 // ----------------------------------------------------------------------------
 // update: gradient norm and AdamW, over the flat block that holds all tensors
@@ -756,15 +857,16 @@ typedef struct {
 
 static constexpr int NORM_BLOCKS = 1024; // at most
 
-// partial (P_COUNT,blocks): sums of squares of slices of each tensor's gradient. Every block has a slice of every tensor, so that
-// none is left with a large tensor alone.
+// partial (P_COUNT,blocks): sums of squares of slices of each tensor's gradient. Every block has a
+// slice of every tensor, so that none is left with a large tensor alone.
 __global__ void squares_kernel(double *partial, const float *grads, FlatTable table) {
     __shared__ float shared[WARP];
     for (int p = 0; p < P_COUNT; p++) {
         const float *g = grads + table.begin[p];
         double sum = 0;
 #pragma unroll 4
-        for (size_t i = ((size_t)blockIdx.x * BLOCK + threadIdx.x) * 4; i < table.size[p]; i += (size_t)gridDim.x * BLOCK * 4) {
+        for (size_t i = ((size_t)blockIdx.x * BLOCK + threadIdx.x) * 4; i < table.size[p];
+             i += (size_t)gridDim.x * BLOCK * 4) {
             Packed<float> v = pack_load(g + i);
             sum += v.at[0] * v.at[0] + v.at[1] * v.at[1] + v.at[2] * v.at[2] + v.at[3] * v.at[3];
         }
@@ -784,7 +886,8 @@ __global__ void squares_sum_kernel(double *squares, const double *partial, int b
 static int norm_blocks(void) { return min(NORM_BLOCKS, 4 * gpu.properties.multiProcessorCount); }
 
 // squares (P_COUNT) of each tensor's gradient; partial (P_COUNT,NORM_BLOCKS) is scratch
-static void gradients_square(double *squares, double *partial, const float *grads, const FlatTable &table) {
+static void gradients_square(double *squares, double *partial, const float *grads,
+                             const FlatTable &table) {
     int blocks = norm_blocks();
     LAUNCH(squares_kernel, blocks, BLOCK, 0, gpu.stream, partial, grads, table);
     LAUNCH(squares_sum_kernel, P_COUNT, WARP, 0, gpu.stream, squares, partial, blocks);
@@ -792,10 +895,11 @@ static void gradients_square(double *squares, double *partial, const float *grad
 
 typedef struct { float rate, beta1, beta2, eps, decay, scale, correct1, correct2; } AdamWStep;
 
-// One AdamW step (arXiv 1711.05101) of elements first .. first+n-1 of the flat block; master and moments hold just these.
-// In fp32 the parameters are their own master.
-__global__ void adamw_kernel(real *params, float *master, float *moment1, float *moment2, const float *grads, size_t first,
-                             size_t n, FlatTable table, AdamWStep h) {
+// One AdamW step (arXiv 1711.05101) of elements first .. first+n-1 of the flat block; master and
+// moments hold just these. In fp32 the parameters are their own master.
+__global__ void adamw_kernel(real *params, float *master, float *moment1, float *moment2,
+                             const float *grads, size_t first, size_t n, FlatTable table,
+                             AdamWStep h) {
     size_t i = ((size_t)blockIdx.x * BLOCK + threadIdx.x) * PACK;
     if (i >= n) return;
     float decay = 0, g[PACK], w[PACK], m1[PACK], m2[PACK];
@@ -829,12 +933,16 @@ __global__ void copies_sum_kernel(float *x, int count, size_t stride, size_t n) 
     x[i] = sum;
 }
 
-// sums (2L,C): for each sub-block k the output biases of sub-blocks from[k] .. k. attprojb, fcprojb (L,C)
-__global__ void bias_sums_kernel(float *sums, const real *attprojb, const real *fcprojb, const int *from, int C) {
+// sums (2L,C): for each sub-block k the output biases of sub-blocks from[k] .. k. attprojb, fcprojb
+// (L,C)
+__global__ void bias_sums_kernel(float *sums, const real *attprojb, const real *fcprojb,
+                                 const int *from, int C) {
     int k = blockIdx.x;
     for (int c = threadIdx.x; c < C; c += blockDim.x) {
         float sum = 0;
-        for (int i = from[k]; i <= k; i++) sum += to_float((i % 2 ? fcprojb : attprojb)[(size_t)(i / 2) * C + c]);
+        for (int i = from[k]; i <= k; i++) {
+            sum += to_float((i % 2 ? fcprojb : attprojb)[(size_t)(i / 2) * C + c]);
+        }
         sums[(size_t)k * C + c] = sum;
     }
 }
@@ -842,31 +950,37 @@ __global__ void bias_sums_kernel(float *sums, const real *attprojb, const real *
 // ----------------------------------------------------------------------------
 // attention: causal, in the manner of FlashAttention-2 (arXiv 2307.08691)
 //
-// A block keeps a tile of queries and walks over tiles of keys; nothing of size T x T is ever in memory. The forward pass
-// keeps each row's largest score and its sum of exponentials so far and rescales its output when the largest one grows
-// (algorithm 1 of the paper). The backward pass makes the probabilities P again from lse, the log of each row's sum:
+// A block keeps a tile of queries and walks over tiles of keys; nothing of size T x T is ever in
+// memory. The forward pass keeps each row's largest score and its sum of exponentials so far and
+// rescales its output when the largest one grows (algorithm 1 of the paper). The backward pass
+// makes the probabilities P again from lse, the log of each row's sum:
 //
-//   delta = rowsum(dout * out)    dS = P * (dout Vᵀ - delta)    dV = Pᵀ dout    dK = scale dSᵀ Q    dQ = scale dS K
+//   delta = rowsum(dout * out)    dS = P * (dout Vᵀ - delta)
+//   dV = Pᵀ dout    dK = scale dSᵀ Q    dQ = scale dS K
 //
-// It runs as two kernels, one that owns keys and sums over queries (dK, dV) and one that owns queries and sums over keys
-// (dQ). That makes P twice, 7 products of matrices for the 5 that there are, but needs neither atomics nor a second
-// buffer: every sum has one owner and one order, so that a run can be repeated to the bit.
+// It runs as two kernels, one that owns keys and sums over queries (dK, dV) and one that owns
+// queries and sums over keys (dQ). That makes P twice, 7 products of matrices for the 5 that there
+// are, but needs neither atomics nor a second buffer: every sum has one owner and one order, so
+// that a run can be repeated to the bit.
 //
-// Causality also takes care of the end of a sequence: rows from T on read as 0, and since they come after every real
-// query, no real query sees them as keys, and as queries they add 0 to dK and dV.
+// Causality also takes care of the end of a sequence: rows from T on read as 0, and since they come
+// after every real query, no real query sees them as keys, and as queries they add 0 to dK and dV.
 
 typedef struct {
-    int B, T, heads, HS; // B counts the sequences of all folded ranks; heads of one rank, and their size
+    int B, T;      // B counts the sequences of all folded ranks
+    int heads, HS; // of one rank, and their size
 } AttentionShape;
 
 // Where the matrices of one (sequence, head) start, in elements, and how far apart their rows are.
 typedef struct {
-    size_t qkv, out, row;  // in qkv (B,T,3,heads,HS), out (B,T,heads,HS), lse and delta (B,heads,T)
-    int width, qkv_stride; // heads*HS, which is also the stride of out and the way from Q to K and from K to V; 3*heads*HS
+    size_t qkv, out, row; // in qkv (B,T,3,heads,HS), out (B,T,heads,HS), lse and delta (B,heads,T)
+    int width;            // heads*HS: the stride of out, and the way from Q to K and from K to V
+    int qkv_stride;       // 3*heads*HS
 } AttentionHead;
 
-// The grid is (tiles, heads, B), the last two up to 65535: what depends on them alone lives in uniform registers then, and
-// the blocks of a head run one after the other, while its keys and values are in the L2 cache.
+// The grid is (tiles, heads, B), the last two up to 65535: what depends on them alone lives in
+// uniform registers then, and the blocks of a head run one after the other, while its keys and
+// values are in the L2 cache.
 __device__ __forceinline__ AttentionHead attention_head(AttentionShape s) {
     int h = blockIdx.y, b = blockIdx.z, width = s.heads * s.HS;
     AttentionHead head;
@@ -879,21 +993,27 @@ __device__ __forceinline__ AttentionHead attention_head(AttentionShape s) {
 }
 
 // Does a query at position `query` see the key at position `key`?
-__device__ __forceinline__ bool attention_sees(int query, int key) { return key <= query + FAULT(FAULT_CAUSAL_OFF_BY_ONE); }
+__device__ __forceinline__ bool attention_sees(int query, int key) {
+    return key <= query + FAULT(FAULT_CAUSAL_OFF_BY_ONE);
+}
 
 // The barrier between the loading of a tile and its use.
 __device__ __forceinline__ void attention_tile_barrier() {
     if (!FAULT(FAULT_NO_BARRIER_IN_ATTENTION)) __syncthreads();
 }
 
-// delta (B,heads,T): each row of dout * out summed. LANES neighbours share a row and take 16 bytes of it each.
+// delta (B,heads,T): each row of dout * out summed. LANES neighbours share a row and take 16 bytes
+// of it each.
 template <int LANES>
-__global__ void attention_delta_kernel(float *delta, const real *dout, const real *out, AttentionShape s) {
-    size_t row = ((size_t)blockIdx.x * blockDim.x + threadIdx.x) / LANES, rows = (size_t)s.B * s.T * s.heads;
+__global__ void attention_delta_kernel(float *delta, const real *dout, const real *out,
+                                       AttentionShape s) {
+    size_t row = ((size_t)blockIdx.x * blockDim.x + threadIdx.x) / LANES;
+    size_t rows = (size_t)s.B * s.T * s.heads;
     int column = threadIdx.x % LANES * PACK;
     float sum = 0;
     if (row < rows && column < s.HS) {
-        Packed<real> d = pack_load(dout + row * s.HS + column), o = pack_load(out + row * s.HS + column);
+        Packed<real> d = pack_load(dout + row * s.HS + column);
+        Packed<real> o = pack_load(out + row * s.HS + column);
         for (int i = 0; i < PACK; i++) sum += to_float(d.at[i]) * to_float(o.at[i]);
     }
     for (int step = LANES / 2; step > 0; step /= 2) sum += __shfl_xor_sync(FULL_WARP, sum, step);
@@ -908,9 +1028,9 @@ __global__ void attention_delta_kernel(float *delta, const real *dout, const rea
 // --------------------------------------
 // fp32: 256 threads, 16 x 16, over tiles in plain shared memory
 //
-// Thread (ty, tx) owns the rows ty, ty+16, ... of a tile, of scores the columns tx, tx+16, ..., of outputs D/16 columns
-// that lie together. A row is owned by 16 lanes of one warp: they reduce it with shuffles, and what a warp writes to the
-// tile of probabilities only it reads again.
+// Thread (ty, tx) owns the rows ty, ty+16, ... of a tile, of scores the columns tx, tx+16, ..., of
+// outputs D/16 columns that lie together. A row is owned by 16 lanes of one warp: they reduce it
+// with shuffles, and what a warp writes to the tile of probabilities only it reads again.
 
 enum { ATTENTION_THREADS = 256 };
 
@@ -918,7 +1038,8 @@ template <int D> struct AttentionTile {
     enum {
         ROWS = D <= 64 ? 64 : 32, // queries or keys of a tile: as many as leave room for four tiles
         EACH = ROWS / 16,         // of which a thread owns
-        STRIDE = D + 4,           // 4 floats more, so that 8 rows' 16-byte reads of one column meet no bank twice
+        // 4 floats more, so that 8 rows' 16-byte reads of one column meet no bank twice.
+        STRIDE = D + 4,
         SIZE = ROWS * STRIDE,
         P_STRIDE = ROWS + 4,
         P_SIZE = ROWS * P_STRIDE,
@@ -928,10 +1049,16 @@ template <int D> struct AttentionTile {
 
 // What a launch has to know: rows that a block owns, bytes of shared memory.
 template <int D> struct AttentionForward {
-    enum { OWN = AttentionTile<D>::ROWS, SHARED = (3 * AttentionTile<D>::SIZE + AttentionTile<D>::P_SIZE) * sizeof(float) };
+    enum {
+        OWN = AttentionTile<D>::ROWS,
+        SHARED = (3 * AttentionTile<D>::SIZE + AttentionTile<D>::P_SIZE) * sizeof(float)
+    };
 };
 template <int D> struct AttentionBackward {
-    enum { OWN = AttentionTile<D>::ROWS, SHARED = (4 * AttentionTile<D>::SIZE + AttentionTile<D>::P_SIZE) * sizeof(float) };
+    enum {
+        OWN = AttentionTile<D>::ROWS,
+        SHARED = (4 * AttentionTile<D>::SIZE + AttentionTile<D>::P_SIZE) * sizeof(float)
+    };
 };
 
 // N floats that are read at once: 8 or 16 bytes a time.
@@ -940,9 +1067,11 @@ template <int N> __device__ __forceinline__ Floats<N> floats_load(const float *f
     return *reinterpret_cast<const Floats<N> *>(from);
 }
 
-// tile = rows first .. first+ROWS-1 of a matrix (T,HS) with row stride `stride`; what lies outside of it becomes 0.
+// tile = rows first .. first+ROWS-1 of a matrix (T,HS) with row stride `stride`; what lies outside
+// of it becomes 0.
 template <int D, bool FULL>
-__device__ __forceinline__ void tile_load(float *tile, const float *matrix, int stride, int first, int T, int HS) {
+__device__ __forceinline__ void tile_load(float *tile, const float *matrix, int stride, int first,
+                                          int T, int HS) {
     constexpr int PACKS = D / 4;
     for (int i = threadIdx.x; i < AttentionTile<D>::ROWS * PACKS; i += ATTENTION_THREADS) {
         int row = i / PACKS, column = i % PACKS * 4;
@@ -955,7 +1084,8 @@ __device__ __forceinline__ void tile_load(float *tile, const float *matrix, int 
 
 // scores (EACH,EACH) = this thread's part of a bᵀ, for tiles a and b
 template <int D, int EACH = AttentionTile<D>::EACH>
-__device__ __forceinline__ void tile_scores(float (&scores)[EACH][EACH], const float *a, const float *b, int ty, int tx) {
+__device__ __forceinline__ void tile_scores(float (&scores)[EACH][EACH], const float *a,
+                                            const float *b, int ty, int tx) {
     constexpr int STRIDE = AttentionTile<D>::STRIDE;
     for (int i = 0; i < EACH; i++) for (int j = 0; j < EACH; j++) scores[i][j] = 0;
     #pragma unroll 4
@@ -971,21 +1101,27 @@ __device__ __forceinline__ void tile_scores(float (&scores)[EACH][EACH], const f
     }
 }
 
-// sums (EACH,COLUMNS) += this thread's part of p b, for a tile of probabilities p and a tile b. The warp that needs a row
-// of p has just written it, which is all that __syncwarp has to wait for.
+// sums (EACH,COLUMNS) += this thread's part of p b, for a tile of probabilities p and a tile b. The
+// warp that needs a row of p has just written it, which is all that __syncwarp has to wait for.
 template <int D, int EACH = AttentionTile<D>::EACH, int COLUMNS = AttentionTile<D>::COLUMNS>
-__device__ __forceinline__ void tile_accumulate(float (&sums)[EACH][COLUMNS], float *p, const float (&mine)[EACH][EACH],
-                                                const float *b, int ty, int tx) {
+__device__ __forceinline__ void tile_accumulate(float (&sums)[EACH][COLUMNS], float *p,
+                                                const float (&mine)[EACH][EACH], const float *b,
+                                                int ty, int tx) {
     constexpr int ROWS = AttentionTile<D>::ROWS, P_STRIDE = AttentionTile<D>::P_STRIDE;
-    for (int i = 0; i < EACH; i++) for (int j = 0; j < EACH; j++) p[(ty + 16 * i) * P_STRIDE + tx + 16 * j] = mine[i][j];
+    for (int i = 0; i < EACH; i++) {
+        for (int j = 0; j < EACH; j++) p[(ty + 16 * i) * P_STRIDE + tx + 16 * j] = mine[i][j];
+    }
     __syncwarp();
     #pragma unroll 2
     for (int k = 0; k < ROWS; k += 4) {
         Floats<4> x[EACH];
         for (int i = 0; i < EACH; i++) x[i] = floats_load<4>(p + (ty + 16 * i) * P_STRIDE + k);
         for (int n = 0; n < 4; n++) {
-            Floats<COLUMNS> y = floats_load<COLUMNS>(b + (k + n) * AttentionTile<D>::STRIDE + tx * COLUMNS);
-            for (int i = 0; i < EACH; i++) for (int c = 0; c < COLUMNS; c++) sums[i][c] += x[i].at[n] * y.at[c];
+            Floats<COLUMNS> y = floats_load<COLUMNS>(b + (k + n) * AttentionTile<D>::STRIDE +
+                                                     tx * COLUMNS);
+            for (int i = 0; i < EACH; i++) {
+                for (int c = 0; c < COLUMNS; c++) sums[i][c] += x[i].at[n] * y.at[c];
+            }
         }
     }
     __syncwarp(); // the next writer of these rows waits for their readers
@@ -993,26 +1129,36 @@ __device__ __forceinline__ void tile_accumulate(float (&sums)[EACH][COLUMNS], fl
 
 // Rows first .. of a matrix (T,HS) = factor * sums
 template <int D, int EACH = AttentionTile<D>::EACH, int COLUMNS = AttentionTile<D>::COLUMNS>
-__device__ __forceinline__ void tile_store(float *matrix, int stride, const float (&sums)[EACH][COLUMNS], float factor,
+__device__ __forceinline__ void tile_store(float *matrix, int stride,
+                                           const float (&sums)[EACH][COLUMNS], float factor,
                                            int first, int T, int HS, int ty, int tx) {
     for (int i = 0; i < EACH; i++) {
         int row = first + ty + 16 * i;
         if (row >= T) continue;
         for (int c = 0; c < COLUMNS; c++) {
-            if (tx * COLUMNS + c < HS) matrix[(ptrdiff_t)row * stride + tx * COLUMNS + c] = sums[i][c] * factor;
+            if (tx * COLUMNS + c < HS) {
+                matrix[(ptrdiff_t)row * stride + tx * COLUMNS + c] = sums[i][c] * factor;
+            }
         }
     }
 }
 
-// A row's scores, `scores` of them in this thread, become exponentials relative to its largest score so far; `output` and
-// `sum`, which were relative to an older one, follow. A NaN is not the largest, but its exponential is NaN and stays.
+// A row's scores, `scores` of them in this thread, become exponentials relative to its largest
+// score so far; `output` and `sum`, which were relative to an older one, follow. A NaN is not the
+// largest, but its exponential is NaN and stays.
 template <int EACH, int COLUMNS>
-__device__ __forceinline__ void softmax_row(float (&scores)[EACH], float (&output)[COLUMNS], float &largest, float &sum) {
+__device__ __forceinline__ void softmax_row(float (&scores)[EACH], float (&output)[COLUMNS],
+                                            float &largest, float &sum) {
     float most = largest, more = 0;
     for (int j = 0; j < EACH; j++) most = fmaxf(most, scores[j]);
-    for (int step = 8; step > 0; step /= 2) most = fmaxf(most, __shfl_xor_sync(FULL_WARP, most, step));
+    for (int step = 8; step > 0; step /= 2) {
+        most = fmaxf(most, __shfl_xor_sync(FULL_WARP, most, step));
+    }
     float shrink = expf(largest - most); // 0 for the first tile
-    for (int j = 0; j < EACH; j++) more += scores[j] = expf(scores[j] - most);
+    for (int j = 0; j < EACH; j++) {
+        scores[j] = expf(scores[j] - most);
+        more += scores[j];
+    }
     for (int c = 0; c < COLUMNS; c++) output[c] *= shrink;
     sum = sum * shrink + more; // this thread's part of it
     largest = most;
@@ -1041,7 +1187,8 @@ attention_forward_kernel(float *out, float *lse, const float *qkv, AttentionShap
         tile_scores<D>(scores, Q, K, ty, tx);
         for (int i = 0; i < EACH; i++) {
             for (int j = 0; j < EACH; j++) {
-                scores[i][j] = attention_sees(first + ty + 16 * i, key + tx + 16 * j) ? scores[i][j] * scale : -INFINITY;
+                bool seen = attention_sees(first + ty + 16 * i, key + tx + 16 * j);
+                scores[i][j] = seen ? scores[i][j] * scale : -INFINITY;
             }
             softmax_row(scores[i], output[i], largest[i], sum[i]);
         }
@@ -1056,10 +1203,10 @@ attention_forward_kernel(float *out, float *lse, const float *qkv, AttentionShap
     tile_store<D>(out + head.out, head.width, output, 1, first, s.T, s.HS, ty, tx);
 }
 
-// P and dS of one query and one key, from what their products came to. Rounding can push the log of a probability above
-// 0, the more the larger its terms; the comparison lets a NaN through.
-__device__ __forceinline__ void attention_backward_pair(float &p, float &ds, int query, int key, float scale, float lse,
-                                                        float delta) {
+// P and dS of one query and one key, from what their products came to. Rounding can push the log of
+// a probability above 0, the more the larger its terms; the comparison lets a NaN through.
+__device__ __forceinline__ void attention_backward_pair(float &p, float &ds, int query, int key,
+                                                        float scale, float lse, float delta) {
     float log_p = p * scale - lse;
     p = attention_sees(query, key) ? expf(log_p > 0 ? 0 : log_p) : 0;
     ds = p * (ds - delta);
@@ -1068,8 +1215,9 @@ __device__ __forceinline__ void attention_backward_pair(float &p, float &ds, int
 // dK and dV of a tile of keys. Rows of P and dS are keys here, columns queries.
 template <int D, bool FULL>
 __global__ void __launch_bounds__(ATTENTION_THREADS, 1)
-attention_backward_keys_kernel(float *dqkv, const float *dout, const float *lse, const float *delta, const float *qkv,
-                               AttentionShape s, float scale) {
+attention_backward_keys_kernel(float *dqkv, const float *dout, const float *lse,
+                               const float *delta, const float *qkv, AttentionShape s,
+                               float scale) {
     using Tile = AttentionTile<D>;
     constexpr int ROWS = Tile::ROWS, EACH = Tile::EACH;
     SHARED_DYNAMIC(float, K);
@@ -1094,7 +1242,8 @@ attention_backward_keys_kernel(float *dqkv, const float *dout, const float *lse,
             float row_lse = column < s.T ? lse[head.row + column] : 0;
             float row_delta = column < s.T ? delta[head.row + column] : 0;
             for (int i = 0; i < EACH; i++) {
-                attention_backward_pair(p[i][j], ds[i][j], column, first + ty + 16 * i, scale, row_lse, row_delta);
+                attention_backward_pair(p[i][j], ds[i][j], column, first + ty + 16 * i, scale,
+                                        row_lse, row_delta);
             }
         }
         tile_accumulate<D>(dV, P, p, dO, ty, tx);
@@ -1108,8 +1257,9 @@ attention_backward_keys_kernel(float *dqkv, const float *dout, const float *lse,
 // dQ of a tile of queries
 template <int D, bool FULL>
 __global__ void __launch_bounds__(ATTENTION_THREADS, 1)
-attention_backward_queries_kernel(float *dqkv, const float *dout, const float *lse, const float *delta, const float *qkv,
-                                  AttentionShape s, float scale) {
+attention_backward_queries_kernel(float *dqkv, const float *dout, const float *lse,
+                                  const float *delta, const float *qkv, AttentionShape s,
+                                  float scale) {
     using Tile = AttentionTile<D>;
     constexpr int ROWS = Tile::ROWS, EACH = Tile::EACH;
     SHARED_DYNAMIC(float, K);
@@ -1136,8 +1286,8 @@ attention_backward_queries_kernel(float *dqkv, const float *dout, const float *l
         tile_scores<D>(ds, dO, V, ty, tx);
         for (int i = 0; i < EACH; i++) {
             for (int j = 0; j < EACH; j++) {
-                attention_backward_pair(p[i][j], ds[i][j], first + ty + 16 * i, key + tx + 16 * j, scale, row_lse[i],
-                                        row_delta[i]);
+                attention_backward_pair(p[i][j], ds[i][j], first + ty + 16 * i, key + tx + 16 * j,
+                                        scale, row_lse[i], row_delta[i]);
             }
         }
         tile_accumulate<D>(dQ, P, ds, K, ty, tx);
@@ -1150,15 +1300,18 @@ attention_backward_queries_kernel(float *dqkv, const float *dout, const float *l
 // --------------------------------------
 // bf16: tensor cores (compute capability 8.0 and later)
 //
-// 4 warps share a tile; each owns 16*M of its rows, M = 2 where the registers allow it, since every fragment that is read
-// from shared memory is then multiplied twice. The products are mma.m16n8k16: C (16,8) += A (16,16) · B (16,8). With
-// g = lane / 4 and t = lane % 4 a lane holds, as the PTX ISA lays them out (two bf16 to a register, the lower index first):
+// 4 warps share a tile; each owns 16*M of its rows, M = 2 where the registers allow it, since every
+// fragment that is read from shared memory is then multiplied twice. The products are mma.m16n8k16:
+// C (16,8) += A (16,16) · B (16,8). With g = lane / 4 and t = lane % 4 a lane holds, as the PTX ISA
+// lays them out (two bf16 to a register, the lower index first):
 //
-//   A  a0: row g, k 2t 2t+1    a1: row g+8, k 2t 2t+1    a2: row g, k 2t+8 2t+9    a3: row g+8, k 2t+8 2t+9
-//   B  b0: k 2t 2t+1, column g                           b1: k 2t+8 2t+9, column g
-//   C  c0 c1: row g, columns 2t 2t+1                     c2 c3: row g+8, columns 2t 2t+1
+//   A  a0: row g, k 2t 2t+1             a1: row g+8, k 2t 2t+1
+//      a2: row g, k 2t+8 2t+9           a3: row g+8, k 2t+8 2t+9
+//   B  b0: k 2t 2t+1, column g          b1: k 2t+8 2t+9, column g
+//   C  c0 c1: row g, columns 2t 2t+1    c2 c3: row g+8, columns 2t 2t+1
 //
-// Two C side by side are therefore laid out like an A: probabilities go from one product into the next in registers.
+// Two C side by side are therefore laid out like an A: probabilities go from one product into the
+// next in registers.
 
 #ifdef CUDA_EMULATED
 #include <vector>
@@ -1166,14 +1319,18 @@ attention_backward_queries_kernel(float *dqkv, const float *dout, const float *l
 
 enum { ATTENTION_WARPS = 4, ATTENTION_THREADS = ATTENTION_WARPS * WARP };
 
-// Each special instruction stands in one function here, and beside it what it does in plain code, for dev/emu.
+// Each special instruction stands in one function here, and beside it what it does in plain code,
+// for dev/emu.
 
-__device__ __forceinline__ uint32_t shared_address(const void *p) { return (uint32_t)__cvta_generic_to_shared(p); }
+__device__ __forceinline__ uint32_t shared_address(const void *p) {
+    return (uint32_t)__cvta_generic_to_shared(p);
+}
 
 // c += a b
 __device__ __forceinline__ void mma(float (&c)[4], const uint32_t (&a)[4], const uint32_t *b) {
 #ifndef CUDA_EMULATED
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};\n"
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
+        "{%8,%9}, {%0,%1,%2,%3};\n"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 #else
@@ -1193,14 +1350,16 @@ __device__ __forceinline__ void mma(float (&c)[4], const uint32_t (&a)[4], const
 #endif
 }
 
-// Four 8x8 matrices from shared memory. Lane 8i+r brings the address of row r of matrix i and gets, as to[i], the elements
-// 2t and 2t+1 of its row g.
+// Four 8x8 matrices from shared memory. Lane 8i+r brings the address of row r of matrix i and gets,
+// as to[i], the elements 2t and 2t+1 of its row g.
 __device__ __forceinline__ void ldmatrix(uint32_t (&to)[4], const __nv_bfloat16 *row) {
 #ifndef CUDA_EMULATED
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];\n"
-                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "r"(shared_address(row)) : "memory");
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+                 : "r"(shared_address(row))
+                 : "memory");
 #else
-    const __nv_bfloat16 *const *rows = (const __nv_bfloat16 *const *)emu_warp_share(&row, sizeof row);
+    auto rows = (const __nv_bfloat16 *const *)emu_warp_share(&row, sizeof row);
     int lane = threadIdx.x % WARP;
     for (int i = 0; i < 4; i++) memcpy(&to[i], rows[8 * i + lane / 4] + lane % 4 * 2, sizeof to[i]);
 #endif
@@ -1210,35 +1369,42 @@ __device__ __forceinline__ void ldmatrix(uint32_t (&to)[4], const __nv_bfloat16 
 __device__ __forceinline__ void ldmatrix_transposed(uint32_t (&to)[4], const __nv_bfloat16 *row) {
 #ifndef CUDA_EMULATED
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];\n"
-                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "r"(shared_address(row)) : "memory");
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+                 : "r"(shared_address(row))
+                 : "memory");
 #else
-    const __nv_bfloat16 *const *rows = (const __nv_bfloat16 *const *)emu_warp_share(&row, sizeof row);
+    auto rows = (const __nv_bfloat16 *const *)emu_warp_share(&row, sizeof row);
     int lane = threadIdx.x % WARP;
     for (int i = 0; i < 4; i++) {
-        __nv_bfloat16 pair[2] = {rows[8 * i + lane % 4 * 2][lane / 4], rows[8 * i + lane % 4 * 2 + 1][lane / 4]};
+        __nv_bfloat16 pair[2] = {rows[8 * i + lane % 4 * 2][lane / 4],
+                                 rows[8 * i + lane % 4 * 2 + 1][lane / 4]};
         memcpy(&to[i], pair, sizeof to[i]);
     }
 #endif
 }
 
-// Starts to copy BYTES (4 or 16) from global to shared memory, or to write zeros there if `there` is false; then nothing
-// is read and `from` may be any address. copies_wait waits for all that this thread has started; other threads see them
-// after the barrier that follows.
+// Starts to copy BYTES (4 or 16) from global to shared memory, or to write zeros there if `there`
+// is false; then nothing is read and `from` may be any address. copies_wait waits for all that this
+// thread has started; other threads see them after the barrier that follows.
 #ifndef CUDA_EMULATED
-template <int BYTES> __device__ __forceinline__ void copy_start(void *to, const void *from, bool there) {
+template <int BYTES>
+__device__ __forceinline__ void copy_start(void *to, const void *from, bool there) {
     int bytes = there ? BYTES : 0; // the rest is filled with zeros
     if constexpr (BYTES == 16) {
         asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n"
-                     :: "r"(shared_address(to)), "l"(__cvta_generic_to_global(from)), "r"(bytes) : "memory");
+                     :: "r"(shared_address(to)), "l"(__cvta_generic_to_global(from)), "r"(bytes)
+                     : "memory");
     } else {
         asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;\n"
-                     :: "r"(shared_address(to)), "l"(__cvta_generic_to_global(from)), "r"(bytes) : "memory");
+                     :: "r"(shared_address(to)), "l"(__cvta_generic_to_global(from)), "r"(bytes)
+                     : "memory");
     }
 }
 __device__ __forceinline__ void copies_wait() { asm volatile("cp.async.wait_all;\n" ::: "memory"); }
 #else
-// The hardware may copy at once or as late as in copies_wait. Here copies do the one and the other by turns, so that a
-// missing wait is noticed, and also a tile that is overwritten while it is still in use.
+// The hardware may copy at once or as late as in copies_wait. Here copies do the one and the other
+// by turns, so that a missing wait is noticed, and also a tile that is overwritten while it is
+// still in use.
 struct CopyLater { void *to; const void *from; int bytes; bool there; };
 static std::vector<CopyLater> copies_started[1024];
 static unsigned copies_turn;
@@ -1278,9 +1444,9 @@ __device__ __forceinline__ uint32_t bf16_pair(float low, float high) {
 // --------------------------------------
 // bf16: tiles and fragments
 //
-// A tile's rows are D elements long without padding. Its 16-byte packs are permuted within a row, or within the two rows
-// that lie in the same 128 bytes: ldmatrix reads one column of packs of 8 rows at a time, and they then lie in 8 different
-// groups of 4 banks.
+// A tile's rows are D elements long without padding. Its 16-byte packs are permuted within a row,
+// or within the two rows that lie in the same 128 bytes: ldmatrix reads one column of packs of 8
+// rows at a time, and they then lie in 8 different groups of 4 banks.
 
 // `row` may be any, `pack` counts packs of 8 columns
 template <int D> __device__ __forceinline__ int tile_at(int row, int pack) {
@@ -1288,10 +1454,13 @@ template <int D> __device__ __forceinline__ int tile_at(int row, int pack) {
     return row * D + (pack ^ (row / ROWS_OF_128 % (PACKS < 8 ? PACKS : 8))) * 8;
 }
 
-// tile (ROWS,D) = rows first .. of a matrix (T,HS) with row stride `stride`; what lies outside of it becomes 0.
+// tile (ROWS,D) = rows first .. of a matrix (T,HS) with row stride `stride`; what lies outside of
+// it becomes 0.
 template <int ROWS, int D, bool FULL>
-__device__ __forceinline__ void tile_start(real *tile, const real *matrix, int stride, int first, int T, int HS) {
-    constexpr int PACKS = D / 8, AT_ONCE = ATTENTION_THREADS / PACKS; // rows that the block copies at once
+__device__ __forceinline__ void tile_start(real *tile, const real *matrix, int stride, int first,
+                                           int T, int HS) {
+    constexpr int PACKS = D / 8;
+    constexpr int AT_ONCE = ATTENTION_THREADS / PACKS; // rows that the block copies at once
     static_assert(ROWS % AT_ONCE == 0);
     int row = threadIdx.x / PACKS, pack = threadIdx.x % PACKS;
     const real *from = matrix + (ptrdiff_t)(first + row) * stride + pack * 8;
@@ -1303,7 +1472,8 @@ __device__ __forceinline__ void tile_start(real *tile, const real *matrix, int s
 }
 
 // to (ROWS) = from[first ..], with zeros from T on
-template <int ROWS> __device__ __forceinline__ void row_start(float *to, const float *from, int first, int T) {
+template <int ROWS>
+__device__ __forceinline__ void row_start(float *to, const float *from, int first, int T) {
     static_assert(ROWS <= ATTENTION_THREADS);
     int i = threadIdx.x;
     if (i < ROWS) copy_start<4>(to + i, from + first + i, first + i < T);
@@ -1311,19 +1481,24 @@ template <int ROWS> __device__ __forceinline__ void row_start(float *to, const f
 
 // A = rows row .. row+16*M-1 of a tile, all of its columns
 template <int M, int D>
-__device__ __forceinline__ void fragments_load(uint32_t (&a)[M][D / 16][4], const real *tile, int row) {
+__device__ __forceinline__ void fragments_load(uint32_t (&a)[M][D / 16][4], const real *tile,
+                                               int row) {
     int lane = threadIdx.x % WARP;
     #pragma unroll
     for (int m = 0; m < M; m++) {
         #pragma unroll
-        for (int k = 0; k < D / 16; k++) ldmatrix(a[m][k], tile + tile_at<D>(row + 16 * m + lane % 16, 2 * k + lane / 16));
+        for (int k = 0; k < D / 16; k++) {
+            ldmatrix(a[m][k], tile + tile_at<D>(row + 16 * m + lane % 16, 2 * k + lane / 16));
+        }
     }
 }
 
-// c (16*M,16) = A · (rows row .. row+15 of a tile)ᵀ, where c holds what is added to it. c[m][n] is the C of columns 8n ..
+// c (16*M,16) = A · (rows row .. row+15 of a tile)ᵀ, where c holds what is added to it. c[m][n] is
+// the C of columns 8n ..
 template <int M, int D>
-__device__ __forceinline__ void multiply_by_rows(float (&c)[M][2][4], const uint32_t (&a)[M][D / 16][4], const real *tile,
-                                                 int row) {
+__device__ __forceinline__ void multiply_by_rows(float (&c)[M][2][4],
+                                                 const uint32_t (&a)[M][D / 16][4],
+                                                 const real *tile, int row) {
     int lane = threadIdx.x % WARP, at = tile_at<D>(row + lane / 16 * 8 + lane % 8, lane / 8 % 2);
     #pragma unroll
     for (int k = 0; k < D / 16; k++) {
@@ -1339,7 +1514,8 @@ __device__ __forceinline__ void multiply_by_rows(float (&c)[M][2][4], const uint
 
 // c (16*M,D) += A (16*M,16) · (rows row .. row+15 of a tile)
 template <int M, int D>
-__device__ __forceinline__ void multiply_by_columns(float (&c)[M][D / 8][4], const uint32_t (&a)[M][4], const real *tile,
+__device__ __forceinline__ void multiply_by_columns(float (&c)[M][D / 8][4],
+                                                    const uint32_t (&a)[M][4], const real *tile,
                                                     int row) {
     int lane = threadIdx.x % WARP, at = tile_at<D>(row + lane % 16, lane / 16);
     #pragma unroll
@@ -1355,12 +1531,14 @@ __device__ __forceinline__ void multiply_by_columns(float (&c)[M][D / 8][4], con
 }
 
 // Two C side by side as the A of the next product, rounded to bf16.
-template <int M> __device__ __forceinline__ void fragments_from(uint32_t (&a)[M][4], const float (&c)[M][2][4]) {
+template <int M>
+__device__ __forceinline__ void fragments_from(uint32_t (&a)[M][4], const float (&c)[M][2][4]) {
     #pragma unroll
     for (int m = 0; m < M; m++) {
         #pragma unroll
         for (int i = 0; i < 4; i++) {
-            int from = FAULT(FAULT_WRONG_FRAGMENT) ? i % 2 * 2 + i / 2 : i; // the fault: a1 and a2 exchanged
+            // The planted fault exchanges a1 and a2.
+            int from = FAULT(FAULT_WRONG_FRAGMENT) ? i % 2 * 2 + i / 2 : i;
             a[m][i] = bf16_pair(c[m][from / 2][from % 2 * 2], c[m][from / 2][from % 2 * 2 + 1]);
         }
     }
@@ -1384,21 +1562,25 @@ template <int M, typename F> __device__ __forceinline__ void each_held(F f) {
     }
 }
 
-// Scores (16*M,16) that a query must not see become -inf. Their rows start at position row, their columns at column.
+// Scores (16*M,16) that a query must not see become -inf. Their rows start at position row, their
+// columns at column.
 template <int M, bool ROWS_ARE_KEYS>
 __device__ __forceinline__ void scores_mask(float (&scores)[M][2][4], int row, int column) {
     int lane = threadIdx.x % WARP;
     each_held<M>([&](int m, int n, int i) {
         int y = row + 16 * m + lane / 4 + i / 2 * 8, x = column + 8 * n + lane % 4 * 2 + i % 2;
-        if (!(ROWS_ARE_KEYS ? attention_sees(x, y) : attention_sees(y, x))) scores[m][n][i] = -INFINITY;
+        if (!(ROWS_ARE_KEYS ? attention_sees(x, y) : attention_sees(y, x))) {
+            scores[m][n][i] = -INFINITY;
+        }
     });
 }
 
-// Rows first+own .. of a matrix (T,HS) = factor * c (16*M,D), by way of the rows own .. of a tile that only this warp uses,
-// so that every thread writes 16 bytes at a time.
+// Rows first+own .. of a matrix (T,HS) = factor * c (16*M,D), by way of the rows own .. of a tile
+// that only this warp uses, so that every thread writes 16 bytes at a time.
 template <int M, int D, bool FULL>
-__device__ __forceinline__ void rows_store(real *matrix, int stride, real *tile, int own, const float (&c)[M][D / 8][4],
-                                           float factor, int first, int T, int HS) {
+__device__ __forceinline__ void rows_store(real *matrix, int stride, real *tile, int own,
+                                           const float (&c)[M][D / 8][4], float factor, int first,
+                                           int T, int HS) {
     constexpr int PACKS = D / 8;
     int lane = threadIdx.x % WARP;
     #pragma unroll
@@ -1407,7 +1589,8 @@ __device__ __forceinline__ void rows_store(real *matrix, int stride, real *tile,
         for (int n = 0; n < PACKS; n++) {
             #pragma unroll
             for (int half = 0; half < 2; half++) {
-                uint32_t pair = bf16_pair(c[m][n][2 * half] * factor, c[m][n][2 * half + 1] * factor);
+                uint32_t pair = bf16_pair(c[m][n][2 * half] * factor,
+                                          c[m][n][2 * half + 1] * factor);
                 int row = own + 16 * m + lane / 4 + 8 * half;
                 *reinterpret_cast<uint32_t *>(tile + tile_at<D>(row, n) + lane % 4 * 2) = pair;
             }
@@ -1417,14 +1600,16 @@ __device__ __forceinline__ void rows_store(real *matrix, int stride, real *tile,
     for (int i = lane; i < 16 * M * PACKS; i += WARP) {
         int row = own + i / PACKS, pack = i % PACKS;
         if (first + row >= T || (!FULL && pack * 8 >= HS)) continue;
-        pack_store_whole(matrix + (ptrdiff_t)(first + row) * stride + pack * 8, pack_load(tile + tile_at<D>(row, pack)));
+        pack_store_whole(matrix + (ptrdiff_t)(first + row) * stride + pack * 8,
+                         pack_load(tile + tile_at<D>(row, pack)));
     }
 }
 
 // --------------------------------------
 // bf16: forward
 
-// Tile sizes are chosen so that two blocks fit into a multiprocessor of 164 KiB and 65536 registers.
+// Tile sizes are chosen so that two blocks fit into a multiprocessor of 164 KiB and 65536
+// registers.
 template <int D> struct AttentionForward {
     enum {
         M = D <= 64 ? 2 : 1,
@@ -1434,22 +1619,27 @@ template <int D> struct AttentionForward {
     };
 };
 
-// Scores of a tile, scores[n] those of keys 16n .. 16n+15, become exponentials relative to each row's largest score so far;
-// output and sum, which were relative to an older one, follow. Every query sees key 0, so that the largest is above -inf
-// after the first tile. A NaN is never the largest, but its exponential is NaN and stays. factor makes scores powers of 2.
+// Scores of a tile, scores[n] those of keys 16n .. 16n+15, become exponentials relative to each
+// row's largest score so far; output and sum, which were relative to an older one, follow. Every
+// query sees key 0, so that the largest is above -inf after the first tile. A NaN is never the
+// largest, but its exponential is NaN and stays. factor makes scores powers of 2.
 template <int M, int N, int PACKS>
-__device__ __forceinline__ void softmax_step(float (&scores)[N][M][2][4], float (&output)[M][PACKS][4],
-                                             float (&largest)[M][2], float (&sum)[M][2], float factor) {
+__device__ __forceinline__ void softmax_step(float (&scores)[N][M][2][4],
+                                             float (&output)[M][PACKS][4], float (&largest)[M][2],
+                                             float (&sum)[M][2], float factor) {
     #pragma unroll
     for (int m = 0; m < M; m++) {
         #pragma unroll
         for (int half = 0; half < 2; half++) { // rows g and g+8
             float most = largest[m][half], more = 0;
             #pragma unroll
-            for (int i = 0; i < 4 * N; i++) most = fmaxf(most, scores[i / 4][m][i / 2 % 2][2 * half + i % 2]);
+            for (int i = 0; i < 4 * N; i++) {
+                most = fmaxf(most, scores[i / 4][m][i / 2 % 2][2 * half + i % 2]);
+            }
             most = fmaxf(most, __shfl_xor_sync(FULL_WARP, most, 1));
             most = fmaxf(most, __shfl_xor_sync(FULL_WARP, most, 2));
-            float shrink = exp2_fast((largest[m][half] - most) * factor), shift = most * factor; // shrink is 0 at first
+            // Before the first tile `largest` is -inf, which makes shrink 0.
+            float shrink = exp2_fast((largest[m][half] - most) * factor), shift = most * factor;
             #pragma unroll
             for (int i = 0; i < 4 * N; i++) {
                 float &score = scores[i / 4][m][i / 2 % 2][2 * half + i % 2];
@@ -1458,7 +1648,8 @@ __device__ __forceinline__ void softmax_step(float (&scores)[N][M][2][4], float 
             }
             #pragma unroll
             for (int n = 0; n < 2 * PACKS; n++) output[m][n / 2][2 * half + n % 2] *= shrink;
-            sum[m][half] = sum[m][half] * shrink + more; // this lane's part; the four lanes of a row add them up at the end
+            // `sum` is this lane's part: the four lanes of a row add theirs up at the end.
+            sum[m][half] = sum[m][half] * shrink + more;
             largest[m][half] = most;
         }
     }
@@ -1468,14 +1659,17 @@ template <int D, bool FULL>
 __global__ void __launch_bounds__(ATTENTION_THREADS, 2)
 attention_forward_kernel(real *out, float *lse, const real *qkv, AttentionShape s, float scale) {
     using Sizes = AttentionForward<D>;
-    constexpr int M = Sizes::M, OWN = Sizes::OWN, STEP = Sizes::STEP, RING = 2 * STEP; // a power of 2
+    constexpr int M = Sizes::M, OWN = Sizes::OWN, STEP = Sizes::STEP;
+    constexpr int RING = 2 * STEP; // a power of 2
     SHARED_DYNAMIC(real, Q);
-    // K and V are rings of two steps, one in use while the next arrives: position `key` lies in row key % RING.
+    // K and V are rings of two steps, one in use while the next arrives: position `key` lies in row
+    // key % RING.
     real *K = Q + OWN * D, *V = K + RING * D;
     int first = (gridDim.x - 1 - blockIdx.x) * OWN; // the longest work comes first
     AttentionHead head = attention_head(s);
     const real *q = qkv + head.qkv, *k = q + head.width, *v = k + head.width;
-    int lane = threadIdx.x % WARP, own = threadIdx.x / WARP * 16 * M, own_last = first + own + 16 * M - 1;
+    int lane = threadIdx.x % WARP, own = threadIdx.x / WARP * 16 * M;
+    int own_last = first + own + 16 * M - 1;
     int end = min(first + OWN, s.T); // of the keys
     float factor = scale * (float)M_LOG2E;
 
@@ -1490,7 +1684,8 @@ attention_forward_kernel(real *out, float *lse, const real *qkv, AttentionShape 
     for (int m = 0; m < M; m++) largest[m][0] = largest[m][1] = -INFINITY;
 
     for (int key = 0; key < end; key += STEP) {
-        // After the barrier this tile is there for all, and the other one, which the previous step used, may be overwritten.
+        // After the barrier this tile is there for all, and the other one, which the previous step
+        // used, may be overwritten.
         copies_wait();
         attention_tile_barrier();
         if (key + STEP < end) step_start(key + STEP);
@@ -1499,10 +1694,14 @@ attention_forward_kernel(real *out, float *lse, const real *qkv, AttentionShape 
 
         float scores[STEP / 16][M][2][4] = {};
         #pragma unroll
-        for (int n = 0; n < STEP / 16; n++) multiply_by_rows<M, D>(scores[n], queries, K, (key & (RING - 1)) + 16 * n);
+        for (int n = 0; n < STEP / 16; n++) {
+            multiply_by_rows<M, D>(scores[n], queries, K, (key & (RING - 1)) + 16 * n);
+        }
         if (key + STEP - 1 > first + own) {
             #pragma unroll
-            for (int n = 0; n < STEP / 16; n++) scores_mask<M, false>(scores[n], first + own, key + 16 * n);
+            for (int n = 0; n < STEP / 16; n++) {
+                scores_mask<M, false>(scores[n], first + own, key + 16 * n);
+            }
         }
         softmax_step(scores, output, largest, sum, factor);
         #pragma unroll
@@ -1521,7 +1720,9 @@ attention_forward_kernel(real *out, float *lse, const real *qkv, AttentionShape 
             total += __shfl_xor_sync(FULL_WARP, total, 1);
             total += __shfl_xor_sync(FULL_WARP, total, 2);
             int row = first + own + 16 * m + lane / 4 + 8 * half;
-            if (lane % 4 == 0 && row < s.T) lse[head.row + row] = largest[m][half] * scale + logf(total);
+            if (lane % 4 == 0 && row < s.T) {
+                lse[head.row + row] = largest[m][half] * scale + logf(total);
+            }
             #pragma unroll
             for (int n = 0; n < D / 4; n++) output[m][n / 2][2 * half + n % 2] *= 1 / total;
         }
@@ -1532,11 +1733,12 @@ attention_forward_kernel(real *out, float *lse, const real *qkv, AttentionShape 
 // --------------------------------------
 // bf16: backward
 //
-// Scores are made from the same products in the same order as in the forward pass, so that P exceeds 1 by no more than the
-// rounding of lse. The products of dP start from -delta instead of 0, which spares a subtraction.
+// Scores are made from the same products in the same order as in the forward pass, so that P
+// exceeds 1 by no more than the rounding of lse. The products of dP start from -delta instead of 0,
+// which spares a subtraction.
 
-// Sizes of both kernels. A block keeps OWN rows of two matrices and takes STEP rows of two others at a time, of those 16 at
-// once, so that scores need few registers and sums may have many.
+// Sizes of both kernels. A block keeps OWN rows of two matrices and takes STEP rows of two others
+// at a time, of those 16 at once, so that scores need few registers and sums may have many.
 template <int D> struct AttentionBackward {
     enum {
         M = D <= 64 ? 2 : 1,
@@ -1546,16 +1748,19 @@ template <int D> struct AttentionBackward {
     };
 };
 
-// dK and dV of a tile of keys. Rows of P and dS are keys here, columns queries: they are born transposed, as A fragments of
-// the products that need them so.
+// dK and dV of a tile of keys. Rows of P and dS are keys here, columns queries: they are born
+// transposed, as A fragments of the products that need them so.
 template <int D, bool FULL>
 __global__ void __launch_bounds__(ATTENTION_THREADS, 2)
-attention_backward_keys_kernel(real *dqkv, const real *dout, const float *lse, const float *delta, const real *qkv,
-                               AttentionShape s, float scale) {
+attention_backward_keys_kernel(real *dqkv, const real *dout, const float *lse,
+                               const float *delta, const real *qkv, AttentionShape s,
+                               float scale) {
     using Sizes = AttentionBackward<D>;
-    constexpr int M = Sizes::M, OWN = Sizes::OWN, STEP = Sizes::STEP, RING = 2 * STEP; // a power of 2
+    constexpr int M = Sizes::M, OWN = Sizes::OWN, STEP = Sizes::STEP;
+    constexpr int RING = 2 * STEP; // a power of 2
     SHARED_DYNAMIC(real, K);
-    real *V = K + OWN * D, *Q = V + OWN * D, *dO = Q + RING * D; // Q and dO are rings, as K and V are in the forward pass
+    // Q and dO are rings, as K and V are in the forward pass.
+    real *V = K + OWN * D, *Q = V + OWN * D, *dO = Q + RING * D;
     float *row_lse = reinterpret_cast<float *>(dO + RING * D), *row_delta = row_lse + RING;
     int first = blockIdx.x * OWN; // the first keys have the most queries
     AttentionHead head = attention_head(s);
@@ -1586,8 +1791,10 @@ attention_backward_keys_kernel(real *dqkv, const real *dout, const float *lse, c
         if (query + STEP < s.T) step_start(query + STEP);
         #pragma unroll 1
         for (int at = query; at < query + STEP; at += 16) {
-            if (at + 15 < first + own) continue; // all of these queries come before this warp's keys
-            int row = at & (RING - 1), column = row + lane % 4 * 2; // a lane's scores are of queries column + 0, 1, 8, 9
+            // All of these queries come before this warp's keys.
+            if (at + 15 < first + own) continue;
+            // A lane's scores are of queries column + 0, 1, 8, 9.
+            int row = at & (RING - 1), column = row + lane % 4 * 2;
             float p[M][2][4] = {}, ds[M][2][4];
             uint32_t pa[M][4], dsa[M][4];
             multiply_by_rows<M, D>(p, keys, Q, row);
@@ -1599,7 +1806,8 @@ attention_backward_keys_kernel(real *dqkv, const real *dout, const float *lse, c
             });
             fragments_from<M>(pa, p);
             multiply_by_rows<M, D>(ds, values, dO, row);
-            // P as it was rounded for dV: keeping it in float as well would take more registers than there are.
+            // P as it was rounded for dV: keeping it in float as well would take more registers
+            // than there are.
             each_held<M>([&](int m, int n, int i) { ds[m][n][i] *= fragment_value(pa[m], n, i); });
             fragments_from<M>(dsa, ds);
             multiply_by_columns<M, D>(dV, pa, dO, row);
@@ -1614,16 +1822,19 @@ attention_backward_keys_kernel(real *dqkv, const real *dout, const float *lse, c
 // dQ of a tile of queries
 template <int D, bool FULL>
 __global__ void __launch_bounds__(ATTENTION_THREADS, 2)
-attention_backward_queries_kernel(real *dqkv, const real *dout, const float *lse, const float *delta, const real *qkv,
-                                  AttentionShape s, float scale) {
+attention_backward_queries_kernel(real *dqkv, const real *dout, const float *lse,
+                                  const float *delta, const real *qkv, AttentionShape s,
+                                  float scale) {
     using Sizes = AttentionBackward<D>;
-    constexpr int M = Sizes::M, OWN = Sizes::OWN, STEP = Sizes::STEP, RING = 2 * STEP; // a power of 2
+    constexpr int M = Sizes::M, OWN = Sizes::OWN, STEP = Sizes::STEP;
+    constexpr int RING = 2 * STEP; // a power of 2
     SHARED_DYNAMIC(real, Q);
     real *dO = Q + OWN * D, *K = dO + OWN * D, *V = K + RING * D;
     int first = (gridDim.x - 1 - blockIdx.x) * OWN; // the longest work comes first
     AttentionHead head = attention_head(s);
     const real *q = qkv + head.qkv, *k = q + head.width, *v = k + head.width;
-    int lane = threadIdx.x % WARP, own = threadIdx.x / WARP * 16 * M, own_last = first + own + 16 * M - 1;
+    int lane = threadIdx.x % WARP, own = threadIdx.x / WARP * 16 * M;
+    int own_last = first + own + 16 * M - 1;
     int end = min(first + OWN, s.T); // of the keys
     float factor = scale * (float)M_LOG2E, row_lse[M][2], row_delta[M][2];
 
@@ -1675,10 +1886,12 @@ attention_backward_queries_kernel(real *dqkv, const real *dout, const float *lse
 // --------------------------------------
 // launches
 
-// Calls launch.operator()<D, FULL>() for the smallest tile width D that heads of size HS fit in. FULL says that they fill
-// it, which spares the kernels all tests of columns.
+// Calls launch.operator()<D, FULL>() for the smallest tile width D that heads of size HS fit in.
+// FULL says that they fill it, which spares the kernels all tests of columns.
 template <typename F> static void attention_by_size(int HS, F launch) {
-    if (HS <= 0 || HS % 8 != 0 || HS > 128) fail("attention: heads of size %d; need a multiple of 8 up to 128", HS);
+    if (HS <= 0 || HS % 8 != 0 || HS > 128) {
+        fail("attention: heads of size %d; need a multiple of 8 up to 128", HS);
+    }
     if (HS == 128) launch.template operator()<128, true>();
     else if (HS > 64) launch.template operator()<128, false>();
     else if (HS == 64) launch.template operator()<64, true>();
@@ -1690,31 +1903,39 @@ template <typename F> static void attention_by_size(int HS, F launch) {
 // Lets a kernel use more shared memory than the 48 KiB that every kernel may, once.
 template <auto Kernel> static void attention_allow_shared(size_t bytes) {
     static bool allowed = bytes <= 48 * 1024;
-    if (!allowed) CUDA_CHECK(cudaFuncSetAttribute(Kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes));
+    const cudaFuncAttribute shared = cudaFuncAttributeMaxDynamicSharedMemorySize;
+    if (!allowed) CUDA_CHECK(cudaFuncSetAttribute(Kernel, shared, (int)bytes));
     allowed = true;
 }
 
-// out (B,T,heads,HS) and lse (B,heads,T) from qkv (B,T,3,heads,HS), whose rows have to lie at multiples of 16 bytes.
-static void attention_forward(real *out, float *lse, const real *qkv, AttentionShape s, cudaStream_t on) {
+// out (B,T,heads,HS) and lse (B,heads,T) from qkv (B,T,3,heads,HS), whose rows have to lie at
+// multiples of 16 bytes.
+static void attention_forward(real *out, float *lse, const real *qkv, AttentionShape s,
+                              cudaStream_t on) {
     RANGE();
     attention_by_size(s.HS, [&]<int D, bool FULL>() {
         using Sizes = AttentionForward<D>;
         attention_allow_shared<attention_forward_kernel<D, FULL>>(Sizes::SHARED);
-        LAUNCH((attention_forward_kernel<D, FULL>), dim3(ceil_div<int>(s.T, Sizes::OWN), s.heads, s.B), ATTENTION_THREADS,
-               Sizes::SHARED, on, out, lse, qkv, s, 1 / sqrtf((float)s.HS));
+        LAUNCH((attention_forward_kernel<D, FULL>),
+               dim3(ceil_div<int>(s.T, Sizes::OWN), s.heads, s.B), ATTENTION_THREADS, Sizes::SHARED,
+               on, out, lse, qkv, s, 1 / sqrtf((float)s.HS));
     });
 }
 
-// delta (B,heads,T) = the dot products of the rows of dout and out (B,T,heads,HS), each by LANES threads with a pack
+// delta (B,heads,T) = the dot products of the rows of dout and out (B,T,heads,HS), each by LANES
+// threads with a pack
 template <int LANES>
-static void attention_delta(float *delta, const real *dout, const real *out, AttentionShape s, cudaStream_t on) {
+static void attention_delta(float *delta, const real *dout, const real *out, AttentionShape s,
+                            cudaStream_t on) {
     unsigned blocks = (unsigned)ceil_div<size_t>((size_t)s.B * s.T * s.heads * LANES, 256);
     LAUNCH((attention_delta_kernel<LANES>), blocks, 256, 0, on, delta, dout, out, s);
 }
 
-// dqkv (B,T,3,heads,HS) is written, and so is delta (B,heads,T), which is of no use later. dout, out (B,T,heads,HS).
-static void attention_backward(real *dqkv, float *delta, const real *dout, const real *out, const float *lse,
-                               const real *qkv, AttentionShape s, cudaStream_t on) {
+// dqkv (B,T,3,heads,HS) is written, and so is delta (B,heads,T), which is of no use later. dout,
+// out (B,T,heads,HS).
+static void attention_backward(real *dqkv, float *delta, const real *dout, const real *out,
+                               const float *lse, const real *qkv, AttentionShape s,
+                               cudaStream_t on) {
     RANGE();
     attention_by_size(s.HS, [&]<int D, bool FULL>() {
         using Sizes = AttentionBackward<D>;
@@ -1723,19 +1944,20 @@ static void attention_backward(real *dqkv, float *delta, const real *dout, const
         float scale = 1 / sqrtf((float)s.HS);
         attention_delta<D / PACK>(delta, dout, out, s, on);
         attention_allow_shared<attention_backward_keys_kernel<D, FULL>>(SHARED);
-        LAUNCH((attention_backward_keys_kernel<D, FULL>), blocks, ATTENTION_THREADS, SHARED, on, dqkv, dout, lse, delta,
-               qkv, s, scale);
+        LAUNCH((attention_backward_keys_kernel<D, FULL>), blocks, ATTENTION_THREADS, SHARED, on,
+               dqkv, dout, lse, delta, qkv, s, scale);
         attention_allow_shared<attention_backward_queries_kernel<D, FULL>>(SHARED);
-        LAUNCH((attention_backward_queries_kernel<D, FULL>), blocks, ATTENTION_THREADS, SHARED, on, dqkv, dout, lse, delta,
-               qkv, s, scale);
+        LAUNCH((attention_backward_queries_kernel<D, FULL>), blocks, ATTENTION_THREADS, SHARED, on,
+               dqkv, dout, lse, delta, qkv, s, scale);
     });
 }
 
 // ----------------------------------------------------------------------------
 // matmul: cuBLASLt, which thinks in columns: our row-major out = a b is its outᵀ = bᵀ aᵀ
 
-// out (M,N) = a (M,K) b (K,N) of each of `batch`, all without gaps between rows. Batches lie the given strides apart; 0 says
-// that all read the same. At most one of bias and the two GELU fields, but for bias with gelu_in_out.
+// out (M,N) = a (M,K) b (K,N) of each of `batch`, all without gaps between rows. Batches lie the
+// given strides apart; 0 says that all read the same. Of bias, before_gelu
+// and gelu_in at most one is given, or bias with before_gelu.
 typedef struct {
     void *out;
     size_t out_stride;
@@ -1771,24 +1993,32 @@ typedef struct {
 static constexpr int MATMUL_PLANS = 1 << 14, MATMUL_WORKSPACE = 32 << 20;
 static MatmulPlan *matmul_plans; // hash table
 
-// Of how many algorithms per shape the fastest is taken (`-ms`); 0: cuBLASLt's first choice is, which is the same in every run,
-// while of times close together now one wins and now another, and with it the last bits of the result. Processes of one TP group
-// agree, since tensors that all of them have must stay the same.
+// Of how many algorithms per shape the fastest is taken (`-ms`); 0: cuBLASLt's first choice is,
+// which is the same in every run, while of times close together now one wins and now another, and
+// with it the last bits of the result. Processes of one TP group agree, since tensors that all of
+// them have must stay the same.
 enum { MATMUL_SEARCH_MAX = 64 };
 static int matmul_search;
 static Mesh matmul_mesh;
 
-static cublasLtMatrixLayout_t matmul_layout(cudaDataType_t type, int rows, int cols, int batch, size_t stride) {
+static cublasLtMatrixLayout_t matmul_layout(cudaDataType_t type, int rows, int cols, int batch,
+                                            size_t stride) {
     cublasLtMatrixLayout_t layout;
     int64_t offset = (int64_t)stride;
-    CUBLAS_CHECK(cublasLtMatrixLayoutCreate(&layout, type, (uint64_t)cols, (uint64_t)rows, cols)); // it counts columns first
-    CUBLAS_CHECK(cublasLtMatrixLayoutSetAttribute(layout, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &batch, sizeof batch));
-    CUBLAS_CHECK(cublasLtMatrixLayoutSetAttribute(layout, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &offset, sizeof offset));
+    // cuBLASLt counts columns first.
+    CUBLAS_CHECK(cublasLtMatrixLayoutCreate(&layout, type, (uint64_t)cols, (uint64_t)rows, cols));
+    CUBLAS_CHECK(cublasLtMatrixLayoutSetAttribute(layout, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT,
+                                                  &batch, sizeof batch));
+    CUBLAS_CHECK(cublasLtMatrixLayoutSetAttribute(layout,
+                                                  CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET,
+                                                  &offset, sizeof offset));
     return layout;
 }
 
-#define OPERATION_SET(plan, attribute, value) \
-    CUBLAS_CHECK(cublasLtMatmulDescSetAttribute((plan)->operation, CUBLASLT_MATMUL_DESC_##attribute, &(value), sizeof(value)))
+#define OPERATION_SET(plan, attribute, value)                                               \
+    CUBLAS_CHECK(cublasLtMatmulDescSetAttribute((plan)->operation,                          \
+                                                CUBLASLT_MATMUL_DESC_##attribute, &(value), \
+                                                sizeof(value)))
 
 // The pointers that belong to the operation, not to the call.
 static void matmul_set_pointers(MatmulPlan *plan, const Matmul *m) {
@@ -1797,22 +2027,27 @@ static void matmul_set_pointers(MatmulPlan *plan, const Matmul *m) {
     if (aux) OPERATION_SET(plan, EPILOGUE_AUX_POINTER, aux);
 }
 
-// The algorithms that cuBLASLt thinks best, up to `room` of them, best first; returns how many, 0 if it has none.
-static int matmul_algorithms(const MatmulPlan *plan, cublasLtMatmulHeuristicResult_t *found, int room) {
+// The algorithms that cuBLASLt thinks best, up to `room` of them, best first; returns how many, 0
+// if it has none.
+static int matmul_algorithms(const MatmulPlan *plan, cublasLtMatmulHeuristicResult_t *found,
+                             int room) {
     cublasLtMatmulPreference_t preference;
     size_t workspace = MATMUL_WORKSPACE;
     uint32_t alignment = 16; // of every tensor and every rank's part of one
     int count = 0;
     CUBLAS_CHECK(cublasLtMatmulPreferenceCreate(&preference));
-#define PREFERENCE_SET(attribute, value) \
-    CUBLAS_CHECK(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_##attribute, &(value), sizeof(value)))
+#define PREFERENCE_SET(attribute, value)                                                          \
+    CUBLAS_CHECK(cublasLtMatmulPreferenceSetAttribute(preference,                                 \
+                                                      CUBLASLT_MATMUL_PREF_##attribute, &(value), \
+                                                      sizeof(value)))
     PREFERENCE_SET(MAX_WORKSPACE_BYTES, workspace);
     PREFERENCE_SET(MIN_ALIGNMENT_A_BYTES, alignment);
     PREFERENCE_SET(MIN_ALIGNMENT_B_BYTES, alignment);
     PREFERENCE_SET(MIN_ALIGNMENT_C_BYTES, alignment);
     PREFERENCE_SET(MIN_ALIGNMENT_D_BYTES, alignment);
 #undef PREFERENCE_SET
-    cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(gpu.blas, plan->operation, plan->b, plan->a, plan->out, plan->out,
+    cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(gpu.blas, plan->operation, plan->b,
+                                                           plan->a, plan->out, plan->out,
                                                            preference, room, found, &count);
     CUBLAS_CHECK(cublasLtMatmulPreferenceDestroy(preference));
     return status == CUBLAS_STATUS_SUCCESS ? count : 0;
@@ -1842,9 +2077,12 @@ static void matmul_plan_make(MatmulPlan *plan, const Matmul *m) {
         if (k->batch > 1) OPERATION_SET(plan, EPILOGUE_AUX_BATCH_STRIDE, stride);
     }
     matmul_set_pointers(plan, m);
-    plan->a = matmul_layout(REAL_TYPE, k->a_transposed ? k->K : k->M, k->a_transposed ? k->M : k->K, k->batch, k->a_stride);
-    plan->b = matmul_layout(REAL_TYPE, k->b_transposed ? k->N : k->K, k->b_transposed ? k->K : k->N, k->batch, k->b_stride);
-    plan->out = matmul_layout(k->out_float ? CUDA_R_32F : REAL_TYPE, k->M, k->N, k->batch, k->out_stride);
+    plan->a = matmul_layout(REAL_TYPE, k->a_transposed ? k->K : k->M, k->a_transposed ? k->M : k->K,
+                            k->batch, k->a_stride);
+    plan->b = matmul_layout(REAL_TYPE, k->b_transposed ? k->N : k->K, k->b_transposed ? k->K : k->N,
+                            k->batch, k->b_stride);
+    plan->out = matmul_layout(k->out_float ? CUDA_R_32F : REAL_TYPE, k->M, k->N, k->batch,
+                              k->out_stride);
 
     cublasLtMatmulHeuristicResult_t found;
     plan->state = matmul_algorithms(plan, &found, 1) == 1 ? 1 : 2;
@@ -1854,32 +2092,48 @@ static void matmul_plan_make(MatmulPlan *plan, const Matmul *m) {
 static MatmulPlan *matmul_plan(const Matmul *m) {
     MatmulKey key;
     memset(&key, 0, sizeof key); // padding too: keys are compared as bytes
-    key.M = m->M, key.N = m->N, key.K = m->K, key.batch = m->batch;
-    key.a_transposed = m->a_transposed, key.b_transposed = m->b_transposed;
-    key.out_float = m->out_float, key.accumulate = m->accumulate;
-    key.epilogue = m->gelu_in ? CUBLASLT_EPILOGUE_DGELU : m->before_gelu ? CUBLASLT_EPILOGUE_GELU_AUX_BIAS
-                 : m->bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
-    key.a_stride = m->a_stride, key.b_stride = m->b_stride, key.out_stride = m->out_stride, key.bias_stride = m->bias_stride;
+    key.M = m->M;
+    key.N = m->N;
+    key.K = m->K;
+    key.batch = m->batch;
+    key.a_transposed = m->a_transposed;
+    key.b_transposed = m->b_transposed;
+    key.out_float = m->out_float;
+    key.accumulate = m->accumulate;
+    key.epilogue = CUBLASLT_EPILOGUE_DEFAULT;
+    if (m->bias) key.epilogue = CUBLASLT_EPILOGUE_BIAS;
+    if (m->before_gelu) key.epilogue = CUBLASLT_EPILOGUE_GELU_AUX_BIAS;
+    if (m->gelu_in) key.epilogue = CUBLASLT_EPILOGUE_DGELU;
+    key.a_stride = m->a_stride;
+    key.b_stride = m->b_stride;
+    key.out_stride = m->out_stride;
+    key.bias_stride = m->bias_stride;
     uint64_t hash = words_hash(0, &key, sizeof key);
     if (!matmul_plans) matmul_plans = ALLOC(MatmulPlan, MATMUL_PLANS, "plans of matrix products");
     for (int tries = 0; tries < MATMUL_PLANS; tries++) {
         MatmulPlan *plan = &matmul_plans[(hash + tries) % MATMUL_PLANS];
         if (plan->state && memcmp(&plan->key, &key, sizeof key)) continue;
-        if (!plan->state) plan->key = key, matmul_plan_make(plan, m);
+        if (!plan->state) {
+            plan->key = key;
+            matmul_plan_make(plan, m);
+        }
         return plan;
     }
     fail("more than %d shapes of matrix products", MATMUL_PLANS);
 }
 
-static cublasStatus_t matmul_launch(const MatmulPlan *plan, const cublasLtMatmulAlgo_t *algorithm, const Matmul *m,
-                                    void *workspace) {
+static cublasStatus_t matmul_launch(const MatmulPlan *plan, const cublasLtMatmulAlgo_t *algorithm,
+                                    const Matmul *m, void *workspace) {
     float one = 1, beta = m->accumulate ? 1 : 0;
-    return cublasLtMatmul(gpu.blas, plan->operation, &one, m->b, plan->b, m->a, plan->a, &beta, m->out, plan->out, m->out,
-                          plan->out, algorithm, workspace, MATMUL_WORKSPACE, gpu.stream);
+    return cublasLtMatmul(gpu.blas, plan->operation, &one, m->b, plan->b, m->a, plan->a, &beta,
+                          m->out, plan->out, m->out, plan->out, algorithm, workspace,
+                          MATMUL_WORKSPACE, gpu.stream);
 }
 
-// Milliseconds of a product by one algorithm, the least of a few runs; INFINITY where it cannot be done that way.
-static float matmul_time(const MatmulPlan *plan, const cublasLtMatmulAlgo_t *algorithm, const Matmul *m, void *workspace) {
+// Milliseconds of a product by one algorithm, the least of a few runs; INFINITY where it cannot be
+// done that way.
+static float matmul_time(const MatmulPlan *plan, const cublasLtMatmulAlgo_t *algorithm,
+                         const Matmul *m, void *workspace) {
     cudaEvent_t begin, end;
     float least = INFINITY;
     CUDA_CHECK(cudaEventCreate(&begin));
@@ -1898,11 +2152,13 @@ static float matmul_time(const MatmulPlan *plan, const cublasLtMatmulAlgo_t *alg
     return least;
 }
 
-// Takes the fastest algorithm for plan. Process 0 of the TP group times them; what it adds to `out` meanwhile it takes back.
+// Takes the fastest algorithm for plan. Process 0 of the TP group times them; what it adds to `out`
+// meanwhile it takes back.
 static void matmul_plan_search(MatmulPlan *plan, const Matmul *m, void *workspace) {
     cublasLtMatmulHeuristicResult_t found[MATMUL_SEARCH_MAX];
     int count = matmul_algorithms(plan, found, matmul_search), best = 0;
-    size_t bytes = ((m->batch - 1) * m->out_stride + (size_t)m->M * m->N) * (m->out_float ? sizeof(float) : sizeof(real));
+    size_t bytes = ((m->batch - 1) * m->out_stride + (size_t)m->M * m->N) *
+                   (m->out_float ? sizeof(float) : sizeof(real));
     void *kept = NULL;
     plan->searched = 1;
     if (matmul_mesh.group_rank == 0) {
@@ -1913,7 +2169,10 @@ static void matmul_plan_search(MatmulPlan *plan, const Matmul *m, void *workspac
         float least = INFINITY;
         for (int i = 0; i < count; i++) {
             float ms = matmul_time(plan, &found[i].algo, m, workspace);
-            if (ms < least) least = ms, best = i;
+            if (ms < least) {
+                least = ms;
+                best = i;
+            }
         }
         if (kept) {
             CUDA_CHECK(cudaMemcpyAsync(m->out, kept, bytes, cudaMemcpyDeviceToDevice, gpu.stream));
@@ -1922,7 +2181,10 @@ static void matmul_plan_search(MatmulPlan *plan, const Matmul *m, void *workspac
         }
     }
     mesh_broadcast(&matmul_mesh, MESH_TP, 0, &best, sizeof best);
-    if (best >= count) fail("-ms %d: process 0 chose algorithm %d of a product, but there are %d here", matmul_search, best, count);
+    if (best >= count) {
+        fail("-ms %d: process 0 chose algorithm %d of a product, but there are %d here",
+             matmul_search, best, count);
+    }
     plan->algorithm = found[best].algo;
 }
 
@@ -1942,7 +2204,8 @@ static void matmul(Matmul m, void *workspace) {
     int batch = m.batch;
     Matmul one = m;
     one.batch = 1;
-    for (int i = 0; i < batch; i++) { // one by one, as libraries without strides for epilogues want it
+    // One product at a time, for versions of cuBLASLt whose epilogues have no strides.
+    for (int i = 0; i < batch; i++) {
         one.out = (char *)m.out + i * m.out_stride * (m.out_float ? sizeof(float) : sizeof(real));
         one.a = m.a + i * m.a_stride;
         one.b = m.b + i * m.b_stride;
@@ -1951,9 +2214,14 @@ static void matmul(Matmul m, void *workspace) {
         one.gelu_in = m.gelu_in ? m.gelu_in + i * m.out_stride : NULL;
         Matmul plain = one;
         if (one.gelu_in) plain.gelu_in = NULL;
-        if (one.before_gelu) plain.out = one.before_gelu, plain.before_gelu = NULL;
+        if (one.before_gelu) {
+            plain.out = one.before_gelu;
+            plain.before_gelu = NULL;
+        }
         if (batch > 1 && matmul_try(&one, workspace)) continue;
-        if (!matmul_try(&plain, workspace)) fail("cuBLASLt has no product of (%d,%d) and (%d,%d)", m.M, m.K, m.K, m.N);
+        if (!matmul_try(&plain, workspace)) {
+            fail("cuBLASLt has no product of (%d,%d) and (%d,%d)", m.M, m.K, m.K, m.N);
+        }
         size_t n = (size_t)m.M * m.N;
         if (one.gelu_in) gelu_backward((real *)one.out, (const real *)one.out, one.gelu_in, n);
         if (one.before_gelu) gelu_forward((real *)one.out, one.before_gelu, n);
@@ -2980,14 +3248,15 @@ static void gpt2_micro_step(GPT2 *m, const int32_t *tokens, const int32_t *targe
 // ----------------------------------------------------------------------------
 // update: sum of partial gradients, norm, AdamW
 
-// Tensors that every rank has whole, but saw its own streams with: the sum over ranks is the gradient, one all-reduce. Then the
-// sums over replicas: those begun in the last backward pass, and the rest.
+// Tensors that every rank has whole, but saw its own streams with: the sum over ranks is the
+// gradient, one all-reduce. Then the sums over replicas: those begun in the last backward pass, and
+// the rest.
 static void gradients_reduce(GPT2 *m) {
     RANGE();
     float *partials = m->grads + m->partials_begin;
     if (m->F > 1) {
-        LAUNCH(copies_sum_kernel, (unsigned)ceil_div(m->partials_size, (size_t)BLOCK), BLOCK, 0, gpu.stream, partials, m->F,
-               m->partials_size, m->partials_size);
+        LAUNCH(copies_sum_kernel, (unsigned)ceil_div(m->partials_size, (size_t)BLOCK), BLOCK, 0,
+               gpu.stream, partials, m->F, m->partials_size, m->partials_size);
     }
     allreduce(m, TRAFFIC_GRADIENTS, partials, m->partials_size, ELEMENT_FLOAT, 0);
     if (m->mesh.DP == 1) return;
@@ -3000,22 +3269,26 @@ static void gradients_reduce(GPT2 *m) {
     group_reduce(m, MESH_DP, partials, m->partials_size, ELEMENT_FLOAT, 0, gpu.replica_stream);
     for (int p = 0; p < P_COUNT; p++) {
         if (m->whole[p].cut == WHOLE_PARTIAL_GRAD || m->whole[p].fan_in) continue; // done, or begun
-        group_reduce(m, MESH_DP, m->grads + m->flat.begin[p], m->flat.size[p], ELEMENT_FLOAT, 0, gpu.replica_stream);
+        group_reduce(m, MESH_DP, m->grads + m->flat.begin[p], m->flat.size[p], ELEMENT_FLOAT, 0,
+                     gpu.replica_stream);
     }
     CUDA_CHECK(cudaEventRecord(m->ready, gpu.replica_stream));
     CUDA_CHECK(cudaStreamWaitEvent(gpu.stream, m->ready, 0));
 }
 
-// After the last micro-step. Norm of the whole gradient: sharded tensors over all ranks, replicated ones once. The host waits
-// for the GPU here, and only here, in every update.
+// After the last micro-step. Norm of the whole gradient: sharded tensors over all ranks, replicated
+// ones once. The host waits for the GPU here, and only here, in every update.
 static UpdateSums gpt2_gradients(GPT2 *m) {
     RANGE();
     UpdateSums sums = {};
-    double *squares = m->host_results + 1, *all = ALLOC(double, (size_t)m->mesh.group * P_COUNT, "norm"), total = 0;
+    double *squares = m->host_results + 1;
+    double *all = ALLOC(double, (size_t)m->mesh.group * P_COUNT, "norm"), total = 0;
     gradients_reduce(m);
     gradients_square(m->squares, m->squares_partial, m->grads, m->flat);
-    CUDA_CHECK(cudaMemcpyAsync(m->host_results, m->loss_total, sizeof(double), cudaMemcpyDeviceToHost, gpu.stream));
-    CUDA_CHECK(cudaMemcpyAsync(squares, m->squares, P_COUNT * sizeof(double), cudaMemcpyDeviceToHost, gpu.stream));
+    CUDA_CHECK(cudaMemcpyAsync(m->host_results, m->loss_total, sizeof(double),
+                               cudaMemcpyDeviceToHost, gpu.stream));
+    CUDA_CHECK(cudaMemcpyAsync(squares, m->squares, P_COUNT * sizeof(double),
+                               cudaMemcpyDeviceToHost, gpu.stream));
     stream_wait(m);
     spans_collect(m);
     mesh_gather(&m->mesh, squares, P_COUNT, all);
@@ -3038,21 +3311,26 @@ static UpdateSums gpt2_gradients(GPT2 *m) {
 // One AdamW step, number `update` from 1, of the elements this process has the optimizer state of.
 static void gpt2_update(GPT2 *m, AdamW h, int64_t update) {
     RANGE();
-    AdamWStep step = {(float)h.rate, (float)h.beta1, (float)h.beta2, (float)h.eps, (float)h.decay, (float)h.grad_scale,
-                      (float)(1 / (1 - pow(h.beta1, (double)update))), (float)(1 / (1 - pow(h.beta2, (double)update)))};
-    LAUNCH(adamw_kernel, (unsigned)ceil_div(m->owned_size, (size_t)BLOCK * PACK), BLOCK, 0, gpu.stream, m->params, m->master,
-           m->moment1, m->moment2, m->grads, m->owned_begin, m->owned_size, m->flat, step);
+    AdamWStep step = {.rate = (float)h.rate, .beta1 = (float)h.beta1, .beta2 = (float)h.beta2,
+                      .eps = (float)h.eps, .decay = (float)h.decay, .scale = (float)h.grad_scale,
+                      .correct1 = (float)(1 / (1 - pow(h.beta1, (double)update))),
+                      .correct2 = (float)(1 / (1 - pow(h.beta2, (double)update)))};
+    LAUNCH(adamw_kernel, (unsigned)ceil_div(m->owned_size, (size_t)BLOCK * PACK), BLOCK, 0,
+           gpu.stream, m->params, m->master, m->moment1, m->moment2, m->grads, m->owned_begin,
+           m->owned_size, m->flat, step);
     if (m->options.zero && m->mesh.DP > 1) replicas_gather(m, m->params);
 }
 
 // ----------------------------------------------------------------------------
-// checkpoints: files hold whole tensors. They pass through a copy of the flat block on the host, one copy of the parameter
-// table (SET_PARAMS, SET_MOMENT1, SET_MOMENT2) at a time.
+// checkpoints: files hold whole tensors. They pass through a copy of the flat block on the host,
+// one copy of the parameter table (SET_PARAMS, SET_MOMENT1, SET_MOMENT2) at a time.
 
 enum { SET_NONE = -1 };
 
 static void snapshot_make(GPT2 *m) {
-    if (!m->snapshot) m->snapshot = ALLOC(float, m->flat_size, "a copy of the parameters on the host");
+    if (!m->snapshot) {
+        m->snapshot = ALLOC(float, m->flat_size, "a copy of the parameters on the host");
+    }
     m->snapshot_set = SET_NONE;
 }
 
@@ -3062,16 +3340,18 @@ static void snapshot_drop(GPT2 *m) {
 }
 
 static float *set_on_gpu(const GPT2 *m, int set) {
-    return set == SET_PARAMS ? m->master : set == SET_MOMENT1 ? m->moment1 : m->moment2;
+    if (set == SET_PARAMS) return m->master;
+    return set == SET_MOMENT1 ? m->moment1 : m->moment2;
 }
 
 // From the GPU. With ZeRO each replica has a part of it, and all replicas take part.
 static void snapshot_take(GPT2 *m, int set) {
-    CUDA_CHECK(cudaMemcpyAsync(m->snapshot + m->owned_begin, set_on_gpu(m, set), m->owned_size * sizeof(float),
-                               cudaMemcpyDeviceToHost, gpu.stream));
+    CUDA_CHECK(cudaMemcpyAsync(m->snapshot + m->owned_begin, set_on_gpu(m, set),
+                               m->owned_size * sizeof(float), cudaMemcpyDeviceToHost, gpu.stream));
     stream_wait(m);
     for (int owner = 0; owner < m->mesh.DP && m->options.zero; owner++) {
-        mesh_broadcast(&m->mesh, MESH_DP, owner, m->snapshot + owner * m->owned_size, m->owned_size * sizeof(float));
+        mesh_broadcast(&m->mesh, MESH_DP, owner, m->snapshot + owner * m->owned_size,
+                       m->owned_size * sizeof(float));
     }
     m->snapshot_set = set;
 }
@@ -3081,14 +3361,16 @@ static void snapshot_put(GPT2 *m, int set) {
     if (set == SET_PARAMS) {
         real *rounded = ALLOC(real, m->flat_size, "rounded parameters");
         for (size_t i = 0; i < m->flat_size; i++) rounded[i] = (real)m->snapshot[i];
-        CUDA_CHECK(cudaMemcpyAsync(m->params, rounded, m->flat_size * sizeof(real), cudaMemcpyHostToDevice, gpu.stream));
+        CUDA_CHECK(cudaMemcpyAsync(m->params, rounded, m->flat_size * sizeof(real),
+                                   cudaMemcpyHostToDevice, gpu.stream));
         CUDA_CHECK(cudaStreamSynchronize(gpu.stream));
         free(rounded);
     }
     float *to = set_on_gpu(m, set); // none without training
     if (to) {
         size_t bytes = m->owned_size * sizeof(float);
-        CUDA_CHECK(cudaMemcpyAsync(to, m->snapshot + m->owned_begin, bytes, cudaMemcpyHostToDevice, gpu.stream));
+        CUDA_CHECK(cudaMemcpyAsync(to, m->snapshot + m->owned_begin, bytes, cudaMemcpyHostToDevice,
+                                   gpu.stream));
         CUDA_CHECK(cudaStreamSynchronize(gpu.stream));
     }
 }
@@ -3096,10 +3378,12 @@ static void snapshot_put(GPT2 *m, int set) {
 // Row `row` of one layer of tensor p, of the part of it that is the f-th here.
 static float *snapshot_row(GPT2 *m, int p, int layer, int f, int row) {
     const ParamSpec *local = &m->local[p];
-    return m->snapshot + layer_offset(m, p, layer) + f * spec_layer_size(local) + (size_t)row * local->cols;
+    return m->snapshot + layer_offset(m, p, layer) + f * spec_layer_size(local) +
+           (size_t)row * local->cols;
 }
 
-static void model_rows_put(void *owner, int set, int p, int layer, int row, int rows, const float *values) {
+static void model_rows_put(void *owner, int set, int p, int layer, int row, int rows,
+                           const float *values) {
     GPT2 *m = (GPT2 *)owner;
     size_t cols = (size_t)m->whole[p].cols, first = (size_t)row * cols, n = (size_t)rows * cols;
     if (m->snapshot_set != set && m->snapshot_set != SET_NONE) snapshot_put(m, m->snapshot_set);
@@ -3110,13 +3394,16 @@ static void model_rows_put(void *owner, int set, int p, int layer, int row, int 
         for (int r = 0; r < part.rows; r++) {
             size_t at = shard_row(&part, r);
             if (at < first || at >= first + n) continue;
-            memcpy(snapshot_row(m, p, layer, f, r), values + at - first, (size_t)part.cols * sizeof(float));
+            memcpy(snapshot_row(m, p, layer, f, r), values + at - first,
+                   (size_t)part.cols * sizeof(float));
         }
     }
 }
 
-// What other processes have is zero here until they are joined; of a replicated tensor the first brings all.
-static void model_rows_get(void *owner, int set, int p, int layer, int row, int rows, float *values) {
+// What other processes have is zero here until they are joined; of a replicated tensor the first
+// brings all.
+static void model_rows_get(void *owner, int set, int p, int layer, int row, int rows,
+                           float *values) {
     GPT2 *m = (GPT2 *)owner;
     size_t cols = (size_t)m->whole[p].cols, first = (size_t)row * cols, n = (size_t)rows * cols;
     int mine = spec_is_cut(&m->whole[p]) || m->mesh.group_rank == 0;
@@ -3127,7 +3414,8 @@ static void model_rows_get(void *owner, int set, int p, int layer, int row, int 
         for (int r = 0; r < part.rows; r++) {
             size_t at = shard_row(&part, r);
             if (at < first || at >= first + n) continue;
-            memcpy(values + at - first, snapshot_row(m, p, layer, f, r), (size_t)part.cols * sizeof(float));
+            memcpy(values + at - first, snapshot_row(m, p, layer, f, r),
+                   (size_t)part.cols * sizeof(float));
         }
     }
     mesh_join(&m->mesh, values, n);
@@ -3190,13 +3478,15 @@ static void gpt2_init_weights(GPT2 *m, int how, uint64_t seed) {
 
 static int processes_stepped_aside;
 
-// Chooses this process's GPU, of those it sees: all of its host's, or just one where the launcher hands them out. NCCL wants
-// one each: processes that find theirs taken step aside, unless -cm mpi has several share one.
+// Chooses this process's GPU, of those it sees: all of its host's, or just one where the launcher
+// hands them out. NCCL wants one each: processes that find theirs taken step aside, unless -cm mpi
+// has several share one.
 static void gpu_choose(const Options *o, int *world, int *rank) {
     int gpus = 0, all = *world;
     cudaError_t status = cudaGetDeviceCount(&gpus);
     if (status != cudaSuccess || gpus < 1) {
-        fail("no GPU that CUDA can use: %s; ./train_gpt2 trains on the CPU", cudaGetErrorString(status));
+        fail("no GPU that CUDA can use: %s; ./train_gpt2 trains on the CPU",
+             cudaGetErrorString(status));
     }
     cudaDeviceProp properties;
     int index = processes_local_rank() % gpus;
@@ -3207,14 +3497,16 @@ static void gpu_choose(const Options *o, int *world, int *rank) {
     gpu_open(index);
 }
 
-static void gpt2_create_for(GPT2 *m, const GPT2Config *config, Mesh mesh, const Options *o, int training) {
+static void gpt2_create_for(GPT2 *m, const GPT2Config *config, Mesh mesh, const Options *o,
+                            int training) {
     ModelOptions options = {};
     options.recompute = (int)o->recompute;
     options.zero = (int)o->zero && mesh.DP > 1;
     options.network.latency_us = o->net_latency;
     options.network.gbits = o->net_gbits;
     comm_open(&mesh, o->comm);
-    matmul_search = (int)o->matmul_search, matmul_mesh = mesh;
+    matmul_search = (int)o->matmul_search;
+    matmul_mesh = mesh;
     gpt2_create(m, config, mesh, (int)o->batch, (int)o->length, options, training);
 }
 
@@ -3239,20 +3531,24 @@ static int gpt2_describe(GPT2 *m, int i, char *line, size_t size) {
         int driver = 0;
         CUDA_CHECK(cudaDriverGetVersion(&driver));
         snprintf(line, size,
-                 "# device %.100s, compute capability %d.%d, CUDA %d.%d, precision %s, all-reduce between processes by %s",
-                 gpu.properties.name, gpu.properties.major, gpu.properties.minor, driver / 1000, driver % 1000 / 10, REAL_NAME,
-                 ways[comm_kind]);
+                 "# device %.100s, compute capability %d.%d, CUDA %d.%d, precision %s, all-reduce "
+                 "between processes by %s",
+                 gpu.properties.name, gpu.properties.major, gpu.properties.minor, driver / 1000,
+                 driver % 1000 / 10, REAL_NAME, ways[comm_kind]);
         return 1;
     }
     if (i == 1) {
-        snprintf(line, size, "# memory_MiB parameters %.1f gradients %.1f optimizer %.1f activations %.1f",
-                 m->bytes[BLOCK_PARAMS] / MiB, m->bytes[BLOCK_GRADS] / MiB, m->bytes[BLOCK_STATE] / MiB,
-                 m->bytes[BLOCK_ACTIVATIONS] / MiB);
+        snprintf(line, size,
+                 "# memory_MiB parameters %.1f gradients %.1f optimizer %.1f "
+                 "activations %.1f",
+                 m->bytes[BLOCK_PARAMS] / MiB, m->bytes[BLOCK_GRADS] / MiB,
+                 m->bytes[BLOCK_STATE] / MiB, m->bytes[BLOCK_ACTIVATIONS] / MiB);
         return 1;
     }
     if (i == 2 && processes_stepped_aside) {
-        snprintf(line, size, "# aside %d processes beyond the GPUs of their hosts do nothing; -cm mpi has several share a GPU",
-                 processes_stepped_aside);
+        snprintf(line, size,
+                 "# aside %d processes beyond the GPUs of their hosts do nothing; -cm mpi has "
+                 "several share a GPU", processes_stepped_aside);
         return 1;
     }
     return 0;
@@ -3273,7 +3569,9 @@ int main(int argc, char **argv) {
     static Run run; // all zero
     int world, rank;
 #ifdef PLANTED_FAULTS
-    if (getenv("PLANTED_FAULT")) planted_fault_host = (int)strtol(getenv("PLANTED_FAULT"), NULL, 10);
+    if (getenv("PLANTED_FAULT")) {
+        planted_fault_host = (int)strtol(getenv("PLANTED_FAULT"), NULL, 10);
+    }
 #endif
     processes_begin(&world, &rank);
     run_parse(&run, argc, argv, rank);

@@ -1,9 +1,11 @@
-// Files and failure: how everything that crosses the program's edge is opened, read, written and given up. This header and
-// those beside it are compiled as gnu11 and, for the CUDA trainer, as C++20.
+// Files and failure: how everything that crosses the program's edge is opened, read, written and
+// given up. This header and those beside it are compiled as gnu11 and, for the CUDA trainer, as
+// C++20.
 //
-// A file is read through `File`, which knows its path and exact size, so that every message can name what was found and
-// what was expected. A file is written to a temporary name beside its own, synced and renamed: a reader sees the old
-// file or the new one, never half of one. `fail` is the only way out on an error: it removes unfinished files first.
+// A file is read through `File`, which knows its path and exact size, so that every message can
+// name what was found and what was expected. A file is written to a temporary name beside its own,
+// synced and renamed: a reader sees the old file or the new one, never half of one. `fail` is the
+// only way out on an error: it removes unfinished files first.
 #ifndef FILES_H
 #define FILES_H
 
@@ -31,14 +33,14 @@ typedef struct {
     FILE *stream;             // NULL when closed
     size_t size;              // bytes in the file when it was opened for reading
     char path[PATH_MAX];      // the name the user knows
-    char temporary[PATH_MAX]; // where a file being written lies until it is complete; "" when reading
+    char temporary[PATH_MAX]; // where a file lies until it is written in full; "" when reading
 } File;
 
 enum { FILES_OPEN_MAX = 8 };
 static File *files_open[FILES_OPEN_MAX]; // what `fail` has to close, and to remove when unfinished
 
-// Called by `fail` when its message is out and unfinished files are gone. The default ends the process; MPI ends all
-// ranks here, the fuzzer jumps back to its loop. Must not return.
+// Called by `fail` when its message is out and unfinished files are gone. The default ends the
+// process; MPI ends all ranks here, the fuzzer jumps back to its loop. Must not return.
 static void fail_exit(void) { exit(EXIT_FAILURE); }
 static void (*fail_hook)(void) = fail_exit;
 static int fail_rank = -1; // stands in messages when there are several processes
@@ -52,13 +54,15 @@ static void files_abandon(void) {
     }
 }
 
-// Replaces control characters: a message or a log line stays one line, whatever a path or an option holds.
+// Replaces control characters: a message or a log line stays one line, whatever a path or an option
+// holds.
 static char *text_printable(char *text) {
     for (char *c = text; *c; c++) *c = (unsigned char)*c < 32 || *c == 127 ? '?' : *c;
     return text;
 }
 
-// Prints "error: " (and the rank, among several) and the message to stderr, removes unfinished files and ends the program with status 1.
+// Prints "error: " (and the rank, among several) and the message to stderr, removes unfinished
+// files and ends the program with status 1.
 __attribute__((noreturn, format(printf, 1, 2))) static void fail(const char *format, ...) {
     char message[8 * PATH_MAX];
     va_list arguments;
@@ -73,17 +77,20 @@ __attribute__((noreturn, format(printf, 1, 2))) static void fail(const char *for
     abort();
 }
 
-// Zeroed memory on a cache-line boundary; fails with the number of bytes and what they were for. Large blocks ask for
-// huge pages: a matrix product walks down rows that lie pages apart.
+// Zeroed memory on a cache-line boundary; fails with the number of bytes and what they were for.
+// Large blocks ask for huge pages: a matrix product walks down rows that lie pages apart.
 static void *alloc_zeroed(size_t count, size_t size, const char *what) {
-    if (size && count > SIZE_MAX / 2 / size) fail("%s: %zu x %zu bytes overflow the address space", what, count, size);
+    if (size && count > SIZE_MAX / 2 / size) {
+        fail("%s: %zu x %zu bytes overflow the address space", what, count, size);
+    }
     const size_t line = 64, huge = 2 << 20;
     size_t bytes = count * size, unit = bytes >= 4 * huge ? huge : line;
     bytes = bytes / unit * unit + unit;
     void *block = aligned_alloc(unit, bytes);
     if (!block) fail("out of memory: %.1f MiB asked for %s", (double)bytes / (1 << 20), what);
 #ifdef MADV_HUGEPAGE
-    if (unit == huge) madvise(block, bytes, MADV_HUGEPAGE); // a hint: without it all is well, only slower
+    // Only a hint: where it fails, the block is slower.
+    if (unit == huge) madvise(block, bytes, MADV_HUGEPAGE);
 #endif
     return memset(block, 0, bytes);
 }
@@ -94,7 +101,9 @@ static void *alloc_zeroed(size_t count, size_t size, const char *what) {
 // Joins a folder and a name; fails when the result is longer than a path may be.
 static void path_join(char out[PATH_MAX], const char *folder, const char *name) {
     int n = snprintf(out, PATH_MAX, "%s/%s", folder, name);
-    if (n < 0 || n >= PATH_MAX) fail("%s/%s: the path is longer than %d bytes", folder, name, PATH_MAX - 1);
+    if (n < 0 || n >= PATH_MAX) {
+        fail("%s/%s: the path is longer than %d bytes", folder, name, PATH_MAX - 1);
+    }
 }
 
 static void file_register(File *file) {
@@ -117,7 +126,9 @@ static void file_forget(File *file) {
 // Opens a regular file for reading. `what` is the kind of file, for messages.
 static void file_open(File *file, const char *path, const char *what) {
     memset(file, 0, sizeof *file);
-    if (snprintf(file->path, sizeof file->path, "%s", path) >= (int)sizeof file->path) fail("%s: path too long", what);
+    if (snprintf(file->path, sizeof file->path, "%s", path) >= (int)sizeof file->path) {
+        fail("%s: path too long", what);
+    }
     struct stat info; // looked at first: opening a pipe would wait for somebody to write to it
     if (stat(path, &info)) fail("%s: cannot open %s: %s", path, what, strerror(errno));
     if (!S_ISREG(info.st_mode)) fail("%s: not a regular file, expected %s", path, what);
@@ -140,22 +151,30 @@ static void file_close(File *file) {
 }
 
 // Reads the header and checks its magic and its version, one of two (pass the same twice for one).
-static void header_read(File *file, int32_t header[HEADER_INTS], int32_t magic, int v1, int v2, const char *what) {
+static void header_read(File *file, int32_t header[HEADER_INTS], int32_t magic, int v1, int v2,
+                        const char *what) {
     if (file->size < HEADER_BYTES) {
-        fail("%s: %zu bytes, too short for the %zu-byte header of %s", file->path, file->size, HEADER_BYTES, what);
+        fail("%s: %zu bytes, too short for the %zu-byte header of %s", file->path, file->size,
+             HEADER_BYTES, what);
     }
     file_read(file, header, HEADER_BYTES);
-    if (header[0] != magic) fail("%s: not %s: magic %d, expected %d", file->path, what, header[0], magic);
+    if (header[0] != magic) {
+        fail("%s: not %s: magic %d, expected %d", file->path, what, header[0], magic);
+    }
     if (header[1] == v1 || header[1] == v2) return;
     if (v1 == v2) fail("%s: %s of version %d, expected %d", file->path, what, header[1], v1);
     fail("%s: %s of version %d, expected %d or %d", file->path, what, header[1], v1, v2);
 }
 
-// Begins a file at a temporary name beside `path`. Nothing exists under `path` itself before `file_commit`.
+// Begins a file at a temporary name beside `path`. Nothing exists under `path` itself before
+// `file_commit`.
 static void file_create(File *file, const char *path) {
     memset(file, 0, sizeof *file);
-    if (snprintf(file->path, sizeof file->path, "%s", path) >= (int)sizeof file->path) fail("%s: path too long", path);
-    if (snprintf(file->temporary, sizeof file->temporary, "%s.part", path) >= (int)sizeof file->temporary) {
+    if (snprintf(file->path, sizeof file->path, "%s", path) >= (int)sizeof file->path) {
+        fail("%s: path too long", path);
+    }
+    if (snprintf(file->temporary, sizeof file->temporary, "%s.part", path) >=
+        (int)sizeof file->temporary) {
         fail("%s: path too long", path);
     }
     file->stream = fopen(file->temporary, "wb");
@@ -165,7 +184,8 @@ static void file_create(File *file, const char *path) {
 
 static void file_write(File *file, const void *data, size_t bytes) {
     if (fwrite(data, 1, bytes, file->stream) == bytes) return;
-    fail("%s: cannot write %zu bytes: %s; what was there before is untouched", file->path, bytes, strerror(errno));
+    fail("%s: cannot write %zu bytes: %s; what was there before is untouched", file->path, bytes,
+         strerror(errno));
 }
 
 // Makes a rename or a removal in the folder of `path` survive a power cut.
@@ -174,35 +194,44 @@ static void folder_sync(const char *path) {
     snprintf(copy, sizeof copy, "%s", path);
     int folder = open(dirname(copy), O_RDONLY | O_DIRECTORY);
     if (folder < 0) return;
-    fsync(folder); // some file systems refuse to sync a folder; the file itself is synced either way
+    // Some file systems refuse to sync a folder; the file itself is synced either way.
+    fsync(folder);
     close(folder);
 }
 
 // Flushes, syncs and renames to the final name.
 static void file_commit(File *file) {
     if (fflush(file->stream) || fsync(fileno(file->stream))) {
-        fail("%s: cannot write: %s; what was there before is untouched", file->path, strerror(errno));
+        fail("%s: cannot write: %s; what was there before is untouched", file->path,
+             strerror(errno));
     }
-    if (rename(file->temporary, file->path)) fail("%s: cannot rename into place: %s", file->path, strerror(errno));
+    if (rename(file->temporary, file->path)) {
+        fail("%s: cannot rename into place: %s", file->path, strerror(errno));
+    }
     file->temporary[0] = 0;
     file_close(file);
     folder_sync(file->path);
 }
 
-// Creates a folder and those above it; an existing one is fine. On failure those it made are removed again.
+// Creates a folder and those above it; an existing one is fine. On failure those it made are
+// removed again.
 static void folder_create(const char *path) {
     char partial[PATH_MAX];
     struct stat info;
     size_t made[PATH_MAX / 2];
     int count = 0;
     const char *failed = NULL;
-    if (snprintf(partial, sizeof partial, "%s", path) >= (int)sizeof partial) fail("%s: path too long", path);
+    if (snprintf(partial, sizeof partial, "%s", path) >= (int)sizeof partial) {
+        fail("%s: path too long", path);
+    }
     for (size_t end = 1; !failed && end <= strlen(path); end++) {
         if (path[end] && path[end] != '/') continue;
         partial[end] = 0;
-        if (!mkdir(partial, 0777)) made[count++] = end;
-        else if (errno != EEXIST) failed = strerror(errno);
-        else if (stat(partial, &info) || !S_ISDIR(info.st_mode)) failed = "it exists and is not a folder";
+        int made_it = !mkdir(partial, 0777), error = errno;
+        int is_folder = !stat(partial, &info) && S_ISDIR(info.st_mode);
+        if (made_it) made[count++] = end;
+        else if (error != EEXIST) failed = strerror(error);
+        else if (!is_folder) failed = "it exists and is not a folder";
         if (!failed) partial[end] = path[end];
     }
     if (!failed) return;

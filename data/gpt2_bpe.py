@@ -1,18 +1,20 @@
-"""GPT-2's byte-pair encoding, for the scripts that make GPT-2's token files: tiktoken where it works, else plain Python.
+"""GPT-2's byte-pair encoding, for the scripts that make GPT-2's token files: tiktoken where it
+works, else plain Python.
 
     encoder = encoder_open()            # or encoder_open("own"), encoder_open("tiktoken")
     encoder.encode("Hello")             # [15496]
     encoder.encode_many(texts)          # a list for each text; tiktoken uses all cores
     encoder.table                       # bytes of each of the 50,257 tokens
 
-A text is cut into pieces (a word with the space before it, a number, a run of punctuation, ...), and within a piece the
-pair of tokens that was learned first is merged until none is left. Both encoders give the same ids; "<|endoftext|>" in a
-text is text, so that no text can hold the token that begins documents.
+A text is cut into pieces (a word with the space before it, a number, a run of punctuation, ...),
+and within a piece the pair of tokens that was learned first is merged until none is left. Both
+encoders give the same ids; "<|endoftext|>" in a text is text, so that no text can hold the token
+that begins documents.
 
-The vocabulary is GPT-2's encoder.json and vocab.bpe: from $TP_DATA/gpt2_bpe, else tiktoken downloads them. Which characters
-are letters and numbers is Unicode's to say: tiktoken and each Python carry a version of their own, so a text with
-characters younger than this Python may be cut at other places by the encoder in it.
-Python 3.7 or newer, standard library only.
+The vocabulary is GPT-2's encoder.json and vocab.bpe: from $TP_DATA/gpt2_bpe, else tiktoken
+downloads them. Which characters are letters and numbers is Unicode's to say: tiktoken and each
+Python carry a version of their own, so a text with characters younger than this Python may be cut
+at other places by the encoder in it. Python 3.7 or newer, standard library only.
 """
 import array
 import hashlib
@@ -34,8 +36,10 @@ FILES = {"encoder.json": ("196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed22
                           "6c7ea1a7e38e3a7f062df639a5b80947f075ffe6"),
          "vocab.bpe": ("1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
                        "6d1cbeee0f20b3d9449abfede4726ed8212e3aee")}
-SPACE = "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"  # Unicode's White_Space; Python's \s has more
-CACHE_PIECES = 1 << 19                 # about 100 MB; the cache is emptied then, a long text fills it again with its own
+# Unicode's White_Space; Python's \s has more.
+SPACE = "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+# About 100 MB; the cache is emptied then, a long text fills it again with its own.
+CACHE_PIECES = 1 << 19
 CHUNK = 1 << 18                        # characters of a long text that are encoded at a time
 
 
@@ -43,7 +47,8 @@ CHUNK = 1 << 18                        # characters of a long text that are enco
 # pieces
 
 def class_make(kind):
-    """The inside of a regular expression's [...]: all characters of general category L* or N*. `re` has no \\p{L}."""
+    """The inside of a regular expression's [...]: all characters of general category L* or N*. `re`
+    has no \\p{L}."""
     ranges = []
     for c in range(sys.maxunicode + 1):
         if unicodedata.category(chr(c))[0] != kind:
@@ -52,18 +57,21 @@ def class_make(kind):
             ranges[-1][1] = c
         else:
             ranges.append([c, c])
-    return "".join("%s-%s" % (chr(first), chr(last)) for first, last in ranges)  # letters and digits need no escape
+    # Letters and digits need no escape.
+    return "".join("%s-%s" % (chr(first), chr(last)) for first, last in ranges)
 
 
 def pieces_compile():
-    # GPT-2's own expression, with S, L and N for \s, \p{L} and \p{N}. A run of spaces before a word leaves it the last one.
+    # GPT-2's own expression, with S, L and N for \s, \p{L} and \p{N}. A run of spaces before a word
+    # leaves it the last one.
     pattern = "'(?:[sdmt]|ll|ve|re)| ?[L]+| ?[N]+| ?[^SLN]+|[S]+(?![^S])|[S]+"
     classes = {"S": SPACE, "L": class_make("L"), "N": class_make("N")}
     return re.compile(re.sub("[SLN]", lambda m: classes[m.group()], pattern))
 
 
 def text_clean(text):
-    """Half a surrogate pair, which JSON can hold and UTF-8 cannot, becomes U+FFFD; as tiktoken does it."""
+    """Half a surrogate pair, which JSON can hold and UTF-8 cannot, becomes U+FFFD; as tiktoken does
+    it."""
     try:
         text.encode("utf-8")
         return text
@@ -86,7 +94,8 @@ def text_chunks(text):
 # the encoder in plain Python
 
 def folder_find():
-    """$TP_DATA/gpt2_bpe, or None where there is none. A folder that lacks a file is an error later."""
+    """$TP_DATA/gpt2_bpe, or None where there is none. A folder that lacks a file is an error
+    later."""
     folder = os.environ.get("TP_DATA")
     folder = folder and os.path.join(folder, "gpt2_bpe")
     return folder if folder and os.path.isdir(folder) else None
@@ -105,7 +114,8 @@ def files_load(folder):
 
 
 def byte_characters():
-    """The printable character by which GPT-2's files write each byte: itself, or one from U+0100 on."""
+    """The printable character by which GPT-2's files write each byte: itself, or one from U+0100
+    on."""
     shown = [b for b in range(256) if chr(b).isprintable() and chr(b) != " "]
     characters = {b: chr(b) for b in shown}
     for b in range(256):
@@ -114,8 +124,8 @@ def byte_characters():
 
 
 class Own(dict):
-    """Maps a piece to its tokens: a dict whose missing entries are worked out, because nearly all pieces of a text have
-    occurred in it before."""
+    """Maps a piece to its tokens: a dict whose missing entries are worked out, because nearly all
+    pieces of a text have occurred in it before."""
     def __init__(self, files):
         super().__init__()
         self.name = "plain Python (data/gpt2_bpe.py)"
@@ -123,9 +133,11 @@ class Own(dict):
         byte_of = {c: b for b, c in byte_characters().items()}
         self.table = [b""] * V
         for token, i in ids.items():
-            self.table[i] = END_OF_TEXT_BYTES if i == END_OF_TEXT else bytes(byte_of[c] for c in token)
+            is_text = i != END_OF_TEXT
+            self.table[i] = bytes(byte_of[c] for c in token) if is_text else END_OF_TEXT_BYTES
         self.byte_ids = [ids[c] for _, c in sorted(byte_characters().items())]
-        # Merges are numbered in the order in which they were learned, so the id of the result is the merge's rank too.
+        # Merges are numbered in the order in which they were learned, so the id of the result is
+        # the merge's rank too.
         pairs = (line.split(" ") for line in files["vocab.bpe"].decode("utf-8").split("\n")[1:-1])
         self.merges = {(ids[a], ids[b]): ids[a + b] for a, b in pairs}
         self.find_pieces = pieces_compile().findall
@@ -137,8 +149,9 @@ class Own(dict):
         return tokens
 
     def merge(self, ids):
-        """Lowest rank first, leftmost among equals: a heap of (rank, place), in which entries that a neighbour's merge
-        has outdated are skipped. Time n log n, so a piece of a million letters is no trap."""
+        """Lowest rank first, leftmost among equals: a heap of (rank, place), in which entries that
+        a neighbour's merge has outdated are skipped. Time n log n, so a piece of a million letters
+        is no trap."""
         n, rank = len(ids), self.merges.get
         after, before = list(range(1, n + 1)), list(range(-1, n - 1))
         heap = [(r, i) for i, r in enumerate(map(rank, zip(ids, ids[1:]))) if r is not None]
@@ -216,7 +229,9 @@ def encoder_open(choice="auto"):
     if choice != "tiktoken" and files:
         return Own(files)
     hint = "set TP_DATA to a folder that holds gpt2_bpe/encoder.json and gpt2_bpe/vocab.bpe"
-    raise DataError(why if choice == "tiktoken" and files else "; or ".join(filter(None, (why, hint))))
+    if choice == "tiktoken" and files:
+        raise DataError(why)
+    raise DataError("; or ".join(filter(None, (why, hint))))
 
 
 def encode_long(encoder, text):

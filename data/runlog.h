@@ -1,4 +1,5 @@
-// The run's log, OUT/main.log: one line per event, "key:value" pairs, written by both trainers alike.
+// The run's log, OUT/main.log: one line per event, "key:value" pairs, written by both trainers
+// alike.
 //
 //   # <option or derived fact> <value>            one per line, at the start of each run
 //   s:0 tel:4.197431                              validation loss after 0 updates
@@ -24,7 +25,8 @@ typedef struct {
 } RunlogUpdate;
 
 // Appends a line, in full and at once: what was logged is there if the machine goes down.
-__attribute__((format(printf, 2, 3))) static void runlog_line(Runlog *log, const char *format, ...) {
+__attribute__((format(printf, 2, 3)))
+static void runlog_line(Runlog *log, const char *format, ...) {
     if (!log->stream) return;
     va_list arguments;
     va_start(arguments, format);
@@ -36,12 +38,14 @@ __attribute__((format(printf, 2, 3))) static void runlog_line(Runlog *log, const
 }
 
 static void runlog_update_format(char *out, size_t size, const RunlogUpdate *u) {
-    snprintf(out, size, "s:%lld trl:%.6f lr:%.6e norm:%.6f ms:%.1f tok:%.0f ar:%lld mb:%.2f comm:%.1f",
-             (long long)u->update, u->loss, u->rate, u->norm, u->ms, u->tokens_per_second, (long long)u->allreduces,
-             u->mib, u->comm_ms);
+    snprintf(out, size,
+             "s:%lld trl:%.6f lr:%.6e norm:%.6f ms:%.1f tok:%.0f ar:%lld mb:%.2f comm:%.1f",
+             (long long)u->update, u->loss, u->rate, u->norm, u->ms, u->tokens_per_second,
+             (long long)u->allreduces, u->mib, u->comm_ms);
 }
 
-// Drops what a run had logged after `updates`, so that a resumed run's log reads as that of a run never stopped.
+// Drops what a run had logged after `updates`, so that a resumed run's log reads as that of a run
+// never stopped.
 static void runlog_cut(const char *path, int64_t updates) {
     FILE *old = fopen(path, "r");
     char *line = NULL;
@@ -52,15 +56,17 @@ static void runlog_cut(const char *path, int64_t updates) {
     file_create(&file, path);
     while ((length = getline(&line, &room, old)) > 0) {
         if (line[length - 1] != '\n') continue; // cut off by a crash
-        if (strncmp(line, "s:", 2) || strtoll(line + 2, NULL, 10) <= updates) file_write(&file, line, (size_t)length);
+        if (strncmp(line, "s:", 2) || strtoll(line + 2, NULL, 10) <= updates) {
+            file_write(&file, line, (size_t)length);
+        }
     }
     free(line);
     fclose(old);
     file_commit(&file);
 }
 
-// Opens FOLDER/main.log to append to it. A resumed run first drops the lines of updates after those it starts from
-// (-1 for a start from nothing, which will write the line of update 0 again).
+// Opens FOLDER/main.log to append to it. A resumed run first drops the lines of updates after those
+// it starts from (-1 for a start from nothing, which will write the line of update 0 again).
 static void runlog_open(Runlog *log, const char *folder, int resumed, int64_t updates) {
     path_join(log->path, folder, "main.log");
     if (resumed) runlog_cut(log->path, updates);
@@ -69,7 +75,9 @@ static void runlog_open(Runlog *log, const char *folder, int resumed, int64_t up
 }
 
 static void runlog_close(Runlog *log) {
-    if (log->stream && fclose(log->stream)) fail("%s: cannot write: %s", log->path, strerror(errno));
+    if (log->stream && fclose(log->stream)) {
+        fail("%s: cannot write: %s", log->path, strerror(errno));
+    }
     log->stream = NULL;
 }
 

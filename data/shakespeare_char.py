@@ -1,21 +1,22 @@
 #!/usr/bin/env python3
 """Character-level Shakespeare: makes the token files that the trainers read by default.
 
-    python3 data/shakespeare_char.py              # $TP_DATA/tinyshakespeare.txt, else the public download
+    python3 data/shakespeare_char.py              # $TP_DATA/tinyshakespeare.txt, else a download
     python3 data/shakespeare_char.py --input FILE # any UTF-8 text
-    python3 data/shakespeare_char.py --offline    # no network: the Python standard library's own source files
-    python3 data/shakespeare_char.py --fallback   # as the first, and --offline by itself if that fails (make does this)
+    python3 data/shakespeare_char.py --offline    # no network: the Python standard library's files
+    python3 data/shakespeare_char.py --fallback   # as the first, else --offline (make does this)
 
 It writes into --out (default: the folder shakespeare_char beside this file):
 
-    train.bin, val.bin  256 int32 (20240520, 1, number of tokens, vocabulary size V, 0...), then uint16 tokens
-    tokenizer.bin       256 uint32 (20240328, 2, V, end-of-text token, 0...), then per token uint8 length and bytes
+    train.bin, val.bin  256 int32 (20240520, 1, number of tokens, V, 0...), then uint16 tokens
+    tokenizer.bin       256 uint32 (20240328, 2, V, end-of-text token, 0...), then per
+                        token uint8 length and bytes
     source.txt          one line that names the text; the trainers print it
 
-all little-endian. A token is a character, its id the place in the sorted list of those that occur. The first 90% is
-train, the rest val: tinyshakespeare has 1,115,394 characters, 65 symbols and 1,003,854 / 111,540 tokens.
-A run that fails writes nothing, changes nothing, prints one line on stderr and exits with status 1.
-Python 3.7 or newer, standard library only.
+all little-endian. A token is a character, its id the place in the sorted list of those that occur.
+The first 90% is train, the rest val: tinyshakespeare has 1,115,394 characters, 65 symbols and
+1,003,854 / 111,540 tokens. A run that fails writes nothing, changes nothing, prints one line on
+stderr and exits with status 1. Python 3.7 or newer, standard library only.
 """
 import argparse
 import array
@@ -29,11 +30,13 @@ import threading
 
 URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
-SIZE = 1115394                             # bytes of tinyshakespeare, all ASCII; the fallback text is cut to the same
+# Bytes of tinyshakespeare, all ASCII; the fallback text is cut to the same.
+SIZE = 1115394
 DOWNLOAD_SECONDS = 20                      # for all of it: name look-up, connection and body
 TOKENS_MAGIC, TOKENS_VERSION = 20240520, 1
 TOKENIZER_MAGIC, TOKENIZER_VERSION = 20240328, 2
-TEXT_MIN, TEXT_MAX = 11, 2**31 - 1         # two tokens in train and in val; the header counts in int32
+# Two tokens in train and in val; the header counts in int32.
+TEXT_MIN, TEXT_MAX = 11, 2**31 - 1
 VOCAB_MAX = 65535                          # tokens are uint16
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 OTHER_SOURCES = ("use --input FILE, set TP_DATA to a folder that holds tinyshakespeare.txt, "
@@ -41,7 +44,8 @@ OTHER_SOURCES = ("use --input FILE, set TP_DATA to a folder that holds tinyshake
 
 
 class DataError(Exception):
-    """A failure to tell the user in one line: what was found, what was expected, what to do next."""
+    """A failure to tell the user in one line: what was found, what was expected, what to do
+    next."""
 
 
 # ----------------------------------------------------------------------------
@@ -53,7 +57,8 @@ def sha256_of(raw):
 
 def sha256_check(where, raw):
     if sha256_of(raw) != SHA256:
-        raise DataError("%s: found %d bytes with sha256 %s, expected tinyshakespeare, %d bytes with sha256 %s"
+        raise DataError("%s: found %d bytes with sha256 %s, expected tinyshakespeare, %d bytes "
+                        "with sha256 %s"
                         % (where, len(raw), sha256_of(raw), SIZE, SHA256))
     return "tinyshakespeare", raw
 
@@ -68,27 +73,30 @@ def file_read(where, path):
 
 def input_read(path):
     raw = file_read("--input " + path, path)
-    # The full path, so that a file that is merely called tinyshakespeare is not taken for the real one; without the
-    # characters that a file name may have and a line of UTF-8 may not.
+    # The full path, so that a file that is merely called tinyshakespeare is not taken for the real
+    # one; without the characters that a file name may have and a line of UTF-8 may not.
     name = "".join(c if c.isprintable() else "?" for c in os.path.abspath(path))
     return ("tinyshakespeare" if sha256_of(raw) == SHA256 else name), raw
 
 
 def url_read(url):
-    import urllib.request  # here, because it is half of the start-up time and most runs need no network
+    # Here, because it is half of the start-up time and most runs need no network.
+    import urllib.request
     with urllib.request.urlopen(url, timeout=DOWNLOAD_SECONDS) as reply:
         raw = reply.read(SIZE + 1)
         length = reply.headers.get("Content-Length")
     if len(raw) > SIZE:  # wrong already, so the rest was not read
-        raise DataError("found more than %d bytes, expected tinyshakespeare, %d bytes" % (SIZE, SIZE))
-    if length is not None and len(raw) != int(length):  # read(n) does not notice that a connection was cut
+        raise DataError("found more than %d bytes, expected tinyshakespeare, %d bytes"
+                        % (SIZE, SIZE))
+    # read(n) does not notice that a connection was cut.
+    if length is not None and len(raw) != int(length):
         raise DataError("the download is partial: found %d bytes, expected %s" % (len(raw), length))
     return raw
 
 
 def url_download(url):
-    """url_read with a limit on the whole. It runs in a thread, because a socket's timeout bounds neither the look-up
-    of a name nor a server that sends a byte now and then."""
+    """url_read with a limit on the whole. It runs in a thread, because a socket's timeout bounds
+    neither the look-up of a name nor a server that sends a byte now and then."""
     result = []
 
     def work():
@@ -121,12 +129,14 @@ def tinyshakespeare_find(url):
 
 
 def offline_make():
-    """The first SIZE characters of the standard library's .py files in the order of their paths: no network, the same
-    on every run of one machine. A file that is not ASCII is left out whole, so that no word of it is broken."""
+    """The first SIZE characters of the standard library's .py files in the order of their paths: no
+    network, the same on every run of one machine. A file that is not ASCII is left out whole, so
+    that no word of it is broken."""
     root = sysconfig.get_paths()["stdlib"]
     paths = []
     for folder, subfolders, names in os.walk(root):
-        subfolders[:] = [d for d in subfolders if d not in ("site-packages", "dist-packages")]  # not the library's own
+        # Not the library's own.
+        subfolders[:] = [d for d in subfolders if d not in ("site-packages", "dist-packages")]
         paths += [os.path.join(folder, name) for name in names if name.endswith(".py")]
     text = ""
     for path in sorted(paths):
@@ -138,9 +148,11 @@ def offline_make():
         if len(text) >= SIZE:
             break
     if not text:
-        raise DataError("--offline: found no .py files below %s, expected the Python standard library's; "
+        raise DataError("--offline: found no .py files below %s, expected the Python standard "
+                        "library's; "
                         "use --input FILE or another Python" % root)
-    return ("NOT Shakespeare: fallback text, the Python %d.%d standard library's own source files (made with --offline)"
+    return ("NOT Shakespeare: fallback text, the Python %d.%d standard library's own source files "
+            "(made with --offline)"
             % sys.version_info[:2], text[:SIZE].encode("ascii"))
 
 
@@ -165,7 +177,8 @@ def text_decode(name, raw):
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as e:
-        raise DataError("%s: found byte 0x%02x at offset %d, expected UTF-8 text; convert it (iconv -t UTF-8) or use "
+        raise DataError("%s: found byte 0x%02x at offset %d, expected UTF-8 text; convert it "
+                        "(iconv -t UTF-8) or use "
                         "another --input FILE" % (name, raw[e.start], e.start))
     if not TEXT_MIN <= len(text) <= TEXT_MAX:
         raise DataError("%s: found %d characters, expected %d to %d; use another --input FILE"
@@ -176,7 +189,8 @@ def text_decode(name, raw):
 def vocab_make(name, text):
     vocab = sorted(set(text))
     if len(vocab) > VOCAB_MAX:
-        raise DataError("%s: found %d different characters, expected at most %d (tokens are uint16); "
+        raise DataError("%s: found %d different characters, expected at most %d (tokens are "
+                        "uint16); "
                         "use another --input FILE" % (name, len(vocab), VOCAB_MAX))
     return vocab
 
@@ -192,7 +206,8 @@ def tokens_pack(text, vocab):
 
 def tokenizer_pack(vocab):
     end_of_text = vocab.index("\n") if "\n" in vocab else 0
-    header = struct.pack("<256I", TOKENIZER_MAGIC, TOKENIZER_VERSION, len(vocab), end_of_text, *[0] * 252)
+    header = struct.pack("<256I", TOKENIZER_MAGIC, TOKENIZER_VERSION, len(vocab), end_of_text,
+                         *[0] * 252)
     symbols = [c.encode("utf-8") for c in vocab]
     return header + b"".join(bytes([len(s)]) + s for s in symbols)
 
@@ -236,16 +251,20 @@ def each_removed(remove, paths):
 
 
 def files_write(out, files):
-    """Writes files {name: bytes} into the folder out. Each goes to a temporary file first, and names change only when
-    all of them are on the disk, so that whatever fails before leaves no trace. Signals wait for the renames."""
+    """Writes files {name: bytes} into the folder out. Each goes to a temporary file first, and
+    names change only when all of them are on the disk, so that whatever fails before leaves no
+    trace. Signals wait for the renames."""
     out = os.path.abspath(out)
     made = folders_missing(out)
-    suffix = ".tmp-" + os.urandom(4).hex()  # not the process id: containers that share a folder share those
+    # Not the process id: containers that share a folder share those.
+    suffix = ".tmp-" + os.urandom(4).hex()
     temporary = {os.path.join(out, name): os.path.join(out, name + suffix) for name in files}
     try:
         os.makedirs(out, exist_ok=True)
-        for path in filter(os.path.isdir, temporary):  # its rename would fail, after others that cannot be undone
-            raise DataError("%s: found a folder, expected a file or nothing; move it or use another --out" % path)
+        # Its rename would fail, after others that cannot be undone.
+        for path in filter(os.path.isdir, temporary):
+            raise DataError("%s: found a folder, expected a file or nothing; move it or use "
+                            "another --out" % path)
         for path, data in zip(temporary.values(), files.values()):
             file_sync(path, data)
         signals_set(signal.SIG_IGN)
@@ -257,7 +276,8 @@ def files_write(out, files):
         each_removed(os.rmdir, made)
         if not isinstance(e, OSError):
             raise
-        raise DataError("cannot write into %s: %s; expected a folder with %d bytes free that this user may write to; "
+        raise DataError("cannot write into %s: %s; expected a folder with %d bytes free that this "
+                        "user may write to; "
                         "use another --out" % (out, e.strerror, sum(map(len, files.values()))))
 
 
@@ -274,10 +294,14 @@ def args_parse(argv):
     beside = os.path.join(os.path.dirname(os.path.abspath(__file__)), "shakespeare_char")
     parser.add_argument("--out", default=beside, help="folder to write into (default %(default)s)")
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--input", metavar="FILE", help="use this UTF-8 text, and with --fallback too nothing else")
-    source.add_argument("--offline", action="store_true", help="use the Python standard library's own source files")
-    parser.add_argument("--fallback", action="store_true", help="use --offline if TP_DATA and the download fail")
-    parser.add_argument("--url", default=URL, help="where to download from, for tests (default %(default)s)")
+    source.add_argument("--input", metavar="FILE", help="use this UTF-8 text, and with --fallback "
+                                                        "too nothing else")
+    source.add_argument("--offline", action="store_true", help="use the Python standard library's "
+                                                               "own source files")
+    parser.add_argument("--fallback", action="store_true", help="use --offline if TP_DATA and the "
+                                                                "download fail")
+    parser.add_argument("--url", default=URL, help="where to download from, for tests (default "
+                                                   "%(default)s)")
     return parser.parse_args(argv)
 
 
@@ -302,7 +326,8 @@ def run(args):
 
 def main(argv=None):
     for stream in filter(None, (sys.stdout, sys.stderr)):  # None when closed
-        stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 is no reason to fail
+        # A terminal without UTF-8 is no reason to fail.
+        stream.reconfigure(errors="backslashreplace")
     signals_set(signal_raise)
     try:
         run(args_parse(argv))

@@ -1,22 +1,27 @@
-"""Documents into shards of GPT-2 tokens: what data/openwebtext.py and data/fineweb.py have in common.
+"""Documents into shards of GPT-2 tokens: what data/openwebtext.py and data/fineweb.py have in
+common.
 
 A set NAME in a folder is
 
-    NAME_val_000000.bin, NAME_train_000001.bin, ...   token files as in data/tokens.h, all but the last of equal length
+    NAME_val_000000.bin, NAME_train_000001.bin, ...   token files as in data/tokens.h,
+                                                      all but the last of equal length
     tokenizer.bin       for samples, see data/tokenizer.h
-    NAME_state.json     what was asked for, what each finished shard holds, and where in the source the next one begins
+    NAME_state.json     what was asked for, what each finished shard holds, and where in the
+                        source the next one begins
     source.txt          when complete: one line that names the text; the trainers print it
 
-An end-of-text token stands before each document; shards cut documents where they are full. The order of documents is a
-function of (source, seed, shuffle buffer): the source's files in random order, and in that stream each block of
-`buffer` documents in random order. A running buffer would mix a little better, but what is left in it would have to be
-stored to go on after a stop; a block is known by the place at which it begins.
+An end-of-text token stands before each document; shards cut documents where they are full. The
+order of documents is a function of (source, seed, shuffle buffer): the source's files in random
+order, and in that stream each block of `buffer` documents in random order. A running buffer would
+mix a little better, but what is left in it would have to be stored to go on after a stop; a block
+is known by the place at which it begins.
 
-A shard is written as .part and synced; then NAME_state.json, which says that it is finished, is replaced; then the shard
-gets its name. A run that starts finishes the third step if it must and goes on from the state, so that a stop at any moment
-loses the shard in work and nothing else, and the files end up the same bytes as without it. To find its place it reads
-again at most one file of the source and, in it, up to one block.
-Python 3.7 or newer; reading from the Hugging Face hub needs the package datasets, 3.2 or newer.
+A shard is written as .part and synced; then NAME_state.json, which says that it is finished, is
+replaced; then the shard gets its name. A run that starts finishes the third step if it must and
+goes on from the state, so that a stop at any moment loses the shard in work and nothing else, and
+the files end up the same bytes as without it. To find its place it reads again at most one file of
+the source and, in it, up to one block. Python 3.7 or newer; reading from the Hugging Face hub needs
+the package datasets, 3.2 or newer.
 """
 import argparse
 import array
@@ -31,7 +36,8 @@ import struct
 import sys
 
 import gpt2_bpe
-from shakespeare_char import (DataError, Parser, TOKENS_MAGIC, TOKENS_VERSION, each_removed, file_sync, folders_missing,
+from shakespeare_char import (DataError, Parser, TOKENS_MAGIC, TOKENS_VERSION, each_removed,
+                              file_sync, folders_missing,
                               line_print, signal_raise, signals_set)
 
 HEADER_BYTES = 1024
@@ -82,7 +88,8 @@ class LocalSource:
         try:
             yield
         except OSError as e:
-            raise DataError("--input %s: %s; expected a file with a JSON object per line" % (path, e.strerror))
+            raise DataError("--input %s: %s; expected a file with a JSON object per line"
+                            % (path, e.strerror))
 
     @staticmethod
     def text(path, n, line):
@@ -95,7 +102,8 @@ class LocalSource:
             what = "byte 0x%02x, which is not UTF-8" % line[e.start]
         except (ValueError, KeyError, TypeError, RecursionError):
             what = "%.60r" % line
-        raise DataError('%s, line %d: found %s, expected a JSON object {"text": "..."}' % (path, n, what))
+        raise DataError('%s, line %d: found %s, expected a JSON object {"text": "..."}'
+                        % (path, n, what))
 
 
 class HubSource:
@@ -109,17 +117,20 @@ class HubSource:
             import datasets
             import huggingface_hub
         except ImportError as e:
-            raise DataError("%s: cannot import the package it is read with (%s): pip install datasets tiktoken; "
+            raise DataError("%s: cannot import the package it is read with (%s): pip install "
+                            "datasets tiktoken; "
                             "or use --input FILE.jsonl" % (self.name, e))
         datasets.logging.set_verbosity_error()
         with self.failures():
             if not os.path.isdir(path):  # tests read a folder through the same calls
                 self.revision = huggingface_hub.HfApi().dataset_info(path, revision=revision).sha
             # Of a parquet file only the column of texts is read.
-            self.stream = datasets.load_dataset(path, config, split="train", streaming=True, revision=self.revision,
+            self.stream = datasets.load_dataset(path, config, split="train", streaming=True,
+                                                revision=self.revision,
                                                 columns=["text"])
             if not hasattr(self.stream, "shard"):
-                raise DataError("%s: found datasets %s, expected 3.2 or newer: pip install -U datasets"
+                raise DataError("%s: found datasets %s, expected 3.2 or newer: pip install -U "
+                                "datasets"
                                 % (self.name, datasets.__version__))
             self.files = self.stream.num_shards
 
@@ -131,8 +142,9 @@ class HubSource:
             raise
         except Exception as e:  # the network's, the hub's and pyarrow's errors have no common class
             why = (str(e) or type(e).__name__).strip().split("\n")[0]
-            raise DataError("%s: cannot read it from the Hugging Face hub: %s; check the network and run the same "
-                            "command again, it goes on where it stopped; or use --input FILE.jsonl" % (self.name, why))
+            raise DataError("%s: cannot read it from the Hugging Face hub: %s; check the network "
+                            "and run the same command again, it goes on where it stopped; or use "
+                            "--input FILE.jsonl" % (self.name, why))
 
     def identity(self):
         return [self.path, self.config, self.revision, self.files]
@@ -155,7 +167,8 @@ def order_make(settings, files):
 
 
 def stream_open(source, order, file, skip):
-    """Yields (text, place after it) from document `skip` of the file that is number `file` in the order."""
+    """Yields (text, place after it) from document `skip` of the file that is number `file` in the
+    order."""
     for k in range(file, len(order)):
         for text in source.documents(order[k], skip):
             skip += 1
@@ -164,7 +177,8 @@ def stream_open(source, order, file, skip):
 
 
 def blocks_open(source, settings, file, skip):
-    """Yields (place at which the block begins, its texts in their order) from a place at which a block begins."""
+    """Yields (place at which the block begins, its texts in their order) from a place at which a
+    block begins."""
     stream = stream_open(source, order_make(settings, source.files), file, skip)
     place = (file, skip)
     while True:
@@ -179,13 +193,14 @@ def blocks_open(source, settings, file, skip):
 
 
 def tokens_open(encoder, source, settings, begin):
-    """Yields (where it begins, tokens) of each document from `begin` on; where = file, skip, emitted: that many documents
-    of the block that begins at (file, skip) come before it."""
+    """Yields (where it begins, tokens) of each document from `begin` on; where = file, skip,
+    emitted: that many documents of the block that begins at (file, skip) come before it."""
     emitted = begin["emitted"]
     for (file, skip), texts in blocks_open(source, settings, begin["file"], begin["skip"]):
         for first in range(emitted, len(texts), BATCH):
             for k, ids in enumerate(encoder.encode_many(texts[first:first + BATCH]), first):
-                yield {"file": file, "skip": skip, "emitted": k}, array.array("H", [gpt2_bpe.END_OF_TEXT] + ids)
+                place = {"file": file, "skip": skip, "emitted": k}
+                yield place, array.array("H", [gpt2_bpe.END_OF_TEXT] + ids)
         emitted = 0
 
 
@@ -193,7 +208,8 @@ def tokens_open(encoder, source, settings, begin):
 # the state of a set
 
 def settings_make(args):
-    return {"tokens_per_shard": args.tokens_per_shard, "max_tokens": args.max_tokens, "seed": args.seed,
+    return {"tokens_per_shard": args.tokens_per_shard, "max_tokens": args.max_tokens,
+            "seed": args.seed,
             "shuffle_buffer": args.shuffle_buffer}
 
 
@@ -230,7 +246,8 @@ def state_write(out, name, state):
 
 
 def state_read(out, name, settings):
-    """The state of an earlier run, None where there was none. An earlier run with other options is an error."""
+    """The state of an earlier run, None where there was none. An earlier run with other options is
+    an error."""
     path = state_path(out, name)
     try:
         with open(path, "rb") as f:
@@ -240,15 +257,18 @@ def state_read(out, name, settings):
     except FileNotFoundError:
         first = os.path.join(out, shard_name(name, 0))
         if os.path.lexists(first):
-            raise DataError("%s: found a shard without %s, which would say how it was made; use another --out"
+            raise DataError("%s: found a shard without %s, which would say how it was made; use "
+                            "another --out"
                             % (first, os.path.basename(path)))
         return None
     except (ValueError, KeyError, TypeError):
-        raise DataError("%s: found no state of an earlier run; remove the set %s_* or use another --out" % (path, name))
+        raise DataError("%s: found no state of an earlier run; remove the set %s_* or use another "
+                        "--out" % (path, name))
     for key, value in settings.items():
         if found.get(key) != value:
             option = "--" + key.replace("_", "-")
-            raise DataError("%s: the set was begun with %s %s, this command says %s; repeat that one or use another --out"
+            raise DataError("%s: the set was begun with %s %s, this command says %s; repeat that "
+                            "one or use another --out"
                             % (path, option, found.get(key), value))
     return state
 
@@ -260,15 +280,19 @@ def shard_check(out, shard):
         with open(path, "rb") as f:
             header, size = f.read(HEADER_BYTES), os.fstat(f.fileno()).st_size
     except OSError as e:
-        raise DataError("%s: %s; expected a finished shard; remove the set or use another --out" % (path, e.strerror))
+        raise DataError("%s: %s; expected a finished shard; remove the set or use another --out"
+                        % (path, e.strerror))
     if header != header_pack(shard["tokens"]) or size != expected:
-        raise DataError("%s: found %d bytes and a header of %s tokens, expected %d bytes and %d tokens; remove the set or "
-                        "use another --out" % (path, size, struct.unpack_from("<3i", header + bytes(12))[2], expected,
-                                               shard["tokens"]))
+        raise DataError("%s: found %d bytes and a header of %s tokens, expected %d bytes and %d "
+                        "tokens; remove the set or "
+                        "use another --out"
+                        % (path, size, struct.unpack_from("<3i", header + bytes(12))[2], expected,
+                           shard["tokens"]))
 
 
 def shards_settle(out, state):
-    """After a stop between the state and the last shard's name; then everything has to be as the state says."""
+    """After a stop between the state and the last shard's name; then everything has to be as the
+    state says."""
     if state["shards"]:
         path = os.path.join(out, state["shards"][-1]["name"])
         if not os.path.lexists(path) and os.path.exists(path + ".part"):
@@ -319,10 +343,12 @@ class Writer:
         os.fsync(self.file.fileno())
         self.file.close()
         self.file = None                   # from here on abandon() must leave the .part alone
-        shard = {"name": os.path.basename(self.path), "tokens": self.tokens, "documents": self.documents,
+        shard = {"name": os.path.basename(self.path), "tokens": self.tokens,
+                 "documents": self.documents,
                  "sha256 of tokens": self.hash.hexdigest()}
         if self.index == 0:
-            file_replace(os.path.join(self.out, "tokenizer.bin"), gpt2_bpe.tokenizer_pack(self.encoder))
+            file_replace(os.path.join(self.out, "tokenizer.bin"),
+                         gpt2_bpe.tokenizer_pack(self.encoder))
         self.state["shards"].append(shard)
         self.state["next"], self.state["complete"] = place, complete
         state_write(self.out, self.name, self.state)
@@ -342,7 +368,8 @@ class Writer:
 def shards_write(writer, documents):
     """All shards that are still missing."""
     settings, state = writer.state["settings"], writer.state
-    done = state["next"]["done"]           # tokens of the first document that stand in finished shards
+    # Tokens of the first document that stand in finished shards.
+    done = state["next"]["done"]
     place = state["next"]
     for where, tokens in documents:
         while done < len(tokens):
@@ -357,7 +384,8 @@ def shards_write(writer, documents):
                 return
         done = 0
     if writer.total <= settings["tokens_per_shard"]:
-        raise DataError("the source has %d tokens, which leaves none for training after a validation shard of %d; "
+        raise DataError("the source has %d tokens, which leaves none for training after a "
+                        "validation shard of %d; "
                         "lower --tokens-per-shard" % (writer.total, settings["tokens_per_shard"]))
     if writer.file:
         writer.finish(place, True)
@@ -384,13 +412,15 @@ def folder_locked(out):
 def source_open_checked(out, name, state, source_open):
     source = source_open(state["source"] if state else None)
     if state and state["source"] != source.identity():
-        raise DataError("%s: the set was begun from %s, this command reads %s; repeat that one or use another --out"
+        raise DataError("%s: the set was begun from %s, this command reads %s; repeat that one or "
+                        "use another --out"
                         % (state_path(out, name), state["source"], source.identity()))
     return source
 
 
 def shards_continue(out, name, args, state, source_open):
-    """Returns the state of the complete set. Nothing is made before the source has given its first document."""
+    """Returns the state of the complete set. Nothing is made before the source has given its first
+    document."""
     settings = settings_make(args)
     source = source_open_checked(out, name, state, source_open)
     encoder = gpt2_bpe.encoder_open(args.encoder)
@@ -399,7 +429,8 @@ def shards_continue(out, name, args, state, source_open):
     first = list(itertools.islice(documents, 1))
     if not first and not state:
         raise DataError("%s: found no documents, expected at least one" % source.name)
-    print("source   %s, %d files\nencoder  %s" % (source.name, source.files, encoder.name), flush=True)
+    print("source   %s, %d files\nencoder  %s" % (source.name, source.files, encoder.name),
+          flush=True)
     if state:
         print("going on after %d finished shards" % len(state["shards"]), flush=True)
     made = folders_missing(out)
@@ -407,9 +438,11 @@ def shards_continue(out, name, args, state, source_open):
         os.makedirs(out, exist_ok=True)
         with folder_locked(out):
             if state_read(out, name, settings) != state:
-                raise DataError("%s: another run has just written into it; run the same command again" % out)
+                raise DataError("%s: another run has just written into it; run the same command "
+                                "again" % out)
             if state is None:
-                state = {"settings": settings, "source": source.identity(), "source name": source.name, "shards": [],
+                state = {"settings": settings, "source": source.identity(),
+                         "source name": source.name, "shards": [],
                          "next": begin, "complete": False}
             shards_settle(out, state)
             writer = Writer(out, name, state, encoder)
@@ -422,7 +455,8 @@ def shards_continue(out, name, args, state, source_open):
         each_removed(os.rmdir, made)
         if not isinstance(e, OSError):
             raise
-        raise DataError("cannot write into %s: %s; expected a folder that this user may write to, with %d bytes free per "
+        raise DataError("cannot write into %s: %s; expected a folder that this user may write to, "
+                        "with %d bytes free per "
                         "shard; free some and run the same command again, or use another --out"
                         % (out, e.strerror, HEADER_BYTES + 2 * args.tokens_per_shard))
     return state
@@ -432,17 +466,20 @@ def set_make(name, args, source_open):
     """source_open(identity of an earlier run's source, or None) returns the source."""
     out = os.path.abspath(args.out)
     state = state_read(out, name, settings_make(args))
-    if state and args.input:               # files that are gone or others are told even where nothing is left to do
+    # Files that are gone or others are told even where nothing is left to do.
+    if state and args.input:
         source_open_checked(out, name, state, source_open)
     if not state or not state["complete"]:
         state = shards_continue(out, name, args, state, source_open)
     shards_settle(out, state)
-    documents, tokens = (sum(shard[key] for shard in state["shards"]) for key in ("documents", "tokens"))
+    documents, tokens = (sum(shard[key] for shard in state["shards"]) for key in ("documents",
+                                                                                  "tokens"))
     line = "%s, %d documents, %d GPT-2 tokens, seed %d, shuffle buffer %d" % (
         state["source name"], documents, tokens, args.seed, args.shuffle_buffer)
     file_replace(os.path.join(out, "source.txt"), (line + "\n").encode("utf-8"))
     print("text     %s" % line)
-    print("tokens   %d train in %d shards, %d val" % (tokens - state["shards"][0]["tokens"], len(state["shards"]) - 1,
+    print("tokens   %d train in %d shards, %d val"
+          % (tokens - state["shards"][0]["tokens"], len(state["shards"]) - 1,
                                                     state["shards"][0]["tokens"]))
     print("files    %s ... %s, tokenizer.bin, source.txt in %s"
           % (state["shards"][0]["name"], state["shards"][-1]["name"], args.out), flush=True)
@@ -464,35 +501,46 @@ count_parse.__name__ = "count"             # argparse names it in its message
 
 def encoder_option(parser):
     parser.add_argument("--encoder", choices=("auto", "tiktoken", "own"), default="auto",
-                        help="tiktoken, data/gpt2_bpe.py, or the first of them that works (default %(default)s)")
+                        help="tiktoken, data/gpt2_bpe.py, or the first of them that works "
+                             "(default %(default)s)")
 
 
 def parser_make(about, out):
     parser = Parser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", default=out, help="folder to write into (default %s)" % (out or "see above"))
+    parser.add_argument("--out", default=out,
+                        help="folder to write into (default %s)" % (out or "see above"))
     parser.add_argument("--input", metavar="FILE", nargs="+",
-                        help='read these files, a JSON object {"text": ...} per line, instead of the hub')
-    parser.add_argument("--revision", help="revision of the data set on the hub (default: the newest when a set is begun)")
-    parser.add_argument("--tokens-per-shard", type=count_parse, default=10**8, metavar="N", help="default 1e8")
-    parser.add_argument("--max-tokens", type=count_parse, default=0, metavar="N", help="stop after N tokens; 0 = all")
-    parser.add_argument("--seed", type=count_parse, default=1337, metavar="N", help="order of documents, default 1337")
+                        help='read these files, a JSON object {"text": ...} per line, instead of '
+                             'the hub')
+    parser.add_argument("--revision", help="revision of the data set on the hub (default: the "
+                                           "newest when a set is begun)")
+    parser.add_argument("--tokens-per-shard", type=count_parse, default=10**8, metavar="N",
+                        help="default 1e8")
+    parser.add_argument("--max-tokens", type=count_parse, default=0, metavar="N",
+                        help="stop after N tokens; 0 = all")
+    parser.add_argument("--seed", type=count_parse, default=1337, metavar="N",
+                        help="order of documents, default 1337")
     parser.add_argument("--shuffle-buffer", type=count_parse, default=10000, metavar="N",
-                        help="documents that are mixed at a time, default 10000; 0 = the source's own order")
+                        help="documents that are mixed at a time, default 10000; 0 = the source's "
+                             "own order")
     encoder_option(parser)
     return parser
 
 
 def args_check(args):
     if not 1 <= args.tokens_per_shard <= TOKENS_MAX:
-        raise DataError("--tokens-per-shard: found %d, expected 1 to %d" % (args.tokens_per_shard, TOKENS_MAX))
+        raise DataError("--tokens-per-shard: found %d, expected 1 to %d"
+                        % (args.tokens_per_shard, TOKENS_MAX))
     if args.max_tokens and args.max_tokens <= args.tokens_per_shard:
-        raise DataError("--max-tokens: found %d, expected 0 or more than --tokens-per-shard %d: the first shard is for "
+        raise DataError("--max-tokens: found %d, expected 0 or more than --tokens-per-shard %d: "
+                        "the first shard is for "
                         "validation" % (args.max_tokens, args.tokens_per_shard))
     return args
 
 
 def script_main(run, stopped, argv):
-    """The main of a script: run(argv), with failures told in one line. `stopped` says what a signal left."""
+    """The main of a script: run(argv), with failures told in one line. `stopped` says what a signal
+    left."""
     for stream in filter(None, (sys.stdout, sys.stderr)):
         stream.reconfigure(errors="backslashreplace")
     signals_set(signal_raise)

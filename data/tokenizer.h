@@ -1,7 +1,8 @@
 // Tokenizer files: turning token ids into text, and text into ids where a token is a character.
 //
-// Header of 256 uint32 ([0] 20240328, [1] 2, [2] vocabulary size, [3] end-of-text token), then for each token a length
-// byte and its bytes. Character vocabularies and GPT-2's byte-pair vocabulary use the same format.
+// Header of 256 uint32 ([0] 20240328, [1] 2, [2] vocabulary size, [3] end-of-text token), then for
+// each token a length byte and its bytes. Character vocabularies and GPT-2's byte-pair vocabulary
+// use the same format.
 #ifndef TOKENIZER_H
 #define TOKENIZER_H
 
@@ -27,8 +28,11 @@ static void tokenizer_open(Tokenizer *tokenizer, const char *path) {
     int32_t header[HEADER_INTS];
     memset(tokenizer, 0, sizeof *tokenizer);
     file_open(&file, path, "a tokenizer file");
-    header_read(&file, header, TOKENIZER_MAGIC, TOKENIZER_VERSION, TOKENIZER_VERSION, "a tokenizer file");
-    if (header[2] < 1 || header[2] > 65536) fail("%s: vocabulary of %d, expected 1 to 65536", path, header[2]);
+    header_read(&file, header, TOKENIZER_MAGIC, TOKENIZER_VERSION, TOKENIZER_VERSION,
+                "a tokenizer file");
+    if (header[2] < 1 || header[2] > 65536) {
+        fail("%s: vocabulary of %d, expected 1 to 65536", path, header[2]);
+    }
     if (header[3] < 0 || header[3] >= header[2]) {
         fail("%s: end-of-text token %d, expected 0 to %d", path, header[3], header[2] - 1);
     }
@@ -39,9 +43,13 @@ static void tokenizer_open(Tokenizer *tokenizer, const char *path) {
     size_t left = file.size - HEADER_BYTES, used = 0;
     for (int i = 0; i < tokenizer->V; i++) {
         unsigned char length = 0;
-        if (left) file_read(&file, &length, 1), left--;
+        if (left) {
+            file_read(&file, &length, 1);
+            left--;
+        }
         if (!length || length > left) {
-            fail("%s: token %d of %d is %s", path, i, tokenizer->V, length ? "cut off" : "missing or empty");
+            fail("%s: token %d of %d is %s", path, i, tokenizer->V,
+                 length ? "cut off" : "missing or empty");
         }
         file_read(&file, tokenizer->bytes + used, length);
         left -= length;
@@ -52,7 +60,8 @@ static void tokenizer_open(Tokenizer *tokenizer, const char *path) {
     file_close(&file);
 }
 
-// Writes a token's text. Control characters other than white space are left out: a terminal would obey them.
+// Writes a token's text. Control characters other than white space are left out: a terminal would
+// obey them.
 static void tokenizer_print(const Tokenizer *tokenizer, int id, FILE *out) {
     for (size_t i = tokenizer->start[id]; i < tokenizer->start[id + 1]; i++) {
         unsigned char c = tokenizer->bytes[i];
@@ -61,7 +70,9 @@ static void tokenizer_print(const Tokenizer *tokenizer, int id, FILE *out) {
 }
 
 static size_t utf8_length(unsigned char first) {
-    return first < 0x80 ? 1 : first < 0xE0 ? 2 : first < 0xF0 ? 3 : 4;
+    if (first < 0x80) return 1;
+    if (first < 0xE0) return 2;
+    return first < 0xF0 ? 3 : 4;
 }
 
 // Encodes UTF-8 text with a vocabulary of single characters; ids has room for strlen(text) of them.
@@ -70,17 +81,23 @@ static int tokenizer_encode(const Tokenizer *tokenizer, const char *text, int32_
     for (int i = 0; i < tokenizer->V; i++) {
         size_t length = tokenizer->start[i + 1] - tokenizer->start[i];
         if (length == utf8_length(tokenizer->bytes[tokenizer->start[i]])) continue;
-        fail("-gp: prompts need a character vocabulary; token %d of this tokenizer has %zu bytes that are not one "
-             "character (byte-pair encoding of prompts is not built in)", i, length);
+        fail("-gp: prompts need a character vocabulary; token %d of this tokenizer has %zu bytes "
+             "that are not one character (byte-pair encoding of prompts is not built in)",
+             i, length);
     }
     int n = 0;
     for (size_t at = 0; text[at]; n++) {
         size_t length = utf8_length((unsigned char)text[at]), left = strlen(text + at);
         if (length > left) length = left;
         int id = 0;
-        while (id < tokenizer->V && (tokenizer->start[id + 1] - tokenizer->start[id] != length ||
-                                     memcmp(tokenizer->bytes + tokenizer->start[id], text + at, length))) id++;
-        if (id == tokenizer->V) fail("-gp: '%.*s' is not in the vocabulary", (int)length, text + at);
+        for (; id < tokenizer->V; id++) {
+            size_t start = tokenizer->start[id];
+            if (tokenizer->start[id + 1] - start != length) continue;
+            if (!memcmp(tokenizer->bytes + start, text + at, length)) break;
+        }
+        if (id == tokenizer->V) {
+            fail("-gp: '%.*s' is not in the vocabulary", (int)length, text + at);
+        }
         ids[n] = id;
         at += length;
     }

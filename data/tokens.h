@@ -1,8 +1,9 @@
 // Token files: reading the text a model is trained on.
 //
-// A token file has a header of 256 int32 ([0] 20240520, [1] 1, [2] number of tokens, [3] vocabulary size V, 0 meaning
-// GPT-2's 50257) and then one uint16 per token. A data set is one such file or a glob of shards, read as one long text.
-// The files are mapped, not copied: a page that is never drawn is never read.
+// A token file has a header of 256 int32 ([0] 20240520, [1] 1, [2] number of tokens, [3] vocabulary
+// size V, 0 meaning GPT-2's 50257) and then one uint16 per token. A data set is one such file or a
+// glob of shards, read as one long text. The files are mapped, not copied: a page that is never
+// drawn is never read.
 #ifndef TOKENS_H
 #define TOKENS_H
 
@@ -12,8 +13,8 @@
 
 enum { TOKENS_MAGIC = 20240520, TOKENS_VERSION = 1, GPT2_V = 50257 };
 
-// Ids are checked when a data set is opened, so that a bad file stops a run before it starts. In sets so large that
-// this would take minutes, the rest is checked as it is read.
+// Ids are checked when a data set is opened, so that a bad file stops a run before it starts. In
+// sets so large that this would take minutes, the rest is checked as it is read.
 #define TOKENS_CHECKED_AT_OPEN ((size_t)1 << 28)
 
 typedef struct {
@@ -33,11 +34,14 @@ typedef struct {
 
 static void tokens_check_ids(const TokenShard *shard, size_t from, size_t n, int V) {
     unsigned largest = 0;
-    for (size_t i = 0; i < n; i++) largest = shard->ids[from + i] > largest ? shard->ids[from + i] : largest;
+    for (size_t i = 0; i < n; i++) {
+        largest = shard->ids[from + i] > largest ? shard->ids[from + i] : largest;
+    }
     if (largest < (unsigned)V) return;
     size_t i = from;
     while (shard->ids[i] < V) i++;
-    fail("%s: token %zu is %u, but the vocabulary has %d (ids 0 to %d)", shard->path, i, shard->ids[i], V, V - 1);
+    fail("%s: token %zu is %u, but the vocabulary has %d (ids 0 to %d)", shard->path, i,
+         shard->ids[i], V, V - 1);
 }
 
 // Maps one file after checking magic, version, vocabulary and exact size. Returns its V.
@@ -48,16 +52,20 @@ static int tokens_map(TokenShard *shard, const char *path) {
     header_read(&file, header, TOKENS_MAGIC, TOKENS_VERSION, TOKENS_VERSION, "a token file");
     int V = header[3] ? header[3] : GPT2_V;
     if (header[2] < 1) fail("%s: header says %d tokens, expected at least 1", path, header[2]);
-    if (V < 1 || V > 65536) fail("%s: header says a vocabulary of %d, expected 1 to 65536", path, V);
+    if (V < 1 || V > 65536) {
+        fail("%s: header says a vocabulary of %d, expected 1 to 65536", path, V);
+    }
     size_t expected = HEADER_BYTES + (size_t)header[2] * sizeof(uint16_t);
     if (file.size != expected) {
-        fail("%s: %zu bytes, but a header with %d tokens means %zu", path, file.size, header[2], expected);
+        fail("%s: %zu bytes, but a header with %d tokens means %zu", path, file.size, header[2],
+             expected);
     }
     void *map = mmap(NULL, file.size, PROT_READ, MAP_PRIVATE, fileno(file.stream), 0);
     if (map == MAP_FAILED) fail("%s: cannot map %zu bytes: %s", path, file.size, strerror(errno));
     file_close(&file);
     *shard = (TokenShard){.path = strdup(path), .map = map, .map_bytes = expected,
-                          .ids = (const uint16_t *)((const char *)map + HEADER_BYTES), .count = (size_t)header[2]};
+                          .ids = (const uint16_t *)((const char *)map + HEADER_BYTES),
+                          .count = (size_t)header[2]};
     return V;
 }
 
@@ -84,7 +92,8 @@ static void tokens_open(Tokens *tokens, const char *pattern) {
         int V = tokens_map(shard, found.gl_pathv[i]);
         tokens->shard_count++;
         if (tokens->V && V != tokens->V) {
-            fail("%s: vocabulary of %d, but %s has %d", shard->path, V, tokens->shards[0].path, tokens->V);
+            fail("%s: vocabulary of %d, but %s has %d", shard->path, V, tokens->shards[0].path,
+                 tokens->V);
         }
         tokens->V = V;
         tokens->count += shard->count;
@@ -110,7 +119,8 @@ static void tokens_copy(const Tokens *tokens, size_t start, size_t n, int32_t *o
     }
 }
 
-// A number that differs for different texts: of the length, the vocabulary and the first TOKENS_CHECKED_AT_OPEN tokens.
+// A number that differs for different texts: of the length, the vocabulary and the first
+// TOKENS_CHECKED_AT_OPEN tokens.
 static uint64_t tokens_hash(const Tokens *tokens) {
     uint64_t hash = tokens->count ^ (uint64_t)tokens->V << 48, left = TOKENS_CHECKED_AT_OPEN;
     for (int i = 0; i < tokens->shard_count; i++) {
