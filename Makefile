@@ -106,9 +106,6 @@ dev/net/bench_allreduce: dev/net/bench_allreduce.c tp_blocks.h data/files.h
 
 # ---- experiments
 
-# The program whose predictions dev/runs/plot.sh draws.
-export PLAN ?= dev/net/plan
-
 SWEEP ?= out/sweep
 
 dev/runs/sweep dev/runs/report: %: %.c dev/runs/table.h data/files.h

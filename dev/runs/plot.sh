@@ -2,7 +2,7 @@
 # Draws a sweep: an SVG of every figure, by gnuplot, from FOLDER/runs.tsv and the logs beside it.
 #
 #   dev/runs/plot.sh [-o OUT] [-l LOG] [-c CHECK] FOLDER          OUT is FOLDER/plots
-#   dev/check_plan.sh >out/check_plan.txt && dev/runs/plot.sh -c out/check_plan.txt out/sweep
+#   dev/net/check_plan.sh >out/check_plan.txt && dev/runs/plot.sh -c out/check_plan.txt out/sweep
 #
 #   curves_*        training and validation loss of every pattern, and the latter minus that of t
 #   allreduces_*    validation loss at the end against all-reduces per forward pass: every seed,
@@ -14,16 +14,16 @@
 # One figure per experiment, R, merge rule and options. What the logs say about losses is kept in
 # FOLDER/curves.tsv, so that a folder with runs.tsv and curves.tsv alone can be drawn again; what
 # each figure shows is beside it as a .dat file.
-# LOG is the measured run from which dev/plan predicts: a quiet one, without -nl and -nb. Without
+# LOG is the measured run from which dev/net/plan predicts: a quiet one, without -nl and -nb. Without
 # -l it is the log of a run of t of which the table says that it had the machine to itself
 # (dev/runs/sweep --alone); where there is none the clock is not drawn. CHECK is what
-# dev/check_plan.sh printed; FOLDER/check_plan.txt when there.
+# dev/net/check_plan.sh printed; FOLDER/check_plan.txt when there.
 set -euo pipefail
 export LC_ALL=C
 fail() { echo "error: $*" >&2; exit 1; }
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
-PLAN=${PLAN:-$root/dev/plan}
+PLAN=${PLAN:-$root/dev/net/plan}
 out='' log='' check=''
 while getopts o:l:c: option; do
     case $option in
@@ -212,7 +212,7 @@ allreduces() {
         }' "$work/members"
 }
 
-# What dev/plan predicts for each pattern on a network: "pattern ms".
+# What dev/net/plan predicts for each pattern on a network: "pattern ms".
 predict() { # predict LOG LATENCY GBITS
     # shellcheck disable=SC2086 # patterns are words
     "$PLAN" "$1" "$2" "$3" 0 $patterns | awk 'go { print $1, $7 } $1 == "pattern" { go = 1 }'
@@ -227,7 +227,7 @@ clock() { # clock NAME TITLE EXPERIMENT R OPTIONS
         [ -z "$run" ] || measured=$folder/$run/main.log
     fi
     skip() { echo "skip clock_$1: $2" >&2; }
-    [ -x "$PLAN" ] || { skip "$1" "$PLAN is not built (make dev/plan)"; return; }
+    [ -x "$PLAN" ] || { skip "$1" "$PLAN is not built (make dev/net/plan)"; return; }
     [ "$4" != 1 ] || { skip "$1" "with R 1 nothing is all-reduced"; return; }
     [ -n "$measured" ] || { skip "$1" "no run of t was alone here; -l names a log"; return; }
     [ -f "$measured" ] || { skip "$1" "$measured is not there; -l names a log"; return; }
@@ -258,7 +258,7 @@ clock() { # clock NAME TITLE EXPERIMENT R OPTIONS
                 printf "\n\n"
             }
         }' "$work/seconds" "$out/curves_$1.val.dat" >"$out/clock_$1.dat"
-    local note="Times are predicted, not run: dev/plan, from a run measured at $compute of"
+    local note="Times are predicted, not run: dev/net/plan, from a run measured at $compute of"
     note+=" computing per update, plus the formula of each all-reduce; $seeds"
     draw clock.gp "clock_$1" 1400,620 "data=$out/clock_$1.dat" "note=$note" \
         "title=$2: validation loss against time on three networks" "patterns=$patterns" \
@@ -332,7 +332,7 @@ if [ -n "$check" ]; then
     # latency_ms gbits pattern predicted measured
     awk '$2 == "ms" && $6 == "ms" && $8 == "ms" { print $1, $3, $4, $5, $7 }' "$check" >"$work/plan"
     form='LATENCY ms GBITS PATTERN PREDICTED ms MEASURED ms'
-    [ -s "$work/plan" ] || fail "$check: no line '$form'; is it what dev/check_plan.sh printed?"
+    [ -s "$work/plan" ] || fail "$check: no line '$form'; is it what dev/net/check_plan.sh printed?"
     networks=$(awk '!seen[$1, $2]++ { printf "%s_ms,_%s_Gbit/s ", $1, $2 }' "$work/plan")
     patterns=$(awk '!seen[$3]++ { printf "%s ", $3 }' "$work/plan")
     points=$(for p in $patterns; do style "$p" | cut -d' ' -f3; done | tr '\n' ' ')
@@ -349,5 +349,5 @@ if [ -n "$check" ]; then
     draw plan.gp plan 800,760 "data=$out/plan.dat" "networks=$networks" "patterns=$patterns" \
         "points=$points"
 else
-    echo "skip plan: -c names what dev/check_plan.sh printed" >&2
+    echo "skip plan: -c names what dev/net/check_plan.sh printed" >&2
 fi

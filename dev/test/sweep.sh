@@ -3,7 +3,7 @@
 # The report's statistics are compared with values worked out by hand and with a printed table of
 # Student's t. Times are not tested.
 #
-#   make train_gpt2 dev/plan dev/runs/sweep dev/runs/report && dev/test/sweep.sh
+#   make train_gpt2 dev/net/plan dev/runs/sweep dev/runs/report && dev/test/sweep.sh
 #   SWEEP=dev/runs/sweep_asan REPORT=dev/runs/report_asan dev/test/sweep.sh
 #
 # Prints `ok <name>`, `FAILED <name>: <why>` or `skip <name>: <reason>`, then
