@@ -960,7 +960,9 @@ static void test_bias_backward(void) {
         for (int b = 0; b < batch; b++) {
             for (int c = 0; c < cols; c++) {
                 double sum = add ? (double)old[b * stride + c] : 0;
-                for (int r = 0; r < rows; r++) sum += (double)scale * (double)d[((size_t)b * rows + r) * cols + c];
+                for (int r = 0; r < rows; r++) {
+                    sum += (double)scale * (double)d[((size_t)b * rows + r) * cols + c];
+                }
                 expected.push_back(sum), found.push_back(all[b * stride + c]);
             }
         }

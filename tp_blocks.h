@@ -1,13 +1,34 @@
-// What the CPU trainer and a CUDA trainer must agree on, and nothing that touches an activation:
-// model shape, parameter table and shards, block patterns and the plan of merges, process mesh, processes (MPI), random
-// numbers, data order, network model, learning rate, options. Host code only, in the C that is C++20 too: train_gpt2.c and
-// the CUDA trainer include it.
+// What both trainers must agree on, and nothing that touches an activation: model shape, parameter
+// table and shards, block patterns and the plan, processes and their mesh, random numbers, data
+// order, network model, learning rate. Host code only, in the C that is C++20 too.
 //
 // The words used everywhere:
-//   B sequences per micro-batch    T tokens per sequence    C channels    NH heads    L blocks ("layers")
-//   V vocabulary size              Vp V padded to a multiple of 128
-//   R size of tensor parallelism (TP): one model is cut over R tensor ranks    F of them folded into one process
-//   DP data-parallel replicas of the model
+//   B sequences per micro-batch    T tokens per sequence      C channels
+//   NH heads                       L blocks ("layers")        V vocabulary size
+//   Vp V padded to a multiple of 128
+//   R size of tensor parallelism (TP): one model is cut over R tensor ranks
+//   F of these run in one process ("folded")    DP data-parallel replicas of the model
+//
+// A block of GPT-2 is u = x + A(x) + bo, x' = u + M(u) + b2, where A is LayerNorm and attention, M
+// LayerNorm and MLP. Rank i of R has NH/R heads and 4C/R hidden units, with which it computes partial
+// outputs A_i and M_i. Summed over the ranks these are A and M. Such a sum is an all-reduce of B T C
+// values, a merge. A block's letter says where merges stand:
+//
+//   t  Megatron-LM (arXiv 1909.08053): two merges, plain GPT-2
+//        u = x + sum_i A_i(x) + bo                     x' = u + sum_i M_i(u) + b2
+//   s  SPD, sync-point drop (arXiv 2502.20727): one merge
+//        u_i = x + A_i(x) + bo                         x' = x + sum_i (A_i(x) + M_i(u_i)) + bo + b2
+//   p  Parallel: one merge for a run of blocks, in which rank i has a stream h_i of its own
+//        u_i = h_i + A_i(h_i) + bo                     h_i' = u_i + M_i(u_i) + b2
+//      The run's end is made of them by the merge rule (`-pm`), from x at its start:
+//        sum      x + sum_i of all partial outputs of the run + its biases
+//        mean     mean of h_i before the last block + sum_i of its partial outputs + its biases
+//        streams  sum of h_i
+//   l  Ladder residual (arXiv 2501.06589): two merges, each going on while the next sub-block runs
+//        X_j+1 = X_j + sum_i o_j(i) + b_j, where sub-block j of the run reads X_j-1 (X_0 for j = 0)
+//
+// With R = 1 t, s and p are plain GPT-2, and l is not. With more, s and p are another function for
+// each R, so R and the rule belong to the model.
 #ifndef TP_BLOCKS_H
 #define TP_BLOCKS_H
 
@@ -233,10 +254,11 @@ enum {
 enum {
     STEP_SUB,    // to (O) = or += the partial output of sub-block k, which reads the stream `from`
     STEP_SUM,    // to = scale * from + sum of parts + bias * (output biases of first .. end-1)
-    STEP_BIAS,   // gradient of k's output bias, = or += row sums: rank 0's of scale * from, others' of parts
-    STEP_BACK,   // to (D) = or += the gradient of what sub-block k read, from that of its output, `from`;
-                 // and the gradients of its LayerNorm and output matrix
-    STEP_WEIGHT, // gradients of k's input matrix and its bias, for which no rank waits
+    STEP_BIAS,   // gradient of k's output bias = or += row sums, on rank 0 of scale * from, on the
+                 // others of parts
+    STEP_BACK,   // to (D) = or += the gradient of what sub-block k read, from that of its output,
+                 // `from`; also the gradients of its LayerNorm and output matrix
+    STEP_WEIGHT, // gradients of k's input matrix and its bias, which no other step reads
 };
 
 // Which parts a sum adds up. All ranks bring theirs to a sum over ranks, and `from` too where it is
@@ -261,11 +283,12 @@ typedef struct {
 
 typedef struct {
     char letters[L_MAX + 1];    // one per block
-    int L, merges;              // sums over all ranks in the forward pass; the backward pass has as many
+    int L;
+    int merges;                 // sums over all ranks in the forward pass, as many in the backward
     int streams;
-    char shared[2 * L_MAX + 1]; // of stream i: the same on all ranks
-    int reader[2 * L_MAX + 1];  // the first sub-block that reads stream i; 2L is the final LayerNorm; -1: none
-    int reads[2 * L_MAX + 1];   // the stream that sub-block k reads
+    char shared[2 * L_MAX + 1]; // stream i is the same on all ranks
+    int reader[2 * L_MAX + 1];  // the first sub-block that reads stream i, or -1
+    int reads[2 * L_MAX + 1];   // the stream that sub-block k reads; 2L is the final LayerNorm
     Steps forward, backward;
 } Plan;
 
@@ -299,7 +322,8 @@ static void pattern_lay(char letters[L_MAX + 1], char closes[L_MAX], const char 
     int count = 0, block = 0;
     for (const char *c = pattern; *c; c++) {
         if (!strchr("tspl.", *c)) {
-            fail("%s '%s': '%c' is not a block; expected t, s, p, l and . after a p", where, pattern, *c);
+            fail("%s '%s': '%c' is not a block; expected t, s, p, l and . after a p", where,
+                 pattern, *c);
         }
         if (*c == '.' && (c == pattern || c[-1] != 'p')) {
             fail("%s '%s': a . may only stand after a p, which it closes", where, pattern);
@@ -307,7 +331,8 @@ static void pattern_lay(char letters[L_MAX + 1], char closes[L_MAX], const char 
         count += *c != '.';
     }
     if (!count) {
-        fail("%s '%s': empty; expected letters t, s, p, l, such as t, s, sppp or pp.", where, pattern);
+        fail("%s '%s': empty; expected letters t, s, p, l, such as t, s, sppp or pp.", where,
+             pattern);
     }
     if (strlen(pattern) > PATTERN_MAX) {
         fail("%s: a pattern of %zu characters, at most %d", where, strlen(pattern), PATTERN_MAX);
@@ -461,7 +486,7 @@ static void transpose_sum(Transpose *t, const Step *s) {
     if (s->how == SUM_OWN) {
         Step sum = {.kind = STEP_SUM, .to = t->D, .from = V_G, .parts = t->known ? t->D : V_NONE,
                     .scale = of_to, .how = SUM_OWN};
-        if (of_to != 0) steps_add(&t->plan->backward, sum); // rule mean: the merge reads this stream
+        if (of_to != 0) steps_add(&t->plan->backward, sum); // rule mean: the merge reads it too
         t->known = 1;
         t->out[out].own = 1; // D stands for `from` too, which this stream went on from
         return;
@@ -478,17 +503,20 @@ static void transpose_sum(Transpose *t, const Step *s) {
     }
 }
 
-// The gradient of k's partial output and of its output bias go the same ways back: through the merge
-// that added them up, and through the later sub-blocks of the rank. But the merge added the bias
-// once (or `bias` times), not once for every rank: rank 0 counts that.
+// The gradient of k's partial output and of its output bias go the same ways back: through the
+// merge that added them up, and through the later sub-blocks of the rank. But the merge added the
+// bias once (or `bias` times), not once for every rank: rank 0 counts that.
 static void transpose_sub(Transpose *t, const Step *s) {
     Steps *steps = &t->plan->backward;
     int out = s->to - V_O0, merged = t->out[out].merged, own = t->out[out].own;
-    int dout = merged && own ? V_P : merged ? V_G : t->D;
-    Step both = {.kind = STEP_SUM, .to = V_P, .from = V_G, .parts = t->D, .scale = 1, .how = SUM_OWN};
+    int dout = merged ? V_G : t->D;
+    if (merged && own) dout = V_P;
+    Step both = {.kind = STEP_SUM, .to = V_P, .from = V_G, .parts = t->D, .scale = 1,
+                 .how = SUM_OWN};
     Step bias = {.kind = STEP_BIAS, .k = s->k, .from = dout, .parts = own ? t->D : V_NONE,
                  .scale = merged && !own ? t->out[out].bias : 1};
-    Step more = {.kind = STEP_BIAS, .k = s->k, .from = V_G, .scale = t->out[out].bias - 1, .add = 1};
+    Step more = {.kind = STEP_BIAS, .k = s->k, .from = V_G, .scale = t->out[out].bias - 1,
+                 .add = 1};
     if (dout == V_P) steps_add(steps, both);
     steps_add(steps, bias);
     if (dout == V_P && more.scale != 0) steps_add(steps, more);
@@ -542,7 +570,9 @@ static void plan_make(Plan *plan, const char *pattern, int L, int rule, int R, c
         }
     }
     plan_reads(plan, 2 * L, x);
-    for (int i = 0; i < plan->forward.count; i++) plan->merges += step_is_merge(&plan->forward.at[i]);
+    for (int i = 0; i < plan->forward.count; i++) {
+        plan->merges += step_is_merge(&plan->forward.at[i]);
+    }
     plan_backward(plan);
 }
 
@@ -600,7 +630,8 @@ static void line_sum(Line *line, const Plan *plan, const Step *s) {
 }
 
 static void step_print(const Plan *plan, const Step *s, size_t bytes) {
-    static const char *const hows[] = {"", "all-reduce", "all-reduce begins", "all-reduce has ended"};
+    static const char *const hows[] = {"", "all-reduce", "all-reduce begins",
+                                       "all-reduce has ended"};
     const char *part = s->k % 2 ? "MLP" : "attention";
     Line line = {}, remark = {};
     switch (s->kind) {
@@ -646,7 +677,7 @@ static void step_print(const Plan *plan, const Step *s, size_t bytes) {
 // Prints both lists, for batches of `rows` tokens and activations of `size` bytes an element.
 static inline void plan_print(const Plan *plan, int C, int rows, size_t size) {
     size_t bytes = (size_t)rows * (size_t)C * size;
-    printf("blocks %s: %d all-reduces forward, %d backward, of %d tokens x %d channels = %zu bytes\n\n",
+    printf("blocks %s: %d all-reduces forward, %d backward, each of %d x %d values, %zu bytes\n\n",
            plan->letters, plan->merges, plan->merges, rows, C, bytes);
     printf("f, b, W   sub-block k: its partial output, output bias and input matrix\n"
            "x         a stream; x(i): rank i has its own; Σ adds up all ranks\n"

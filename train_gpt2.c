@@ -100,8 +100,8 @@ static inline real real_tanh(real x) {
 // ----------------------------------------------------------------------------
 // matmul: most of the time is spent here
 //
-// One scheme serves the three products of a linear layer, y = x Wᵀ, dx = dy W and dW = dyᵀ x. The
-// output is cut into tiles of MR x NR elements, which the micro-kernel keeps in vector registers
+// One scheme serves the three products of a linear layer, y = x Wᵀ, dx = dy W and dW = dyᵀ x.
+// The output is cut into tiles of MR x NR elements, which the micro-kernel keeps in vector registers
 // while it walks along K. It reads NR columns of b from a packed panel, which stays in the L1 cache
 // while all rows of a block pass by, and multiplies them with MR values of a. Those are read in
 // place when they run along K; a transposed a is first packed in panels of MR rows. K is cut in
@@ -721,22 +721,22 @@ static void classifier_backward(real *logits, const real *lse, const int32_t *ta
 // ----------------------------------------------------------------------------
 // the model and its memory
 
-// One copy of the parameter table: parameters, gradients, or an AdamW moment. at[p] holds what this process has of
-// tensor p: part (first rank / F) of R / F of the whole.
+// One copy of the parameter table: parameters, gradients, or an AdamW moment. at[p] holds what this
+// process has of tensor p: part (first rank / F) of R / F of the whole.
 typedef struct {
     real *at[P_COUNT];
     real *block; // the allocation that holds them all
 } Tensors;
 
-// What one sub-block keeps for its backward pass. Where ranks read the same stream there is one copy
-// of its LayerNorm, else one for each.
+// What one sub-block keeps for its backward pass. Where ranks read the same stream there is one
+// copy of its LayerNorm, else one for each.
 typedef struct {
-    real *normed;          // (copies,B,T,C) LayerNorm of the stream it reads
-    real *mean, *rstd;     // (copies,B,T)
-    real *inner;           // (F, B,T,3C/R) attention: q, k, v       or (F, B,T,4C/R) MLP: before GELU
-    real *outer;           // (F, B,T,C/R)  attention: heads' output or (F, B,T,4C/R) MLP: after GELU
-    real *lse;             // (F, B,NH/R,T) attention
-    int copies;            // 1 or F
+    real *normed;      // (copies,B,T,C) LayerNorm of the stream it reads
+    real *mean, *rstd; // (copies,B,T)
+    real *inner;       // (F, B,T,3C/R) attention: Q, K, V         MLP: (F, B,T,4C/R) before GELU
+    real *outer;       // (F, B,T,C/R)  attention: heads' output   MLP: (F, B,T,4C/R) after GELU
+    real *lse;         // (F, B,NH/R,T) attention: log of each row's sum of exponentials
+    int copies;        // 1 or F
     int inner_width, outer_width; // per rank: 3C/R and C/R, or 4C/R twice
 } SubBlock;
 
@@ -746,44 +746,53 @@ typedef struct {
     int copies; // 1: all ranks have the same; F: each has its own
 } Value;
 
+// A sum over ranks that goes on while the caller computes.
+typedef struct {
+    int kind;     // TRAFFIC_...
+    real *parts;  // (F,n)
+    size_t n;
+    double begun; // when
+} PendingMerge;
+
 typedef struct {
     GPT2Config config;
     Plan plan;
     Mesh mesh;
     int F;                    // tensor ranks folded into this process; their numbers begin at rank0
     int rank0;
-    ParamSpec whole[P_COUNT]; // shapes of whole tensors, of which this process holds part group_rank of `group`
-    ParamSpec local[P_COUNT]; // shapes of what this process holds
+    ParamSpec whole[P_COUNT]; // shapes of whole tensors
+    ParamSpec local[P_COUNT]; // of what this process holds: part group_rank of `group` of each
     Tensors params, grads, moment1, moment2;
-    Tensors *rank_grads;      // (F) where rank f puts its gradients: `grads`, but for tensors of which each rank has a
-    real *partial_grads;      // partial gradient it is its own part of this block (F,n), until gradients_reduce
+    Tensors *rank_grads;      // (F) where rank f puts its gradients: `grads`, or its own part of
+                              // partial_grads where each rank has a partial gradient
+    real *partial_grads;      // (F,n), until gradients_reduce adds them up
     int B_max, T_max;         // what the activations below have room for
     int B, T;                 // of the last forward pass
     real *activations;        // the allocation that holds everything from here on
     Value *values;            // of the plan, by V_...
     SubBlock *subs;           // (2L+1), the last of which is the final LayerNorm alone
-    int vocab_parts;          // in how many parts this process holds the vocabulary: 1, or F if it is cut over ranks
+    int vocab_parts;          // parts of the vocabulary in this process: 1, or F where it is cut
     int vocab_width;          // columns of each part: Vp, or the rows of wte that a rank has
-    real *logits;             // (vocab_parts, B,T,vocab_width); their gradient after classifier_backward
-    real *largest, *sums;     // (vocab_parts, B,T) and (vocab_parts, 2,B,T): of each part, see classifier_forward
+    real *logits;             // (vocab_parts, B,T,vocab_width), and then their gradient
+    real *largest, *sums;     // (vocab_parts, B,T), (vocab_parts, 2,B,T): see classifier_forward
     real *losses, *lse;       // (B,T)
     real *zeros, *bias_sum;   // (C) an operand that a sum does not have; output biases added up
     real *received;           // (B,T,C) of the other process, where there are two
     real *dnormed;            // (B,T,C) scratch
-    real *dinner;             // (F, B,T,4C/R) from BACK to WEIGHT
+    real *dinner;             // (F, B,T,4C/R) from STEP_BACK to STEP_WEIGHT
     real *douter;             // (B,T,4C/R) scratch
     real *attention_scratch;  // for this many threads:
     int threads;
     int32_t *tokens, *targets; // (B,T) of the last forward pass
     double *row_sums;         // for the gradient norm
-    uint64_t loaded_hash;     // of all numbers read from files, when there are processes to compare with
+    uint64_t loaded_hash;     // of all numbers read from files, to compare between processes
     Traffic traffic[TRAFFIC_KINDS]; // what was executed since the model was created
     Network network;          // emulated
-    double loss_sum;          // of the update's micro-steps so far, each divided by how many there are
-    int last_pass;            // this backward pass is the update's last: sums over replicas may begin
-    PendingSums replica_sums; // those that have
-    PendingSums merge_sums;   // the merge that goes on
-    struct { int kind; real *parts; size_t n; double begun; } hidden; // what it is
+    double loss_sum;          // of the update's micro-steps so far, each divided by their number
+    int last_pass;            // the update's last backward pass: sums over replicas may begin
+    PendingSums replica_sums; // those that have begun
+    PendingSums merge_sums;   // of the merge that goes on,
+    PendingMerge merge;       // and what it is
 } GPT2;
 
 // Rank f's part of one layer of a tensor, as a view: folding costs no copies.
@@ -805,7 +814,8 @@ static real *value_at(const GPT2 *m, int v, int f) {
 }
 
 static AttentionShape attention_shape(const GPT2 *m) {
-    return (AttentionShape){.B = m->B, .T = m->T, .heads = m->config.NH / m->config.R, .HS = m->config.C / m->config.NH,
+    const GPT2Config *c = &m->config;
+    return (AttentionShape){.B = m->B, .T = m->T, .heads = c->NH / c->R, .HS = c->C / c->NH,
                             .scratch = m->attention_scratch, .threads = m->threads};
 }
 
@@ -817,12 +827,14 @@ static void tensors_allocate(Tensors *t, const ParamSpec specs[P_COUNT], const c
 
 static size_t partial_grads_size(const GPT2 *m) {
     size_t n = 0;
-    for (int p = 0; p < P_COUNT; p++) n += m->local[p].cut == WHOLE_PARTIAL_GRAD ? spec_size(&m->local[p]) : 0;
+    for (int p = 0; p < P_COUNT; p++) {
+        if (m->local[p].cut == WHOLE_PARTIAL_GRAD) n += spec_size(&m->local[p]);
+    }
     return n;
 }
 
-// Gradients: tensors of which each rank has only a partial gradient lie together at the end, once for each folded rank,
-// so that one all-reduce sums them all.
+// Gradients: tensors of which each rank has only a partial gradient lie together at the end, once
+// for each folded rank, so that one all-reduce sums them all.
 static void gradients_allocate(GPT2 *m) {
     size_t n = partial_grads_size(m), others = param_count(m->local) - n, partial = 0;
     m->grads.block = alloc_zeroed(others + m->F * n, sizeof(real), "gradients");
@@ -831,7 +843,9 @@ static void gradients_allocate(GPT2 *m) {
     real *next = m->grads.block;
     for (int p = 0; p < P_COUNT; p++) {
         int is_partial = m->local[p].cut == WHOLE_PARTIAL_GRAD;
-        for (int f = 0; f < m->F; f++) m->rank_grads[f].at[p] = is_partial ? m->partial_grads + f * n + partial : next;
+        for (int f = 0; f < m->F; f++) {
+            m->rank_grads[f].at[p] = is_partial ? m->partial_grads + f * n + partial : next;
+        }
         m->grads.at[p] = m->rank_grads[0].at[p];
         if (is_partial) partial += spec_size(&m->local[p]);
         else next += spec_size(&m->local[p]);
@@ -844,7 +858,8 @@ static real *carve(real *block, size_t *used, size_t n) {
     return at;
 }
 
-// Lays all activations out in `block`, or only counts them if it is NULL. Returns the number of reals.
+// Lays all activations out in `block`, or only counts them if it is NULL. Returns the number of
+// reals.
 static size_t activations_lay(GPT2 *m, real *block) {
     const GPT2Config *c = &m->config;
     size_t BT = (size_t)m->B_max * m->T_max, BTC = BT * c->C, F = m->F, used = 0;
@@ -884,20 +899,24 @@ static size_t activations_lay(GPT2 *m, real *block) {
     return used;
 }
 
-static size_t activations_bytes(GPT2 *m) { return activations_lay(m, m->activations) * sizeof(real); }
+static size_t activations_bytes(GPT2 *m) {
+    return activations_lay(m, m->activations) * sizeof(real);
+}
 
-// Makes a model of this shape with room for batches (B,T), its parameters zero. Without `training` there are no
-// gradients and no moments. Fails when the shape, the pattern or R cannot be had.
+// Makes a model of this shape with room for batches (B,T), its parameters zero. Without `training`
+// there are no gradients and no moments. Fails when the shape, the pattern or R cannot be had.
 static void gpt2_create(GPT2 *m, const GPT2Config *config, Mesh mesh, int B, int T, int training) {
     memset(m, 0, sizeof *m);
     m->config = *config;
     m->mesh = mesh;
     m->F = mesh.F;
     m->rank0 = mesh.group_rank * mesh.F;
-    m->B_max = B, m->T_max = T;
+    m->B_max = B;
+    m->T_max = T;
     m->threads = omp_get_max_threads();
     if (config->NH % config->R) {
-        fail("-tp %d: %d heads cannot be divided over %d tensor ranks", config->R, config->NH, config->R);
+        fail("-tp %d: %d heads cannot be divided over %d tensor ranks", config->R, config->NH,
+             config->R);
     }
     if (T > config->maxT) fail("-t %d: the model reads at most %d tokens", T, config->maxT);
     plan_make(&m->plan, config->pattern, config->L, config->rule, config->R, "-p");
@@ -910,7 +929,8 @@ static void gpt2_create(GPT2 *m, const GPT2Config *config, Mesh mesh, int B, int
     for (int p = 0; p < P_COUNT; p++) {
         Shard mine = shard_of(&m->whole[p], mesh.group_rank, mesh.group);
         m->local[p] = m->whole[p];
-        m->local[p].rows = mine.rows, m->local[p].cols = mine.cols;
+        m->local[p].rows = mine.rows;
+        m->local[p].cols = mine.cols;
         rows_max = mine.rows > rows_max ? mine.rows : rows_max;
     }
     tensors_allocate(&m->params, m->local, "parameters");
@@ -921,16 +941,18 @@ static void gpt2_create(GPT2 *m, const GPT2Config *config, Mesh mesh, int B, int
         m->row_sums = alloc_zeroed(rows_max, sizeof(double), "gradient norm");
     }
     m->subs = alloc_zeroed(2 * (size_t)config->L + 1, sizeof(SubBlock), "sub-blocks");
-    m->values = alloc_zeroed(V_STREAM + (size_t)m->plan.streams, sizeof(Value), "values of the plan");
-    m->activations = alloc_zeroed(activations_lay(m, NULL), sizeof(real), "activations (fewer with a lower -b or -t)");
+    m->values = alloc_zeroed(V_STREAM + (size_t)m->plan.streams, sizeof(Value), "plan");
+    m->activations = alloc_zeroed(activations_lay(m, NULL), sizeof(real),
+                                  "activations (fewer with a lower -b or -t)");
     activations_lay(m, m->activations);
     m->tokens = alloc_zeroed((size_t)B * T, sizeof(int32_t), "tokens");
     m->targets = alloc_zeroed((size_t)B * T, sizeof(int32_t), "targets");
 }
 
 static void gpt2_free(GPT2 *m) {
-    void *blocks[] = {m->params.block, m->grads.block, m->moment1.block, m->moment2.block, m->rank_grads, m->row_sums,
-                      m->subs, m->values, m->activations, m->tokens, m->targets};
+    void *blocks[] = {m->params.block, m->grads.block, m->moment1.block, m->moment2.block,
+                      m->rank_grads, m->row_sums, m->subs, m->values, m->activations, m->tokens,
+                      m->targets};
     plan_free(&m->plan);
     for (size_t i = 0; i < sizeof blocks / sizeof *blocks; i++) free(blocks[i]);
     memset(m, 0, sizeof *m);
@@ -957,11 +979,13 @@ static void gpt2_init_weights(GPT2 *m, int how, uint64_t seed) {
 // ----------------------------------------------------------------------------
 // merges: the only place where ranks talk
 
-// Ends an all-reduce that began at `begun` and that has been waited for since `idle`: on an emulated network it takes at
-// least as long as that would; it is counted.
+// Ends an all-reduce that began at `begun` and that has been waited for since `idle`: on an
+// emulated network it takes at least as long as that would; it is counted.
 static void traffic_count(GPT2 *m, int kind, size_t bytes, double begun, double idle) {
     Traffic *t = &m->traffic[kind];
-    if (m->network.latency_us > 0 || m->network.gbits > 0) wait_until(begun + network_seconds(&m->network, m->config.R, bytes));
+    if (m->network.latency_us > 0 || m->network.gbits > 0) {
+        wait_until(begun + network_seconds(&m->network, m->config.R, bytes));
+    }
     t->count++;
     t->bytes += bytes;
     t->seconds += seconds_now() - idle;
@@ -978,8 +1002,9 @@ static void folded_sum(const GPT2 *m, real *parts, size_t n) {
     }
 }
 
-// Sums over all R ranks. parts (F,n) holds what the folded ranks bring; the sum is left in the first of them. All ranks
-// of the TP group take part. The order is that of the ranks, so that folded and real ranks give the same bits for R = 2.
+// Sums over all R ranks. parts (F,n) holds what the folded ranks bring; the sum is left in the
+// first of them. All ranks of the TP group take part. The order is that of the ranks, so that
+// folded and real ranks give the same bits for R = 2.
 static void allreduce(GPT2 *m, int kind, real *parts, size_t n) {
     if (m->config.R == 1) return; // nobody to talk to, nothing to count
     double start = seconds_now();
@@ -988,27 +1013,31 @@ static void allreduce(GPT2 *m, int kind, real *parts, size_t n) {
     traffic_count(m, kind, n * sizeof(real), start, start);
 }
 
-// The same in two halves, between which the caller computes and leaves parts alone. One at a time: two would share the network.
-// MPI moves it in merge_sums' progress calls, which stand between the matmuls of a sub-block.
+// The same in two halves, between which the caller computes and leaves parts alone. One at a time:
+// two would share the network. MPI moves it in merge_sums' progress calls, which stand between the
+// matmuls of a sub-block.
 static void allreduce_begin(GPT2 *m, int kind, real *parts, size_t n) {
     if (m->config.R == 1) return;
-    m->hidden.kind = kind, m->hidden.parts = parts, m->hidden.n = n, m->hidden.begun = seconds_now();
+    m->merge = (PendingMerge){.kind = kind, .parts = parts, .n = n, .begun = seconds_now()};
     folded_sum(m, parts, n);
-    if (m->mesh.group == 2) sums_exchange(&m->merge_sums, &m->mesh, parts, m->received, n * sizeof(real));
-    else sums_begin(&m->merge_sums, &m->mesh, MESH_TP, parts, n, sizeof(real));
-    m->traffic[kind].seconds += seconds_now() - m->hidden.begun;
+    if (m->mesh.group == 2) {
+        sums_exchange(&m->merge_sums, &m->mesh, parts, m->received, n * sizeof(real));
+    } else {
+        sums_begin(&m->merge_sums, &m->mesh, MESH_TP, parts, n, sizeof(real));
+    }
+    m->traffic[kind].seconds += seconds_now() - m->merge.begun;
 }
 
 static void allreduce_end(GPT2 *m) {
     if (m->config.R == 1) return;
     double idle = seconds_now();
     sums_finish(&m->merge_sums);
-    if (m->mesh.group == 2) scaled_add(m->hidden.parts, 1, m->received, m->hidden.n);
-    traffic_count(m, m->hidden.kind, m->hidden.n * sizeof(real), m->hidden.begun, idle);
+    if (m->mesh.group == 2) scaled_add(m->merge.parts, 1, m->received, m->merge.n);
+    traffic_count(m, m->merge.kind, m->merge.n * sizeof(real), m->merge.begun, idle);
 }
 
 // ----------------------------------------------------------------------------
-// sub-blocks: attention (even k) and MLP (odd k) differ only in what stands between their two matrices
+// sub-blocks: attention (even k) and MLP (odd k) differ in what stands between their two matrices
 
 // Their parameters: [0] attention, [1] MLP.
 typedef struct { int ln_w, ln_b, in_w, in_b, out_w, out_b; } SubParams;
@@ -1023,14 +1052,15 @@ typedef struct { real *normed, *mean, *rstd, *inner, *outer, *lse; } RankActs;
 static RankActs rank_acts(const GPT2 *m, const SubBlock *s, int f) {
     size_t rows = (size_t)m->B * m->T, C = (size_t)m->config.C, rank = (size_t)f;
     size_t copy = s->copies == 1 ? 0 : rank;
-    return (RankActs){.normed = s->normed + copy * rows * C, .mean = s->mean + copy * rows,
-                      .rstd = s->rstd + copy * rows, .inner = s->inner + rank * rows * s->inner_width,
+    return (RankActs){.normed = s->normed + copy * rows * C,
+                      .mean = s->mean + copy * rows, .rstd = s->rstd + copy * rows,
+                      .inner = s->inner + rank * rows * s->inner_width,
                       .outer = s->outer + rank * rows * s->outer_width,
                       .lse = s->lse + rank * rows * (m->config.NH / m->config.R)};
 }
 
-// Gain and bias of the LayerNorm that sub-block k begins with, or their gradients; the final one for
-// k = 2L.
+// Gain and bias of the LayerNorm that sub-block k begins with, or their gradients; the final one
+// for k = 2L.
 typedef struct { real *w, *b; } Norm;
 static Norm norm_of(const GPT2 *m, const Tensors *t, int k) {
     if (k == 2 * m->config.L) return (Norm){t->at[P_lnfw], t->at[P_lnfb]};
@@ -1100,8 +1130,9 @@ static void subblock_backward(GPT2 *m, int k, int f, real *dout, real *dstream, 
                     .b = part_view(m, w, p->in_w, layer, f),
                     .M = rows, .N = C, .K = s->inner_width});
     Norm dnorm = norm_of(m, grads, k);
-    layernorm_backward(dstream, dnorm.w, dnorm.b, m->dnormed, value_at(m, V_STREAM + m->plan.reads[k], f),
-                       a.mean, a.rstd, norm_of(m, w, k).w, rows, C, add_stream, add_grads);
+    layernorm_backward(dstream, dnorm.w, dnorm.b, m->dnormed,
+                       value_at(m, V_STREAM + m->plan.reads[k], f), a.mean, a.rstd,
+                       norm_of(m, w, k).w, rows, C, add_stream, add_grads);
 }
 
 // The rest: gradients of the input matrix and its bias.
@@ -1116,7 +1147,8 @@ static void subblock_weight_backward(GPT2 *m, int k, int f, int add_grads) {
                     .b = view_of(rank_acts(m, s, f).normed, C),
                     .M = s->inner_width, .N = C, .K = rows, .accumulate = add_grads});
     sums_progress(&m->merge_sums);
-    bias_backward(part_view(m, grads, p->in_b, layer, f), 1, dinner, rows, s->inner_width, add_grads);
+    bias_backward(part_view(m, grads, p->in_b, layer, f), 1, dinner, rows, s->inner_width,
+                  add_grads);
 }
 
 // ----------------------------------------------------------------------------
@@ -1153,7 +1185,8 @@ static void sum_write(GPT2 *m, const Step *s, int f, const real *from, const rea
         real *row = to + (size_t)i * C;
         sum_row(row, scale, from + i * from_step, parts + i * parts_step, bias, C);
         if (reader < 0) continue;
-        layernorm_forward_row(a.normed + (size_t)i * C, a.mean + i, a.rstd + i, row, norm.w, norm.b, C);
+        real *normed = a.normed + (size_t)i * C;
+        layernorm_forward_row(normed, a.mean + i, a.rstd + i, row, norm.w, norm.b, C);
     }
 }
 
@@ -1197,7 +1230,8 @@ static void step_bias(GPT2 *m, const Step *s, int add_grads) {
 // sum over data-parallel replicas: it goes on while earlier sub-blocks compute. Tensors of which
 // ranks have partial gradients come later.
 static void replica_sums_begin(GPT2 *m, int k) {
-    const int tensors[3] = {sub_params[k % 2].in_w, sub_params[k % 2].in_b, sub_params[k % 2].out_w};
+    const int tensors[3] = {sub_params[k % 2].in_w, sub_params[k % 2].in_b,
+                            sub_params[k % 2].out_w};
     for (int i = 0; i < 3; i++) {
         size_t n = spec_layer_size(&m->local[tensors[i]]);
         real *grad = whole_layer(m, &m->grads, tensors[i], k / 2);
@@ -1211,8 +1245,11 @@ static void steps_run(GPT2 *m, const Steps *steps, int add_grads) {
         switch (s->kind) {
         case STEP_SUB:
             for (int f = 0; f < m->F; f++) {
-                int normed = m->plan.reader[s->from - V_STREAM] == s->k; // when the stream was written
-                if (!normed && f < m->subs[s->k].copies) subblock_norm(m, s->k, f, value_at(m, s->from, f));
+                // Normed when the stream was written, if that was for this sub-block.
+                int normed = m->plan.reader[s->from - V_STREAM] == s->k;
+                if (!normed && f < m->subs[s->k].copies) {
+                    subblock_norm(m, s->k, f, value_at(m, s->from, f));
+                }
                 subblock_forward(m, s->k, f, value_at(m, s->to, f), s->add);
             }
             break;
@@ -1220,8 +1257,8 @@ static void steps_run(GPT2 *m, const Steps *steps, int add_grads) {
         case STEP_BIAS: step_bias(m, s, add_grads); break;
         case STEP_BACK:
             for (int f = 0; f < m->F; f++) {
-                subblock_backward(m, s->k, f, value_at(m, s->from, f), value_at(m, s->to, f), s->add,
-                                  add_grads);
+                subblock_backward(m, s->k, f, value_at(m, s->from, f), value_at(m, s->to, f),
+                                  s->add, add_grads);
             }
             break;
         case STEP_WEIGHT:
@@ -1233,8 +1270,9 @@ static void steps_run(GPT2 *m, const Steps *steps, int add_grads) {
 }
 
 // ----------------------------------------------------------------------------
-// embedding and head, which share wte. Either every rank has all of it, or its rows are cut over the tensor ranks
-// (`-vp 1`; Megatron-LM, arXiv 1909.08053, section 3), and a rank embeds and scores the tokens it has the rows of.
+// embedding and head, which share wte. Either every rank has all of it, or its rows are cut over
+// the tensor ranks (`-vp 1`; Megatron-LM, arXiv 1909.08053, section 3), and a rank embeds and
+// scores the tokens it has the rows of.
 
 typedef struct { int first, count; } TokenRange;
 
@@ -1245,7 +1283,9 @@ static TokenRange vocab_range(const GPT2 *m, int f) {
     return (TokenRange){first, left < 0 ? 0 : int_min(left, m->vocab_width)};
 }
 
-static real *logits_part(const GPT2 *m, int f) { return m->logits + (size_t)f * m->B * m->T * m->vocab_width; }
+static real *logits_part(const GPT2 *m, int f) {
+    return m->logits + (size_t)f * m->B * m->T * m->vocab_width;
+}
 
 // Sums what the parts of the vocabulary bring, parts (vocab_parts,n), into the first.
 static void vocab_sum(GPT2 *m, real *parts, size_t n) {
@@ -1272,20 +1312,24 @@ static void losses_compute(GPT2 *m) {
     size_t n = (size_t)rows;
     for (int f = 0; f < m->vocab_parts; f++) {
         TokenRange r = vocab_range(m, f);
-        classifier_forward(m->largest + f * n, m->sums + 2 * f * n, m->sums + (2 * f + 1) * n, logits_part(m, f), m->targets, rows,
-                           r.first, r.count, m->vocab_width);
+        classifier_forward(m->largest + f * n, m->sums + 2 * f * n, m->sums + (2 * f + 1) * n,
+                           logits_part(m, f), m->targets, rows, r.first, r.count, m->vocab_width);
     }
     real *most = m->lse; // over all ranks; lse itself comes after
     memcpy(most, m->largest, n * sizeof(real));
     if (spec_is_cut(&m->whole[P_wte])) {
         double start = seconds_now();
         for (int f = 1; f < m->vocab_parts; f++) {
-            for (size_t i = 0; i < n; i++) most[i] = m->largest[f * n + i] > most[i] ? m->largest[f * n + i] : most[i];
+            for (size_t i = 0; i < n; i++) {
+                most[i] = m->largest[f * n + i] > most[i] ? m->largest[f * n + i] : most[i];
+            }
         }
         mesh_max(&m->mesh, most, n, sizeof(real));
         traffic_count(m, TRAFFIC_VOCABULARY, n * sizeof(real), start, start);
         for (int f = 0; f < m->vocab_parts; f++) {
-            for (size_t i = 0; i < n; i++) m->sums[2 * f * n + i] *= real_exp(m->largest[f * n + i] - most[i]);
+            for (size_t i = 0; i < n; i++) {
+                m->sums[2 * f * n + i] *= real_exp(m->largest[f * n + i] - most[i]);
+            }
         }
     }
     vocab_sum(m, m->sums, 2 * n);
@@ -1295,7 +1339,8 @@ static void losses_compute(GPT2 *m) {
     }
 }
 
-// Logits of one row (a token of the last forward pass) over the whole vocabulary: out (V). All ranks take part.
+// Logits of one row (a token of the last forward pass) over the whole vocabulary: out (V). All
+// ranks take part.
 static void logits_collect(GPT2 *m, int row, float *out) {
     size_t V = (size_t)m->config.V;
     memset(out, 0, V * sizeof *out);
@@ -1310,17 +1355,19 @@ static void logits_collect(GPT2 *m, int row, float *out) {
 // ----------------------------------------------------------------------------
 // forward and backward pass
 
-// Logits of tokens (B,T) into m->logits; with targets (B,T), also each token's loss. Returns the mean loss in nats, or
-// NaN without targets. B and T are at most those the model was created for.
+// Logits of tokens (B,T) into m->logits; with targets (B,T), also each token's loss. Returns the
+// mean loss in nats, or NaN without targets. B and T are at most those the model was created for.
 static double gpt2_forward(GPT2 *m, const int32_t *tokens, const int32_t *targets, int B, int T) {
     int C = m->config.C, rows = B * T;
-    m->B = B, m->T = T;
+    m->B = B;
+    m->T = T;
     memcpy(m->tokens, tokens, (size_t)rows * sizeof *tokens);
     tokens_embed(m);
     steps_run(m, &m->plan.forward, 0);
     const SubBlock *last = &m->subs[2 * m->config.L];
     for (int f = 0; f < m->vocab_parts; f++) {
-        matmul((Matmul){.out = view_of(logits_part(m, f), m->vocab_width), .a = view_of(last->normed, C),
+        matmul((Matmul){.out = view_of(logits_part(m, f), m->vocab_width),
+                        .a = view_of(last->normed, C),
                         .b = part_view(m, &m->params, P_wte, 0, f), .b_transposed = 1,
                         .M = rows, .N = vocab_range(m, f).count, .K = C});
     }
@@ -1332,8 +1379,9 @@ static double gpt2_forward(GPT2 *m, const int32_t *tokens, const int32_t *target
     return sum / rows;
 }
 
-// Gradients of scale * mean loss of the last forward pass. They replace what the gradients were, or are added to it.
-// Partial gradients are not yet summed over ranks: gradients_reduce does that once per update. Logits are overwritten.
+// Gradients of scale * mean loss of the last forward pass. They replace what the gradients were, or
+// are added to it. Partial gradients are not yet summed over ranks: gradients_reduce does that once
+// per update. Logits are overwritten.
 static void gpt2_backward(GPT2 *m, double scale, int add_grads) {
     int C = m->config.C, rows = m->B * m->T;
     size_t n = (size_t)rows * C;
@@ -1342,16 +1390,19 @@ static void gpt2_backward(GPT2 *m, double scale, int add_grads) {
     for (int f = 0; f < m->vocab_parts; f++) {
         TokenRange r = vocab_range(m, f);
         View dlogits = view_of(logits_part(m, f), m->vocab_width);
-        classifier_backward(dlogits.data, m->lse, m->targets, (real)(scale / rows), rows, r.first, r.count, m->vocab_width);
-        matmul((Matmul){.out = part_view(m, &m->grads, P_wte, 0, f), .a = dlogits, .a_transposed = 1,
-                        .b = view_of(last->normed, C), .M = r.count, .N = C, .K = rows, .accumulate = add_grads});
-        matmul((Matmul){.out = view_of(dlast + f * n, C), .a = dlogits, .b = part_view(m, &m->params, P_wte, 0, f),
+        classifier_backward(dlogits.data, m->lse, m->targets, (real)(scale / rows), rows, r.first,
+                            r.count, m->vocab_width);
+        matmul((Matmul){.out = part_view(m, &m->grads, P_wte, 0, f),
+                        .a = dlogits, .a_transposed = 1, .b = view_of(last->normed, C),
+                        .M = r.count, .N = C, .K = rows, .accumulate = add_grads});
+        matmul((Matmul){.out = view_of(dlast + f * n, C), .a = dlogits,
+                        .b = part_view(m, &m->params, P_wte, 0, f),
                         .M = rows, .N = C, .K = r.count});
     }
     vocab_sum(m, dlast, n);
     layernorm_backward(G, m->grads.at[P_lnfw], m->grads.at[P_lnfb], dlast,
-                       m->values[V_STREAM + m->plan.reads[2 * m->config.L]].at, last->mean, last->rstd,
-                       m->params.at[P_lnfw], rows, C, 0, add_grads);
+                       m->values[V_STREAM + m->plan.reads[2 * m->config.L]].at, last->mean,
+                       last->rstd, m->params.at[P_lnfw], rows, C, 0, add_grads);
     steps_run(m, &m->plan.backward, add_grads);
     for (int f = 0; f < m->vocab_parts; f++) {
         TokenRange r = vocab_range(m, f);

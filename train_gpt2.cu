@@ -1,7 +1,7 @@
 /*
 GPT-2 training on NVIDIA GPUs with tensor parallelism (TP) that needs few all-reduces. It mirrors
 train_gpt2.c, the CPU trainer: the same blocks, options, files, log lines and, to rounding, the same
-numbers; read that file first for what a segment and a merge are. What is different here:
+numbers; read that file first, and tp_blocks.h for what a plan and its steps are. What is different:
 
   - The F tensor ranks that are folded into one process are a batch dimension: every kernel and
     every matrix product does all of them in one launch. A merge of folded ranks costs no pass over
@@ -192,7 +192,8 @@ template <bool MAX> __device__ __forceinline__ float block_reduce(float x, float
     return MAX ? warp_max(y) : warp_sum(y);
 }
 
-// From here to the end of the scope, a range of the function's name in a profile (dev/cuda/profile.sh).
+// From here to the end of the scope, a range of the function's name in a profile
+// (dev/cuda/profile.sh).
 struct Range {
     Range(const char *name) { nvtxRangePushA(name); }
     ~Range() { nvtxRangePop(); }
@@ -444,10 +445,10 @@ static void norm_again(const Norm &norm, const real *x, int copies, int rows, in
 
 static constexpr int CHUNKS_MAX = 256;
 
-// out (cols) of batch y, out_stride apart, = or += scale * the sum over chunks of partial (batch, chunks,
-// chunk_stride)[.., first ..]
-__global__ void chunks_sum_kernel(float *out, size_t out_stride, float scale, const float *partial, int chunks,
-                                  int chunk_stride, int first, int cols, int add) {
+// out (cols) of batch y, out_stride apart, = or += scale * the sum over chunks of partial (batch,
+// chunks, chunk_stride)[.., first ..]
+__global__ void chunks_sum_kernel(float *out, size_t out_stride, float scale, const float *partial,
+                                  int chunks, int chunk_stride, int first, int cols, int add) {
     __shared__ float sums[BLOCK_WARPS][WARP];
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, c = blockIdx.x * WARP + lane;
     const float *from = partial + (size_t)blockIdx.y * chunks * chunk_stride + first + c;
@@ -463,10 +464,10 @@ __global__ void chunks_sum_kernel(float *out, size_t out_stride, float scale, co
     *out = add ? *out + scale * sum : scale * sum;
 }
 
-static void chunks_sum(float *out, size_t out_stride, float scale, const float *partial, int batch, int chunks,
-                       int chunk_stride, int first, int cols, int add) {
-    LAUNCH(chunks_sum_kernel, dim3(ceil_div(cols, WARP), batch), BLOCK, 0, gpu.stream, out, out_stride, scale,
-           partial, chunks, chunk_stride, first, cols, add);
+static void chunks_sum(float *out, size_t out_stride, float scale, const float *partial, int batch,
+                       int chunks, int chunk_stride, int first, int cols, int add) {
+    LAUNCH(chunks_sum_kernel, dim3(ceil_div(cols, WARP), batch), BLOCK, 0, gpu.stream, out,
+           out_stride, scale, partial, chunks, chunk_stride, first, cols, add);
 }
 
 // partial (batch,chunks,cols): sums of chunk x of the rows of d (batch,rows,cols)
@@ -492,17 +493,18 @@ __global__ void columns_sum_kernel(float *partial, const real *d, int rows, int 
     }
 }
 
-// Gradient of a bias: out (cols) of each of `batch`, out_stride apart, = or += scale * the sums over the
-// rows of d (batch,rows,cols). scratch (batch,CHUNKS_MAX,cols)
-static void bias_backward(float *out, size_t out_stride, float scale, const real *d, int batch, int rows, int cols,
-                          int add, float *scratch) {
+// Gradient of a bias: out (cols) of each of `batch`, out_stride apart, = or += scale * the sums
+// over the rows of d (batch,rows,cols). scratch (batch,CHUNKS_MAX,cols)
+static void bias_backward(float *out, size_t out_stride, float scale, const real *d, int batch,
+                          int rows, int cols, int add, float *scratch) {
     RANGE();
     int across = ceil_div(cols, WARP * PACK);
     int wanted = ceil_div(4 * gpu.properties.multiProcessorCount, across * batch);
     int chunks = max(1, min(min(wanted, CHUNKS_MAX), ceil_div(rows, BLOCK_WARPS)));
     int chunk_rows = ceil_div(rows, chunks);
     chunks = ceil_div(rows, chunk_rows);
-    LAUNCH(columns_sum_kernel, dim3(chunks, across, batch), BLOCK, 0, gpu.stream, scratch, d, rows, cols, chunk_rows);
+    LAUNCH(columns_sum_kernel, dim3(chunks, across, batch), BLOCK, 0, gpu.stream, scratch, d, rows,
+           cols, chunk_rows);
     chunks_sum(out, out_stride, scale, scratch, batch, chunks, cols, 0, cols, add);
 }
 
@@ -1302,7 +1304,7 @@ attention_backward_queries_kernel(float *dqkv, const float *dout, const float *l
 //
 // 4 warps share a tile; each owns 16*M of its rows, M = 2 where the registers allow it, since every
 // fragment that is read from shared memory is then multiplied twice. The products are mma.m16n8k16:
-// C (16,8) += A (16,16) · B (16,8). With g = lane / 4 and t = lane % 4 a lane holds, as the PTX ISA
+// C (16,8) += A (16,16) B (16,8). With g = lane / 4 and t = lane % 4 a lane holds, as the PTX ISA
 // lays them out (two bf16 to a register, the lower index first):
 //
 //   A  a0: row g, k 2t 2t+1             a1: row g+8, k 2t 2t+1
@@ -1493,7 +1495,7 @@ __device__ __forceinline__ void fragments_load(uint32_t (&a)[M][D / 16][4], cons
     }
 }
 
-// c (16*M,16) = A · (rows row .. row+15 of a tile)ᵀ, where c holds what is added to it. c[m][n] is
+// c (16*M,16) += A times the transpose of rows row .. row+15 of a tile. c[m][n] is
 // the C of columns 8n ..
 template <int M, int D>
 __device__ __forceinline__ void multiply_by_rows(float (&c)[M][2][4],
@@ -2229,16 +2231,18 @@ static void matmul(Matmul m, void *workspace) {
 }
 
 // ----------------------------------------------------------------------------
-// the model and its memory: parameters, gradients, optimizer state and activations are one allocation each
+// the model and its memory: parameters, gradients, optimizer state and activations are one
+// allocation each
 //
-// A flat block holds all tensors that this process has, those last of which ranks have partial gradients. A tensor lies
-// there as [layer][rank][rows][columns]: a rank's part is without gaps, folded or not, and all ranks' parts are one batch.
+// A flat block holds all tensors that this process has, those last of which ranks have partial
+// gradients. A tensor lies there as [layer][rank][rows][columns]: a rank's part is without gaps,
+// folded or not, and all ranks' parts are one batch.
 
 typedef struct {
     real *normed;          // (copies,B,T,C) LayerNorm of the stream it reads
     float *mean, *rstd;    // (copies,B,T)
-    real *inner;           // (F, B,T,3C/R) attention: q, k, v       or (F, B,T,4C/R) MLP: before GELU
-    real *outer;           // (F, B,T,C/R)  attention: heads' output or (F, B,T,4C/R) MLP: after GELU
+    real *inner;           // (F, B,T,3C/R) attention: Q, K, V        MLP: (F, B,T,4C/R) before GELU
+    real *outer;           // (F, B,T,C/R)  attention: heads' output  MLP: (F, B,T,4C/R) after GELU
     float *lse;            // (F, B,NH/R,T) attention
     int copies;            // 1 where all ranks read the same stream, else F
     int inner_width, outer_width;
@@ -2257,11 +2261,13 @@ typedef struct {
     Network network;
 } ModelOptions;
 
-// An event before and after each all-reduce of an update, to learn at its end how long the compute stream waited.
+// An event before and after each all-reduce of an update, to learn at its end how long the compute
+// stream waited.
 typedef struct { cudaEvent_t begin, end; int kind; } Span;
 
 enum { BLOCK_PARAMS, BLOCK_GRADS, BLOCK_STATE, BLOCK_ACTIVATIONS, BLOCK_KINDS };
-static const char *const block_names[BLOCK_KINDS] = {"parameters", "gradients", "optimizer state", "activations"};
+static const char *const block_names[BLOCK_KINDS] = {"parameters", "gradients", "optimizer state",
+                                                     "activations"};
 
 typedef struct GPT2 {
     GPT2Config config;
@@ -2273,12 +2279,12 @@ typedef struct GPT2 {
     ParamSpec local[P_COUNT];  // shapes of one rank's part
     FlatTable flat;
     size_t flat_size;          // of the flat block, a multiple of 16 x replicas
-    size_t partials_begin, partials_size; // of the tensors of which each rank has a partial gradient
-    size_t owned_begin, owned_size; // what of the flat block this process has the optimizer state of
+    size_t partials_begin, partials_size; // the tensors of which each rank has a partial gradient
+    size_t owned_begin, owned_size; // the part of the flat block whose optimizer state is here
     void *blocks[BLOCK_KINDS]; // the allocations
     size_t bytes[BLOCK_KINDS];
     real *params;              // (flat_size)
-    float *grads;              // (flat_size), and then F-1 more copies of the tensors with partial gradients
+    float *grads;              // (flat_size), then F-1 more copies of the partial gradients
     float *master, *moment1, *moment2; // (owned_size)
     int B_max, T_max, B, T;    // room for, and of the last forward pass
     Value *values;             // of the plan, by V_...
@@ -2286,8 +2292,9 @@ typedef struct GPT2 {
     int *bias_from;            // (2L) on the GPU: see bias_sums_kernel
     float *bias_sums;          // (2L,C) output biases since the last merge or base
     int vocab_parts, vocab_width, vocab_cut;
-    real *logits;              // (vocab_parts, B,T,vocab_width); their gradient after the classifier
-    float *part_most, *part_sums, *most, *lse, *losses; // (vocab_parts,B,T), (vocab_parts,2,B,T), (B,T) x 3
+    real *logits;              // (vocab_parts, B,T,vocab_width), and then their gradient
+    float *part_most, *part_sums; // (vocab_parts,B,T), (vocab_parts,2,B,T)
+    float *most, *lse, *losses;   // (B,T)
     double *loss_total, *squares, *squares_partial; // (1), (P_COUNT), (P_COUNT,NORM_BLOCKS)
     real *dnormed;             // (F, B,T,C)
     real *normed_scratch;      // (F, B,T,C) for -r 2
@@ -2296,7 +2303,7 @@ typedef struct GPT2 {
     float *delta;              // (F, B,NH/R,T)
     float *sums_scratch;       // for bias_backward and norm_backward
     void *workspace;           // cuBLASLt's
-    unsigned long long *clock; // (2) when an all-reduce on an emulated network began; [1] one in two halves
+    unsigned long long *clock; // (2) when an all-reduce began, on an emulated network; [1] hidden
     Batch batch;               // on the GPU
     int32_t *batch_data;       // (5 B T + 1)
     int32_t *batch_host[2];    // pinned, filled in turn
@@ -2305,14 +2312,14 @@ typedef struct GPT2 {
     int32_t *token_count;      // (V+1) scratch of the host
     void *mpi_buffer;          // pinned, for all-reduces through MPI
     int micro_steps;           // of the update under way
-    int last_pass;             // this backward pass is the update's last: sums over replicas may begin
+    int last_pass;             // the update's last backward pass: sums over replicas may begin
     int replica_sums_begun;
     cudaEvent_t ready, finished, hidden; // hidden: the merge that goes on has ended
     int hidden_kind;
     Span *spans;
     int span_count, span_room;
     double *host_results;      // pinned: loss and squares of an update
-    float *snapshot;           // of a copy of the parameter table, on the host, while a file is written or read
+    float *snapshot;           // a copy of the parameter table on the host, to read or write files
     int snapshot_set;
     uint64_t loaded_hash;
     Traffic traffic[TRAFFIC_KINDS];
@@ -2320,17 +2327,28 @@ typedef struct GPT2 {
 
 static int parts_of(const GPT2 *m, int p) { return spec_is_cut(&m->whole[p]) ? m->F : 1; }
 
-// All folded ranks' parts of one layer of tensor p: parts_of(m, p) of them, spec_layer_size(&m->local[p]) apart.
+// All folded ranks' parts of one layer of tensor p: parts_of(m, p) of them,
+// spec_layer_size(&m->local[p]) apart.
 static size_t layer_offset(const GPT2 *m, int p, int layer) {
     return m->flat.begin[p] + (size_t)layer * parts_of(m, p) * spec_layer_size(&m->local[p]);
 }
-static real *param_at(const GPT2 *m, int p, int layer) { return m->params + layer_offset(m, p, layer); }
-static float *grad_at(const GPT2 *m, int p, int layer) { return m->grads + layer_offset(m, p, layer); }
-// From one rank's part to the next: 0 for a weight that all ranks share; gradients of those are partials_size apart.
-static size_t param_stride(const GPT2 *m, int p) { return spec_is_cut(&m->whole[p]) ? spec_layer_size(&m->local[p]) : 0; }
-static size_t grad_stride(const GPT2 *m, int p) { return spec_is_cut(&m->whole[p]) ? param_stride(m, p) : m->partials_size; }
+static real *param_at(const GPT2 *m, int p, int layer) {
+    return m->params + layer_offset(m, p, layer);
+}
+static float *grad_at(const GPT2 *m, int p, int layer) {
+    return m->grads + layer_offset(m, p, layer);
+}
+// From one rank's part to the next: 0 for a weight that all ranks share; gradients of those are
+// partials_size apart.
+static size_t param_stride(const GPT2 *m, int p) {
+    return spec_is_cut(&m->whole[p]) ? spec_layer_size(&m->local[p]) : 0;
+}
+static size_t grad_stride(const GPT2 *m, int p) {
+    return spec_is_cut(&m->whole[p]) ? param_stride(m, p) : m->partials_size;
+}
 
-// Takes n elements of `size` bytes off the block. On the stand-in the gaps between tensors are out of bounds.
+// Takes n elements of `size` bytes off the block. On the stand-in the gaps between tensors are out
+// of bounds.
 static void *carve(char *block, size_t *used, size_t n, size_t size) {
     const size_t line = 256;
     void *at = block ? block + *used : NULL;
@@ -2356,11 +2374,13 @@ static void block_allocate(GPT2 *m, int kind, size_t bytes) {
     if (status != cudaErrorMemoryAllocation) CUDA_CHECK(status);
     CUDA_CHECK(cudaMemGetInfo(&free_bytes, &total));
     for (int i = 0; i < kind; i++) held += m->bytes[i];
-    fail("out of GPU memory: %.1f MiB asked for %s, beside %.1f MiB for parameters %.1f, gradients %.1f, optimizer state %.1f; "
-         "%.1f of %.1f MiB are free; %s", bytes / MiB, block_names[kind], held / MiB, m->bytes[BLOCK_PARAMS] / MiB,
+    fail("out of GPU memory: %.1f MiB asked for %s, beside %.1f MiB for parameters %.1f, gradients "
+         "%.1f, optimizer state %.1f; %.1f of %.1f MiB are free; %s",
+         bytes / MiB, block_names[kind], held / MiB, m->bytes[BLOCK_PARAMS] / MiB,
          m->bytes[BLOCK_GRADS] / MiB, m->bytes[BLOCK_STATE] / MiB, free_bytes / MiB, total / MiB,
-         kind == BLOCK_ACTIVATIONS ? "a lower -b (with -d as it was) or -t needs less, and so does -r 1 or -r 2"
-                                   : "-z 1 cuts the optimizer state over replicas, more GPUs under mpirun cut the model");
+         kind == BLOCK_ACTIVATIONS
+             ? "a lower -b (with -d as it was) or -t needs less, and so does -r 1 or -r 2"
+             : "-z 1 cuts the optimizer state over replicas, more GPUs under mpirun cut the model");
 }
 
 // Where tensors lie in the flat block.
@@ -2387,7 +2407,8 @@ static void tensors_allocate(GPT2 *m, int training) {
     size_t params = m->flat_size * sizeof(real), state = m->owned_size * sizeof(float);
     int own_master = sizeof(real) < sizeof(float);
     block_allocate(m, BLOCK_PARAMS, params);
-    block_allocate(m, BLOCK_GRADS, training ? (m->flat_size + (m->F - 1) * m->partials_size) * sizeof(float) : 0);
+    block_allocate(m, BLOCK_GRADS,
+                   training ? (m->flat_size + (m->F - 1) * m->partials_size) * sizeof(float) : 0);
     block_allocate(m, BLOCK_STATE, training ? (2 + own_master) * state : 0);
     m->params = (real *)m->blocks[BLOCK_PARAMS];
     m->grads = (float *)m->blocks[BLOCK_GRADS];
@@ -2395,7 +2416,8 @@ static void tensors_allocate(GPT2 *m, int training) {
     if (!training) return;
     m->moment1 = (float *)m->blocks[BLOCK_STATE];
     m->moment2 = m->moment1 + m->owned_size;
-    m->master = own_master ? m->moment2 + m->owned_size : (float *)(void *)m->params + m->owned_begin;
+    m->master = own_master ? m->moment2 + m->owned_size
+                           : (float *)(void *)m->params + m->owned_begin;
     CUDA_CHECK(cudaMemsetAsync(m->grads, 0, m->bytes[BLOCK_GRADS], gpu.stream));
     CUDA_CHECK(cudaMemsetAsync(m->moment1, 0, m->bytes[BLOCK_STATE], gpu.stream));
 }
@@ -2404,17 +2426,20 @@ static void value_carve(GPT2 *m, int v, char *block, size_t *used) {
     Value *value = &m->values[v];
     size_t BTC = (size_t)m->B_max * m->T_max * m->config.C;
     value->copies = value_is_shared(&m->plan, v) ? 1 : m->F;
-    value->at = (real *)carve(block, used, plan_uses(&m->plan, v) ? value->copies * BTC : 0, sizeof(real));
+    size_t n = plan_uses(&m->plan, v) ? value->copies * BTC : 0;
+    value->at = (real *)carve(block, used, n, sizeof(real));
 }
 
-// Lays all activations out in `block`, or only counts them if it is NULL. Returns the number of bytes.
+// Lays all activations out in `block`, or only counts them if it is NULL. Returns the number of
+// bytes.
 static size_t activations_lay(GPT2 *m, char *block) {
     const GPT2Config *c = &m->config;
-    size_t BT = (size_t)m->B_max * m->T_max, BTC = BT * c->C, F = m->F, used = 0, parts = m->vocab_parts;
+    size_t BT = (size_t)m->B_max * m->T_max, BTC = BT * c->C, F = m->F, used = 0;
+    size_t parts = m->vocab_parts;
     int Cr = c->C / c->R, recompute = m->options.recompute;
-    // Logits are there from the product that makes them to the two that read their gradients; in the
-    // same place lies what only the blocks use, before and after that. (On the stand-in, with fences
-    // between tensors, beside it.)
+    // Logits are there from the product that makes them to the two that read their gradients; in
+    // the same place lies what only the blocks use, before and after that. (On the stand-in, with
+    // fences between tensors, beside it.)
     m->logits = CARVE(real, parts * BT * m->vocab_width);
     size_t logits_end = used;
 #ifndef EMU_ASAN
@@ -2457,7 +2482,7 @@ static size_t activations_lay(GPT2 *m, char *block) {
     m->loss_total = CARVE(double, 1);
     m->squares = CARVE(double, P_COUNT);
     m->squares_partial = CARVE(double, (size_t)P_COUNT * NORM_BLOCKS);
-    value_carve(m, V_D0, block, &used); // of the head too, where it is written while logits are read
+    value_carve(m, V_D0, block, &used); // the head writes it while it reads logits
     value_carve(m, V_D1, block, &used);
     m->workspace = CARVE(char, MATMUL_WORKSPACE);
     m->clock = CARVE(unsigned long long, 2);
@@ -2472,39 +2497,49 @@ static void bias_from_fill(GPT2 *m) {
         const Step *s = &m->plan.forward.at[i];
         if (s->kind == STEP_SUM) from[s->end - 1] = s->first;
     }
-    CUDA_CHECK(cudaMemcpy(m->bias_from, from, 2 * m->config.L * sizeof(int), cudaMemcpyHostToDevice));
+    size_t bytes = 2 * (size_t)m->config.L * sizeof(int);
+    CUDA_CHECK(cudaMemcpy(m->bias_from, from, bytes, cudaMemcpyHostToDevice));
     free(from);
 }
 
 static void shape_check(const GPT2Config *c, int T) {
     int HS = c->C / c->NH;
-    if (c->NH % c->R) fail("-tp %d: %d heads cannot be divided over %d tensor ranks", c->R, c->NH, c->R);
+    if (c->NH % c->R) {
+        fail("-tp %d: %d heads cannot be divided over %d tensor ranks", c->R, c->NH, c->R);
+    }
     if (T > c->maxT) fail("-t %d: the model reads at most %d tokens", T, c->maxT);
-    if (HS % 8 || HS > 128) fail("a head size of %d (%d channels, %d heads): on a GPU a multiple of 8 up to 128", HS, c->C, c->NH);
+    if (HS % 8 || HS > 128) {
+        fail("a head size of %d (%d channels, %d heads): on a GPU a multiple of 8 up to 128", HS,
+             c->C, c->NH);
+    }
     if (c->C > 12288) fail("%d channels: on a GPU at most 12288", c->C);
 }
 
-// Makes a model of this shape with room for batches (B,T), its parameters zero. Without `training` there are no gradients
-// and no optimizer state. Fails when the shape, the pattern, R or the memory cannot be had. All processes take part.
-static void gpt2_create(GPT2 *m, const GPT2Config *config, Mesh mesh, int B, int T, ModelOptions options, int training) {
+// Makes a model of this shape with room for batches (B,T), its parameters zero. Without `training`
+// there are no gradients and no optimizer state. Fails when the shape, the pattern, R or the memory
+// cannot be had. All processes take part.
+static void gpt2_create(GPT2 *m, const GPT2Config *config, Mesh mesh, int B, int T,
+                        ModelOptions options, int training) {
     memset(m, 0, sizeof *m);
     m->config = *config;
     m->mesh = mesh;
     m->options = options;
     m->F = mesh.F;
     m->rank0 = mesh.group_rank * mesh.F;
-    m->B_max = B, m->T_max = T;
+    m->B_max = B;
+    m->T_max = T;
     shape_check(config, T);
     plan_make(&m->plan, config->pattern, config->L, config->rule, config->R, "-p");
     param_specs(m->whole, config);
     m->vocab_cut = mesh.vocab_parallel && config->R > 1;
-    if (m->vocab_cut) specs_cut_vocabulary(m->whole, 8 * config->R); // rows of 16 bytes in every part
+    if (m->vocab_cut) specs_cut_vocabulary(m->whole, 8 * config->R); // parts of 16-byte rows
     m->vocab_parts = m->vocab_cut ? m->F : 1;
     m->vocab_width = m->vocab_cut ? m->whole[P_wte].rows / config->R : config->Vp;
     for (int p = 0; p < P_COUNT; p++) {
         Shard mine = shard_of(&m->whole[p], m->rank0, config->R);
         m->local[p] = m->whole[p];
-        m->local[p].rows = mine.rows, m->local[p].cols = mine.cols;
+        m->local[p].rows = mine.rows;
+        m->local[p].cols = mine.cols;
     }
     flat_lay(m);
     tensors_allocate(m, training);
@@ -2515,7 +2550,8 @@ static void gpt2_create(GPT2 *m, const GPT2Config *config, Mesh mesh, int B, int
     activations_lay(m, (char *)m->blocks[BLOCK_ACTIVATIONS]);
     bias_from_fill(m);
     for (int i = 0; i < 2; i++) {
-        CUDA_CHECK(cudaMallocHost((void **)&m->batch_host[i], ((size_t)5 * B * T + 1) * sizeof(int32_t)));
+        size_t bytes = ((size_t)5 * B * T + 1) * sizeof(int32_t);
+        CUDA_CHECK(cudaMallocHost((void **)&m->batch_host[i], bytes));
         CUDA_CHECK(cudaEventCreateWithFlags(&m->batch_copied[i], cudaEventDisableTiming));
     }
     CUDA_CHECK(cudaMallocHost((void **)&m->host_results, (1 + P_COUNT) * sizeof(double)));
@@ -2550,7 +2586,8 @@ static void gpt2_free(GPT2 *m) {
 }
 
 // ----------------------------------------------------------------------------
-// processes: one GPU each; sums between them by NCCL on the stream, or by MPI through pinned host memory
+// processes: one GPU each; sums between them by NCCL on the stream, or by MPI through pinned host
+// memory
 //
 // A process alone starts neither. NCCL refuses two ranks on one GPU; `-cm mpi` does not.
 
@@ -2574,7 +2611,9 @@ static MPI_Op bf16_sum; // MPI has no bf16
 static void bf16_sum_function(void *in, void *inout, int *n, MPI_Datatype *type) {
     const __nv_bfloat16 *x = (const __nv_bfloat16 *)in;
     __nv_bfloat16 *y = (__nv_bfloat16 *)inout;
-    for (int i = 0; i < *n; i++) y[i] = __float2bfloat16_rn(__bfloat162float(x[i]) + __bfloat162float(y[i]));
+    for (int i = 0; i < *n; i++) {
+        y[i] = __float2bfloat16_rn(__bfloat162float(x[i]) + __bfloat162float(y[i]));
+    }
     (void)type;
 }
 #endif
@@ -2588,7 +2627,8 @@ static void comm_open(const Mesh *mesh, int choice) {
     if (choice == COMM_AUTO) comm_kind = COMM_NCCL;
 #else
     if (choice == COMM_NCCL) {
-        fail("-cm nccl: not built in (NVIDIA's CUDA repository: apt-get install libnccl-dev, then make again)");
+        fail("-cm nccl: not built in (NVIDIA's CUDA repository: apt-get install libnccl-dev, then "
+             "make again)");
     }
     comm_kind = COMM_MPI;
 #endif
@@ -2623,8 +2663,8 @@ static void comm_close(void) {
     comm_kind = COMM_AUTO;
 }
 
-// Waits until the stream has done all it was given, and looks at NCCL meanwhile: a rank that died, or a network that broke,
-// shows there, while the stream would wait for ever.
+// Waits until the stream has done all it was given, and looks at NCCL meanwhile: a rank that died,
+// or a network that broke, shows there, while the stream would wait for ever.
 static void stream_wait(GPT2 *m) {
 #ifdef USE_NCCL
     if (comm_kind == COMM_NCCL) {
@@ -2654,11 +2694,14 @@ static void mpi_reduce(GPT2 *m, int which, char *x, size_t n, Element element, i
     if (!m->mpi_buffer) CUDA_CHECK(cudaMallocHost(&m->mpi_buffer, MPI_PIECE));
     for (size_t done = 0; done < n; done += piece) {
         size_t here = n - done < piece ? n - done : piece;
-        CUDA_CHECK(cudaMemcpyAsync(m->mpi_buffer, x + done * size, here * size, cudaMemcpyDeviceToHost, gpu.stream));
+        CUDA_CHECK(cudaMemcpyAsync(m->mpi_buffer, x + done * size, here * size,
+                                   cudaMemcpyDeviceToHost, gpu.stream));
         CUDA_CHECK(cudaStreamSynchronize(gpu.stream));
-        MPI_CHECK(MPI_Allreduce(MPI_IN_PLACE, m->mpi_buffer, (int)here, is_float ? MPI_FLOAT : MPI_UINT16_T, op,
+        MPI_CHECK(MPI_Allreduce(MPI_IN_PLACE, m->mpi_buffer, (int)here,
+                                is_float ? MPI_FLOAT : MPI_UINT16_T, op,
                                 mesh_comm(&m->mesh, which)));
-        CUDA_CHECK(cudaMemcpyAsync(x + done * size, m->mpi_buffer, here * size, cudaMemcpyHostToDevice, gpu.stream));
+        CUDA_CHECK(cudaMemcpyAsync(x + done * size, m->mpi_buffer, here * size,
+                                   cudaMemcpyHostToDevice, gpu.stream));
     }
     CUDA_CHECK(cudaStreamSynchronize(gpu.stream)); // the buffer is about to be used again
 #else
@@ -2666,14 +2709,18 @@ static void mpi_reduce(GPT2 *m, int which, char *x, size_t n, Element element, i
 #endif
 }
 
-// Sums n elements (or takes the largest, of floats) in place over a group; every process gets the same bits.
-static void group_reduce(GPT2 *m, int which, void *x, size_t n, Element element, int largest, cudaStream_t on) {
+// Sums n elements (or takes the largest, of floats) in place over a group; every process gets the
+// same bits.
+static void group_reduce(GPT2 *m, int which, void *x, size_t n, Element element, int largest,
+                         cudaStream_t on) {
     if (mesh_size(&m->mesh, which) == 1 || n == 0) return;
     if (comm_kind == COMM_MPI) mpi_reduce(m, which, (char *)x, n, element, largest);
 #ifdef USE_NCCL
-    size_t count = HOST_FAULT(FAULT_COUNT_IN_BYTES) ? n * element_size(element) : n; // NCCL counts elements
+    size_t count = HOST_FAULT(FAULT_COUNT_IN_BYTES) ? n * element_size(element)
+                                                    : n; // NCCL counts elements
     if (comm_kind == COMM_NCCL) {
-        NCCL_CHECK(ncclAllReduce(x, x, count, nccl_type(element), largest ? ncclMax : ncclSum, nccl_comms[which], on));
+        NCCL_CHECK(ncclAllReduce(x, x, count, nccl_type(element), largest ? ncclMax : ncclSum,
+                                 nccl_comms[which], on));
     }
 #else
     (void)on;
@@ -2684,7 +2731,8 @@ static void group_reduce(GPT2 *m, int which, void *x, size_t n, Element element,
 static void replicas_gather(GPT2 *m, real *x) {
     if (comm_kind == COMM_NCCL) {
 #ifdef USE_NCCL
-        NCCL_CHECK(ncclAllGather(x + m->owned_begin, x, m->owned_size, nccl_type(ELEMENT_REAL), nccl_comms[MESH_DP], gpu.stream));
+        NCCL_CHECK(ncclAllGather(x + m->owned_begin, x, m->owned_size, nccl_type(ELEMENT_REAL),
+                                 nccl_comms[MESH_DP], gpu.stream));
 #endif
         return;
     }
@@ -2695,10 +2743,12 @@ static void replicas_gather(GPT2 *m, real *x) {
         for (size_t done = 0; done < bytes; done += MPI_PIECE) {
             size_t here = bytes - done < MPI_PIECE ? bytes - done : MPI_PIECE;
             char *at = (char *)x + owner * bytes + done;
-            CUDA_CHECK(cudaMemcpyAsync(m->mpi_buffer, at, here, cudaMemcpyDeviceToHost, gpu.stream));
+            CUDA_CHECK(
+                cudaMemcpyAsync(m->mpi_buffer, at, here, cudaMemcpyDeviceToHost, gpu.stream));
             CUDA_CHECK(cudaStreamSynchronize(gpu.stream));
             MPI_CHECK(MPI_Bcast(m->mpi_buffer, (int)here, MPI_BYTE, owner, m->mesh.dp));
-            CUDA_CHECK(cudaMemcpyAsync(at, m->mpi_buffer, here, cudaMemcpyHostToDevice, gpu.stream));
+            CUDA_CHECK(
+                cudaMemcpyAsync(at, m->mpi_buffer, here, cudaMemcpyHostToDevice, gpu.stream));
             CUDA_CHECK(cudaStreamSynchronize(gpu.stream));
         }
     }
@@ -2754,10 +2804,14 @@ static void spans_collect(GPT2 *m) {
     m->span_count = 0;
 }
 
-static int network_emulated(const GPT2 *m) { return m->options.network.latency_us > 0 || m->options.network.gbits > 0; }
+static int network_emulated(const GPT2 *m) {
+    return m->options.network.latency_us > 0 || m->options.network.gbits > 0;
+}
 
-// Sums x (n) over the processes of the TP group on stream `on`, as slowly as the emulated network. clock: see GPT2.
-static void allreduce_launch(GPT2 *m, void *x, size_t n, Element element, int largest, cudaStream_t on, unsigned long long *clock) {
+// Sums x (n) over the processes of the TP group on stream `on`, as slowly as the emulated network.
+// clock: see GPT2.
+static void allreduce_launch(GPT2 *m, void *x, size_t n, Element element, int largest,
+                             cudaStream_t on, unsigned long long *clock) {
     if (network_emulated(m)) LAUNCH(network_begin_kernel, 1, 1, 0, on, clock);
     group_reduce(m, MESH_TP, x, n, element, largest, on);
     if (!network_emulated(m)) return;
@@ -2765,9 +2819,12 @@ static void allreduce_launch(GPT2 *m, void *x, size_t n, Element element, int la
     LAUNCH(network_wait_kernel, 1, 1, 0, on, clock, (unsigned long long)(1e9 * seconds));
 }
 
-// Whether an all-reduce is anything to wait for: not where there is nobody to talk to, nor where the parts of all ranks are in
-// this process, which were added up before or are by the kernel that comes next, unless a network is emulated.
-static int ranks_wait(const GPT2 *m) { return m->config.R > 1 && (m->mesh.group > 1 || network_emulated(m)); }
+// Whether an all-reduce is anything to wait for: not where there is nobody to talk to, nor where
+// the parts of all ranks are in this process, which were added up before or are by the kernel that
+// comes next, unless a network is emulated.
+static int ranks_wait(const GPT2 *m) {
+    return m->config.R > 1 && (m->mesh.group > 1 || network_emulated(m));
+}
 
 static void allreduce_count(GPT2 *m, int kind, size_t n, Element element) {
     if (m->config.R == 1) return; // nothing was communicated
@@ -2786,9 +2843,9 @@ static void allreduce(GPT2 *m, int kind, void *x, size_t n, Element element, int
     CUDA_CHECK(cudaEventRecord(span->end, gpu.stream));
 }
 
-// The same in two halves, between which the caller computes and leaves x alone; only the wait that is left counts as its time.
-// One at a time, and no other between them: NCCL wants the calls on a communicator in one order. Through MPI there is no second
-// half: the host would be busy with it.
+// The same in two halves, between which the caller computes and leaves x alone; only the wait that
+// is left counts as its time. One at a time, and no other between them: NCCL wants the calls on a
+// communicator in one order. Through MPI there is no second half: the host would be busy with it.
 static void allreduce_begin(GPT2 *m, int kind, real *x, size_t n) {
     RANGE();
     m->hidden_kind = kind;
@@ -2814,7 +2871,7 @@ static void allreduce_end(GPT2 *m) {
 }
 
 // ----------------------------------------------------------------------------
-// sub-blocks: attention (even k) and MLP (odd k) differ only in what stands between their two matrices
+// sub-blocks: attention (even k) and MLP (odd k) differ in what stands between their two matrices
 
 // Their parameters: [0] attention, [1] MLP.
 typedef struct { int ln_w, ln_b, in_w, in_b, out_w, out_b; } SubParams;
@@ -2825,15 +2882,19 @@ static const SubParams sub_params[2] = {
 
 static size_t stream_size(const GPT2 *m) { return (size_t)m->B * m->T * m->config.C; }
 // From one rank's copy of value v to the next's: 0 where all have the same.
-static size_t value_stride(const GPT2 *m, int v) { return m->values[v].copies > 1 ? stream_size(m) : 0; }
+static size_t value_stride(const GPT2 *m, int v) {
+    return m->values[v].copies > 1 ? stream_size(m) : 0;
+}
 static real *value_at(const GPT2 *m, int v) { return m->values[v].at; }
 static int stream_read(const GPT2 *m, int k) { return V_STREAM + m->plan.reads[k]; }
 
 static AttentionShape attention_shape(const GPT2 *m) {
-    return AttentionShape{m->F * m->B, m->T, m->config.NH / m->config.R, m->config.C / m->config.NH};
+    return AttentionShape{m->F * m->B, m->T, m->config.NH / m->config.R,
+                          m->config.C / m->config.NH};
 }
 
-// Which tensors, and which layer of them, hold the LayerNorm that sub-block k begins with; the final one for k = 2L.
+// Which tensors, and which layer of them, hold the LayerNorm that sub-block k begins with; the
+// final one for k = 2L.
 typedef struct { int w, b, layer; } NormTensors;
 static NormTensors norm_tensors(const GPT2 *m, int k) {
     const SubParams *p = &sub_params[k % 2];
@@ -2849,13 +2910,16 @@ static Norm norm_of(GPT2 *m, int k) {
 
 // A Merge that so far adds up nothing.
 static Merge merge_of(const GPT2 *m, real *out, int copies) {
-    Merge g;
-    memset(&g, 0, sizeof g);
-    g.out = out, g.copies = copies;
-    g.base_rows = g.rows = m->B * m->T;
-    g.base_scale = g.parts_scale = g.bias_scale = g.share = 1;
-    g.C = m->config.C;
-    return g;
+    int rows = m->B * m->T;
+    return Merge{.out = out, .base_rows = rows, .base_scale = 1, .parts_scale = 1, .share = 1,
+                 .bias_scale = 1, .copies = copies, .rows = rows, .C = m->config.C};
+}
+
+// Adds scale times value v, each copy of the outcome its own copy of it.
+static void merge_base(const GPT2 *m, Merge *g, int v, double scale) {
+    g->base = value_at(m, v);
+    g->base_stride = value_stride(m, v);
+    g->base_scale = (float)scale;
 }
 
 // Partial outputs of all folded ranks (F, B,T,C), no output bias:
@@ -2866,22 +2930,22 @@ static void subblock_forward(GPT2 *m, int k, real *to, int add) {
     const SubParams *p = &sub_params[k % 2];
     int layer = k / 2, rows = m->B * m->T, C = m->config.C, mlp = k % 2;
     size_t inner = (size_t)rows * s->inner_width, outer = (size_t)rows * s->outer_width;
-    Matmul in = {};
-    in.out = s->inner, in.out_stride = inner;
-    in.a = s->normed, in.a_stride = value_stride(m, stream_read(m, k));
-    in.b = param_at(m, p->in_w, layer), in.b_stride = param_stride(m, p->in_w), in.b_transposed = 1;
-    in.bias = param_at(m, p->in_b, layer), in.bias_stride = param_stride(m, p->in_b);
-    in.M = rows, in.N = s->inner_width, in.K = C, in.batch = m->F;
-    if (mlp && gpu.fuses_gelu) in.out = s->outer, in.before_gelu = s->inner;
+    int fused = mlp && gpu.fuses_gelu; // the product writes both sides of GELU
+    Matmul in = {.out = fused ? s->outer : s->inner, .out_stride = inner, .a = s->normed,
+                 .b = param_at(m, p->in_w, layer),
+                 .a_stride = value_stride(m, stream_read(m, k)),
+                 .b_stride = param_stride(m, p->in_w), .b_transposed = 1,
+                 .bias = param_at(m, p->in_b, layer), .bias_stride = param_stride(m, p->in_b),
+                 .before_gelu = fused ? s->inner : NULL,
+                 .M = rows, .N = s->inner_width, .K = C, .batch = m->F};
     matmul(in, m->workspace);
     if (!mlp) attention_forward(s->outer, s->lse, s->inner, attention_shape(m), gpu.stream);
     else if (!gpu.fuses_gelu) gelu_forward(s->outer, s->inner, m->F * inner);
 
-    Matmul out = {};
-    out.out = to, out.out_stride = stream_size(m);
-    out.a = s->outer, out.a_stride = outer;
-    out.b = param_at(m, p->out_w, layer), out.b_stride = param_stride(m, p->out_w), out.b_transposed = 1;
-    out.M = rows, out.N = C, out.K = s->outer_width, out.batch = m->F, out.accumulate = add;
+    Matmul out = {.out = to, .out_stride = stream_size(m), .a = s->outer,
+                  .b = param_at(m, p->out_w, layer), .a_stride = outer,
+                  .b_stride = param_stride(m, p->out_w), .b_transposed = 1,
+                  .M = rows, .N = C, .K = s->outer_width, .batch = m->F, .accumulate = add};
     matmul(out, m->workspace);
 }
 
@@ -2889,16 +2953,18 @@ static void subblock_forward(GPT2 *m, int k, real *to, int add) {
 static void subblock_again(GPT2 *m, int k) {
     const SubBlock *s = &m->subs[k];
     int rows = m->B * m->T;
-    if (m->options.recompute > 1) norm_again(norm_of(m, k), value_at(m, stream_read(m, k)), s->copies, rows, m->config.C);
-    if (m->options.recompute > 0 && k % 2) gelu_forward(s->outer, s->inner, (size_t)m->F * rows * s->inner_width);
+    if (m->options.recompute > 1)
+        norm_again(norm_of(m, k), value_at(m, stream_read(m, k)), s->copies, rows, m->config.C);
+    if (m->options.recompute > 0 && k % 2)
+        gelu_forward(s->outer, s->inner, (size_t)m->F * rows * s->inner_width);
 }
 
-// From the gradients `dpartial` of the ranks' partial outputs, dpartial_stride apart, to those of the
-// streams they read, written to dstream (F, B,T,C), or added to it if add_stream, and of their
+// From the gradients `dpartial` of the ranks' partial outputs, dpartial_stride apart, to those of
+// the streams they read, written to dstream (F, B,T,C), or added to it if add_stream, and of their
 // parameters (added to if add_grads), without the input matrix and its bias: dinner waits for
 // subblock_weight_backward.
-static void subblock_backward(GPT2 *m, int k, const real *dpartial, size_t dpartial_stride, real *dstream,
-                              int add_stream, int add_grads) {
+static void subblock_backward(GPT2 *m, int k, const real *dpartial, size_t dpartial_stride,
+                              real *dstream, int add_stream, int add_grads) {
     RANGE();
     const SubBlock *s = &m->subs[k];
     const SubParams *p = &sub_params[k % 2];
@@ -2906,38 +2972,38 @@ static void subblock_backward(GPT2 *m, int k, const real *dpartial, size_t dpart
     size_t inner = (size_t)rows * s->inner_width, outer = (size_t)rows * s->outer_width;
     subblock_again(m, k);
 
-    Matmul dout_w = {};
-    dout_w.out = grad_at(m, p->out_w, layer), dout_w.out_stride = param_stride(m, p->out_w), dout_w.out_float = 1;
-    dout_w.a = dpartial, dout_w.a_stride = dpartial_stride, dout_w.a_transposed = 1;
-    dout_w.b = s->outer, dout_w.b_stride = outer;
-    dout_w.M = C, dout_w.N = s->outer_width, dout_w.K = rows, dout_w.batch = F, dout_w.accumulate = add_grads;
+    Matmul dout_w = {.out = grad_at(m, p->out_w, layer), .out_stride = param_stride(m, p->out_w),
+                     .out_float = 1, .a = dpartial, .b = s->outer, .a_stride = dpartial_stride,
+                     .b_stride = outer, .a_transposed = 1, .M = C, .N = s->outer_width, .K = rows,
+                     .batch = F, .accumulate = add_grads};
     matmul(dout_w, m->workspace);
 
-    Matmul douter = {};
-    douter.out = mlp && gpu.fuses_gelu ? m->dinner : m->douter, douter.out_stride = outer;
-    douter.a = dpartial, douter.a_stride = dpartial_stride;
-    douter.b = param_at(m, p->out_w, layer), douter.b_stride = param_stride(m, p->out_w);
-    douter.M = rows, douter.N = s->outer_width, douter.K = C, douter.batch = F;
-    if (mlp && gpu.fuses_gelu) douter.gelu_in = s->inner;
+    int fused = mlp && gpu.fuses_gelu; // the product goes on through GELU
+    Matmul douter = {.out = fused ? m->dinner : m->douter, .out_stride = outer, .a = dpartial,
+                     .b = param_at(m, p->out_w, layer), .a_stride = dpartial_stride,
+                     .b_stride = param_stride(m, p->out_w), .gelu_in = fused ? s->inner : NULL,
+                     .M = rows, .N = s->outer_width, .K = C, .batch = F};
     matmul(douter, m->workspace);
-    if (!mlp) attention_backward(m->dinner, m->delta, m->douter, s->outer, s->lse, s->inner, attention_shape(m), gpu.stream);
+    if (!mlp)
+        attention_backward(m->dinner, m->delta, m->douter, s->outer, s->lse, s->inner,
+                           attention_shape(m), gpu.stream);
     else if (!gpu.fuses_gelu) gelu_backward(m->dinner, m->douter, s->inner, F * inner);
 
-    Matmul dnormed = {};
-    dnormed.out = m->dnormed, dnormed.out_stride = stream_size(m);
-    dnormed.a = m->dinner, dnormed.a_stride = inner;
-    dnormed.b = param_at(m, p->in_w, layer), dnormed.b_stride = param_stride(m, p->in_w);
-    dnormed.M = rows, dnormed.N = C, dnormed.K = s->inner_width, dnormed.batch = F;
+    Matmul dnormed = {.out = m->dnormed, .out_stride = stream_size(m), .a = m->dinner,
+                      .b = param_at(m, p->in_w, layer), .a_stride = inner,
+                      .b_stride = param_stride(m, p->in_w), .M = rows, .N = C,
+                      .K = s->inner_width, .batch = F};
     matmul(dnormed, m->workspace);
 
-    NormBackward norm = {};
-    norm.dx = dstream, norm.add_dx = add_stream, norm.dout = m->dnormed;
     NormTensors t = norm_tensors(m, k);
-    norm.x = value_at(m, stream_read(m, k)), norm.x_stride = value_stride(m, stream_read(m, k));
-    norm.mean = s->mean, norm.rstd = s->rstd, norm.stats_stride = s->copies > 1 ? rows : 0;
-    norm.w = param_at(m, t.w, t.layer), norm.partial = m->sums_scratch;
-    norm.rows = rows, norm.C = C;
-    norm_backward(norm, grad_at(m, t.w, t.layer), grad_at(m, t.b, t.layer), grad_stride(m, t.w), F, add_grads);
+    NormBackward norm = {.dx = dstream, .add_dx = add_stream, .dout = m->dnormed,
+                         .x = value_at(m, stream_read(m, k)), .mean = s->mean, .rstd = s->rstd,
+                         .x_stride = value_stride(m, stream_read(m, k)),
+                         .stats_stride = s->copies > 1 ? (size_t)rows : 0,
+                         .w = param_at(m, t.w, t.layer), .partial = m->sums_scratch,
+                         .rows = rows, .C = C};
+    norm_backward(norm, grad_at(m, t.w, t.layer), grad_at(m, t.b, t.layer), grad_stride(m, t.w), F,
+                  add_grads);
 }
 
 // The rest: gradients of the input matrix and its bias.
@@ -2946,51 +3012,71 @@ static void subblock_weight_backward(GPT2 *m, int k, int add_grads) {
     const SubBlock *s = &m->subs[k];
     const SubParams *p = &sub_params[k % 2];
     int layer = k / 2, rows = m->B * m->T, width = s->inner_width;
-    Matmul din_w = {};
-    din_w.out = grad_at(m, p->in_w, layer), din_w.out_stride = param_stride(m, p->in_w), din_w.out_float = 1;
-    din_w.a = m->dinner, din_w.a_stride = (size_t)rows * width, din_w.a_transposed = 1;
-    din_w.b = s->normed, din_w.b_stride = value_stride(m, stream_read(m, k));
-    din_w.M = width, din_w.N = m->config.C, din_w.K = rows, din_w.batch = m->F, din_w.accumulate = add_grads;
+    Matmul din_w = {.out = grad_at(m, p->in_w, layer), .out_stride = param_stride(m, p->in_w),
+                    .out_float = 1, .a = m->dinner, .b = s->normed,
+                    .a_stride = (size_t)rows * width,
+                    .b_stride = value_stride(m, stream_read(m, k)), .a_transposed = 1,
+                    .M = width, .N = m->config.C, .K = rows, .batch = m->F,
+                    .accumulate = add_grads};
     matmul(din_w, m->workspace);
-    bias_backward(grad_at(m, p->in_b, layer), param_stride(m, p->in_b), 1, m->dinner, m->F, rows, width, add_grads, m->sums_scratch);
+    bias_backward(grad_at(m, p->in_b, layer), param_stride(m, p->in_b), 1, m->dinner, m->F, rows,
+                  width, add_grads, m->sums_scratch);
 }
 
 // ----------------------------------------------------------------------------
 // steps: what the plan asks for (see tp_blocks.h)
 
-// Where other processes have parts of merge g too, g is left with one part: what the folded ranks
-// bring, added up in place by `parts_fold`. Base and bias, which are added once and not by every
-// process, stay for the end.
-static void parts_fold(GPT2 *m, const Merge *g, real *parts) {
-    Merge mine = *g;
-    if (m->mesh.group == 1) return;
-    mine.out = parts, mine.copies = 1, mine.base = NULL, mine.bias = NULL;
-    if (m->F > 1 || mine.owns) merge(mine);
+// What a step adds up, where all parts are in this process.
+static Merge merge_of_step(const GPT2 *m, const Step *s) {
+    int own = s->how == SUM_OWN;
+    Merge g = merge_of(m, value_at(m, s->to), m->values[s->to].copies);
+    if (s->parts) {
+        g.parts = value_at(m, s->parts);
+        g.count = own ? 1 : m->F;
+        g.step = own;
+    }
+    if (s->from && !own && !value_is_shared(&m->plan, s->from)) { // every rank brings its own
+        g.owns = value_at(m, s->from);
+        g.own_stride = value_stride(m, s->from);
+        g.share = (float)s->scale;
+    } else if (s->from) {
+        merge_base(m, &g, s->from, s->scale);
+    }
+    if (s->end > s->first) g.bias = m->bias_sums + (size_t)(s->end - 1) * m->config.C;
+    g.bias_scale = HOST_FAULT(FAULT_BIAS_PER_RANK) && !own ? m->config.R : (float)s->bias;
+    return g;
 }
 
+// Where other processes have parts of merge g too: adds up, in place, what the folded ranks bring.
+// Base and bias, which are added once and not by every process, stay for the end.
+static void parts_fold(const GPT2 *m, const Merge *g, real *parts) {
+    Merge mine = *g;
+    mine.out = parts;
+    mine.copies = 1;
+    mine.base = NULL;
+    mine.bias = NULL;
+    if (m->mesh.group > 1 && (m->F > 1 || mine.owns)) merge(mine);
+}
+
+// The same merge after that, and after the sum over processes: one part is left.
 static void parts_folded(const GPT2 *m, Merge *g) {
     if (m->mesh.group == 1) return;
-    g->count = 1, g->owns = NULL;
+    g->count = 1;
+    g->owns = NULL;
 }
 
 static void step_sum(GPT2 *m, const Step *s) {
     RANGE();
-    int own = s->how == SUM_OWN, every_rank = s->from && !value_is_shared(&m->plan, s->from);
     int reader = s->to >= V_STREAM ? m->plan.reader[s->to - V_STREAM] : -1;
     int traffic = s->to == V_G ? TRAFFIC_BACKWARD : TRAFFIC_FORWARD;
-    real *parts = value_at(m, s->parts), *from = value_at(m, s->from);
-    Merge g = merge_of(m, value_at(m, s->to), m->values[s->to].copies);
-    if (s->parts) g.parts = parts, g.count = own ? 1 : m->F, g.step = own;
-    if (every_rank && !own) g.owns = from, g.own_stride = value_stride(m, s->from), g.share = (float)s->scale;
-    else if (s->from) g.base = from, g.base_stride = value_stride(m, s->from), g.base_scale = (float)s->scale;
-    if (s->end > s->first) g.bias = m->bias_sums + (size_t)(s->end - 1) * m->config.C;
-    g.bias_scale = HOST_FAULT(FAULT_BIAS_PER_RANK) && !own ? m->config.R : (float)s->bias;
-    if (s->how == SUM_WHOLE || s->how == SUM_BEGIN) parts_fold(m, &g, parts);
+    real *parts = value_at(m, s->parts);
+    Merge g = merge_of_step(m, s);
+    if (step_is_merge(s)) parts_fold(m, &g, parts);
     if (s->how == SUM_WHOLE) allreduce(m, traffic, parts, stream_size(m), ELEMENT_REAL, 0);
     if (s->how == SUM_BEGIN) allreduce_begin(m, traffic, parts, stream_size(m));
     if (s->how == SUM_BEGIN) return;
     if (s->how == SUM_END) allreduce_end(m);
-    if (!own) parts_folded(m, &g);
+    if (s->how != SUM_OWN) parts_folded(m, &g);
     if (reader < 0) merge(g);
     else merge_norm(g, norm_of(m, reader)); // normed for the first sub-block that reads it
 }
@@ -2998,7 +3084,7 @@ static void step_sum(GPT2 *m, const Step *s) {
 // Sub-block k reads a stream that was normed for another one.
 static void stream_norm(GPT2 *m, int k) {
     Merge again = merge_of(m, NULL, m->subs[k].copies);
-    again.base = value_at(m, stream_read(m, k)), again.base_stride = value_stride(m, stream_read(m, k));
+    merge_base(m, &again, stream_read(m, k), 1);
     merge_norm(again, norm_of(m, k));
 }
 
@@ -3008,7 +3094,8 @@ static void step_bias(GPT2 *m, const Step *s, int add_grads) {
     size_t stride = m->partials_size;
     float *grad = grad_at(m, sub_params[s->k % 2].out_b, s->k / 2), *scratch = m->sums_scratch;
     int first = m->rank0 == 0 && s->from != s->parts; // ranks that differ from the others: 1 or 0
-    if (first) bias_backward(grad, 0, (float)s->scale, value_at(m, s->from), 1, rows, C, add, scratch);
+    if (first)
+        bias_backward(grad, 0, (float)s->scale, value_at(m, s->from), 1, rows, C, add, scratch);
     if (s->parts && first < m->F) {
         const real *d = value_at(m, s->parts) + first * value_stride(m, s->parts);
         bias_backward(grad + first * stride, stride, 1, d, m->F - first, rows, C, add, scratch);
@@ -3018,17 +3105,20 @@ static void step_bias(GPT2 *m, const Step *s, int add_grads) {
     }
 }
 
-// The matrices and the inner bias of sub-block k have their gradients of this update, but for the sum over data-parallel
-// replicas: it goes on beside the compute stream. Tensors of which ranks have partial gradients come later.
+// The matrices and the inner bias of sub-block k have their gradients of this update, but for the
+// sum over data-parallel replicas: it goes on beside the compute stream. Tensors of which ranks
+// have partial gradients come later.
 static void replica_sums_begin(GPT2 *m, int k) {
     RANGE();
-    const int tensors[3] = {sub_params[k % 2].in_w, sub_params[k % 2].in_b, sub_params[k % 2].out_w};
+    const int tensors[3] = {sub_params[k % 2].in_w, sub_params[k % 2].in_b,
+                            sub_params[k % 2].out_w};
     if (m->mesh.DP == 1 || comm_kind != COMM_NCCL) return;
     CUDA_CHECK(cudaEventRecord(m->ready, gpu.stream));
     CUDA_CHECK(cudaStreamWaitEvent(gpu.replica_stream, m->ready, 0));
     for (int i = 0; i < 3; i++) {
         size_t n = spec_layer_size(&m->local[tensors[i]]) * parts_of(m, tensors[i]);
-        group_reduce(m, MESH_DP, grad_at(m, tensors[i], k / 2), n, ELEMENT_FLOAT, 0, gpu.replica_stream);
+        group_reduce(m, MESH_DP, grad_at(m, tensors[i], k / 2), n, ELEMENT_FLOAT, 0,
+                     gpu.replica_stream);
     }
     m->replica_sums_begun = 1;
 }
@@ -3043,8 +3133,8 @@ static void steps_run(GPT2 *m, const Steps *steps, int add_grads) {
         case STEP_SUM: step_sum(m, s); break;
         case STEP_BIAS: step_bias(m, s, add_grads); break;
         case STEP_BACK:
-            subblock_backward(m, s->k, value_at(m, s->from), value_stride(m, s->from), value_at(m, s->to), s->add,
-                              add_grads);
+            subblock_backward(m, s->k, value_at(m, s->from), value_stride(m, s->from),
+                              value_at(m, s->to), s->add, add_grads);
             break;
         case STEP_WEIGHT:
             subblock_weight_backward(m, s->k, add_grads);
@@ -3055,8 +3145,9 @@ static void steps_run(GPT2 *m, const Steps *steps, int add_grads) {
 }
 
 // ----------------------------------------------------------------------------
-// embedding and head, which share wte. Either every rank has all of it, or its rows are cut over the tensor ranks
-// (`-vp 1`; Megatron-LM, arXiv 1909.08053, section 3), and a rank embeds and scores the tokens it has the rows of.
+// embedding and head, which share wte. Either every rank has all of it, or its rows are cut over
+// the tensor ranks (`-vp 1`; Megatron-LM, arXiv 1909.08053, section 3), and a rank embeds and
+// scores the tokens it has the rows of.
 
 typedef struct { int first, count; } TokenRange;
 
@@ -3067,15 +3158,21 @@ static TokenRange vocab_range(const GPT2 *m, int f) {
     return TokenRange{first, left < 0 ? 0 : min(left, m->vocab_width)};
 }
 
-static real *logits_part(const GPT2 *m, int f) { return m->logits + (size_t)f * m->B * m->T * m->vocab_width; }
-static size_t wte_part(const GPT2 *m, int f) { return m->flat.begin[P_wte] + f * spec_layer_size(&m->local[P_wte]); }
+static real *logits_part(const GPT2 *m, int f) {
+    return m->logits + (size_t)f * m->B * m->T * m->vocab_width;
+}
+static size_t wte_part(const GPT2 *m, int f) {
+    return m->flat.begin[P_wte] + f * spec_layer_size(&m->local[P_wte]);
+}
 
-// Sorts the rows of a micro-batch by token, for embedding_backward, and sends all of it to the GPU in one copy.
+// Sorts the rows of a micro-batch by token, for embedding_backward, and sends all of it to the GPU
+// in one copy.
 static void batch_send(GPT2 *m, const int32_t *tokens, const int32_t *targets, int rows) {
     int V = m->config.V, groups = 0, turn = m->batch_turn ^= 1;
-    int32_t *host = m->batch_host[turn], *order = host + 2 * rows, *group_token = order + rows, *group_begin = group_token + rows;
+    int32_t *host = m->batch_host[turn], *order = host + 2 * rows;
+    int32_t *group_token = order + rows, *group_begin = group_token + rows;
     int32_t *at = m->token_count; // (V+1) becomes where the next row of each token goes
-    CUDA_CHECK(cudaEventSynchronize(m->batch_copied[turn])); // the copy before last has left this buffer
+    CUDA_CHECK(cudaEventSynchronize(m->batch_copied[turn])); // until the last copy has left it
     memcpy(host, tokens, rows * sizeof *tokens);
     memcpy(host + rows, targets ? targets : tokens, rows * sizeof *tokens);
     memset(at, 0, (size_t)(V + 1) * sizeof *at);
@@ -3086,7 +3183,8 @@ static void batch_send(GPT2 *m, const int32_t *tokens, const int32_t *targets, i
     }
     group_begin[groups] = rows;
     for (int i = 0; i < rows; i++) order[at[tokens[i]]++] = i;
-    CUDA_CHECK(cudaMemcpyAsync(m->batch_data, host, ((size_t)5 * rows + 1) * sizeof *host, cudaMemcpyHostToDevice, gpu.stream));
+    CUDA_CHECK(cudaMemcpyAsync(m->batch_data, host, ((size_t)5 * rows + 1) * sizeof *host,
+                               cudaMemcpyHostToDevice, gpu.stream));
     CUDA_CHECK(cudaEventRecord(m->batch_copied[turn], gpu.stream));
     const int32_t *data = m->batch_data;
     m->batch = Batch{data, data + rows, data + 2 * rows, data + 3 * rows, data + 4 * rows, groups};
@@ -3099,11 +3197,14 @@ static void tokens_embed(GPT2 *m) {
     real *parts = value_at(m, V_O0);
     for (int f = 0; f < m->vocab_parts; f++) {
         TokenRange r = vocab_range(m, f);
-        embedding_forward(parts + f * n, m->batch.tokens, m->params + wte_part(m, f), r.first, r.count, rows, C);
+        embedding_forward(parts + f * n, m->batch.tokens, m->params + wte_part(m, f), r.first,
+                          r.count, rows, C);
     }
     Merge all = merge_of(m, value_at(m, V_STREAM), 1);
-    all.parts = parts, all.count = m->vocab_parts;
-    all.base = param_at(m, P_wpe, 0), all.base_rows = m->T; // row r is position r % T
+    all.parts = parts;
+    all.count = m->vocab_parts;
+    all.base = param_at(m, P_wpe, 0);
+    all.base_rows = m->T; // row r is position r % T
     if (m->vocab_cut) {
         parts_fold(m, &all, parts);
         parts_folded(m, &all);
@@ -3112,39 +3213,47 @@ static void tokens_embed(GPT2 *m) {
     merge_norm(all, norm_of(m, 0));
 }
 
-// Logits of the last forward pass, of all parts of the vocabulary. Columns past a part's tokens come out as zero.
+// Logits of the last forward pass, of all parts of the vocabulary. Columns past a part's tokens
+// come out as zero.
 static void logits_compute(GPT2 *m) {
-    Matmul head = {};
-    head.out = m->logits, head.out_stride = (size_t)m->B * m->T * m->vocab_width;
-    head.a = m->subs[2 * m->config.L].normed, head.a_stride = 0;
-    head.b = m->params + wte_part(m, 0), head.b_stride = spec_layer_size(&m->local[P_wte]), head.b_transposed = 1;
-    head.M = m->B * m->T, head.N = m->vocab_width, head.K = m->config.C, head.batch = m->vocab_parts;
+    Matmul head = {.out = m->logits, .out_stride = (size_t)m->B * m->T * m->vocab_width,
+                   .a = m->subs[2 * m->config.L].normed, .b = m->params + wte_part(m, 0),
+                   .b_stride = spec_layer_size(&m->local[P_wte]), .b_transposed = 1,
+                   .M = m->B * m->T, .N = m->vocab_width, .K = m->config.C,
+                   .batch = m->vocab_parts};
     matmul(head, m->workspace);
 }
 
-// Losses of all tokens; and the gradients of scale times their mean over the logits, unless scale is 0.
+// Losses of all tokens; and the gradients of scale times their mean over the logits, unless scale
+// is 0.
 static void classify(GPT2 *m, double scale) {
     RANGE();
-    int rows = m->B * m->T, width = m->vocab_width, threads = classifier_threads(width), blocks = ceil_div(rows, BLOCK);
+    int rows = m->B * m->T, width = m->vocab_width, threads = classifier_threads(width),
+        blocks = ceil_div(rows, BLOCK);
     float each = (float)(scale / rows);
     if (!m->vocab_cut) {
-        LAUNCH(classifier_kernel, rows, threads, 0, gpu.stream, m->logits, m->losses, m->batch.targets, each, m->config.V, width);
+        LAUNCH(classifier_kernel, rows, threads, 0, gpu.stream, m->logits, m->losses,
+               m->batch.targets, each, m->config.V, width);
         return;
     }
     for (int f = 0; f < m->vocab_parts; f++) {
         TokenRange r = vocab_range(m, f);
-        LAUNCH(classifier_part_kernel, rows, threads, 0, gpu.stream, logits_part(m, f), m->part_most + (size_t)f * rows,
-               m->part_sums + (size_t)2 * f * rows, m->batch.targets, r.first, r.count, width);
+        LAUNCH(classifier_part_kernel, rows, threads, 0, gpu.stream, logits_part(m, f),
+               m->part_most + (size_t)f * rows, m->part_sums + (size_t)2 * f * rows,
+               m->batch.targets, r.first, r.count, width);
     }
-    LAUNCH(parts_max_kernel, blocks, BLOCK, 0, gpu.stream, m->most, m->part_most, m->vocab_parts, rows);
+    LAUNCH(parts_max_kernel, blocks, BLOCK, 0, gpu.stream, m->most, m->part_most, m->vocab_parts,
+           rows);
     allreduce(m, TRAFFIC_VOCABULARY, m->most, rows, ELEMENT_FLOAT, 1);
-    LAUNCH(parts_rescale_kernel, blocks, BLOCK, 0, gpu.stream, m->part_sums, m->part_most, m->most, m->vocab_parts, rows);
+    LAUNCH(parts_rescale_kernel, blocks, BLOCK, 0, gpu.stream, m->part_sums, m->part_most, m->most,
+           m->vocab_parts, rows);
     allreduce(m, TRAFFIC_VOCABULARY, m->part_sums, 2 * (size_t)rows, ELEMENT_FLOAT, 0);
-    LAUNCH(losses_kernel, blocks, BLOCK, 0, gpu.stream, m->losses, m->lse, m->most, m->part_sums, rows);
+    LAUNCH(losses_kernel, blocks, BLOCK, 0, gpu.stream, m->losses, m->lse, m->most, m->part_sums,
+           rows);
     for (int f = 0; f < m->vocab_parts && scale != 0; f++) {
         TokenRange r = vocab_range(m, f);
-        LAUNCH(classifier_backward_kernel, rows, threads, 0, gpu.stream, logits_part(m, f), m->lse, m->batch.targets, each,
-               r.first, r.count, width);
+        LAUNCH(classifier_backward_kernel, rows, threads, 0, gpu.stream, logits_part(m, f), m->lse,
+               m->batch.targets, each, r.first, r.count, width);
     }
 }
 
@@ -3154,8 +3263,9 @@ static void logits_collect(GPT2 *m, int row, float *out) {
     memset(out, 0, (size_t)m->config.V * sizeof *out);
     for (int f = 0; f < m->vocab_parts; f++) {
         TokenRange r = vocab_range(m, f);
-        CUDA_CHECK(cudaMemcpyAsync(part, logits_part(m, f) + (size_t)row * m->vocab_width, m->vocab_width * sizeof(real),
-                                   cudaMemcpyDeviceToHost, gpu.stream));
+        CUDA_CHECK(cudaMemcpyAsync(part, logits_part(m, f) + (size_t)row * m->vocab_width,
+                                   m->vocab_width * sizeof(real), cudaMemcpyDeviceToHost,
+                                   gpu.stream));
         stream_wait(m);
         for (int v = 0; v < r.count; v++) out[r.first + v] = (float)part[v];
     }
@@ -3168,45 +3278,44 @@ static void logits_collect(GPT2 *m, int row, float *out) {
 
 static void forward_pass(GPT2 *m, const int32_t *tokens, const int32_t *targets, int B, int T) {
     RANGE();
-    m->B = B, m->T = T;
+    m->B = B;
+    m->T = T;
     batch_send(m, tokens, targets, B * T);
-    LAUNCH(bias_sums_kernel, 2 * m->config.L, BLOCK, 0, gpu.stream, m->bias_sums, param_at(m, P_attprojb, 0),
-           param_at(m, P_fcprojb, 0), m->bias_from, m->config.C);
+    LAUNCH(bias_sums_kernel, 2 * m->config.L, BLOCK, 0, gpu.stream, m->bias_sums,
+           param_at(m, P_attprojb, 0), param_at(m, P_fcprojb, 0), m->bias_from, m->config.C);
     tokens_embed(m);
     steps_run(m, &m->plan.forward, 0);
     logits_compute(m);
 }
 
-// From the gradient over the logits, which `classify` left there, to those of all parameters. They replace what the
-// gradients were, or are added to it.
+// From the gradient over the logits, which `classify` left there, to those of all parameters. They
+// replace what the gradients were, or are added to it.
 static void backward_pass(GPT2 *m, int add_grads) {
     RANGE();
     int C = m->config.C, rows = m->B * m->T, width = m->vocab_width;
-    size_t n = stream_size(m), logits = (size_t)rows * width, wte = spec_layer_size(&m->local[P_wte]);
+    size_t n = stream_size(m), logits = (size_t)rows * width,
+           wte = spec_layer_size(&m->local[P_wte]);
     const SubBlock *last = &m->subs[2 * m->config.L];
     real *parts = value_at(m, V_D0), *G = value_at(m, V_G);
-    Matmul dwte = {};
-    dwte.out = m->grads + wte_part(m, 0), dwte.out_stride = wte, dwte.out_float = 1;
-    dwte.a = m->logits, dwte.a_stride = logits, dwte.a_transposed = 1;
-    dwte.b = last->normed, dwte.b_stride = 0;
-    dwte.M = width, dwte.N = C, dwte.K = rows, dwte.batch = m->vocab_parts, dwte.accumulate = add_grads;
+    Matmul dwte = {.out = m->grads + wte_part(m, 0), .out_stride = wte, .out_float = 1,
+                   .a = m->logits, .b = last->normed, .a_stride = logits, .a_transposed = 1,
+                   .M = width, .N = C, .K = rows, .batch = m->vocab_parts,
+                   .accumulate = add_grads};
     matmul(dwte, m->workspace);
-    Matmul dlast = {};
-    dlast.out = parts, dlast.out_stride = n;
-    dlast.a = m->logits, dlast.a_stride = logits;
-    dlast.b = m->params + wte_part(m, 0), dlast.b_stride = wte;
-    dlast.M = rows, dlast.N = C, dlast.K = width, dlast.batch = m->vocab_parts;
+    Matmul dlast = {.out = parts, .out_stride = n, .a = m->logits,
+                    .b = m->params + wte_part(m, 0), .a_stride = logits, .b_stride = wte,
+                    .M = rows, .N = C, .K = width, .batch = m->vocab_parts};
     matmul(dlast, m->workspace);
     if (m->vocab_cut) {
         Merge mine = merge_of(m, parts, 1);
-        mine.parts = parts, mine.count = m->F;
+        mine.parts = parts;
+        mine.count = m->F;
         if (m->F > 1) merge(mine);
         allreduce(m, TRAFFIC_VOCABULARY, parts, n, ELEMENT_REAL, 0);
     }
-    NormBackward norm = {};
-    norm.dx = G, norm.dout = parts, norm.x = value_at(m, stream_read(m, 2 * m->config.L));
-    norm.mean = last->mean, norm.rstd = last->rstd;
-    norm.w = param_at(m, P_lnfw, 0), norm.partial = m->sums_scratch, norm.rows = rows, norm.C = C;
+    NormBackward norm = {.dx = G, .dout = parts, .x = value_at(m, stream_read(m, 2 * m->config.L)),
+                         .mean = last->mean, .rstd = last->rstd, .w = param_at(m, P_lnfw, 0),
+                         .partial = m->sums_scratch, .rows = rows, .C = C};
     norm_backward(norm, grad_at(m, P_lnfw, 0), grad_at(m, P_lnfb, 0), 0, 1, add_grads);
     steps_run(m, &m->plan.backward, add_grads);
     for (int f = 0; f < m->vocab_parts; f++) {
@@ -3220,22 +3329,24 @@ static void loss_mean(GPT2 *m, int add) {
     LAUNCH(loss_mean_kernel, 1, BLOCK, 0, gpu.stream, m->loss_total, m->losses, m->B * m->T, add);
 }
 
-// Logits of tokens (B,T) into m->logits; with targets (B,T), also the losses. Returns their mean in nats, or NaN without
-// targets. B and T are at most those the model was created for.
+// Logits of tokens (B,T) into m->logits; with targets (B,T), also the losses. Returns their mean in
+// nats, or NaN without targets. B and T are at most those the model was created for.
 static double gpt2_forward(GPT2 *m, const int32_t *tokens, const int32_t *targets, int B, int T) {
     RANGE();
     forward_pass(m, tokens, targets, B, T);
     if (!targets) return NAN;
     classify(m, 0);
     loss_mean(m, 0);
-    CUDA_CHECK(cudaMemcpyAsync(m->host_results, m->loss_total, sizeof(double), cudaMemcpyDeviceToHost, gpu.stream));
+    CUDA_CHECK(cudaMemcpyAsync(m->host_results, m->loss_total, sizeof(double),
+                               cudaMemcpyDeviceToHost, gpu.stream));
     stream_wait(m);
     spans_collect(m);
     return m->host_results[0];
 }
 
 // Forward and backward pass of micro-batch number `micro` (from 0) of this replica's `micro_steps`.
-static void gpt2_micro_step(GPT2 *m, const int32_t *tokens, const int32_t *targets, int B, int T, int micro, int micro_steps) {
+static void gpt2_micro_step(GPT2 *m, const int32_t *tokens, const int32_t *targets, int B, int T,
+                            int micro, int micro_steps) {
     RANGE();
     if (micro == 0) m->micro_steps = micro_steps, m->replica_sums_begun = 0;
     m->last_pass = micro == micro_steps - 1;

@@ -259,7 +259,7 @@ static void run_parse(Run *run, int argc, char **argv, int rank) {
     options_parse(&run->options, argc, argv);
 }
 
-// `--plan`: prints the steps of the model's plan instead of running it. No step depends on the data.
+// `--plan`: prints the steps of the model's plan instead of running it. It needs no data.
 static void run_show_plan(Run *run) {
     const Options *o = &run->options;
     GPT2Config c;
@@ -273,7 +273,7 @@ static void run_show_plan(Run *run) {
     if (fflush(stdout) || ferror(stdout)) fail("standard output: %s", strerror(errno));
 }
 
-// From options to all that a run needs. Checks everything that can be wrong before a file is written.
+// From options to all that a run needs. All that can be wrong is checked before a file is written.
 static void run_open(Run *run, int world, int rank) {
     GPT2Config config;
     Options *o = &run->options;

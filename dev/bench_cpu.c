@@ -451,9 +451,12 @@ static void bench_model(const GPT2Config *config, int B, int T) {
         real *parts = m.values[V_O0].at;
         for (size_t i = 0; i < m.F * BTC; i++) parts[i] = (real)(i % BTC % 10);
         allreduce(&m, TRAFFIC_FORWARD, parts, BTC);
-        for (size_t i = 0; i < BTC; i++) worst = larger(worst, (double)parts[i], (double)(i % 10) * m.F, 1);
+        for (size_t i = 0; i < BTC; i++) {
+            worst = larger(worst, (double)parts[i], (double)(i % 10) * m.F, 1);
+        }
         double seconds = MEDIAN_SECONDS(allreduce(&m, TRAFFIC_FORWARD, parts, BTC));
-        report("all-reduce over folded ranks", seconds, (m.F + 1.0) * BTC * sizeof(real), worst, 1e-5);
+        report("all-reduce over folded ranks", seconds, (m.F + 1.0) * BTC * sizeof(real), worst,
+               1e-5);
     }
     double squares = 0, first = (double)m.params.block[5], second = (double)m.grads.block[5];
     for (int p = 0; p < P_COUNT; p++) {

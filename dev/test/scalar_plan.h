@@ -11,8 +11,9 @@ typedef struct {
     int R;
     double (*w)[SCALAR_RANKS], (*e)[SCALAR_RANKS]; // (2L,R)
     double *b;                                     // (2L) output biases
-    double (*v)[SCALAR_RANKS];                     // values, by V_...; shared ones are the same R times
-    double (*dout)[SCALAR_RANKS], *db;             // gradients: of partial outputs (2L,R), biases (2L)
+    double (*v)[SCALAR_RANKS];                     // values, by V_...; shared: the same R times
+    double (*dout)[SCALAR_RANKS];                  // (2L,R) gradients of partial outputs
+    double *db;                                    // (2L) and of output biases
     int open;                                      // V_... whose sum over ranks goes on
     double sum;                                    // and what will come out
     const char *wrong;                             // what was not allowed, or NULL
@@ -37,7 +38,8 @@ static void scalar_open(ScalarPlan *s, const Plan *plan, int R) {
 }
 
 static void scalar_close(ScalarPlan *s) {
-    free(s->w), free(s->e), free(s->dout), free(s->b), free(s->db), free(s->v);
+    void *blocks[] = {s->w, s->e, s->dout, s->b, s->db, s->v};
+    for (int i = 0; i < 6; i++) free(blocks[i]);
 }
 
 static void scalar_sum(ScalarPlan *s, const Step *t) {
@@ -45,17 +47,19 @@ static void scalar_sum(ScalarPlan *s, const Step *t) {
     int from_shared = value_is_shared(s->plan, t->from);
     for (int k = t->first; k < t->end; k++) bias += t->bias * s->b[k];
     for (int i = 0; i < s->R; i++) { // NONE is all zeros
-        double own = (from_shared && t->how != SUM_OWN ? 0 : t->scale * s->v[t->from][i]) + s->v[t->parts][i];
+        int brings = !from_shared || t->how == SUM_OWN; // a `from` of its own
+        double own = (brings ? t->scale * s->v[t->from][i] : 0) + s->v[t->parts][i];
         if (t->how == SUM_OWN) s->v[t->to][i] = own + bias;
         all += own;
     }
     if (t->how == SUM_OWN) return;
-    if (t->how == SUM_END ? s->open != t->parts : s->open != V_NONE) s->wrong = "two sums over ranks at a time";
+    if (s->open != (t->how == SUM_END ? t->parts : V_NONE)) s->wrong = "two sums at a time";
     if (t->how != SUM_END) s->sum = all;
     s->open = t->how == SUM_BEGIN ? t->parts : V_NONE;
     for (int i = 0; i < s->R; i++) {
-        if (t->how == SUM_BEGIN) s->v[t->parts][i] = NAN; // on its way: whoever reads it now is wrong
-        else s->v[t->to][i] = s->sum + (from_shared ? t->scale * s->v[t->from][i] : 0) + bias;
+        double once = from_shared ? t->scale * s->v[t->from][i] : 0;
+        if (t->how == SUM_BEGIN) s->v[t->parts][i] = NAN; // on its way: whoever reads it is wrong
+        else s->v[t->to][i] = s->sum + once + bias;
     }
 }
 
@@ -88,13 +92,16 @@ static double scalar_forward(ScalarPlan *s, double x) {
     return s->v[V_STREAM + s->plan->reads[2 * s->plan->L]][0];
 }
 
-static double scalar_sub(const ScalarPlan *s, int k, int i, double x) { return s->w[k][i] * x + s->e[k][i]; }
+static double scalar_sub(const ScalarPlan *s, int k, int i, double x) {
+    return s->w[k][i] * x + s->e[k][i];
+}
 
 // The same straight from what the letters mean, without a plan.
 static double scalar_defined(const ScalarPlan *s, const char *pattern, int rule, double x) {
     char letters[L_MAX + 1], closes[L_MAX];
     int L = s->plan->L, R = s->R;
-    double start = x, h[SCALAR_RANKS], u[SCALAR_RANKS], before[SCALAR_RANKS], out = 0, bias = 0, late = x;
+    double start = x, late = x, out = 0, bias = 0;
+    double h[SCALAR_RANKS], u[SCALAR_RANKS], before[SCALAR_RANKS];
     pattern_lay(letters, closes, pattern, L, "test");
     for (int block = 0; block < L; block++) {
         char letter = letters[block];
@@ -169,19 +176,23 @@ static const char *scalar_check(const Plan *plan, const char *pattern, int rule,
             s.e[k][i] = 0;
         }
     }
-    if (!(worst <= tolerance * scale)) s.wrong = "the backward list is not the transpose of the forward list";
+    if (!(worst <= tolerance * scale)) s.wrong = "backward is not the transpose of forward";
     for (int k = 0; k < 2 * L; k++) {
         s.b[k] = random_uniform(random_bits(3, 2, (uint64_t)k, 0));
-        for (int i = 0; i < R; i++) s.e[k][i] = random_uniform(random_bits(3, 3, (uint64_t)k, (uint64_t)i));
+        for (int i = 0; i < R; i++) {
+            s.e[k][i] = random_uniform(random_bits(3, 3, (uint64_t)k, (uint64_t)i));
+        }
     }
     double found = scalar_forward(&s, 0.7), expected = scalar_defined(&s, pattern, rule, 0.7);
     if (!(fabs(found - expected) <= tolerance * fmax(1, fabs(expected)))) {
         s.wrong = "the forward list is not what the letters mean";
     }
-    int merges[2] = {0, 0};
-    for (int i = 0; i < plan->forward.count; i++) merges[0] += step_is_merge(&plan->forward.at[i]);
-    for (int i = 0; i < plan->backward.count; i++) merges[1] += step_is_merge(&plan->backward.at[i]);
-    if (merges[0] != plan->merges || merges[1] != plan->merges) s.wrong = "the number of merges";
+    for (int pass = 0; pass < 2; pass++) {
+        const Steps *steps = pass ? &plan->backward : &plan->forward;
+        int merges = 0;
+        for (int i = 0; i < steps->count; i++) merges += step_is_merge(&steps->at[i]);
+        if (merges != plan->merges) s.wrong = "the number of merges";
+    }
     scalar_close(&s);
     return s.wrong;
 }
