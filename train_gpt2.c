@@ -792,7 +792,7 @@ typedef struct {
     int last_pass;            // the update's last backward pass: sums over replicas may begin
     PendingSums replica_sums; // those that have begun
     PendingSums merge_sums;   // of the merge that goes on,
-    PendingMerge merge;       // and what it is
+    PendingMerge merge;       // and its parts
 } GPT2;
 
 // Rank f's part of one layer of a tensor, as a view: folding costs no copies.
@@ -1221,8 +1221,9 @@ static void step_bias(GPT2 *m, const Step *s, int add_grads) {
     for (int f = 0; f < m->F; f++) {
         int first = m->rank0 + f == 0, v = first ? s->from : s->parts;
         View grad = part_view(m, &m->rank_grads[f], sub_params[s->k % 2].out_b, s->k / 2, f);
-        bias_backward(grad, first ? (real)s->scale : 1, v ? value_at(m, v, f) : NULL, m->B * m->T,
-                      m->config.C, add_grads || s->add);
+        const real *d = v ? value_at(m, v, f) : NULL;
+        real scale = (real)(first ? s->scale : 1);
+        bias_backward(grad, scale, d, m->B * m->T, m->config.C, add_grads || s->add);
     }
 }
 

@@ -2437,9 +2437,9 @@ static size_t activations_lay(GPT2 *m, char *block) {
     size_t BT = (size_t)m->B_max * m->T_max, BTC = BT * c->C, F = m->F, used = 0;
     size_t parts = m->vocab_parts;
     int Cr = c->C / c->R, recompute = m->options.recompute;
-    // Logits are there from the product that makes them to the two that read their gradients; in
-    // the same place lies what only the blocks use, before and after that. (On the stand-in, with
-    // fences between tensors, beside it.)
+    // Logits live from the product that makes them to the two that read their gradients. The
+    // scratch of the blocks is in use before and after that, so it lies in the same place. (On the
+    // stand-in, which has fences between tensors, it lies beside it.)
     m->logits = CARVE(real, parts * BT * m->vocab_width);
     size_t logits_end = used;
 #ifndef EMU_ASAN
@@ -2586,8 +2586,7 @@ static void gpt2_free(GPT2 *m) {
 }
 
 // ----------------------------------------------------------------------------
-// processes: one GPU each; sums between them by NCCL on the stream, or by MPI through pinned host
-// memory
+// sums over processes, each of which has a GPU: by NCCL, or by MPI through host memory
 //
 // A process alone starts neither. NCCL refuses two ranks on one GPU; `-cm mpi` does not.
 
@@ -2597,116 +2596,172 @@ static int comm_kind; // COMM_AUTO: a process alone
 typedef enum { ELEMENT_REAL, ELEMENT_FLOAT } Element;
 static size_t element_size(Element e) { return e == ELEMENT_FLOAT ? sizeof(float) : sizeof(real); }
 
+// ---- NCCL, on the GPU's streams
+
 #ifdef USE_NCCL
+static const int nccl_built_in = 1;
 static ncclComm_t nccl_comms[2]; // MESH_TP, MESH_DP
+
 static ncclDataType_t nccl_type(Element e) {
     return e == ELEMENT_FLOAT || sizeof(real) == sizeof(float) ? ncclFloat32 : ncclBfloat16;
 }
+
+static void nccl_open(const Mesh *mesh) {
+#ifdef CUDA_EMULATED
+    emu_set_world(world_comm);
+#endif
+    for (int which = MESH_TP; which <= MESH_DP; which++) {
+        ncclUniqueId id;
+        if (mesh_size(mesh, which) == 1) continue;
+        int rank = which == MESH_TP ? mesh->group_rank : mesh->dp_rank;
+        if (rank == 0) NCCL_CHECK(ncclGetUniqueId(&id));
+        mesh_broadcast(mesh, which, 0, &id, sizeof id);
+        NCCL_CHECK(ncclCommInitRank(&nccl_comms[which], mesh_size(mesh, which), id, rank));
+    }
+}
+
+static void nccl_close(void) {
+    for (int which = MESH_TP; which <= MESH_DP; which++) {
+        if (nccl_comms[which]) NCCL_CHECK(ncclCommDestroy(nccl_comms[which]));
+        nccl_comms[which] = NULL;
+    }
+}
+
+// Waits for an event, and looks at NCCL meanwhile: a rank that died, or a network that broke, shows
+// there, while the stream would wait for ever.
+static void nccl_wait(cudaEvent_t event) {
+    for (cudaError_t status; (status = cudaEventQuery(event)) != cudaSuccess;) {
+        if (status != cudaErrorNotReady) CUDA_CHECK(status);
+        for (int which = MESH_TP; which <= MESH_DP; which++) {
+            ncclResult_t state = ncclSuccess;
+            if (nccl_comms[which]) NCCL_CHECK(ncclCommGetAsyncError(nccl_comms[which], &state));
+            if (state != ncclSuccess && state != ncclInProgress) {
+                fail("NCCL, while waiting for other ranks: %s", ncclGetErrorString(state));
+            }
+        }
+    }
+}
+
+// NCCL counts elements.
+static void nccl_reduce(int which, void *x, size_t n, Element element, int largest,
+                        cudaStream_t on) {
+    NCCL_CHECK(ncclAllReduce(x, x, n, nccl_type(element), largest ? ncclMax : ncclSum,
+                             nccl_comms[which], on));
+}
+
+static void nccl_gather(real *x, size_t begin, size_t n) {
+    NCCL_CHECK(ncclAllGather(x + begin, x, n, nccl_type(ELEMENT_REAL), nccl_comms[MESH_DP],
+                             gpu.stream));
+}
+#else
+static const int nccl_built_in = 0;
+static void nccl_open(const Mesh *) {}
+static void nccl_close(void) {}
+static void nccl_wait(cudaEvent_t) {}
+static void nccl_reduce(int, void *, size_t, Element, int, cudaStream_t) {}
+static void nccl_gather(real *, size_t, size_t) {}
 #endif
 
+// ---- MPI, through pinned host memory, a piece at a time; these return when it is done
+
+static constexpr size_t MPI_PIECE = 32 << 20; // bytes
+
 #ifdef USE_MPI
-static constexpr size_t MPI_PIECE = 32 << 20; // bytes that travel through host memory at a time
 static MPI_Op bf16_sum; // MPI has no bf16
 
-static void bf16_sum_function(void *in, void *inout, int *n, MPI_Datatype *type) {
+static void bf16_sum_function(void *in, void *inout, int *n, MPI_Datatype *) {
     const __nv_bfloat16 *x = (const __nv_bfloat16 *)in;
     __nv_bfloat16 *y = (__nv_bfloat16 *)inout;
     for (int i = 0; i < *n; i++) {
         y[i] = __float2bfloat16_rn(__bfloat162float(x[i]) + __bfloat162float(y[i]));
     }
-    (void)type;
 }
+
+static void mpi_open(void) { MPI_CHECK(MPI_Op_create(bf16_sum_function, 1, &bf16_sum)); }
+static void mpi_close(void) { MPI_CHECK(MPI_Op_free(&bf16_sum)); }
+
+// Sums, or takes the largest of, n elements of `size` bytes in host memory.
+static void mpi_reduce(const Mesh *mesh, int which, void *x, size_t n, size_t size, int largest) {
+    int is_float = size == sizeof(float);
+    MPI_Op sum = is_float ? MPI_SUM : bf16_sum, op = largest ? MPI_MAX : sum;
+    MPI_CHECK(MPI_Allreduce(MPI_IN_PLACE, x, (int)n, is_float ? MPI_FLOAT : MPI_UINT16_T, op,
+                            mesh_comm(mesh, which)));
+}
+#else
+static void mpi_open(void) {}
+static void mpi_close(void) {}
+static void mpi_reduce(const Mesh *, int, void *, size_t, size_t, int) {}
 #endif
+
+static void *host_buffer(GPT2 *m) {
+    if (!m->mpi_buffer) CUDA_CHECK(cudaMallocHost(&m->mpi_buffer, MPI_PIECE));
+    return m->mpi_buffer;
+}
+
+static void host_take(void *host, const void *x, size_t bytes) {
+    CUDA_CHECK(cudaMemcpyAsync(host, x, bytes, cudaMemcpyDeviceToHost, gpu.stream));
+    CUDA_CHECK(cudaStreamSynchronize(gpu.stream));
+}
+
+static void host_put(void *x, const void *host, size_t bytes) {
+    CUDA_CHECK(cudaMemcpyAsync(x, host, bytes, cudaMemcpyHostToDevice, gpu.stream));
+    CUDA_CHECK(cudaStreamSynchronize(gpu.stream)); // the buffer is about to be used again
+}
+
+static void host_reduce(GPT2 *m, int which, char *x, size_t n, Element element, int largest) {
+    size_t size = element_size(element), piece = MPI_PIECE / size;
+    void *host = host_buffer(m);
+    for (size_t done = 0; done < n; done += piece) {
+        size_t here = n - done < piece ? n - done : piece;
+        host_take(host, x + done * size, here * size);
+        mpi_reduce(&m->mesh, which, host, here, size, largest);
+        host_put(x + done * size, host, here * size);
+    }
+}
+
+static void host_gather(GPT2 *m, real *x) {
+    size_t bytes = m->owned_size * sizeof(real);
+    void *host = host_buffer(m);
+    for (int owner = 0; owner < m->mesh.DP; owner++) {
+        for (size_t done = 0; done < bytes; done += MPI_PIECE) {
+            size_t here = bytes - done < MPI_PIECE ? bytes - done : MPI_PIECE;
+            char *at = (char *)x + owner * bytes + done;
+            host_take(host, at, here);
+            mesh_broadcast(&m->mesh, MESH_DP, owner, host, here);
+            host_put(at, host, here);
+        }
+    }
+}
+
+// ---- either
 
 // Which way sums go: `choice` is -cm. All processes take part; the mesh is connected.
 static void comm_open(const Mesh *mesh, int choice) {
     comm_kind = COMM_AUTO;
     if (mesh->world == 1) return;
-    comm_kind = choice;
-#ifdef USE_NCCL
-    if (choice == COMM_AUTO) comm_kind = COMM_NCCL;
-#else
-    if (choice == COMM_NCCL) {
+    if (choice == COMM_NCCL && !nccl_built_in) {
         fail("-cm nccl: not built in (NVIDIA's CUDA repository: apt-get install libnccl-dev, then "
              "make again)");
     }
-    comm_kind = COMM_MPI;
-#endif
-#ifdef USE_MPI
-    MPI_CHECK(MPI_Op_create(bf16_sum_function, 1, &bf16_sum));
-#ifdef USE_NCCL
-#ifdef CUDA_EMULATED
-    emu_set_world(world_comm);
-#endif
-    for (int which = MESH_TP; which <= MESH_DP && comm_kind == COMM_NCCL; which++) {
-        ncclUniqueId id;
-        if (mesh_size(mesh, which) == 1) continue;
-        int rank = which == MESH_TP ? mesh->group_rank : mesh->dp_rank;
-        if (rank == 0) NCCL_CHECK(ncclGetUniqueId(&id));
-        MPI_CHECK(MPI_Bcast(&id, sizeof id, MPI_BYTE, 0, mesh_comm(mesh, which)));
-        NCCL_CHECK(ncclCommInitRank(&nccl_comms[which], mesh_size(mesh, which), id, rank));
-    }
-#endif
-#endif
+    comm_kind = choice;
+    if (choice == COMM_AUTO) comm_kind = nccl_built_in ? COMM_NCCL : COMM_MPI;
+    mpi_open();
+    if (comm_kind == COMM_NCCL) nccl_open(mesh);
 }
 
 static void comm_close(void) {
-#ifdef USE_NCCL
-    for (int which = MESH_TP; which <= MESH_DP; which++) {
-        if (nccl_comms[which]) NCCL_CHECK(ncclCommDestroy(nccl_comms[which]));
-        nccl_comms[which] = NULL;
-    }
-#endif
-#ifdef USE_MPI
-    if (comm_kind != COMM_AUTO) MPI_CHECK(MPI_Op_free(&bf16_sum));
-#endif
+    nccl_close();
+    if (comm_kind != COMM_AUTO) mpi_close();
     comm_kind = COMM_AUTO;
 }
 
-// Waits until the stream has done all it was given, and looks at NCCL meanwhile: a rank that died,
-// or a network that broke, shows there, while the stream would wait for ever.
+// Waits until the stream has done all it was given.
 static void stream_wait(GPT2 *m) {
-#ifdef USE_NCCL
     if (comm_kind == COMM_NCCL) {
         CUDA_CHECK(cudaEventRecord(m->finished, gpu.stream));
-        for (cudaError_t status; (status = cudaEventQuery(m->finished)) != cudaSuccess;) {
-            if (status != cudaErrorNotReady) CUDA_CHECK(status);
-            for (int which = MESH_TP; which <= MESH_DP; which++) {
-                ncclResult_t state = ncclSuccess;
-                if (nccl_comms[which]) NCCL_CHECK(ncclCommGetAsyncError(nccl_comms[which], &state));
-                if (state != ncclSuccess && state != ncclInProgress) {
-                    fail("NCCL, while waiting for other ranks: %s", ncclGetErrorString(state));
-                }
-            }
-        }
+        nccl_wait(m->finished);
     }
-#endif
-    (void)m;
     CUDA_CHECK(cudaStreamSynchronize(gpu.stream));
-}
-
-// Through the host, a piece at a time; returns when it is done.
-static void mpi_reduce(GPT2 *m, int which, char *x, size_t n, Element element, int largest) {
-#ifdef USE_MPI
-    size_t size = element_size(element), piece = MPI_PIECE / size;
-    int is_float = size == sizeof(float);
-    MPI_Op op = largest ? MPI_MAX : is_float ? MPI_SUM : bf16_sum;
-    if (!m->mpi_buffer) CUDA_CHECK(cudaMallocHost(&m->mpi_buffer, MPI_PIECE));
-    for (size_t done = 0; done < n; done += piece) {
-        size_t here = n - done < piece ? n - done : piece;
-        CUDA_CHECK(cudaMemcpyAsync(m->mpi_buffer, x + done * size, here * size,
-                                   cudaMemcpyDeviceToHost, gpu.stream));
-        CUDA_CHECK(cudaStreamSynchronize(gpu.stream));
-        MPI_CHECK(MPI_Allreduce(MPI_IN_PLACE, m->mpi_buffer, (int)here,
-                                is_float ? MPI_FLOAT : MPI_UINT16_T, op,
-                                mesh_comm(&m->mesh, which)));
-        CUDA_CHECK(cudaMemcpyAsync(x + done * size, m->mpi_buffer, here * size,
-                                   cudaMemcpyHostToDevice, gpu.stream));
-    }
-    CUDA_CHECK(cudaStreamSynchronize(gpu.stream)); // the buffer is about to be used again
-#else
-    (void)m, (void)which, (void)x, (void)n, (void)element, (void)largest;
-#endif
 }
 
 // Sums n elements (or takes the largest, of floats) in place over a group; every process gets the
@@ -2714,47 +2769,15 @@ static void mpi_reduce(GPT2 *m, int which, char *x, size_t n, Element element, i
 static void group_reduce(GPT2 *m, int which, void *x, size_t n, Element element, int largest,
                          cudaStream_t on) {
     if (mesh_size(&m->mesh, which) == 1 || n == 0) return;
-    if (comm_kind == COMM_MPI) mpi_reduce(m, which, (char *)x, n, element, largest);
-#ifdef USE_NCCL
-    size_t count = HOST_FAULT(FAULT_COUNT_IN_BYTES) ? n * element_size(element)
-                                                    : n; // NCCL counts elements
-    if (comm_kind == COMM_NCCL) {
-        NCCL_CHECK(ncclAllReduce(x, x, count, nccl_type(element), largest ? ncclMax : ncclSum,
-                                 nccl_comms[which], on));
-    }
-#else
-    (void)on;
-#endif
+    size_t count = HOST_FAULT(FAULT_COUNT_IN_BYTES) ? n * element_size(element) : n;
+    if (comm_kind == COMM_MPI) host_reduce(m, which, (char *)x, n, element, largest);
+    if (comm_kind == COMM_NCCL) nccl_reduce(which, x, count, element, largest, on);
 }
 
 // Every replica has owned_size elements of x, its own part of flat_size: all get all of it.
 static void replicas_gather(GPT2 *m, real *x) {
-    if (comm_kind == COMM_NCCL) {
-#ifdef USE_NCCL
-        NCCL_CHECK(ncclAllGather(x + m->owned_begin, x, m->owned_size, nccl_type(ELEMENT_REAL),
-                                 nccl_comms[MESH_DP], gpu.stream));
-#endif
-        return;
-    }
-#ifdef USE_MPI
-    size_t bytes = m->owned_size * sizeof(real);
-    if (!m->mpi_buffer) CUDA_CHECK(cudaMallocHost(&m->mpi_buffer, MPI_PIECE));
-    for (int owner = 0; owner < m->mesh.DP; owner++) {
-        for (size_t done = 0; done < bytes; done += MPI_PIECE) {
-            size_t here = bytes - done < MPI_PIECE ? bytes - done : MPI_PIECE;
-            char *at = (char *)x + owner * bytes + done;
-            CUDA_CHECK(
-                cudaMemcpyAsync(m->mpi_buffer, at, here, cudaMemcpyDeviceToHost, gpu.stream));
-            CUDA_CHECK(cudaStreamSynchronize(gpu.stream));
-            MPI_CHECK(MPI_Bcast(m->mpi_buffer, (int)here, MPI_BYTE, owner, m->mesh.dp));
-            CUDA_CHECK(
-                cudaMemcpyAsync(at, m->mpi_buffer, here, cudaMemcpyHostToDevice, gpu.stream));
-            CUDA_CHECK(cudaStreamSynchronize(gpu.stream));
-        }
-    }
-#else
-    (void)m, (void)x;
-#endif
+    if (comm_kind == COMM_NCCL) nccl_gather(x, m->owned_begin, m->owned_size);
+    else host_gather(m, x);
 }
 
 // ----------------------------------------------------------------------------
@@ -3105,7 +3128,7 @@ static void step_bias(GPT2 *m, const Step *s, int add_grads) {
     }
 }
 
-// The matrices and the inner bias of sub-block k have their gradients of this update, but for the
+// The matrices and the inner bias of sub-block k have their gradients of this update, short of the
 // sum over data-parallel replicas: it goes on beside the compute stream. Tensors of which ranks
 // have partial gradients come later.
 static void replica_sums_begin(GPT2 *m, int k) {

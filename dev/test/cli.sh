@@ -452,6 +452,18 @@ for flag in -i -j -e -o -p -tp -pm -fold -b -t -d -x -l -u -q -k -c -b1 -b2 -gc 
 done
 same "--help has status 0, alone or last" "$(cd "$W" && "$TRAIN" --help >/dev/null; echo $?) $rc" \
     "0 0"
+same "-h is --help" "$(cd "$W" && "$TRAIN" -h | md5sum; "$TRAIN" -h >/dev/null; echo $?)" \
+    "$(cd "$W" && "$TRAIN" --help | md5sum; echo 0)"
+
+echo "# --plan: broken when it is not what runs, or needs data"
+for row in "t 16" "sppp 4" "p 2" "l 16"; do
+    read -r p ar <<<"$row"
+    (cd "$W" && "$TRAIN" -i nothing.bin -e 4x4x64 -t 32 -b 4 -p "$p" --plan) >"$W/stdout" 2>&1
+    same "--plan of $p: status 0, as many all-reduces as a run executes, of as many bytes" \
+        "$? $(grep -cE 'all-reduce(| begins), 32768 bytes$' "$W/stdout")" "0 $ar"
+done
+fails box -p sppx --plan
+same "--plan of what is no pattern" "$rc $(grep -c "'x' is not a block" "$W/stderr")" "1 1"
 
 echo "# without -o nothing is written; -o makes its folders and writes exactly its files, of" \
     "exactly their sizes"
