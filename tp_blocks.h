@@ -10,9 +10,9 @@
 //   F of these run in one process ("folded")    DP data-parallel replicas of the model
 //
 // A block of GPT-2 is u = x + A(x) + bo, x' = u + M(u) + b2, where A is LayerNorm and attention, M
-// LayerNorm and MLP. Rank i of R has NH/R heads and 4C/R hidden units, with which it computes partial
-// outputs A_i and M_i. Summed over the ranks these are A and M. Such a sum is an all-reduce of B T C
-// values, a merge. A block's letter says where merges stand:
+// LayerNorm and MLP. Rank i of R has NH/R heads and 4C/R hidden units, with which it computes
+// partial outputs A_i and M_i. Summed over the ranks these are A and M. Such a sum is an all-reduce
+// of B T C values, a merge. A block's letter says where merges stand:
 //
 //   t  Megatron-LM (arXiv 1909.08053): two merges, plain GPT-2
 //        u = x + sum_i A_i(x) + bo                     x' = u + sum_i M_i(u) + b2
@@ -283,7 +283,7 @@ typedef struct {
 
 typedef struct {
     char letters[L_MAX + 1];    // one per block
-    int L;
+    int L, R;
     int merges;                 // sums over all ranks in the forward pass, as many in the backward
     int streams;
     char shared[2 * L_MAX + 1]; // stream i is the same on all ranks
@@ -552,8 +552,9 @@ static void plan_make(Plan *plan, const char *pattern, int L, int rule, int R, c
     memset(plan, 0, sizeof *plan);
     pattern_lay(plan->letters, closes, pattern, L, where);
     plan->L = L;
-    plan->forward.at = ALLOC(Step, (size_t)L * 6 + 1, "plan");    // at most 3 for a sub-block
-    plan->backward.at = ALLOC(Step, (size_t)L * 16 + 3, "plan");  // at most 8
+    plan->R = R;
+    plan->forward.at = ALLOC(Step, (size_t)L * 6 + 1, "plan");   // at most 3 for a sub-block
+    plan->backward.at = ALLOC(Step, (size_t)L * 16 + 3, "plan"); // at most 8
     int x = stream_add(plan, 1);
     for (int block = 0, end; block < L; block = end) {
         char letter = plan->letters[block];
@@ -677,8 +678,10 @@ static void step_print(const Plan *plan, const Step *s, size_t bytes) {
 // Prints both lists, for batches of `rows` tokens and activations of `size` bytes an element.
 static inline void plan_print(const Plan *plan, int C, int rows, size_t size) {
     size_t bytes = (size_t)rows * (size_t)C * size;
-    printf("blocks %s: %d all-reduces forward, %d backward, each of %d x %d values, %zu bytes\n\n",
-           plan->letters, plan->merges, plan->merges, rows, C, bytes);
+    printf("blocks %s, R %d: %d all-reduces forward, %d backward, of %d x %d values, %zu bytes\n",
+           plan->letters, plan->R, plan->merges, plan->merges, rows, C, bytes);
+    if (plan->R == 1) printf("with R 1 there is nobody to talk to: none of them is executed\n");
+    printf("\n");
     printf("f, b, W   sub-block k: its partial output, output bias and input matrix\n"
            "x         a stream; x(i): rank i has its own; Σ adds up all ranks\n"
            "G, D      gradients: of the newest stream that all ranks share; of each rank's own\n"
