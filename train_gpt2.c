@@ -101,14 +101,15 @@ static inline real real_tanh(real x) {
 // matmul: most of the time is spent here
 //
 // One scheme serves the three products of a linear layer, y = x Wᵀ, dx = dy W and dW = dyᵀ x.
-// The output is cut into tiles of MR x NR elements, which the micro-kernel keeps in vector registers
-// while it walks along K. It reads NR columns of b from a packed panel, which stays in the L1 cache
-// while all rows of a block pass by, and multiplies them with MR values of a. Those are read in
-// place when they run along K; a transposed a is first packed in panels of MR rows. K is cut in
-// steps of KC at fixed places and never split over threads, so that each element is always the same
-// sequence of operations, whichever block or thread computes it. (The scheme is that of Goto and
-// van de Geijn, "Anatomy of High-Performance Matrix Multiplication", with the panel of b in L1
-// instead of L2. Tiles of 12x32 and 6x64, KC of 64 and 384, and packing a always were slower.)
+// The output is cut into tiles of MR x NR elements, which the micro-kernel keeps in vector
+// registers while it walks along K. It reads NR columns of b from a packed panel, which stays in
+// the L1 cache while all rows of a block pass by, and multiplies them with MR values of a. Those
+// are read in place when they run along K; a transposed a is first packed in panels of MR rows. K
+// is cut in steps of KC at fixed places and never split over threads, so that each element is
+// always the same sequence of operations, whichever block or thread computes it. (The scheme is
+// that of Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication", with the
+// panel of b in L1 instead of L2. Tiles of 12x32 and 6x64, KC of 64 and 384, and packing a always
+// were slower.)
 
 // A row-major matrix cut out of a bigger one. Row i starts at
 // data + (i / group) * jump + (i % group) * ld; group 0 means that the rows are not grouped. (One
@@ -807,9 +808,10 @@ static real *whole_layer(const GPT2 *m, const Tensors *t, int p, int layer) {
     return t->at[p] + (size_t)layer * spec_layer_size(&m->local[p]);
 }
 
-// Rank f's own of value v, or the one that all ranks share.
+// Rank f's own of value v, or the one that all ranks share; NULL for V_NONE.
 static real *value_at(const GPT2 *m, int v, int f) {
     const Value *value = &m->values[v];
+    if (v == V_NONE) return NULL;
     return value->at + (value->copies == 1 ? 0 : (size_t)f * m->B * m->T * m->config.C);
 }
 
@@ -1197,8 +1199,7 @@ static void step_sum(GPT2 *m, const Step *s) {
     if (s->how == SUM_OWN) {
         const real *bias = biases_sum(m, s);
         for (int f = 0; f < m->values[s->to].copies; f++) {
-            sum_write(m, s, f, s->from ? value_at(m, s->from, f) : NULL,
-                      s->parts ? value_at(m, s->parts, f) : NULL, bias);
+            sum_write(m, s, f, value_at(m, s->from, f), value_at(m, s->parts, f), bias);
         }
         return;
     }
@@ -1212,7 +1213,7 @@ static void step_sum(GPT2 *m, const Step *s) {
     if (s->how == SUM_BEGIN) allreduce_begin(m, traffic, parts, n);
     if (s->how == SUM_BEGIN) return;
     if (s->how == SUM_END) allreduce_end(m);
-    const real *from = s->from && !every_rank ? m->values[s->from].at : NULL;
+    const real *from = every_rank ? NULL : value_at(m, s->from, 0);
     sum_write(m, s, 0, from, parts, biases_sum(m, s));
 }
 
@@ -1221,8 +1222,7 @@ static void step_bias(GPT2 *m, const Step *s, int add_grads) {
     for (int f = 0; f < m->F; f++) {
         int first = m->rank0 + f == 0, v = first ? s->from : s->parts;
         View grad = part_view(m, &m->rank_grads[f], sub_params[s->k % 2].out_b, s->k / 2, f);
-        const real *d = v ? value_at(m, v, f) : NULL;
-        real scale = (real)(first ? s->scale : 1);
+        real scale = (real)(first ? s->scale : 1), *d = value_at(m, v, f);
         bias_backward(grad, scale, d, m->B * m->T, m->config.C, add_grads || s->add);
     }
 }

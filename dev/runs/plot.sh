@@ -14,8 +14,8 @@
 # One figure per experiment, R, merge rule and options. What the logs say about losses is kept in
 # FOLDER/curves.tsv, so that a folder with runs.tsv and curves.tsv alone can be drawn again; what
 # each figure shows is beside it as a .dat file.
-# LOG is the measured run from which dev/net/plan predicts: a quiet one, without -nl and -nb. Without
-# -l it is the log of a run of t of which the table says that it had the machine to itself
+# LOG is the measured run from which dev/net/plan predicts: a quiet one, without -nl and -nb.
+# Without -l it is the log of a run of t of which the table says that it had the machine to itself
 # (dev/runs/sweep --alone); where there is none the clock is not drawn. CHECK is what
 # dev/net/check_plan.sh printed; FOLDER/check_plan.txt when there.
 set -euo pipefail
