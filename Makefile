@@ -79,9 +79,16 @@ test_gpt2_double: test_gpt2.c dev/test/check.h $(TRAINER)
 dev/gradcheck: dev/gradcheck.c $(TRAINER)
 	$(CC) $(CFLAGS) $(OPT) $(PART) -DREAL=double $< -o $@ $(LIBS)
 
-# Replicas are compared after every update, and PLANTED_FAULT=4 makes rank 1's drift.
-dev/test/train_faulty: $(TRAINER)
-	$(TRAINER_CC) $(CFLAGS) $(OPT) -DDEBUG -DPLANTED_FAULTS $< -o $@ $(LIBS)
+# Copies of the trainers with mistakes that the tests are seen to fail on: dev/test/faults.txt.
+dev/test/train_gpt2_faulty.%: train_gpt2.% dev/test/faults dev/test/faults.txt
+	dev/test/faults $< >$@
+
+dev/test/faults_gpt2: test_gpt2.c dev/test/check.h dev/test/train_gpt2_faulty.c $(HEADERS)
+	$(CC) $(CFLAGS) $(OPT) $(PART) -I. -DPLANTED_FAULTS $< -o $@ $(LIBS)
+
+# Replicas are compared after every update, and PLANTED_FAULT=REPLICA_DRIFTS makes rank 1's drift.
+dev/test/train_faulty: dev/test/train_gpt2_faulty.c $(HEADERS)
+	$(TRAINER_CC) $(CFLAGS) $(OPT) -I. -DDEBUG $< -o $@ $(LIBS)
 
 # The same programs with sanitizers, under names of their own.
 train_gpt2_asan: $(TRAINER) | $(DATA)
@@ -177,12 +184,20 @@ dev/test/oracle.o: dev/test/oracle.c dev/test/oracle.h $(TRAINER)
 TEST_CU := test_gpt2cu.cu dev/test/check.h dev/test/oracle.o $(TRAINER_CU)
 
 test_gpt2cu: $(TEST_CU) | nvcc
-	$(NVCC) $(NVCC_FLAGS) $(NVCC_PART) -DPLANTED_FAULTS -DPRECISION_BF16 $< dev/test/oracle.o \
-	    -o $@ $(NVCC_LIBS)
+	$(NVCC) $(NVCC_FLAGS) $(NVCC_PART) -DPRECISION_BF16 $< dev/test/oracle.o -o $@ $(NVCC_LIBS)
 
 test_gpt2cu_fp32: $(TEST_CU) | nvcc
-	$(NVCC) $(NVCC_FLAGS) $(NVCC_PART) -DPLANTED_FAULTS -DPRECISION_FP32 $< dev/test/oracle.o \
-	    -o $@ $(NVCC_LIBS)
+	$(NVCC) $(NVCC_FLAGS) $(NVCC_PART) -DPRECISION_FP32 $< dev/test/oracle.o -o $@ $(NVCC_LIBS)
+
+FAULTS_CU := $(TEST_CU:train_gpt2.cu=dev/test/train_gpt2_faulty.cu)
+
+dev/test/faults_gpt2cu: $(FAULTS_CU) | nvcc
+	$(NVCC) $(NVCC_FLAGS) $(NVCC_PART) -I. -DPLANTED_FAULTS -DPRECISION_BF16 $< \
+	    dev/test/oracle.o -o $@ $(NVCC_LIBS)
+
+dev/test/faults_gpt2cu_fp32: $(FAULTS_CU) | nvcc
+	$(NVCC) $(NVCC_FLAGS) $(NVCC_PART) -I. -DPLANTED_FAULTS -DPRECISION_FP32 $< \
+	    dev/test/oracle.o -o $@ $(NVCC_LIBS)
 
 # ---- the stand-in for a GPU, and both on it
 #
@@ -208,24 +223,30 @@ EMU_OBJECT = $(EMU_STEM)$(if $(findstring _asan,$@),_asan).o
 EMU_TRAINERS := train_gpt2cu_emu train_gpt2cu_emu_fp32
 EMU_TRAINERS_ASAN := train_gpt2cu_emu_asan
 EMU_TESTERS := test_gpt2cu_emu test_gpt2cu_emu_fp32
+EMU_FAULTS := dev/test/faults_gpt2cu_emu dev/test/faults_gpt2cu_emu_fp32
 EMU_TESTERS_ASAN := test_gpt2cu_emu_asan test_gpt2cu_emu_fp32_asan
 
 $(EMU_STEM).o $(EMU_STEM)_asan.o: $(EMU)
 	$(EMU_CXX) $(EMU_FLAGS) -c dev/emu/emu.cpp -o $@
 
-$(EMU_TRAINERS) $(EMU_TESTERS) dev/test/train_faulty_emu dev/emu/test_emu: $(EMU_STEM).o
+$(EMU_TRAINERS) $(EMU_TESTERS) dev/emu/test_emu: $(EMU_STEM).o
+$(EMU_FAULTS) dev/test/train_faulty_emu: $(EMU_STEM).o
 $(EMU_TRAINERS_ASAN) $(EMU_TESTERS_ASAN) dev/emu/test_emu_asan: $(EMU_STEM)_asan.o
 
 $(EMU_TRAINERS) $(EMU_TRAINERS_ASAN): $(TRAINER_CU) | $(DATA)
 	$(EMU_CXX) $(EMU_FLAGS) $(EMU_PRECISION) $< -x none $(EMU_OBJECT) -o $@ $(LIBS)
 
 $(EMU_TESTERS) $(EMU_TESTERS_ASAN): $(TEST_CU)
-	$(EMU_CXX) $(EMU_FLAGS) $(PART) -DPLANTED_FAULTS $(EMU_PRECISION) $< \
+	$(EMU_CXX) $(EMU_FLAGS) $(PART) $(EMU_PRECISION) $< \
 	    -x none $(EMU_OBJECT) dev/test/oracle.o -o $@ $(LIBS)
 
-# Replicas are compared after every update, and PLANTED_FAULT=2 tells NCCL bytes.
-dev/test/train_faulty_emu: $(TRAINER_CU) | $(DATA)
-	$(EMU_CXX) $(EMU_FLAGS) $(PART) -DDEBUG -DPLANTED_FAULTS -DPRECISION_FP32 $< \
+$(EMU_FAULTS): $(FAULTS_CU)
+	$(EMU_CXX) $(EMU_FLAGS) $(PART) -I. -DPLANTED_FAULTS $(EMU_PRECISION) $< \
+	    -x none $(EMU_OBJECT) dev/test/oracle.o -o $@ $(LIBS)
+
+# Replicas are compared after every update, and PLANTED_FAULT=COUNT_IN_BYTES tells NCCL bytes.
+dev/test/train_faulty_emu: dev/test/train_gpt2_faulty.cu $(HEADERS) | $(DATA)
+	$(EMU_CXX) $(EMU_FLAGS) $(PART) -I. -DDEBUG -DPRECISION_FP32 $< \
 	    -x none $(EMU_OBJECT) -o $@ $(LIBS)
 
 dev/emu/test_emu dev/emu/test_emu_asan: dev/emu/test_emu.cpp
@@ -285,10 +306,10 @@ bench: dev/bench_cpu
 
 # The CUDA trainer's tests, on the stand-in.
 ifneq ($(shell command -v $(CXX)),)
-EMU_TESTS := dev/test/emu.sh dev/emu/test_traffic $(EMU_TESTERS:%=./%) dev/test/cuda.sh \
-    "dev/cuda/all --check"
+EMU_TESTS := dev/test/emu.sh dev/emu/test_traffic $(EMU_TESTERS:%=./%) $(EMU_FAULTS) \
+    dev/test/cuda.sh "dev/cuda/all --check"
 EMU_BUILT := dev/emu/test_emu dev/emu/test_emu_asan dev/emu/test_traffic \
-    $(EMU_TRAINERS) $(EMU_TESTERS) dev/test/train_faulty_emu
+    $(EMU_TRAINERS) $(EMU_TESTERS) $(EMU_FAULTS) dev/test/train_faulty_emu
 EMU_ASAN := $(EMU_TESTERS_ASAN:%=./%)
 EMU_ASAN_BUILT := $(EMU_TESTERS_ASAN)
 else
@@ -299,15 +320,16 @@ endif
 
 CHECK_BUILT := train_gpt2 test_gpt2 dev/gradcheck
 TEST_BUILT := $(CHECK_BUILT) test_gpt2_double dev/bench_cpu dev/net/plan dev/net/bench_allreduce \
-    dev/test/train_faulty dev/runs/sweep dev/runs/report $(EMU_BUILT)
+    dev/test/faults_gpt2 dev/test/train_faulty dev/runs/sweep dev/runs/report $(EMU_BUILT)
 
 check: $(CHECK_BUILT)
 	dev/test/run.sh ./test_gpt2 dev/gradcheck "dev/test/cli.sh --short"
 
 test: $(TEST_BUILT)
-	dev/test/run.sh ./test_gpt2 ./test_gpt2_double dev/gradcheck dev/test/cli.sh dev/test/mpi.sh \
-	    "dev/net/netns.sh --test" dev/test/plan.sh dev/test/data.sh dev/test/fuzz.sh \
-	    dev/test/sweep.sh $(EMU_TESTS) dev/test/nvcc.sh "dev/cuda/resources --test"
+	dev/test/run.sh ./test_gpt2 ./test_gpt2_double dev/gradcheck dev/test/faults_gpt2 \
+	    "dev/test/faults --test" dev/test/cli.sh dev/test/mpi.sh "dev/net/netns.sh --test" \
+	    dev/test/plan.sh dev/test/data.sh dev/test/fuzz.sh dev/test/sweep.sh $(EMU_TESTS) \
+	    dev/test/nvcc.sh "dev/cuda/resources --test"
 
 asan: train_gpt2_asan test_gpt2_asan dev/gradcheck_asan $(EMU_ASAN_BUILT)
 	TRAIN=./train_gpt2_asan dev/test/run.sh ./test_gpt2_asan dev/gradcheck_asan dev/test/cli.sh \
@@ -317,9 +339,12 @@ clean:
 	rm -f $(TEST_BUILT) train_gpt2_asan test_gpt2_asan dev/gradcheck_asan \
 	    dev/runs/sweep_asan dev/runs/report_asan
 	rm -f train_gpt2cu train_gpt2cu_* test_gpt2cu test_gpt2cu_emu* test_gpt2cu_fp32 dev/.precision
-	rm -f dev/test/*.o dev/test/train_faulty_emu dev/test/fuzz/fuzz_files dev/test/fuzz/fuzz_options
+	rm -f dev/test/*.o dev/test/fuzz/fuzz_files dev/test/fuzz/fuzz_options
+	rm -f dev/test/train_gpt2_faulty.* dev/test/train_faulty_emu dev/test/faults_gpt2cu*
 	rm -f dev/emu/*.o dev/emu/test_emu dev/emu/test_emu_asan dev/emu/test_traffic
 	rm -f $(foreach x,_emu _emu_fp32 _emu_traffic,$(CUDA_BENCHES:=$(x))) $(CUDA_BENCHES) \
 	    $(CUDA_BENCHES:=_emu_traffic.o)
 
+# A copy that dev/test/faults refused to make is not there at the next try either.
+.DELETE_ON_ERROR:
 .PHONY: all help demo bench check test asan clean plots report nvcc always

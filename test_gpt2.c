@@ -7,12 +7,17 @@ Tests of the CPU trainer. Includes train_gpt2.c and looks at everything it compu
                                                  independent float64 program
 
 Each check prints its error beside its tolerance. The last line is "test_gpt2: N passed, N failed,
-N skipped"; the exit status is 1 if anything failed. At the end three mistakes are planted, one at a
-time, and the suite has to see each.
+N skipped"; the exit status is 1 if anything failed.
+
+Built with -DPLANTED_FAULTS it is another program, dev/test/faults_gpt2. Three mistakes are planted
+in a copy of the trainer, one at a time (see dev/test/faults), and the suite has to see each.
 */
 #define NO_MAIN
-#define PLANTED_FAULTS
+#ifdef PLANTED_FAULTS
+#include "dev/test/train_gpt2_faulty.c"
+#else
 #include "train_gpt2.c"
+#endif
 #include "dev/test/check.h"
 #include "dev/test/scalar_plan.h"
 
@@ -780,22 +785,28 @@ static void test_sampling(const char *folder) {
 // ----------------------------------------------------------------------------
 // planted faults: the suite is seen to fail on mistakes that others shipped
 
-static void test_planted_faults(void) {
-    static const char *const names[] = {"", "LN gradients not summed over ranks",
-                                        "replicated tensors counted R times in the norm",
-                                        "output bias added R times"};
-    for (planted_fault = FAULT_LN_GRADS_NOT_SUMMED; planted_fault <= FAULT_BIAS_PER_RANK;
-         planted_fault++) {
-        expect_failure = 1;
-        test_equalities(); // all-t is plain GPT-2 at every R
-        if (fixtures_folder()) test_fixtures(is_double ? 1e-6 : 1e-4, is_double ? 1e-6 : 1e-4);
-        int found = expect_failure - 1;
-        expect_failure = 0;
-        check(found > 0, "planted fault, %s: %d checks fail, as they must", names[planted_fault],
-              found);
-    }
+#ifdef PLANTED_FAULTS
+static void test_planted_fault(int fault, const char *name) {
+    planted_fault = fault;
+    expect_failure = 1;
+    test_equalities(); // all-t is plain GPT-2 at every R
+    if (fixtures_folder()) test_fixtures(is_double ? 1e-6 : 1e-4, is_double ? 1e-6 : 1e-4);
+    int found = expect_failure - 1;
+    expect_failure = 0;
     planted_fault = FAULT_NONE;
+    check(found > 0, "planted fault, %s: %d checks fail, as they must", name, found);
 }
+
+int main(void) {
+    test_planted_fault(FAULT_LN_GRADS_NOT_SUMMED, "LN gradients not summed over ranks");
+    test_planted_fault(FAULT_NORM_COUNTS_REPLICAS,
+                       "replicated tensors counted R times in the norm");
+    test_planted_fault(FAULT_BIAS_PER_RANK, "output bias added R times");
+    test_equalities(); // which hold in the copy too
+    printf("faults_gpt2: %d passed, %d failed, %d skipped\n", passed, failed, skipped);
+    return failed > 0;
+}
+#else // the tests themselves
 
 int main(void) {
     char folder[] = "/tmp/test_gpt2_XXXXXX";
@@ -818,7 +829,6 @@ int main(void) {
     test_bf16_model(folder);
     test_sampling(folder);
     test_fixtures(is_double ? 1e-6 : 1e-4, is_double ? 1e-6 : 1e-4);
-    test_planted_faults();
     char command[64];
     snprintf(command, sizeof command, "rm -r %s", folder);
     if (system(command)) printf("(%s is left behind)\n", folder);
@@ -826,3 +836,4 @@ int main(void) {
            failed, skipped);
     return failed > 0;
 }
+#endif

@@ -9,8 +9,11 @@ Tests of the CUDA trainer. Includes train_gpt2.cu and compares what it computes 
                                                independent float64 program
 
 Each check prints its error beside its tolerance. The last line is "test_gpt2cu: N passed, N failed,
-N skipped"; the exit status is 1 if anything failed. At the end mistakes are planted, one at a time,
-and the suite has to see each:
+N skipped"; the exit status is 1 if anything failed.
+
+Built with -DPLANTED_FAULTS it is another program, dev/test/faults_gpt2cu or faults_gpt2cu_emu.
+Mistakes are planted in a copy of the trainer, one at a time (see dev/test/faults), and the suite
+has to see each:
 
   output bias added by every rank        losses and gradients of R 2 against the CPU trainer
   no barrier before a tile of attention  attention against plain loops, under several orders of
@@ -26,10 +29,11 @@ and the suite has to see each:
 #ifndef NO_MAIN
 #define NO_MAIN
 #endif
-#ifndef PLANTED_FAULTS
-#define PLANTED_FAULTS
-#endif
+#ifdef PLANTED_FAULTS
+#include "dev/test/train_gpt2_faulty.cu"
+#else
 #include "train_gpt2.cu"
+#endif
 #include "dev/test/check.h"
 #include "dev/test/oracle.h"
 #include <vector>
@@ -1502,8 +1506,9 @@ static void test_kernels(void) {
 // ----------------------------------------------------------------------------
 // planted faults: the suite is seen to fail on them
 
+#ifdef PLANTED_FAULTS
 static void fault_set(int fault) {
-    planted_fault_host = fault;
+    planted_fault = fault;
     LAUNCH(fault_kernel, 1, 1, 0, gpu.stream, fault);
     CUDA_CHECK(cudaDeviceSynchronize());
 }
@@ -1539,7 +1544,8 @@ static void fault_test_causal(void) {
     compare(Case{.pattern = "t", .L = 1, .C = 32, .T = 5});
 }
 
-static void test_planted_faults(void) {
+int main(void) {
+    gpu_open(0);
     test_planted_fault(FAULT_BIAS_PER_RANK, "output bias added by every rank", fault_test_ranks);
     test_planted_fault(FAULT_NO_BARRIER_IN_ATTENTION, "no barrier before a tile of attention",
                        fault_test_attention_seeds);
@@ -1551,7 +1557,11 @@ static void test_planted_faults(void) {
     test_planted_fault(FAULT_CAUSAL_OFF_BY_ONE, "a query that sees the key after it, in the model",
                        fault_test_causal);
     check(attention_error(1, 65, 1, 16) <= TOLERANCE_ATTENTION, "the faults are gone");
+    gpu_close();
+    printf("faults_gpt2cu: %d passed, %d failed, %d skipped\n", passed, failed, skipped);
+    return failed > 0;
 }
+#else // the tests themselves
 
 int main(void) {
     char folder[] = "/tmp/test_gpt2cu_XXXXXX", command[64];
@@ -1567,10 +1577,10 @@ int main(void) {
     test_repeats();
     test_checkpoints(folder);
     test_fixtures(TOLERANCE_TRAINING, sizeof(real) == sizeof(float) ? 1e-4 : 3e-2);
-    test_planted_faults();
     gpu_close();
     snprintf(command, sizeof command, "rm -r %s", folder);
     if (system(command)) printf("(%s is left behind)\n", folder);
     printf("test_gpt2cu: %d passed, %d failed, %d skipped\n", passed, failed, skipped);
     return failed > 0;
 }
+#endif

@@ -45,22 +45,6 @@ per block), p parameter tensors.
 #endif
 typedef REAL real;
 
-// Mistakes that the test suite makes on purpose, one at a time, to see itself fail. Not compiled
-// into the trainer.
-#ifdef PLANTED_FAULTS
-enum {
-    FAULT_NONE,
-    FAULT_LN_GRADS_NOT_SUMMED,
-    FAULT_NORM_COUNTS_REPLICAS,
-    FAULT_BIAS_PER_RANK,
-    FAULT_REPLICA_DRIFTS
-};
-static int planted_fault = FAULT_NONE;
-#define FAULT(name) (planted_fault == (name))
-#else
-#define FAULT(name) 0
-#endif
-
 // e^x, to 2 ulp in float. The C library's expf keeps compilers from vectorizing a loop; this is
 // straight-line code: x = n ln2 + r with |r| <= ln2/2, a polynomial for e^r (Cephes), and n added
 // to the exponent. NaN stays NaN; beyond the range of float the result is the largest or smallest
@@ -1165,7 +1149,7 @@ static const real *biases_sum(GPT2 *m, const Step *s) {
         const real *bias = whole_layer(m, &m->params, sub_params[k % 2].out_b, k / 2);
         for (int c = 0; c < C; c++) m->bias_sum[c] += bias[c];
     }
-    real times = (real)(FAULT(FAULT_BIAS_PER_RANK) && s->how != SUM_OWN ? m->config.R : s->bias);
+    real times = (real)s->bias;
     for (int c = 0; c < C; c++) m->bias_sum[c] *= times;
     return m->bias_sum;
 }
@@ -1420,9 +1404,7 @@ static void gpt2_backward(GPT2 *m, double scale, int add_grads) {
 // sum over ranks is the gradient, one all-reduce. Then the sums over replicas: those begun in the
 // last backward pass, and the rest.
 static void gradients_reduce(GPT2 *m) {
-    if (!FAULT(FAULT_LN_GRADS_NOT_SUMMED)) {
-        allreduce(m, TRAFFIC_GRADIENTS, m->partial_grads, partial_grads_size(m));
-    }
+    allreduce(m, TRAFFIC_GRADIENTS, m->partial_grads, partial_grads_size(m));
     int begun = m->replica_sums.count;
     sums_finish(&m->replica_sums);
     mesh_sum(&m->mesh, MESH_DP, m->partial_grads, partial_grads_size(m), sizeof(real));
@@ -1455,7 +1437,7 @@ static double part_norm_squared(GPT2 *m, int p, int f) {
 }
 
 static int counted_per_rank(const GPT2 *m, int p) {
-    return spec_is_cut(&m->local[p]) || FAULT(FAULT_NORM_COUNTS_REPLICAS);
+    return spec_is_cut(&m->local[p]);
 }
 
 // Norm of the whole gradient: sharded tensors over all ranks, replicated ones once. *culprit is the
@@ -1508,7 +1490,6 @@ static void gpt2_update(GPT2 *m, AdamW h, int64_t update) {
             w[i] -= rate * (m1[i] * correct1 / (root + eps) + decay * w[i]);
         }
     }
-    if (FAULT(FAULT_REPLICA_DRIFTS) && m->mesh.rank == 1) m->params.at[P_lnfw][0] += (real)1e-6;
 }
 
 // ----------------------------------------------------------------------------
@@ -1636,9 +1617,6 @@ static int gpt2_describe_process(GPT2 *m, char out[PROCESS_WHAT]) {
 int main(int argc, char **argv) {
     static Run run; // all zero
     int world, rank;
-#ifdef PLANTED_FAULTS
-    if (getenv("PLANTED_FAULT")) planted_fault = (int)strtol(getenv("PLANTED_FAULT"), NULL, 10);
-#endif
     processes_begin(&world, &rank);
     run_parse(&run, argc, argv, rank);
     if (run.options.show_plan) {

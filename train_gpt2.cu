@@ -200,27 +200,6 @@ struct Range {
 };
 #define RANGE() Range range_(__func__)
 
-// Mistakes that the test suite makes on purpose, one at a time, to see itself fail. Not compiled
-// into the trainer.
-enum {
-    FAULT_NONE,
-    FAULT_BIAS_PER_RANK,            // every rank adds the output bias
-    FAULT_COUNT_IN_BYTES,           // an all-reduce told bytes where it wants elements
-    FAULT_NO_BARRIER_IN_ATTENTION,  // shared memory read before all have written it
-    FAULT_WRONG_FRAGMENT,           // a fragment register of mma.sync in the wrong place
-    FAULT_CAUSAL_OFF_BY_ONE,        // a query that sees the key after it
-};
-#ifdef PLANTED_FAULTS
-__device__ int planted_fault;   // kernels look here,
-static int planted_fault_host;  // host code here
-__global__ void fault_kernel(int fault) { planted_fault = fault; }
-#define FAULT(name) (planted_fault == (name))
-#define HOST_FAULT(name) (planted_fault_host == (name))
-#else
-#define FAULT(name) 0
-#define HOST_FAULT(name) 0
-#endif
-
 // ----------------------------------------------------------------------------
 // the GPU of this process
 
@@ -996,12 +975,12 @@ __device__ __forceinline__ AttentionHead attention_head(AttentionShape s) {
 
 // Does a query at position `query` see the key at position `key`?
 __device__ __forceinline__ bool attention_sees(int query, int key) {
-    return key <= query + FAULT(FAULT_CAUSAL_OFF_BY_ONE);
+    return key <= query;
 }
 
 // The barrier between the loading of a tile and its use.
 __device__ __forceinline__ void attention_tile_barrier() {
-    if (!FAULT(FAULT_NO_BARRIER_IN_ATTENTION)) __syncthreads();
+    __syncthreads();
 }
 
 // delta (B,heads,T): each row of dout * out summed. LANES neighbours share a row and take 16 bytes
@@ -1539,9 +1518,7 @@ __device__ __forceinline__ void fragments_from(uint32_t (&a)[M][4], const float 
     for (int m = 0; m < M; m++) {
         #pragma unroll
         for (int i = 0; i < 4; i++) {
-            // The planted fault exchanges a1 and a2.
-            int from = FAULT(FAULT_WRONG_FRAGMENT) ? i % 2 * 2 + i / 2 : i;
-            a[m][i] = bf16_pair(c[m][from / 2][from % 2 * 2], c[m][from / 2][from % 2 * 2 + 1]);
+            a[m][i] = bf16_pair(c[m][i / 2][i % 2 * 2], c[m][i / 2][i % 2 * 2 + 1]);
         }
     }
 }
@@ -2769,9 +2746,8 @@ static void stream_wait(GPT2 *m) {
 static void group_reduce(GPT2 *m, int which, void *x, size_t n, Element element, int largest,
                          cudaStream_t on) {
     if (mesh_size(&m->mesh, which) == 1 || n == 0) return;
-    size_t count = HOST_FAULT(FAULT_COUNT_IN_BYTES) ? n * element_size(element) : n;
     if (comm_kind == COMM_MPI) host_reduce(m, which, (char *)x, n, element, largest);
-    if (comm_kind == COMM_NCCL) nccl_reduce(which, x, count, element, largest, on);
+    if (comm_kind == COMM_NCCL) nccl_reduce(which, x, n, element, largest, on);
 }
 
 // Every replica has owned_size elements of x, its own part of flat_size: all get all of it.
@@ -3066,7 +3042,7 @@ static Merge merge_of_step(const GPT2 *m, const Step *s) {
         merge_base(m, &g, s->from, s->scale);
     }
     if (s->end > s->first) g.bias = m->bias_sums + (size_t)(s->end - 1) * m->config.C;
-    g.bias_scale = HOST_FAULT(FAULT_BIAS_PER_RANK) && !own ? m->config.R : (float)s->bias;
+    g.bias_scale = (float)s->bias;
     return g;
 }
 
@@ -3702,11 +3678,6 @@ static int gpt2_describe_process(GPT2 *m, char out[PROCESS_WHAT]) {
 int main(int argc, char **argv) {
     static Run run; // all zero
     int world, rank;
-#ifdef PLANTED_FAULTS
-    if (getenv("PLANTED_FAULT")) {
-        planted_fault_host = (int)strtol(getenv("PLANTED_FAULT"), NULL, 10);
-    }
-#endif
     processes_begin(&world, &rank);
     run_parse(&run, argc, argv, rank);
     if (run.options.show_plan) {

@@ -4,7 +4,8 @@
 # shows where an update's time goes.)
 #
 #   dev/cuda/gpu_check.sh build      both precisions, for the GPU of this machine
-#   dev/cuda/gpu_check.sh test       test_gpt2cu in both precisions; FIXTURES=folder: fixtures too
+#   dev/cuda/gpu_check.sh test       test_gpt2cu in both precisions, and that it fails on planted
+#                                    faults; FIXTURES=folder: fixtures too
 #   dev/cuda/gpu_check.sh sanitize   compute-sanitizer's memcheck and racecheck, tiny models
 #   dev/cuda/gpu_check.sh train      4x4x128 and 6x6x384 on the default text, t s sppp p
 #   dev/cuda/gpu_check.sh speed      GPT-2 124M, T 1024: steady ms per update, tokens/s, MFU;
@@ -36,11 +37,13 @@ skip() { skipped=$((skipped + 1)) && echo "skip    $1: $2"; }
 
 stage_build() {
     check "build, bf16 and fp32" \
-        make -j4 train_gpt2cu train_gpt2cu_fp32 test_gpt2cu test_gpt2cu_fp32
+        make -j4 train_gpt2cu train_gpt2cu_fp32 test_gpt2cu test_gpt2cu_fp32 \
+        dev/test/faults_gpt2cu dev/test/faults_gpt2cu_fp32
 }
 
 stage_test() {
-    for program in test_gpt2cu_fp32 test_gpt2cu; do
+    for program in test_gpt2cu_fp32 test_gpt2cu dev/test/faults_gpt2cu_fp32 \
+        dev/test/faults_gpt2cu; do
         check "$program" "./$program"
         grep -E "^FAILED|passed," "$work/out" || tail -n 5 "$work/out"
     done

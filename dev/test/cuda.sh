@@ -393,14 +393,14 @@ killed mpi
 
 echo "# a planted fault: the suite is seen to fail on it"
 if [ -x "$W/faulty" ]; then
-    PLANTED_FAULT=0 mpi 2 faulty -p t -v 2 -x 4 -o faultless
+    mpi 2 faulty -p t -v 2 -x 4 -o faultless
     holds "no fault: two processes as one" near one_t faultless 0 4 1e-5
     for seed in 1 2 3; do
         EMU_SEED=$seed mpi 2 faulty -p t -v 2 -x 4 -ms 3 -o agreed$seed
         holds "-ms 3 on two processes, replicas compared: which algorithm is fastest is agreed on" \
             near one_t agreed$seed 0 4 1e-5
     done
-    PLANTED_FAULT=2 mpi_try 2 faulty -p t -v 2 -x 4 -o faulty
+    PLANTED_FAULT=COUNT_IN_BYTES mpi_try 2 faulty -p t -v 2 -x 4 -o faulty
     if [ "$rc" = 0 ] && near one_t faulty 0 4 1e-5; then
         bad "planted fault: an all-reduce told bytes" "went unseen"
     else

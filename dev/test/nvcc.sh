@@ -14,7 +14,8 @@ log=$(mktemp) || exit 1
 trap 'rm -f "$log"' EXIT
 # Which the trainer's rule would make, and may warn that it had to take another text.
 make data/shakespeare_char/train.bin >/dev/null 2>&1
-for target in train_gpt2cu train_gpt2cu_fp32 test_gpt2cu test_gpt2cu_fp32; do
+for target in train_gpt2cu train_gpt2cu_fp32 test_gpt2cu test_gpt2cu_fp32 \
+    dev/test/faults_gpt2cu; do
     rm -f "$target"
     if make GPU_ARCHS="80 90" PRECISION=BF16 "$target" >"$log" 2>&1 && [ -x "$target" ] &&
         ! grep -i warning "$log"; then

@@ -74,7 +74,7 @@ open('$W/text.bin', 'wb').write(
     bytes(b for i in range(500) for b in (i * 7 % 27, 0)))"
     # shellcheck disable=SC2086 # the arguments are words
     { mpirun --oversubscribe -n 2 dev/test/train_faulty $data && echo "well without a fault"
-      PLANTED_FAULT=4 mpirun --oversubscribe -n 2 dev/test/train_faulty $data ||
+      PLANTED_FAULT=REPLICA_DRIFTS mpirun --oversubscribe -n 2 dev/test/train_faulty $data ||
           echo "stopped with it"
       } >"$W/out" 2>&1
     check "a replica that drifts is found after the update" 'well without a fault' \
