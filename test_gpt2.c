@@ -70,7 +70,8 @@ static void test_patterns(void) {
         {"pppp.", 12, 3}, {"pppppp.", 12, 2}, {"p", 12, 1}, {"p.", 12, 12},
         {"t", 4, 8}, {"tstt", 4, 7}, {"tsst", 4, 6}, {"tsss", 4, 5}, {"s", 4, 4}, {"psss", 4, 4},
         {"spss", 4, 4}, {"spps", 4, 3}, {"sspp", 4, 3}, {"sppp", 4, 2}, {"p", 4, 1}, {"pp.", 4, 2},
-        {"p.p", 4, 4 - 1}, {"l", 12, 24}, {"sl", 4, 6}, {"lp", 4, 6}, {"llpp", 4, 5}};
+        {"p.p", 4, 4 - 1}, {"l", 12, 24}, {"sl", 4, 6}, {"lp", 4, 6}, {"llpp", 4, 5},
+        {"d", 12, 24}, {"dp", 4, 6}};
     Plan plan;
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
         plan_make(&plan, known[i].pattern, known[i].L, RULE_SUM, 2, "-p");
@@ -84,16 +85,16 @@ static void test_patterns(void) {
 // sum that begins too early or ends too late, or one that only one of the two passes has.
 static void test_plans(void) {
     static const char *const longer[] = {"pppppp.", "lllp", "tlsp", "pp.llp", "lllllllllllp", "pt"};
-    const char *letters = "tspl";
+    const char *letters = "tspld";
     int cases = 0, wrong = 0;
-    for (int n = 0; n < 256 + 6; n++) {
-        char pattern[16] = {letters[n & 3], letters[n >> 2 & 3], letters[n >> 4 & 3],
-                            letters[n >> 6 & 3]};
-        if (n >= 256) snprintf(pattern, sizeof pattern, "%s", longer[n - 256]);
+    for (int n = 0; n < 625 + 6; n++) {
+        char pattern[16] = {letters[n % 5], letters[n / 5 % 5], letters[n / 25 % 5],
+                            letters[n / 125 % 5]};
+        if (n >= 625) snprintf(pattern, sizeof pattern, "%s", longer[n - 625]);
         for (int rule = RULE_SUM; rule <= RULE_STREAMS; rule++) {
             for (int R = 1; R <= 4; R++, cases++) {
                 Plan plan;
-                plan_make(&plan, pattern, n < 256 ? 4 : 60, rule, R, "-p");
+                plan_make(&plan, pattern, n < 625 ? 4 : 60, rule, R, "-p");
                 const char *found = scalar_check(&plan, pattern, rule, R);
                 if (found) check(0, "plan of %s rule %d R %d: %s", pattern, rule, R, found);
                 wrong += found != NULL;
@@ -359,7 +360,7 @@ static double result_distance(Result a, Result b) {
 }
 
 static void test_equalities(void) {
-    static const char *const patterns[] = {"t", "s", "p", "sppp", "pp.", "tspp", "p."};
+    static const char *const patterns[] = {"t", "s", "p", "sppp", "pp.", "tspp", "p.", "d"};
     static const int sizes[] = {2, 3, 4, 6, 12};
     static const char *const rules[] = {"sum", "mean", "streams"};
     double tolerance = is_double ? 1e-12 : 1e-5;
@@ -385,7 +386,17 @@ static void test_equalities(void) {
         Result p1 = result_of(&c, 2, 16);
         c = config_of(4, 12, 48, 65, 16, "p.", sizes[i], RULE_MEAN);
         Result p1_mean = result_of(&c, 2, 16);
+        c = config_of(4, 12, 48, 65, 16, "ts", sizes[i], RULE_SUM);
+        Result ts = result_of(&c, 2, 16);
+        c = config_of(4, 12, 48, 65, 16, "td", sizes[i], RULE_SUM);
+        Result td = result_of(&c, 2, 16);
+        c = config_of(4, 12, 48, 65, 16, "d", sizes[i], RULE_SUM);
+        Result d = result_of(&c, 2, 16);
         snprintf(name, sizeof name, "R %d", sizes[i]);
+        check_error("a run of one d is an s block:", name, result_distance(td, ts), tolerance);
+        check(result_distance(d, dense) > 1e-3, "d at R %d is a function of its own: %.1e",
+              sizes[i], result_distance(d, dense));
+        free(ts.grads), free(td.grads), free(d.grads);
         check_error("all-t is plain GPT-2:", name, result_distance(t, dense), tolerance);
         check(p1.loss == s.loss && p1.norm == s.norm,
               "a run of one p is an s block, rule sum, bitwise: R %d", sizes[i]);

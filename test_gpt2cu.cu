@@ -386,12 +386,16 @@ static void test_patterns(void) {
     }
 }
 
-// Ladder, and runs of p under every rule: broken by a stream read one merge too early or too late.
+// Ladder, delayed, and runs of p under every rule: broken by a stream read one merge too early or
+// too late.
 static void test_variants(void) {
     compare(Case{.pattern = "l", .R = 2, .C = 32, .T = 17});
     compare(Case{.pattern = "l", .R = 1, .L = 2, .C = 32, .T = 16, .fuses_gelu = 1});
     compare(Case{.pattern = "sl", .R = 4, .C = 32, .T = 16, .recompute = 2, .micro_steps = 2});
     compare(Case{.pattern = "llpt", .R = 2, .rule = RULE_MEAN, .C = 32, .T = 16});
+    compare(Case{.pattern = "d", .R = 2, .C = 32, .T = 17, .fuses_gelu = 1});
+    compare(Case{.pattern = "sdl", .R = 4, .L = 6, .C = 32, .T = 16, .recompute = 2,
+                 .micro_steps = 2});
     for (int rule = RULE_SUM; rule <= RULE_STREAMS; rule++) {
         compare(Case{.pattern = "sppp", .R = 4, .rule = rule, .C = 32, .T = 16});
         compare(Case{.pattern = "spp.p", .R = 2, .rule = rule, .C = 32, .T = 16, .fuses_gelu = 1});

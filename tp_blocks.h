@@ -26,9 +26,11 @@
 //        streams  sum of h_i
 //   l  Ladder residual (arXiv 2501.06589): two merges, each going on while the next sub-block runs
 //        X_j+1 = X_j + sum_i o_j(i) + b_j, where sub-block j of the run reads X_j-1 (X_0 for j = 0)
+//   d  Delayed, by one: as l, and a rank has its own newest output at once
+//        sub-block j of rank i reads X_j-1 + o_j-1(i) + b_j-1 (X_0 for j = 0)
 //
-// With R = 1 t, s and p are plain GPT-2, and l is not. With more, s and p are another function for
-// each R, so R and the rule belong to the model.
+// With R = 1 t, s, p and d are plain GPT-2, and l is not. With more, s, p and d are another
+// function for each R, so R and the rule belong to the model.
 #ifndef TP_BLOCKS_H
 #define TP_BLOCKS_H
 
@@ -55,13 +57,14 @@ typedef int Group; // nothing to be known of it
 
 enum { RULE_SUM, RULE_MEAN, RULE_STREAMS };
 #define RULE_NAMES "sum mean streams"
+#define PATTERN_LETTERS "tspld." // a letter for each block; . closes a run of p
 enum { PATTERN_MAX = 240, L_MAX = 1024, VP_MULTIPLE = 128 };
 
 typedef struct {
     int maxT, V, L, NH, C, Vp;     // in the order of the model file's header
     int R;                         // belongs to the model, whose function depends on it (s, p)
     int rule;                      // what a run of p blocks is merged to
-    char pattern[PATTERN_MAX + 1]; // letters t s p l and '.', repeated to fill L blocks
+    char pattern[PATTERN_MAX + 1]; // of PATTERN_LETTERS, repeated to fill L blocks
 } GPT2Config;
 
 static int vocabulary_pad(int V) { return (V + VP_MULTIPLE - 1) / VP_MULTIPLE * VP_MULTIPLE; }
@@ -286,8 +289,8 @@ typedef struct {
     int L, R;
     int merges;                 // sums over all ranks in the forward pass, as many in the backward
     int streams;
-    char shared[2 * L_MAX + 1]; // stream i is the same on all ranks
-    int reader[2 * L_MAX + 1];  // the first sub-block that reads stream i, or -1
+    char shared[4 * L_MAX + 1]; // stream i is the same on all ranks
+    int reader[4 * L_MAX + 1];  // the first sub-block that reads stream i, or -1
     int reads[2 * L_MAX + 1];   // the stream that sub-block k reads; 2L is the final LayerNorm
     Steps forward, backward;
 } Plan;
@@ -321,8 +324,8 @@ static void pattern_lay(char letters[L_MAX + 1], char closes[L_MAX], const char 
                         const char *where) {
     int count = 0, block = 0;
     for (const char *c = pattern; *c; c++) {
-        if (!strchr("tspl.", *c)) {
-            fail("%s '%s': '%c' is not a block; expected t, s, p, l and . after a p", where,
+        if (!strchr(PATTERN_LETTERS, *c)) {
+            fail("%s '%s': '%c' is not a block; expected t, s, p, l, d and . after a p", where,
                  pattern, *c);
         }
         if (*c == '.' && (c == pattern || c[-1] != 'p')) {
@@ -331,7 +334,7 @@ static void pattern_lay(char letters[L_MAX + 1], char closes[L_MAX], const char 
         count += *c != '.';
     }
     if (!count) {
-        fail("%s '%s': empty; expected letters t, s, p, l, such as t, s, sppp or pp.", where,
+        fail("%s '%s': empty; expected letters t, s, p, l, d, such as t, s, sppp or pp.", where,
              pattern);
     }
     if (strlen(pattern) > PATTERN_MAX) {
@@ -408,10 +411,11 @@ static int plan_segment(Plan *plan, int x, int begin, int end, int rule, int R) 
     return sum.to;
 }
 
-// Sub-blocks begin .. end-1 of a run of l: the sum of one goes on while the next computes, which
-// therefore reads the stream before it. X_j+1 = X_j + sum over ranks of o_j + b_j, and j reads
-// X_j-1, the first one X_0. Returns the stream after them.
-static int plan_hidden(Plan *plan, int x, int begin, int end) {
+// Sub-blocks begin .. end-1 of a run of l or, delayed, d: the sum of one goes on while the next
+// computes, which therefore reads the stream before it, in d with the rank's own part of the sum.
+// X_j+1 = X_j + sum over ranks of o_j + b_j. Sub-block j reads X_j-1, or X_j-1 + o_j-1(i) + b_j-1;
+// the first one X_0. Returns the stream after them.
+static int plan_hidden(Plan *plan, int x, int begin, int end, int delayed) {
     Step sum = {.kind = STEP_SUM, .scale = 1, .bias = 1};
     int reads = x;
     for (int k = begin; k < end; k++) {
@@ -427,6 +431,12 @@ static int plan_hidden(Plan *plan, int x, int begin, int end) {
         sum.parts = out;
         sum.first = k;
         sum.end = k + 1;
+        if (delayed && k + 1 < end) {
+            reads = stream_add(plan, 0);
+            sum.to = reads;
+            sum.how = SUM_OWN;
+            steps_add(&plan->forward, sum);
+        }
         sum.to = stream_add(plan, 1);
         sum.how = k + 1 < end ? SUM_BEGIN : SUM_WHOLE;
         steps_add(&plan->forward, sum);
@@ -553,13 +563,13 @@ static void plan_make(Plan *plan, const char *pattern, int L, int rule, int R, c
     pattern_lay(plan->letters, closes, pattern, L, where);
     plan->L = L;
     plan->R = R;
-    plan->forward.at = ALLOC(Step, (size_t)L * 6 + 1, "plan");   // at most 3 for a sub-block
+    plan->forward.at = ALLOC(Step, (size_t)L * 8 + 1, "plan");   // at most 4 for a sub-block
     plan->backward.at = ALLOC(Step, (size_t)L * 16 + 3, "plan"); // at most 8
     int x = stream_add(plan, 1);
     for (int block = 0, end; block < L; block = end) {
         char letter = plan->letters[block];
         int begin = 2 * block;
-        for (end = block + 1; strchr("pl", letter) && !closes[end - 1];) end++;
+        for (end = block + 1; strchr("pld", letter) && !closes[end - 1];) end++;
         switch (letter) {
         case 't':
             x = plan_segment(plan, x, begin, begin + 1, RULE_SUM, R);
@@ -567,7 +577,7 @@ static void plan_make(Plan *plan, const char *pattern, int L, int rule, int R, c
             break;
         case 's': x = plan_segment(plan, x, begin, begin + 2, RULE_SUM, R); break;
         case 'p': x = plan_segment(plan, x, begin, 2 * end, rule, R); break;
-        default: x = plan_hidden(plan, x, begin, 2 * end);
+        default: x = plan_hidden(plan, x, begin, 2 * end, letter == 'd');
         }
     }
     plan_reads(plan, 2 * L, x);
@@ -584,7 +594,7 @@ static void plan_free(Plan *plan) {
 }
 
 // Whether another R or merge rule would be another function.
-static int pattern_depends_on_R(const char *pattern) { return strpbrk(pattern, "sp") != NULL; }
+static int pattern_depends_on_R(const char *pattern) { return strpbrk(pattern, "spd") != NULL; }
 
 // Plain GPT-2: the function does not depend on R, and the model file says nothing of it.
 static int pattern_is_plain(const char *pattern) { return strspn(pattern, "t") == strlen(pattern); }

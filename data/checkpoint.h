@@ -84,9 +84,9 @@ static void model_header_parse(const int32_t h[HEADER_INTS], GPT2Config *c, cons
     range_check(path, "the length of the pattern", h[H_PATTERN_LENGTH], 0, PATTERN_MAX);
     for (int i = 0; i < h[H_PATTERN_LENGTH]; i++) {
         int letter = h[H_PATTERN + i];
-        if (letter < 1 || letter > 127 || !strchr("tspl.", letter)) {
-            fail("%s: character %d of the block pattern has code %d, expected one of t s p l .",
-                 path, i, letter);
+        if (letter < 1 || letter > 127 || !strchr(PATTERN_LETTERS, letter)) {
+            fail("%s: character %d of the block pattern has code %d, expected one of %s", path, i,
+                 letter, PATTERN_LETTERS);
         }
         c->pattern[i] = (char)letter;
     }

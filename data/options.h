@@ -46,7 +46,7 @@ enum { ALWAYS = 0, CUDA = 1 };
       "seed of initial weights, data order and sampling")                                          \
     GROUP("blocks and ranks")                                                                      \
     X("-p",    pattern,        TEXT,   "t",           ANY,                      ALWAYS,            \
-      "blocks: t Megatron, s SPD, p parallel, l Ladder, . closes a p run")                         \
+      "t Megatron, s SPD, p parallel, l Ladder, d delayed; . closes a p run")                      \
     X("-tp",   tp,             COUNT,  "2",           BETWEEN(1, 4096),         ALWAYS,            \
       "R, the tensor ranks one model is cut over")                                                 \
     X("-pm",   rule,           CHOICE, "sum",         ONE_OF(RULE_NAMES),       ALWAYS,            \

@@ -119,9 +119,10 @@ int main(int argc, char **argv) {
             for (int r = 0; r < 3; r++) check_gradients(patterns[i], rule, sizes[r], 0);
         }
     }
-    static const char *const ladders[] = {"l", "sl", "ls", "tl", "lt", "lp", "lltp", "pl"};
-    for (size_t i = 0; i < sizeof ladders / sizeof *ladders; i++) {
-        for (int r = 0; r < 3; r++) check_gradients(ladders[i], (int)i % 3, sizes[r], 0);
+    static const char *const hidden[] = {"l", "sl", "ls", "tl", "lt", "lp", "lltp", "pl",
+                                         "d", "ddtp", "pd", "sldd"};
+    for (size_t i = 0; i < sizeof hidden / sizeof *hidden; i++) {
+        for (int r = 0; r < 3; r++) check_gradients(hidden[i], (int)i % 3, sizes[r], 0);
     }
     printf("gradcheck: %d passed, %d failed, 0 skipped\n", passed, failed);
     return failed > 0;

@@ -34,7 +34,7 @@ static const size_t element_size = sizeof(float); // of activations and gradient
 // The patterns of the table; those that do not fit L are left out.
 static const char *const known_patterns[] = {
     "t", "tstt", "ts", "tsst", "tss", "tsss", "s", "sp", "spps", "sspp", "spp", "sppp", "p", "pp.",
-    "ppp.", "pppp.", "pppppp.", "l"};
+    "ppp.", "pppp.", "pppppp.", "l", "d"};
 
 // ----------------------------------------------------------------------------
 // the measured run

@@ -12,9 +12,9 @@
 # "<!-- dev/net/ssh.sh runs this on ... -->". A helper answers ssh's questions in place of a person.
 #
 # Needs root, iproute2, util-linux, OpenSSH's server and client, perl, OpenMPI 4, and first
-# `make train_gpt2 dev/net/bench_allreduce dev/net/plan`. The machine's own ssh is not used, nor its keys,
-# and no file outside of a temporary folder is written. Both PCs are removed however this ends (only
-# kill -9 leaves them: see `ip netns`).
+# `make train_gpt2 dev/net/bench_allreduce dev/net/plan`. The machine's own ssh is not used, nor its
+# keys, and no file outside of a temporary folder is written. Both PCs are removed however this ends
+# (only kill -9 leaves them: see `ip netns`).
 #
 # --test prints `ok <name>`, `FAILED <name>: <why>` or `skip ssh: <reason>`, then
 # `ssh: N passed, N failed, N skipped`, and exits with 1 if any failed. It takes about a minute.

@@ -456,7 +456,7 @@ same "-h is --help" "$(cd "$W" && "$TRAIN" -h | md5sum; "$TRAIN" -h >/dev/null; 
     "$(cd "$W" && "$TRAIN" --help | md5sum; echo 0)"
 
 echo "# --plan: broken when it is not what runs, or needs data"
-for row in "t 16" "sppp 4" "p 2" "l 16"; do
+for row in "t 16" "sppp 4" "p 2" "l 16" "d 16"; do
     read -r p ar <<<"$row"
     (cd "$W" && "$TRAIN" -i nothing.bin -e 4x4x64 -t 32 -b 4 -p "$p" --plan) >"$W/stdout" 2>&1
     same "--plan of $p: status 0, as many all-reduces as a run executes, of as many bytes" \
@@ -556,6 +556,7 @@ resumable "t" -p t
 resumable "s at -tp 4" -e 2x4x16 -p s -tp 4
 resumable "sppp" -e 4x2x16 -p sppp
 resumable "l" -e 4x2x16 -p l
+resumable "d" -e 4x2x16 -p d
 resumable "sppp with rule mean" -e 4x2x16 -p sppp -pm mean
 (cd "$W/runs/A" && rm -f DONE_00000012)
 train -e 4x2x16 -o A -y 1 -x 12

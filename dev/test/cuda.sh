@@ -297,6 +297,7 @@ fold -p pp. -tp 4 -fold 2
 foldvp -p p -pm mean -tp 4 -fold 2 -vp 1 -r 2
 ladder -p l
 ladderfold -p sl -tp 4 -fold 2 -r 2
+delayed -p d
 ARGS
 mkdir -p "$W/runs/data/shakespeare_char" &&
     cp "$W/runs/train.bin" "$W/runs/val.bin" "$W/runs/data/shakespeare_char/"

@@ -214,6 +214,8 @@ done <<'ARGS'
 -p p -pm streams
 -p l
 -p sl -d 128 -gc 0.1
+-p d -d 128 -gc 0.1
+-p sdl -e 6x4x16 -vp 1
 -p lp -pm mean -vp 1
 -p sppp -vp 1
 -p t -vp 1 -pm sum

@@ -126,6 +126,21 @@ static double scalar_defined(const ScalarPlan *s, const char *pattern, int rule,
             for (int i = 0; i < R; i++) m += scalar_sub(s, 2 * block + 1, i, late);
             late = x;
             x += m + bm;
+        } else if (letter == 'd') { // and each rank its own newest output at once
+            double a[SCALAR_RANKS];
+            for (int i = 0; i < R; i++) {
+                if (first) h[i] = x;
+                a[i] = scalar_sub(s, 2 * block, i, h[i]);
+                o += a[i];
+                u[i] = x + a[i] + ba;
+            }
+            x += o + ba;
+            for (int i = 0; i < R; i++) {
+                a[i] = scalar_sub(s, 2 * block + 1, i, u[i]);
+                m += a[i];
+                h[i] = x + a[i] + bm;
+            }
+            x += m + bm;
         } else {
             if (first) {
                 start = x;
