@@ -20,8 +20,8 @@ with the most merges, which is the closest to plain GPT-2.
 
 It is not a model of compute: that is taken to be the measured one for every pattern (s and p add
 a few percent of LayerNorms where ranks are folded into one process). Only the all-reduces of l
-overlap: each is waited for as far as it takes longer than the sub-block it is hidden behind,
-where all compute is taken to be that of sub-blocks, a third of it forward. Sums over
+and d overlap: each is waited for as far as it takes longer than the sub-block it is hidden
+behind, where all compute is taken to be that of sub-blocks, a third of it forward. Sums over
 data-parallel replicas count as compute, as they were measured. Loss is not its subject: a pattern
 that is faster learns something else.
 */
