@@ -692,10 +692,11 @@ static inline void plan_print(const Plan *plan, int C, int rows, size_t size) {
            plan->letters, plan->R, plan->merges, plan->merges, rows, C, bytes);
     if (plan->R == 1) printf("with R 1 there is nobody to talk to: none of them is executed\n");
     printf("\n");
-    printf("f, b, W   sub-block k: its partial output, output bias and input matrix\n"
-           "x         a stream; x(i): rank i has its own; Σ adds up all ranks\n"
-           "G, D      gradients: of the newest stream that all ranks share; of each rank's own\n"
-           "b2..b5    b2 + b3 + b4 + b5\n\n");
+    printf("x        a stream; x(i): rank i has its own; Σ adds up all ranks\n"
+           "f, b, W  sub-block k: its partial output, output bias and input matrix\n"
+           "o, o'    partial outputs, added up; o' is filled while the sum of o is on its way\n"
+           "G, D, D' gradients: of the newest stream that all ranks share; of each rank's own\n"
+           "b2..b5   b2 + b3 + b4 + b5\n\n");
     printf("forward\n");
     for (int i = 0; i < plan->forward.count; i++) step_print(plan, &plan->forward.at[i], bytes);
     printf("backward, from G, the gradient of x%d\n", plan->streams - 1);
