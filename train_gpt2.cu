@@ -1294,80 +1294,44 @@ attention_backward_queries_kernel(float *dqkv, const float *dout, const float *l
 // Two C side by side are therefore laid out like an A: probabilities go from one product into the
 // next in registers.
 
-#ifdef CUDA_EMULATED
-#include <vector>
-#endif
-
 enum { ATTENTION_WARPS = 4, ATTENTION_THREADS = ATTENTION_WARPS * WARP };
 
-// Each special instruction stands in one function here, and beside it what it does in plain code,
-// for dev/emu.
-
+// Special instructions, each in one function.
+#ifdef CUDA_EMULATED
+#include "dev/emu/instructions.h" // the same functions in plain code
+#else
 __device__ __forceinline__ uint32_t shared_address(const void *p) {
     return (uint32_t)__cvta_generic_to_shared(p);
 }
 
 // c += a b
 __device__ __forceinline__ void mma(float (&c)[4], const uint32_t (&a)[4], const uint32_t *b) {
-#ifndef CUDA_EMULATED
     asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
         "{%8,%9}, {%0,%1,%2,%3};\n"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-#else
-    struct Fragments { __nv_bfloat16 a[4][2], b[2][2]; } mine;
-    memcpy(mine.a, a, sizeof mine.a);
-    memcpy(mine.b, b, sizeof mine.b);
-    const Fragments *of = (const Fragments *)emu_warp_share(&mine, sizeof mine);
-    int lane = threadIdx.x % WARP;
-    for (int i = 0; i < 4; i++) {
-        int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
-        for (int k = 0; k < 16; k++) {
-            __nv_bfloat16 x = of[row % 8 * 4 + k % 8 / 2].a[row / 8 + k / 8 * 2][k % 2];
-            __nv_bfloat16 y = of[column * 4 + k % 8 / 2].b[k / 8][k % 2];
-            c[i] += __bfloat162float(x) * __bfloat162float(y);
-        }
-    }
-#endif
 }
 
 // Four 8x8 matrices from shared memory. Lane 8i+r brings the address of row r of matrix i and gets,
 // as to[i], the elements 2t and 2t+1 of its row g.
 __device__ __forceinline__ void ldmatrix(uint32_t (&to)[4], const __nv_bfloat16 *row) {
-#ifndef CUDA_EMULATED
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];\n"
                  : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
                  : "r"(shared_address(row))
                  : "memory");
-#else
-    auto rows = (const __nv_bfloat16 *const *)emu_warp_share(&row, sizeof row);
-    int lane = threadIdx.x % WARP;
-    for (int i = 0; i < 4; i++) memcpy(&to[i], rows[8 * i + lane / 4] + lane % 4 * 2, sizeof to[i]);
-#endif
 }
 
 // The same of the transposed matrices: to[i] are the elements g of its rows 2t and 2t+1.
 __device__ __forceinline__ void ldmatrix_transposed(uint32_t (&to)[4], const __nv_bfloat16 *row) {
-#ifndef CUDA_EMULATED
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];\n"
                  : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
                  : "r"(shared_address(row))
                  : "memory");
-#else
-    auto rows = (const __nv_bfloat16 *const *)emu_warp_share(&row, sizeof row);
-    int lane = threadIdx.x % WARP;
-    for (int i = 0; i < 4; i++) {
-        __nv_bfloat16 pair[2] = {rows[8 * i + lane % 4 * 2][lane / 4],
-                                 rows[8 * i + lane % 4 * 2 + 1][lane / 4]};
-        memcpy(&to[i], pair, sizeof to[i]);
-    }
-#endif
 }
 
 // Starts to copy BYTES (4 or 16) from global to shared memory, or to write zeros there if `there`
 // is false; then nothing is read and `from` may be any address. copies_wait waits for all that this
 // thread has started; other threads see them after the barrier that follows.
-#ifndef CUDA_EMULATED
 template <int BYTES>
 __device__ __forceinline__ void copy_start(void *to, const void *from, bool there) {
     int bytes = there ? BYTES : 0; // the rest is filled with zeros
@@ -1382,38 +1346,14 @@ __device__ __forceinline__ void copy_start(void *to, const void *from, bool ther
     }
 }
 __device__ __forceinline__ void copies_wait() { asm volatile("cp.async.wait_all;\n" ::: "memory"); }
-#else
-// The hardware may copy at once or as late as in copies_wait. Here copies do the one and the other
-// by turns, so that a missing wait is noticed, and also a tile that is overwritten while it is
-// still in use.
-struct CopyLater { void *to; const void *from; int bytes; bool there; };
-static std::vector<CopyLater> copies_started[1024];
-static unsigned copies_turn;
-
-static void copy_now(CopyLater c) {
-    if (c.there) memcpy(c.to, c.from, c.bytes);
-    else memset(c.to, 0, c.bytes);
-}
-template <int BYTES> static void copy_start(void *to, const void *from, bool there) {
-    if (++copies_turn % 3 == 0) copy_now({to, from, BYTES, there});
-    else copies_started[threadIdx.x].push_back({to, from, BYTES, there});
-}
-static void copies_wait() {
-    for (CopyLater c : copies_started[threadIdx.x]) copy_now(c);
-    copies_started[threadIdx.x].clear();
-}
-#endif
 
 // 2^x to about 2 units in the last place, in one instruction
 __device__ __forceinline__ float exp2_fast(float x) {
-#ifndef CUDA_EMULATED
     float y;
     asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
     return y;
-#else
-    return exp2f(x);
-#endif
 }
+#endif
 
 __device__ __forceinline__ uint32_t bf16_pair(float low, float high) {
     __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
@@ -1972,10 +1912,10 @@ typedef struct {
 static constexpr int MATMUL_PLANS = 1 << 14, MATMUL_WORKSPACE = 32 << 20;
 static MatmulPlan *matmul_plans; // hash table
 
-// Of how many algorithms per shape the fastest is taken (`-ms`); 0: cuBLASLt's first choice is,
-// which is the same in every run, while of times close together now one wins and now another, and
-// with it the last bits of the result. Processes of one TP group agree, since tensors that all of
-// them have must stay the same.
+// How many algorithms `-ms` times for each shape, to take the fastest. 0 takes cuBLASLt's first
+// choice, which is the same in every run. Where times are close together, now one wins and now
+// another, and with it the last bits of the result. Processes of a TP group agree on one, since
+// tensors that all of them have must stay the same.
 enum { MATMUL_SEARCH_MAX = 64 };
 static int matmul_search;
 static Mesh matmul_mesh;

@@ -297,8 +297,8 @@ template <int OWN, typename F> __device__ __forceinline__ void each_tile(Attenti
 
 // The steps for rows first .. first+OWN-1: those of keys up to them if they are queries,
 // of queries from them on if KEYS.
-struct Steps { int begin, end; };
-template <int D, bool KEYS> __device__ __forceinline__ Steps tile_steps(int first, int T) {
+struct StepRange { int begin, end; };
+template <int D, bool KEYS> __device__ __forceinline__ StepRange tile_steps(int first, int T) {
     using H = Hopper<D>;
     if (KEYS) return {first / H::STEP, ceil_div<int>(T, H::STEP)};
     return {0, ceil_div<int>(min(first + H::OWN, T), H::STEP)};
@@ -335,7 +335,7 @@ __device__ __forceinline__ void hopper_produce(HopperShared<D, N> &shared, const
     using H = Hopper<D>;
     int at = 0, tiles = 0, lane = threadIdx.x % WARP;
     each_tile<H::OWN>(s, [&](int b, int h, int first) {
-        Steps steps = tile_steps<D, KEYS>(first, s.T);
+        StepRange steps = tile_steps<D, KEYS>(first, s.T);
         auto bring = [&](int i, int step) {
             int slot = at % H::SLOTS;
             // Until it was emptied as often as it was filled.
@@ -528,7 +528,7 @@ __device__ __forceinline__ void forward_consume(HopperShared<D, 1> &shared, real
     int at = 0, tiles = 0;
     turns_begin<D>(group);
     each_tile<H::OWN>(s, [&](int b, int h, int first) {
-        Steps steps = tile_steps<D, false>(first, s.T);
+        StepRange steps = tile_steps<D, false>(first, s.T);
         first += 64 * group;
         int lane = threadIdx.x % WARP, row = first + threadIdx.x / WARP % 4 * 16 + lane / 4;
         float scores[64], output[D / 2] = {}, largest[2] = {-INFINITY, -INFINITY}, sum[2] = {},
@@ -653,7 +653,7 @@ __device__ __forceinline__ void backward_consume(HopperShared<64, 2> &shared, re
     int at = 0, tiles = 0, lane = threadIdx.x % WARP, width = s.heads * D;
     turns_begin<D>(group);
     each_tile<H::OWN>(s, [&](int b, int h, int first) {
-        Steps steps = tile_steps<D, KEYS>(first, s.T);
+        StepRange steps = tile_steps<D, KEYS>(first, s.T);
         first += 64 * group;
         int row = first + threadIdx.x / WARP % 4 * 16 + lane / 4;
         float dv[32] = {}, sums[32] = {}, row_lse[2] = {}, row_delta[2] = {}; // sums: dK or dQ
