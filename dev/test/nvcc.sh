@@ -10,6 +10,11 @@ if ! command -v nvcc >/dev/null && ! [ -x /usr/local/cuda/bin/nvcc ]; then
     echo "test_nvcc: 0 passed, 0 failed, 1 skipped"
     exit 0
 fi
+if ! command -v "${CXX:-g++}" >/dev/null; then
+    echo "skip    nvcc: it needs ${CXX:-g++}, which is not installed (Debian: apt-get install g++)"
+    echo "test_nvcc: 0 passed, 0 failed, 1 skipped"
+    exit 0
+fi
 log=$(mktemp) || exit 1
 trap 'rm -f "$log"' EXIT
 # Which the trainer's rule would make, and may warn that it had to take another text.
