@@ -359,17 +359,20 @@ static double result_distance(Result a, Result b) {
            fabs(a.norm - b.norm) / b.norm;
 }
 
+static Result equalities_result(const char *pattern, int R, int rule) {
+    GPT2Config c = config_of(4, 12, 48, 65, 16, pattern, R, rule);
+    return result_of(&c, 2, 16);
+}
+
 static void test_equalities(void) {
     static const char *const patterns[] = {"t", "s", "p", "sppp", "pp.", "tspp", "p.", "d"};
     static const int sizes[] = {2, 3, 4, 6, 12};
     static const char *const rules[] = {"sum", "mean", "streams"};
     double tolerance = is_double ? 1e-12 : 1e-5;
-    GPT2Config c = config_of(4, 12, 48, 65, 16, "t", 1, RULE_SUM);
-    Result dense = result_of(&c, 2, 16);
+    Result dense = equalities_result("t", 1, RULE_SUM);
     for (size_t i = 0; i < sizeof patterns / sizeof *patterns; i++) {
         for (int rule = RULE_SUM; rule <= RULE_STREAMS; rule++) {
-            c = config_of(4, 12, 48, 65, 16, patterns[i], 1, rule);
-            Result r = result_of(&c, 2, 16);
+            Result r = equalities_result(patterns[i], 1, rule);
             char name[64];
             snprintf(name, sizeof name, "%s %s", patterns[i], rules[rule]);
             check_error("R 1 is plain GPT-2:", name, result_distance(r, dense), tolerance);
@@ -378,20 +381,13 @@ static void test_equalities(void) {
     }
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         char name[64];
-        c = config_of(4, 12, 48, 65, 16, "t", sizes[i], RULE_SUM);
-        Result t = result_of(&c, 2, 16);
-        c = config_of(4, 12, 48, 65, 16, "s", sizes[i], RULE_SUM);
-        Result s = result_of(&c, 2, 16);
-        c = config_of(4, 12, 48, 65, 16, "p.", sizes[i], RULE_SUM);
-        Result p1 = result_of(&c, 2, 16);
-        c = config_of(4, 12, 48, 65, 16, "p.", sizes[i], RULE_MEAN);
-        Result p1_mean = result_of(&c, 2, 16);
-        c = config_of(4, 12, 48, 65, 16, "ts", sizes[i], RULE_SUM);
-        Result ts = result_of(&c, 2, 16);
-        c = config_of(4, 12, 48, 65, 16, "td", sizes[i], RULE_SUM);
-        Result td = result_of(&c, 2, 16);
-        c = config_of(4, 12, 48, 65, 16, "d", sizes[i], RULE_SUM);
-        Result d = result_of(&c, 2, 16);
+        Result t = equalities_result("t", sizes[i], RULE_SUM);
+        Result s = equalities_result("s", sizes[i], RULE_SUM);
+        Result p1 = equalities_result("p.", sizes[i], RULE_SUM);
+        Result p1_mean = equalities_result("p.", sizes[i], RULE_MEAN);
+        Result ts = equalities_result("ts", sizes[i], RULE_SUM);
+        Result td = equalities_result("td", sizes[i], RULE_SUM);
+        Result d = equalities_result("d", sizes[i], RULE_SUM);
         snprintf(name, sizeof name, "R %d", sizes[i]);
         check_error("a run of one d is an s block:", name, result_distance(td, ts), tolerance);
         check(result_distance(d, dense) > 1e-3, "d at R %d is a function of its own: %.1e",

@@ -640,6 +640,14 @@ static void line_sum(Line *line, const Plan *plan, const Step *s) {
     else line_add(line, s->bias != 1 ? "(b%d..b%d)" : "b%d..b%d", s->first, s->end - 1);
 }
 
+// "o(i) += f3(x3(i))", or with prime = "'" its transpose.
+static void line_call(Line *line, const Plan *plan, const Step *s, const char *prime) {
+    line_value(line, plan, s->to);
+    line_add(line, " %s f%d%s(", s->add ? "+=" : "=", s->k, prime);
+    line_value(line, plan, s->from);
+    line_add(line, ")");
+}
+
 static void step_print(const Plan *plan, const Step *s, size_t bytes) {
     static const char *const hows[] = {"", "all-reduce", "all-reduce begins",
                                        "all-reduce has ended"};
@@ -647,10 +655,7 @@ static void step_print(const Plan *plan, const Step *s, size_t bytes) {
     Line line = {}, remark = {};
     switch (s->kind) {
     case STEP_SUB:
-        line_value(&line, plan, s->to);
-        line_add(&line, " %s f%d(", s->add ? "+=" : "=", s->k);
-        line_value(&line, plan, s->from);
-        line_add(&line, ")");
+        line_call(&line, plan, s, "");
         line_add(&remark, "%s of block %d", part, s->k / 2);
         break;
     case STEP_SUM:
@@ -670,10 +675,7 @@ static void step_print(const Plan *plan, const Step *s, size_t bytes) {
         }
         break;
     case STEP_BACK:
-        line_value(&line, plan, s->to);
-        line_add(&line, " %s f%d'(", s->add ? "+=" : "=", s->k);
-        line_value(&line, plan, s->from);
-        line_add(&line, ")");
+        line_call(&line, plan, s, "'");
         line_add(&remark, "%s of block %d, back", part, s->k / 2);
         break;
     case STEP_WEIGHT: line_add(&line, "dW%d", s->k); break;

@@ -21,7 +21,7 @@ set yrange [low:high]
 set format xy '%g'
 set size square
 set xlabel 'measured on an emulated network (ms per update)'
-set ylabel 'predicted by dev/plan from a run without a network (ms per update)'
+set ylabel 'predicted by dev/net/plan from a run without a network (ms per update)'
 set key top left reverse Left samplen 1
 set style fill solid 0.15 noborder
 plot '+' using 1:($1 / 1.1):($1 * 1.1) with filledcurves lc rgb '#888888' title 'within 10%', \
