@@ -75,14 +75,6 @@ trainer() {
 }
 end_all() { local pids; pids=$(trainers) && kill -9 $pids 2>/dev/null; true; }
 
-# until_true COMMAND...: polls, at most 20 seconds.
-until_true() {
-    local limit=$((SECONDS + 20))
-    until "$@"; do
-        [ "$SECONDS" -lt "$limit" ] || return 1
-        sleep 0.003
-    done
-}
 reached() { grep -qE "^s:($2) trl" "$W/runs/$1/main.log" 2>/dev/null; } # folder, update
 writing() { compgen -G "$W/runs/$1/*.part" >/dev/null; }                # a checkpoint, right now
 
