@@ -3622,6 +3622,7 @@ static int gpt2_describe_process(GPT2 *m, char out[PROCESS_WHAT]) {
 int main(int argc, char **argv) {
     static Run run; // all zero
     int world, rank;
+    descriptors_open();
     processes_begin(&world, &rank);
     run_parse(&run, argc, argv, rank);
     if (run.options.show_plan) {
@@ -3636,15 +3637,15 @@ int main(int argc, char **argv) {
         if (run_validation_due(&run, done)) run_validate(&run, done);
         if (run_sample_due(&run, done)) run_sample(&run, done);
         if (run_checkpoint_due(&run, done)) run_checkpoint(&run, done);
-        if (done >= run.updates) break;
+        if (done >= run.updates || run.stop) break;
         RunlogUpdate update = run_update(&run, done + 1);
         run_progress(&run, &update);
     }
     run_summary(&run);
-    run_close(&run);
+    int status = run_close(&run);
     comm_close();
     gpu_close();
     processes_end();
-    return 0;
+    return status;
 }
 #endif
