@@ -245,7 +245,7 @@ holds "CUDA in bf16 goes on from the CPU trainer's" near whole_cpu bf16_takes 5 
 echo "# a signal: broken by an update that is cut short, or a checkpoint that is not saved"
 (cd "$W/runs" && exec "$W/cuda_fp32" "${SMALL[@]}" -p p -x 8 -n 4 -nl 3000 -o told) </dev/null \
     >"$W/stdout" 2>"$W/stderr" &
-until_true grep -q '^s:1 trl' "$W/runs/told/main.log"
+until_true grep -qs '^s:1 trl' "$W/runs/told/main.log"
 kill -USR1 $!
 wait $!
 same "SIGUSR1: status, and what the log says" \
@@ -373,7 +373,7 @@ same "nobody steps aside where the launcher gives each process a GPU of its own"
 (cd "$W/runs" && exec env EMU_GPUS=1 "${MPIRUN[@]}" -n 3 "$W/cuda_fp32" "${SMALL[@]}" -p p -x 999 \
     -nl 3000 -o aside_told) </dev/null >"$W/stdout" 2>"$W/stderr" &
 launched=$!
-until_true grep -q '^s:1 trl' "$W/runs/aside_told/main.log"
+until_true grep -qs '^s:1 trl' "$W/runs/aside_told/main.log"
 kill -USR1 "$(pgrep -P $launched mpirun)"
 wait $launched
 same "a signal that mpirun sends to all does not end those aside, and the run with them" \
