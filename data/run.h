@@ -279,6 +279,7 @@ static void run_open(Run *run, int world, int rank) {
     Options *o = &run->options;
     int train = o->updates != 0, validate = o->val_every > 0;
     size_t n = strlen(o->model);
+    tokens_watch(&run->train, &run->val);
     if (train || n <= 4 || strcmp(o->model + n - 4, ".bin")) {
         tokens_open(&run->train, o->train_data);
     }

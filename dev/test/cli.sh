@@ -494,6 +494,22 @@ refuses "a glob with another vocabulary" "shards_v/1.bin" "28" "shards_v/0.bin" 
     -i 'shards_v/*.bin'
 refuses "a glob with an id beyond V" "shards_id/1.bin" "token 400 is 27" -- -i 'shards_id/*.bin'
 refuses "a glob of nothing" "none/*.bin" -- -i 'none/*.bin'
+ln -s loop "$W/loop" # root, too, cannot read this one
+refuses "a glob in a folder that cannot be read" "loop: cannot read this folder" -- \
+    -i "$W/loop/*.bin"
+if [ "$(id -u)" = 0 ] && ! setpriv --reuid 65534 --clear-groups true 2>/dev/null; then
+    skip "a glob that finds one of two folders" "no setpriv to become another user than root"
+else
+    mkdir -p "$W/some/a" "$W/some/b"; cp "$W/box/train.bin" "$W/some/a"
+    cp "$TRAIN" "$W/copy"
+    chmod -R 755 "$W"; chmod 0 "$W/some/b"
+    as=(); [ "$(id -u)" != 0 ] || as=(setpriv --reuid 65534 --clear-groups)
+    ASAN_OPTIONS=${ASAN_OPTIONS:-}:detect_leaks=0 "${as[@]}" "$W/copy" "${SMALL[@]}" \
+        -i "$W/some/*/*.bin" >"$W/stdout" 2>"$W/stderr"; rc=$?
+    same "a glob that finds one of two folders, of which the other cannot be read" \
+        "$(refused "some/b: cannot read this folder: Permission denied")" ""
+    chmod 755 "$W/some/b"
+fi
 refuses "training text under one batch" "few.bin" "32 tokens" "33" "-b" -- -i few.bin
 refuses "validation text under one batch" "few.bin" "32 tokens" "33" "-b" -- -v 1 -j few.bin
 refuses "validation text of another vocabulary" "v28.bin" "28" "27" -- -v 1 -j v28.bin
@@ -556,6 +572,28 @@ sed '/^s:1 /,$d' "$W/runs/whole/main.log" >"$W/runs/early/main.log"
 train "${STOPPED[@]}" -o early -y 1
 holds "killed before the first checkpoint: the same log" diff <(steps "$W/runs/whole/main.log") \
     <(steps "$W/runs/early/main.log")
+
+echo "# a token file that is cut while it is mapped: the run names it, where a signal would kill it"
+python3 - "$W/runs" <<'PY'
+import struct, sys
+for name in "ctrain", "cval":
+    with open("%s/%s.bin" % (sys.argv[1], name), "wb") as f:
+        f.write(struct.pack("<256i", 20240520, 1, 100000, 27, *[0] * 252))
+        f.write(struct.pack("<100000H", *[i % 27 for i in range(100000)]))
+PY
+for what in "-i ctrain" "-v 1 -m -1 -j cval"; do
+    file=${what##* }
+    : >"$W/stdout"
+    (cd "$W/runs" && exec "$TRAIN" "${SMALL[@]}" -x 99999999 $what.bin) >"$W/stdout" \
+        2>"$W/stderr" & CHILD=$!
+    for _ in {1..500}; do grep -q ^s: "$W/stdout" && break; sleep 0.02; done
+    truncate -s 9000 "$W/runs/$file.bin"
+    for _ in {1..500}; do kill -0 $CHILD 2>/dev/null || break; sleep 0.02; done
+    kill -9 $CHILD 2>/dev/null
+    { wait $CHILD; } 2>/dev/null
+    rc=$? CHILD=
+    same "$file.bin cut while it is mapped" "$(refused "$file.bin" "of 201024" "it was cut")" ""
+done
 
 echo "# a full disk: broken by an unchecked write, a rename before a sync, or pruning before saving"
 # Sourced by what limits the disk: resumes checkpoint 2 of FULL there; prints what is wrong.
