@@ -79,9 +79,9 @@ enum { ALWAYS = 0, CUDA = 1 };
       "learning rate schedule")                                                                    \
     X("-c",    decay,          REAL,   "0",           BETWEEN(0, 1e3),          ALWAYS,            \
       "weight decay of matrices and embeddings")                                                   \
-    X("-b1",   beta1,          REAL,   "0.9",         BETWEEN(0, 0.999999999),  ALWAYS,            \
+    X("-b1",   beta1,          REAL,   "0.9",         BETWEEN(0, 0.9999999),    ALWAYS,            \
       "AdamW beta1")                                                                               \
-    X("-b2",   beta2,          REAL,   "0.95",        BETWEEN(0, 0.999999999),  ALWAYS,            \
+    X("-b2",   beta2,          REAL,   "0.95",        BETWEEN(0, 0.9999999),    ALWAYS,            \
       "AdamW beta2 (eps is 1e-8)")                                                                 \
     X("-gc",   clip,           REAL,   "1.0",         BETWEEN(0, 1e30),         ALWAYS,            \
       "clip the gradient norm to this; 0 = off")                                                   \

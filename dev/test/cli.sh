@@ -168,6 +168,8 @@ each_refuses VALUE <<'TABLE'
 -c -1 number
 -b1 1 number
 -b2 1.5 number
+-b1 0.99999999 from 0 to 0.9999999
+-b2 0.999999999 from 0 to 0.9999999
 -gc -0.1 number
 -gt -1 number
 -gk -1 integer
@@ -708,6 +710,22 @@ holds "-a 1 overfits" compute "$loss" <<'PY'
 import sys
 a = [float(x) for x in sys.argv[1].split()]
 if not a[-1] < 0.5 * a[0]: sys.exit("loss %g, then %g" % (a[0], a[-1]))
+PY
+
+echo "# -b1, -b2: broken where float takes the largest for 1"
+for flag in -b1 -b2; do
+    bound=$("$TRAIN" --help | awk -v flag=$flag '$1 == flag { print $5 }')
+    holds "the largest $flag is below 1 as float" compute "$bound" <<'PY'
+import struct, sys
+as_float, = struct.unpack("f", struct.pack("f", float(sys.argv[1])))
+if not 0.999 < as_float < 1: sys.exit("%s is %r" % (sys.argv[1], as_float))
+PY
+done
+train -x 20 -l 1e-2 -b1 0.9999999 -b2 0.9999999; loss=$(column trl)
+holds "the largest -b1 and -b2 train" compute "$loss" <<'PY'
+import sys
+a = [float(x) for x in sys.argv[1].split()]
+if not a[-1] < 4: sys.exit(sys.argv[1])
 PY
 
 echo "# learning rate and clipping: broken when an option does not reach the update"
