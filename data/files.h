@@ -54,10 +54,40 @@ static void files_abandon(void) {
     }
 }
 
-// Replaces control characters: a message or a log line stays one line, whatever a path or an option
+// Bytes of the UTF-8 character that begins with this one; 0 where none does.
+static size_t utf8_length(unsigned char first) {
+    if (first < 0x80) return 1;
+    if (first < 0xC2 || first > 0xF4) return 0;
+    if (first < 0xE0) return 2;
+    return first < 0xF0 ? 3 : 4;
+}
+
+// Bytes of the character that `text` begins with, where a terminal shows it: 0 for bytes that are
+// no UTF-8, for controls (U+0080 to U+009F are some too), which a terminal obeys, and for what
+// breaks a line or turns its direction.
+static size_t text_shown(const char *text) {
+    static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000}; // what needs so many bytes
+    const unsigned char *bytes = (const unsigned char *)text;
+    size_t length = utf8_length(bytes[0]);
+    uint32_t c = length > 1 ? bytes[0] & (0x7Fu >> length) : bytes[0];
+    for (size_t i = 1; i < length; i++) {
+        if ((bytes[i] & 0xC0) != 0x80) return 0;
+        c = c << 6 | (bytes[i] & 0x3F);
+    }
+    if (c < least[length] || c > 0x10FFFF || (c >= 0xD800 && c <= 0xDFFF)) return 0;
+    if (c < 0x20 || (c >= 0x7F && c <= 0x9F)) return 0;
+    if ((c >= 0x2028 && c <= 0x202E) || (c >= 0x2066 && c <= 0x2069)) return 0;
+    return length;
+}
+
+// Replaces what is not shown: a message or a log line stays one line, whatever a path or an option
 // holds.
 static char *text_printable(char *text) {
-    for (char *c = text; *c; c++) *c = (unsigned char)*c < 32 || *c == 127 ? '?' : *c;
+    for (char *c = text; *c;) {
+        size_t length = text_shown(c);
+        if (!length) *c = '?';
+        c += length ? length : 1;
+    }
     return text;
 }
 

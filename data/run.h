@@ -521,7 +521,8 @@ static void run_sample(Run *run, int64_t updates) {
     int total = run->prompt_length + (int)o->sample_tokens, V = m->config.V;
     int32_t *ids = run->prompt;
     float *logits = ALLOC(float, (size_t)V, "sample"), *scratch = ALLOC(float, (size_t)V, "sample");
-    printf("--- sample after update %lld\n%s", (long long)updates, o->prompt);
+    printf("--- sample after update %lld\n", (long long)updates);
+    tokenizer_print_text(&run->tokenizer, o->prompt, strlen(o->prompt), stdout);
     for (int n = run->prompt_length; n < total; n++) {
         int T = n < o->length ? n : (int)o->length;
         gpt2_forward(m, ids + n - T, NULL, 1, T);
@@ -532,6 +533,7 @@ static void run_sample(Run *run, int64_t updates) {
         tokenizer_print(&run->tokenizer, ids[n], stdout);
         fflush(stdout);
     }
+    tokenizer_print_end(&run->tokenizer, stdout);
     printf("\n---\n");
     free(logits);
     free(scratch);

@@ -245,6 +245,10 @@ refuses "-e of 10,000 characters" "-e" -- -e "$(printf '1%.0s' {1..10000})"
 refuses "-e of 10,000 characters .bin" "-e" -- -e "$(printf '1%.0s' {1..10000}).bin"
 refuses "-i of 10,000 characters" "no such token file" -- -i "$(printf '1%.0s' {1..10000})"
 refuses "a newline in a value, on one line" "-k" -- -k $'co\nsine'
+refuses "controls of two bytes, of one, half a character; \303\234 and \342\202\254 are shown" \
+    $'-k \'\303\234??m?\342\202\254??\'' -- -k $'\303\234\302\233m\233\342\202\254\342\202'
+refuses "a line separator and a mark that turns the text" "-k 'a???b???c'" -- \
+    -k $'a\342\200\250b\342\200\256c'
 
 RESUME=(-y 1 -e 2x4x4 -x 6) # what resumes the checkpoints in the box
 echo "# options that contradict each other or a file: broken when the first of the two silently" \
@@ -464,6 +468,33 @@ train -i circle.bin -x 60 -l 2e-2 -s 60 -g 12 -gt 0 -gp abc
 same "a model of abcdefgh goes on after a prompt, beyond -t; tokenizer.bin beside -i" \
     "$(sed -n '/^--- sample after update 60$/,/^---$/p' "$W/stdout" | tr '\n' ' ')" \
     "--- sample after update 60 abcdefghabcdefg --- "
+
+echo "# what a terminal would obey or not know never reaches it: a model of abcdefgh, whose tokens
+# are parts of characters, a control as U+009B and as a byte, a mark that turns the text"
+python3 - "$W/runs" <<'PY'
+import struct, sys
+def write(name, end, texts):
+    with open("%s/%s.bin" % (sys.argv[1], name), "wb") as f:
+        f.write(struct.pack("<256i", 20240328, 2, len(texts), end, *[0] * 252))
+        f.write(b"".join(bytes([len(t)]) + t for t in texts))
+others = [bytes([c]) for c in range(ord("i"), ord("z") + 1)]
+write("parts", 1, [b"\n", b"x", b"\xc3", b"\x9c", b"y\xc2", b"\x9b[", b"\x9b", b"\xe2\x80", b"\xae",
+                   *others])
+write("controls", 1, [b"\n", b"a", b"\xc2\x9b", b"\xc3\x9c", b"d", b"e", b"f", b"g", b"h", *others])
+PY
+train -i circle.bin -x 60 -l 2e-2 -o circle
+circle() {
+    train -x 0 -e circle/model_00000060.bin -i /nowhere.bin -s 1 -gt 0 "$@"
+    text=$(sed -n '/^--- sample/,/^---$/p' "$W/stdout" | sed '1d;$d')
+}
+circle -tk parts.bin -g 15
+same "tokens that are parts of characters are printed as whole ones, or as U+FFFD" "$text" \
+    $'\303\234y\357\277\275[\357\277\275\357\277\275x\303\234y\357\277\275[\357\277\275\357\277\275'
+circle -tk parts.bin -g 1
+same "a sample that ends inside a character" "$text" $'\357\277\275'
+circle -tk controls.bin -g 3 -gp $'a\302\233\303\234'
+same "a control in -gp" "$text" $'a\357\277\275\303\234def'
+holds "a control in -gp is not in the banner either" grep -qF -e $'-gp a??\303\234' "$W/stdout"
 
 [ -z "$short" ] || finish
 
