@@ -244,6 +244,17 @@ refuses "-e of 10,000 characters .bin" "-e" -- -e "$(printf '1%.0s' {1..10000}).
 refuses "-i of 10,000 characters" "no such token file" -- -i "$(printf '1%.0s' {1..10000})"
 refuses "a newline in a value, on one line" "-k" -- -k $'co\nsine'
 
+echo "# launchers: broken when each of several processes takes itself for the only one, or a lone" \
+    "one for one of several"
+PMI_SIZE=4 refuses "to be one of PMI_SIZE 4" "PMI_SIZE is 4" "unset PMI_SIZE" --
+SLURM_STEP_NUM_TASKS=4 PMIX_RANK=0 refuses "to be one of 4 tasks of srun" \
+    "SLURM_STEP_NUM_TASKS is 4" --
+PMIX_RANK=1 refuses "to be one of several by PMIx" "PMIX_RANK is 1" --
+SLURM_NTASKS=4 SLURM_PROCID=0 train
+same "runs alone in the script of a Slurm job" "$(banner "mesh 1 process =")" "mesh 1 process = DP "
+SLURM_STEP_NUM_TASKS=1 PMIX_RANK=0 train
+same "runs alone as the one task of srun" "$(banner "mesh 1 process =")" "mesh 1 process = DP "
+
 RESUME=(-y 1 -e 2x4x4 -x 6) # what resumes the checkpoints in the box
 echo "# options that contradict each other or a file: broken when the first of the two silently" \
     "wins"
