@@ -250,6 +250,17 @@ refuses "controls of two bytes, of one, half a character; \303\234 and \342\202\
 refuses "a line separator and a mark that turns the text" "-k 'a???b???c'" -- \
     -k $'a\342\200\250b\342\200\256c'
 
+echo "# launchers: broken when each of several processes takes itself for the only one, or a lone" \
+    "one for one of several"
+PMI_SIZE=4 refuses "to be one of PMI_SIZE 4" "PMI_SIZE is 4" "unset PMI_SIZE" --
+SLURM_STEP_NUM_TASKS=4 PMIX_RANK=0 refuses "to be one of 4 tasks of srun" \
+    "SLURM_STEP_NUM_TASKS is 4" --
+PMIX_RANK=1 refuses "to be one of several by PMIx" "PMIX_RANK is 1" --
+SLURM_NTASKS=4 SLURM_PROCID=0 train
+same "runs alone in the script of a Slurm job" "$(banner "mesh 1 process =")" "mesh 1 process = DP "
+SLURM_STEP_NUM_TASKS=1 PMIX_RANK=0 train
+same "runs alone as the one task of srun" "$(banner "mesh 1 process =")" "mesh 1 process = DP "
+
 RESUME=(-y 1 -e 2x4x4 -x 6) # what resumes the checkpoints in the box
 echo "# options that contradict each other or a file: broken when the first of the two silently" \
     "wins"
