@@ -2235,7 +2235,7 @@ typedef struct GPT2 {
     int hidden_kind;
     Span *spans;
     int span_count, span_room;
-    double *host_results;      // pinned: loss and squares of an update
+    double *host_results;      // pinned: loss and squares of an update, whether to stop
     float *snapshot;           // a copy of the parameter table on the host, to read or write files
     int snapshot_set;
     uint64_t loaded_hash;
@@ -2471,7 +2471,7 @@ static void gpt2_create(GPT2 *m, const GPT2Config *config, Mesh mesh, int B, int
         CUDA_CHECK(cudaMallocHost((void **)&m->batch_host[i], bytes));
         CUDA_CHECK(cudaEventCreateWithFlags(&m->batch_copied[i], cudaEventDisableTiming));
     }
-    CUDA_CHECK(cudaMallocHost((void **)&m->host_results, (1 + P_COUNT) * sizeof(double)));
+    CUDA_CHECK(cudaMallocHost((void **)&m->host_results, (2 + P_COUNT) * sizeof(double)));
     CUDA_CHECK(cudaEventCreateWithFlags(&m->ready, cudaEventDisableTiming));
     CUDA_CHECK(cudaEventCreateWithFlags(&m->finished, cudaEventDisableTiming));
     CUDA_CHECK(cudaEventCreateWithFlags(&m->hidden, cudaEventDisableTiming));
@@ -3332,7 +3332,8 @@ static UpdateSums gpt2_gradients(GPT2 *m) {
     RANGE();
     UpdateSums sums = {};
     double *squares = m->host_results + 1;
-    double *all = ALLOC(double, (size_t)m->mesh.group * P_COUNT, "norm"), total = 0;
+    const int n = P_COUNT + 1; // and whether this process was asked to stop
+    double *all = ALLOC(double, (size_t)m->mesh.group * n, "norm"), total = 0;
     gradients_reduce(m);
     gradients_square(m->squares, m->squares_partial, m->grads, m->flat);
     CUDA_CHECK(cudaMemcpyAsync(m->host_results, m->loss_total, sizeof(double),
@@ -3341,20 +3342,23 @@ static UpdateSums gpt2_gradients(GPT2 *m) {
                                cudaMemcpyDeviceToHost, gpu.stream));
     stream_wait(m);
     spans_collect(m);
-    mesh_gather(&m->mesh, squares, P_COUNT, all);
+    squares[P_COUNT] = stop_asked != 0;
+    mesh_gather(&m->mesh, squares, n, all);
     for (int p = 0; p < P_COUNT; p++) {
         int processes = spec_is_cut(&m->whole[p]) ? m->mesh.group : 1;
         for (int i = 0; i < processes; i++) {
-            double squared = all[i * P_COUNT + p];
+            double squared = all[i * n + p];
             if (!isfinite(squared) && !sums.culprit) sums.culprit = m->whole[p].name;
             total += squared;
         }
     }
+    double replicas[] = {m->host_results[0] / m->micro_steps, 0}; // loss, and who is to stop
+    for (int i = 0; i < m->mesh.group; i++) replicas[1] += all[i * n + P_COUNT];
     free(all);
+    mesh_sum(&m->mesh, MESH_DP, replicas, 2, sizeof *replicas);
+    sums.loss = replicas[0] / m->mesh.DP;
     sums.norm = sqrt(total);
-    sums.loss = m->host_results[0] / m->micro_steps;
-    mesh_sum(&m->mesh, MESH_DP, &sums.loss, 1, sizeof sums.loss);
-    sums.loss /= m->mesh.DP;
+    sums.stop = replicas[1] > 0;
     return sums;
 }
 
@@ -3618,6 +3622,7 @@ static int gpt2_describe_process(GPT2 *m, char out[PROCESS_WHAT]) {
 int main(int argc, char **argv) {
     static Run run; // all zero
     int world, rank;
+    descriptors_open();
     processes_begin(&world, &rank);
     run_parse(&run, argc, argv, rank);
     if (run.options.show_plan) {
@@ -3632,15 +3637,15 @@ int main(int argc, char **argv) {
         if (run_validation_due(&run, done)) run_validate(&run, done);
         if (run_sample_due(&run, done)) run_sample(&run, done);
         if (run_checkpoint_due(&run, done)) run_checkpoint(&run, done);
-        if (done >= run.updates) break;
+        if (done >= run.updates || run.stop) break;
         RunlogUpdate update = run_update(&run, done + 1);
         run_progress(&run, &update);
     }
     run_summary(&run);
-    run_close(&run);
+    int status = run_close(&run);
     comm_close();
     gpu_close();
     processes_end();
-    return 0;
+    return status;
 }
 #endif

@@ -51,10 +51,12 @@
 
 #include "../tp_blocks.h"
 #include "checkpoint.h"
+#include "folder.h"
 #include "options.h"
 #include "runlog.h"
 #include "tokenizer.h"
 #include "tokens.h"
+#include <poll.h>
 
 // ----------------------------------------------------------------------------
 // sampling
@@ -105,6 +107,9 @@ typedef struct {
     Runlog log;
     char model_path[PATH_MAX]; // the file the weights come from; "" = new weights
     int64_t first, updates;    // updates done before this run, and to have been done at its end
+    int64_t done;              // updates done so far, with those before
+    int stop;                  // the signal that ends this run after `done`, or 0
+    int lock;                  // of the folder of -o, in rank 0; see folder.h
     int64_t micro_steps;       // micro-batches per update
     int64_t val_sequences;     // per validation
     int32_t *tokens, *targets; // (B,T) of a micro-batch
@@ -253,10 +258,27 @@ static void run_check_files(Run *run) {
                    run->first ? "the checkpoint that -y resumes from" : "the model of -e");
 }
 
+// Opens what a caller closed of standard input, output and error. A file that took their number
+// would get what is printed.
+static void descriptors_open(void) {
+    int opened = 0;
+    while (opened >= 0 && opened <= STDERR_FILENO) opened = open("/dev/null", O_RDWR);
+    if (opened >= 0) close(opened);
+}
+
 // Reads the command line. From here on rank 0 speaks for all processes.
 static void run_parse(Run *run, int argc, char **argv, int rank) {
+    Options *o = &run->options;
     if (rank && !freopen("/dev/null", "w", stdout)) fail("/dev/null: %s", strerror(errno));
-    options_parse(&run->options, argc, argv);
+    options_parse(o, argc, argv);
+    if (!o->out[0] && (o->save_every || o->save_keep)) {
+        fail("%s %lld: no folder for checkpoints; -o names it", o->save_every ? "-n" : "-nk",
+             (long long)(o->save_every ? o->save_every : o->save_keep));
+    }
+    if (strlen(o->out) > FOLDER_BYTES) {
+        fail("-o: a path of %zu bytes is too long, expected at most %d", strlen(o->out),
+             (int)FOLDER_BYTES);
+    }
 }
 
 // `--plan`: prints the steps of the model's plan instead of running it. It needs no data.
@@ -273,12 +295,41 @@ static void run_show_plan(Run *run) {
     if (fflush(stdout) || ferror(stdout)) fail("standard output: %s", strerror(errno));
 }
 
+// Fails if another run has been in the folder of -o.
+static void run_check_folder(const Run *run) {
+    const Options *o = &run->options;
+    int64_t newest = checkpoint_find(o->out, INT64_MAX);
+    if (newest > run->first || (newest >= 0 && !o->resume)) {
+        fail("-o %s: another run saved checkpoint %lld there while this one began; -y 1 goes on "
+             "from it, another folder keeps it", o->out, (long long)newest);
+    }
+    if (runlog_exists(o->out) && !o->resume) {
+        fail("-o %s: holds main.log of an earlier run without a checkpoint; -y 1 starts it anew at "
+             "update 0, another folder keeps it", o->out);
+    }
+}
+
+// Makes the folder of -o this run's, and begins its log. Until here nothing has been written.
+static void run_take_folder(Run *run) {
+    const Options *o = &run->options;
+    run_check_folder(run);
+    folder_prepare(o->out);
+    if (run->lock < 0) run->lock = lock_take(o->out, 1);
+    run_check_folder(run); // again, for those who came and went before the lock
+    lock_sign(run->lock);
+    runlog_open(&run->log, o->out, (int)o->resume, run->first ? run->first : -1);
+    if (flock(run->lock, LOCK_EX | LOCK_NB)) {
+        run_say(run, "# lock none (%s): do not start a second run in %s", strerror(errno), o->out);
+    }
+}
+
 // From options to all that a run needs. All that can be wrong is checked before a file is written.
 static void run_open(Run *run, int world, int rank) {
     GPT2Config config;
     Options *o = &run->options;
     int train = o->updates != 0, validate = o->val_every > 0;
     size_t n = strlen(o->model);
+    run->lock = o->out[0] && rank == 0 ? lock_take(o->out, 0) : -1;
     tokens_watch(&run->train, &run->val);
     if (train || n <= 4 || strcmp(o->model + n - 4, ".bin")) {
         tokens_open(&run->train, o->train_data);
@@ -331,14 +382,35 @@ static void run_open(Run *run, int world, int rank) {
     run->tokens = ALLOC(int32_t, (size_t)(o->batch * o->length), "tokens");
     run->targets = ALLOC(int32_t, (size_t)(o->batch * o->length), "targets");
     run_check_files(run);
-    if (o->out[0] && rank == 0) {
-        folder_create(o->out);
-        runlog_open(&run->log, o->out, (int)o->resume, run->first ? run->first : -1);
-    }
+    if (o->out[0] && rank == 0) run_take_folder(run);
+    run->done = run->first;
+    // Training goes on when nobody reads what it prints.
+    if (run->updates > run->first) signal(SIGPIPE, SIG_IGN);
 }
 
-// Fails if anything was lost on its way to the terminal or the log.
-static void run_close(Run *run) {
+// When somebody removed the folder of -o, and a checkpoint or its owner made it again: the lock and
+// the log come back too.
+static void run_restore_log(Run *run) {
+    const char *out = run->options.out;
+    if (!runlog_removed(&run->log) || access(out, F_OK)) return;
+    close(run->lock);
+    run->lock = lock_take(out, 1);
+    lock_sign(run->lock);
+    runlog_restore(&run->log);
+    run_say(run, "# removed %s, after update %lld at the latest; made again", run->log.path,
+            (long long)run->done);
+}
+
+// Whether those who read standard output have left, and lose nothing.
+static int stdout_is_abandoned(void) {
+    struct pollfd out = {};
+    out.fd = STDOUT_FILENO;
+    return poll(&out, 1, 0) == 1 && (out.revents & (POLLERR | POLLHUP));
+}
+
+// Fails if anything was lost on its way to the terminal or the log. Returns the exit status.
+static int run_close(Run *run) {
+    run_restore_log(run);
     runlog_close(&run->log);
     gpt2_free(&run->model);
     tokens_close(&run->train);
@@ -347,7 +419,10 @@ static void run_close(Run *run) {
     free(run->tokens);
     free(run->targets);
     free(run->prompt);
-    if (fflush(stdout) || ferror(stdout)) fail("standard output: %s", strerror(errno));
+    if ((fflush(stdout) || ferror(stdout)) && !stdout_is_abandoned()) {
+        fail("standard output: %s", strerror(errno));
+    }
+    return run->stop ? 128 + run->stop : EXIT_SUCCESS;
 }
 
 // What text the tokens were made from, as its script left it in source.txt beside them.
@@ -434,7 +509,7 @@ static int run_sample_due(const Run *run, int64_t done) {
 }
 
 static int run_checkpoint_due(const Run *run, int64_t done) {
-    return run->options.out[0] && run_due(run, done, run->options.save_every);
+    return run->options.out[0] && (run->stop || run_due(run, done, run->options.save_every));
 }
 
 // Row r of the batch of update s (from 0).
@@ -447,8 +522,20 @@ static void run_load_row(Run *run, int64_t s, int64_t r, int32_t *tokens, int32_
     tokens_copy(&run->train, start + 1, (size_t)T, targets);
 }
 
-// Update number N (from 1). Fails when loss or gradient is not a finite number; checkpoints of
-// before stay.
+// The signal that stops this run. It may have reached only some processes; all take part.
+static int run_stop_signal(const Run *run) {
+    const Mesh *mesh = &run->model.mesh;
+    int asked = stop_asked, *all = ALLOC(int, (size_t)mesh->world, "signals");
+    processes_gather(mesh, &asked, sizeof asked, all);
+    for (int i = 0; i < mesh->world; i++) asked = all[i] ? all[i] : asked;
+    processes_broadcast(mesh, &asked, sizeof asked);
+    free(all);
+    return asked;
+}
+
+// Update number N (from 1). From the first one on signals stop the run, after the update under way;
+// before, and where there are no updates, they end it at once. Fails when loss or gradient is not a
+// finite number; checkpoints of before stay.
 static RunlogUpdate run_update(Run *run, int64_t N) {
     const Options *o = &run->options;
     GPT2 *m = &run->model;
@@ -456,6 +543,7 @@ static RunlogUpdate run_update(Run *run, int64_t N) {
     Traffic before[TRAFFIC_KINDS];
     memcpy(before, m->traffic, sizeof before);
     u.update = N;
+    if (N == run->first + 1) stop_catch();
     double start = seconds_now();
     for (int64_t micro = 0; micro < run->micro_steps; micro++) {
         for (int64_t b = 0; b < o->batch; b++) {
@@ -478,6 +566,7 @@ static RunlogUpdate run_update(Run *run, int64_t N) {
     AdamW h = {.rate = u.rate, .beta1 = o->beta1, .beta2 = o->beta2, .eps = 1e-8,
                .decay = o->decay, .grad_scale = clip};
     gpt2_update(m, h, N);
+    run->done = N;
     u.ms = 1e3 * (seconds_now() - start);
     u.tokens_per_second = (double)o->update_tokens / u.ms * 1e3;
     run->seconds += u.ms * 1e-3;
@@ -494,6 +583,7 @@ static RunlogUpdate run_update(Run *run, int64_t N) {
 #ifdef DEBUG
     run_check_replicas(run, N);
 #endif
+    if (sums.stop && N < run->updates) run->stop = run_stop_signal(run);
     return u;
 }
 
@@ -547,6 +637,7 @@ static void run_checkpoint(Run *run, int64_t updates) {
 // On a terminal a line for people, with the time left; elsewhere the line of the log.
 static void run_progress(Run *run, const RunlogUpdate *u) {
     char line[256];
+    run_restore_log(run);
     runlog_update_format(line, sizeof line, u);
     runlog_line(&run->log, "%s", line);
     if (!isatty(STDOUT_FILENO) || run->model.mesh.world > 1) { // mpirun's pipes look like terminals
@@ -563,12 +654,18 @@ static void run_progress(Run *run, const RunlogUpdate *u) {
            left % 60);
 }
 
-// What this run's updates really executed, on average.
-static void run_summary(const Run *run) {
+// How the run ended, and what its updates really executed, on average.
+static void run_summary(Run *run) {
     static const char *const names[TRAFFIC_KINDS] = {"activations", "gradients of activations",
                                                      "partial gradients of parameters",
                                                      "the cut vocabulary"};
-    double n = (double)(run->updates - run->first);
+    double n = (double)(run->done - run->first);
+    if (run->stop) {
+        run_say(run, "# stopped by %s after update %lld of %lld: %s", stop_name(run->stop),
+                (long long)run->done, (long long)run->updates,
+                run->options.out[0] ? "its checkpoint is saved, -y 1 goes on from it"
+                                    : "nothing is saved without -o");
+    }
     if (n <= 0) return;
     printf("%.0f updates in %.1f s, %.1f ms each; executed per update:\n", n, run->seconds,
            1e3 * run->seconds / n);

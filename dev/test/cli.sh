@@ -324,7 +324,8 @@ same "checkpoints 2 and 3: names and sizes" \
         for N in 00000002 00000003; do printf "${kind%:*} %s " $N "${kind#*:}"; done; done)"
 train -o keep -x 5 -n 1 -nk 2
 same "-nk 2 keeps two" "$(cd "$W/runs/keep" && echo *)" \
-    "DONE_00000004 DONE_00000005 main.log$(printf ' %s' {model,state}_0000000{4,5}.bin)"
+    "DONE_00000004 DONE_00000005 main.log $(echo model_0000000{4,5}.bin) run.lock $(
+        echo state_0000000{4,5}.bin)"
 train -x 0 -e model.bin -o copy
 holds "a model loaded and saved is the same file" cmp "$W/runs/model.bin" \
     "$W/runs/copy/model_00000000.bin"
@@ -569,7 +570,7 @@ echo "# NaN: broken when a run goes on, or saves what it computed"
 cp "$W/box/nan.bin" "$W/runs"
 fails runs -e nan.bin -o nan -n 1
 same "a NaN weight stops the run, naming the update" "$(refused "update 1:")" ""
-same "a NaN weight leaves no checkpoint" "$(ls "$W/runs/nan")" main.log
+same "a NaN weight leaves no checkpoint" "$(cd "$W/runs/nan" && echo *)" "main.log run.lock"
 fails runs -l 1000 -c 1000 -x 20 -n 1 -o burst
 same "weights that overflow stop the run" "$(refused "update ")" ""
 holds "weights that overflow are in no checkpoint" compute "$W/runs/burst" <<'PY'

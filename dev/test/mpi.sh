@@ -75,14 +75,6 @@ trainer() {
 }
 end_all() { local pids; pids=$(trainers) && kill -9 $pids 2>/dev/null; true; }
 
-# until_true COMMAND...: polls, at most 20 seconds.
-until_true() {
-    local limit=$((SECONDS + 20))
-    until "$@"; do
-        [ "$SECONDS" -lt "$limit" ] || return 1
-        sleep 0.003
-    done
-}
 reached() { grep -qE "^s:($2) trl" "$W/runs/$1/main.log" 2>/dev/null; } # folder, update
 writing() { compgen -G "$W/runs/$1/*.part" >/dev/null; }                # a checkpoint, right now
 
@@ -410,6 +402,48 @@ killed_at_start() { # rank, folder with a checkpoint
 }
 killed_at_start 1 kill1
 killed_at_start 0 kill0
+
+echo "# a signal to stop: broken by a rank that makes one update more than the others, or by a" \
+    "checkpoint that mpirun's haste leaves half done"
+CALM=(-x 40 -v 7 -p sppp -nl 10000 -u 5)
+mpi 2 "${CALM[@]}" -nl 0 -o calm2
+mpi 4 "${CALM[@]}" -nl 0 -o calm4
+# told RANKS SIGNAL WHOM STATUS LINE: a run stops when mpirun, or one rank, is told to; resumed, it
+# ends in the bytes of one that was not.
+told() {
+    local name="SIG$2 to $3, $1 ranks" folder="told_$1_$2" whom
+    background "$1" "${CALM[@]}" -o "$folder"
+    until_true reached "$folder" "[5-9]|[123][0-9]"
+    case $3 in
+        mpirun) whom=$(pgrep -P "$launched" mpirun);;
+        *) whom=$(trainer "${3#rank }");;
+    esac
+    kill -s "$2" "$whom"
+    ended
+    same "$name: status, and what the log says" \
+        "$rc $(tail -n 1 "$W/runs/$folder/main.log" | sed -E 's/ update [0-9]+/ update N/')" \
+        "$4 # stopped by $5 after update N of 40: its checkpoint is saved, -y 1 goes on from it"
+    same "$name: no process, no unfinished file is left" \
+        "$(trainers | wc -l)$(cd "$W/runs/$folder" && find . -name '*.part')" 0
+    mpi "$1" "${CALM[@]}" -nl 0 -o "$folder" -y 1
+    holds "$name: resumed, the bytes and the log of a run never stopped" identical "calm$1" \
+        "$folder"
+}
+told 2 USR1 mpirun 138 SIGUSR1
+told 2 TERM mpirun 1 SIGTERM
+told 2 INT "rank 0" 130 SIGINT
+told 4 HUP "rank 3" 129 SIGHUP
+
+echo "# one run to a folder: broken when every rank locks it, or none"
+background 2 "${LONG[@]}" -o held
+until_true reached held "[5-9]"
+mpi_try 2 "${LONG[@]}" -o held -y 1
+holds "a second mpirun is refused" grep -qE \
+    "^error: rank 0: -o held: in use by pid $(trainer 0) on .*: $TRAIN .*-o held; wait" "$W/stderr"
+kill -USR1 "$(pgrep -P "$launched" mpirun)"
+ended
+mpi 2 "${LONG[@]}" -o held -y 1 -x $(($(newest held) + 1))
+holds "when the first has ended the folder is free" reached held "$(newest held)"
 
 # ----------------------------------------------------------------------------
 
