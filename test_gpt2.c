@@ -694,7 +694,7 @@ static void test_model_files(const char *folder) {
             m.moment1.block[j] = (real)(float)random_uniform(random_bits(1, 1, 1, j));
             m.params.block[j] = (real)(float)m.params.block[j];
         }
-        checkpoint_save(&m, folder, 7 + i, 0);
+        checkpoint_save(&m, folder, 7 + i, 0, "");
         checkpoint_path(path, folder, "model", 7 + i);
         file_open(&file, path, "model");
         file_read(&file, header, sizeof header);

@@ -770,7 +770,6 @@ typedef struct {
     int threads;
     int32_t *tokens, *targets; // (B,T) of the last forward pass
     double *row_sums;         // for the gradient norm
-    uint64_t loaded_hash;     // of all numbers read from files, to compare between processes
     Traffic traffic[TRAFFIC_KINDS]; // what was executed since the model was created
     Network network;          // emulated
     double loss_sum;          // of the update's micro-steps so far, each divided by their number
@@ -1508,9 +1507,6 @@ static void model_rows_put(void *owner, int set, int p, int layer, int row, int 
     GPT2 *m = owner;
     Shard mine = shard_of(&m->whole[p], m->mesh.group_rank, m->mesh.group);
     size_t cols = (size_t)m->whole[p].cols, first = (size_t)row * cols;
-    if (m->mesh.world > 1) {
-        m->loaded_hash = words_hash(m->loaded_hash, values, (size_t)rows * cols * sizeof *values);
-    }
     for (int r = 0; r < mine.rows; r++) {
         size_t at = shard_row(&mine, r);
         if (at < first || at >= first + (size_t)rows * cols) continue;
@@ -1537,25 +1533,28 @@ static void model_rows_get(void *owner, int set, int p, int layer, int row, int 
     mesh_join(&m->mesh, values, (size_t)rows * cols);
 }
 
-static void gpt2_load(GPT2 *m, const char *path) {
-    File file;
+static uint64_t gpt2_load(GPT2 *m, const char *path) {
     GPT2Config config;
-    ParamSpec specs[P_COUNT];
-    int bf16 = model_open(&file, path, &config);
-    param_specs(specs, &config);
-    tensors_read(&file, specs, bf16, SET_PARAMS, model_rows_put, m);
-    file_close(&file);
+    return model_read(path, &config, model_rows_put, m);
 }
 
-static void gpt2_load_state(GPT2 *m, const char *path, int64_t updates) {
-    state_read(path, &m->config, updates, model_rows_put, m);
+static uint64_t gpt2_load_state(GPT2 *m, const char *path, int64_t updates) {
+    return state_read(path, &m->config, updates, model_rows_put, m);
 }
 
 // The first TP group gathers, its first process writes.
-static void checkpoint_save(GPT2 *m, const char *folder, int64_t updates, int64_t keep) {
-    if (m->mesh.dp_rank == 0) {
-        checkpoint_write(folder, &m->config, updates, keep, m->mesh.rank == 0, model_rows_get, m);
-    }
+static void checkpoint_save(GPT2 *m, const char *folder, int64_t updates, int64_t keep,
+                            const char *record) {
+    if (m->mesh.dp_rank) return;
+    checkpoint_write(folder, &m->config, updates, keep, record, m->mesh.rank == 0, model_rows_get,
+                     m);
+}
+
+static void gpt2_check(GPT2 *m, const char *where) {
+    ParamSpec specs[P_COUNT];
+    param_specs(specs, &m->config);
+    if (m->mesh.rank) where = NULL;
+    tensors_write(NULL, where, specs, SET_PARAMS, model_rows_get, m);
 }
 
 // ----------------------------------------------------------------------------
@@ -1622,8 +1621,7 @@ int main(int argc, char **argv) {
     descriptors_open();
     processes_begin(&world, &rank);
     run_parse(&run, argc, argv, rank);
-    if (run.options.show_plan) {
-        run_show_plan(&run);
+    if (run_instead(&run)) {
         processes_end();
         return 0;
     }

@@ -2238,7 +2238,6 @@ typedef struct GPT2 {
     double *host_results;      // pinned: loss and squares of an update, whether to stop
     float *snapshot;           // a copy of the parameter table on the host, to read or write files
     int snapshot_set;
-    uint64_t loaded_hash;
     Traffic traffic[TRAFFIC_KINDS];
 } GPT2;
 
@@ -3398,8 +3397,19 @@ static float *set_on_gpu(const GPT2 *m, int set) {
     return set == SET_MOMENT1 ? m->moment1 : m->moment2;
 }
 
-// From the GPU. With ZeRO each replica has a part of it, and all replicas take part.
+// From the GPU. With ZeRO each replica has a part of it, and all replicas take part. Without
+// training there are only the rounded weights.
 static void snapshot_take(GPT2 *m, int set) {
+    m->snapshot_set = set;
+    if (!set_on_gpu(m, set)) {
+        real *rounded = ALLOC(real, m->flat_size, "rounded parameters");
+        CUDA_CHECK(cudaMemcpyAsync(rounded, m->params, m->flat_size * sizeof(real),
+                                   cudaMemcpyDeviceToHost, gpu.stream));
+        stream_wait(m);
+        for (size_t i = 0; i < m->flat_size; i++) m->snapshot[i] = (float)rounded[i];
+        free(rounded);
+        return;
+    }
     CUDA_CHECK(cudaMemcpyAsync(m->snapshot + m->owned_begin, set_on_gpu(m, set),
                                m->owned_size * sizeof(float), cudaMemcpyDeviceToHost, gpu.stream));
     stream_wait(m);
@@ -3407,7 +3417,6 @@ static void snapshot_take(GPT2 *m, int set) {
         mesh_broadcast(&m->mesh, MESH_DP, owner, m->snapshot + owner * m->owned_size,
                        m->owned_size * sizeof(float));
     }
-    m->snapshot_set = set;
 }
 
 // To the GPU. Weights go there twice: as they are, and rounded.
@@ -3442,7 +3451,6 @@ static void model_rows_put(void *owner, int set, int p, int layer, int row, int 
     size_t cols = (size_t)m->whole[p].cols, first = (size_t)row * cols, n = (size_t)rows * cols;
     if (m->snapshot_set != set && m->snapshot_set != SET_NONE) snapshot_put(m, m->snapshot_set);
     m->snapshot_set = set;
-    if (m->mesh.world > 1) m->loaded_hash = words_hash(m->loaded_hash, values, n * sizeof *values);
     for (int f = 0; f < parts_of(m, p); f++) {
         Shard part = shard_of(&m->whole[p], m->rank0 + f, m->config.R);
         for (int r = 0; r < part.rows; r++) {
@@ -3475,31 +3483,39 @@ static void model_rows_get(void *owner, int set, int p, int layer, int row, int 
     mesh_join(&m->mesh, values, n);
 }
 
-static void gpt2_load(GPT2 *m, const char *path) {
-    File file;
+static uint64_t gpt2_load(GPT2 *m, const char *path) {
     GPT2Config config;
-    ParamSpec specs[P_COUNT];
-    int bf16 = model_open(&file, path, &config);
-    param_specs(specs, &config);
     snapshot_make(m);
-    tensors_read(&file, specs, bf16, SET_PARAMS, model_rows_put, m);
+    uint64_t hash = model_read(path, &config, model_rows_put, m);
     snapshot_put(m, SET_PARAMS);
     snapshot_drop(m);
-    file_close(&file);
+    return hash;
 }
 
-static void gpt2_load_state(GPT2 *m, const char *path, int64_t updates) {
+static uint64_t gpt2_load_state(GPT2 *m, const char *path, int64_t updates) {
     snapshot_make(m);
-    state_read(path, &m->config, updates, model_rows_put, m);
+    uint64_t hash = state_read(path, &m->config, updates, model_rows_put, m);
     snapshot_put(m, m->snapshot_set);
     snapshot_drop(m);
+    return hash;
 }
 
 // The first TP group gathers, its first process writes; with ZeRO all replicas bring their parts.
-static void checkpoint_save(GPT2 *m, const char *folder, int64_t updates, int64_t keep) {
+static void checkpoint_save(GPT2 *m, const char *folder, int64_t updates, int64_t keep,
+                            const char *record) {
     if (m->mesh.dp_rank && !m->options.zero) return;
     snapshot_make(m);
-    checkpoint_write(folder, &m->config, updates, keep, m->mesh.rank == 0, model_rows_get, m);
+    checkpoint_write(folder, &m->config, updates, keep, record, m->mesh.rank == 0, model_rows_get,
+                     m);
+    snapshot_drop(m);
+}
+
+static void gpt2_check(GPT2 *m, const char *where) {
+    ParamSpec specs[P_COUNT];
+    param_specs(specs, &m->config);
+    if (m->mesh.rank) where = NULL;
+    snapshot_make(m);
+    tensors_write(NULL, where, specs, SET_PARAMS, model_rows_get, m);
     snapshot_drop(m);
 }
 
@@ -3625,8 +3641,7 @@ int main(int argc, char **argv) {
     descriptors_open();
     processes_begin(&world, &rank);
     run_parse(&run, argc, argv, rank);
-    if (run.options.show_plan) {
-        run_show_plan(&run);
+    if (run_instead(&run)) {
         processes_end();
         return 0;
     }

@@ -142,6 +142,8 @@ def poke(source, out, tensor, element, value): # a model with one number changed
 if sys.argv[1] == "poke": poke(sys.argv[2], sys.argv[3], sys.argv[4], int(sys.argv[5]), sys.argv[6])
 else:
     write("train.bin", tokens(1, 4000)), write("val.bin", tokens(2, 500))
+    write("letters.bin", struct.pack("<256i", 20240328, 2, V, 0, *[0] * 252) +
+          b"".join(bytes([1, 48 + i]) for i in range(V)))
     # For ranks with folders of their own.
     write("rank0/text.bin", tokens(3, 4000)), write("rank1/text.bin", tokens(4, 4000))
     for folder in "rank0", "rank1":
@@ -389,7 +391,7 @@ killed_in_checkpoint() { # rank, folder
         wait "$launched" 2>/dev/null
         writing "$2" && break
     done
-    after_kill "$now" "$2" "rank $1 killed in a checkpoint" -e 4x4x128 -p sppp
+    after_kill "$now" "$2" "rank $1 killed in a checkpoint" -e 4x4x128 -b 1 -p sppp
 }
 killed_in_checkpoint 0 killc0
 killed_in_checkpoint 1 killc1
@@ -503,12 +505,22 @@ mpi 2 -v 0 -p sppp -x 4 -n 2 -o nan
 poke "$W/runs/nan/model_00000004.bin" "$W/runs/nan/model_00000004.bin" qkvw \
     $((3 * 3 * 32 * 32 + 3 * 32 * 32 - 1)) nan
 mpi_try 2 -v 0 -p sppp -x 8 -n 2 -y 1 -o nan
-same "NaN ends all ranks with the update and a tensor" \
-    "$((rc != 0)) $(grep -oE '^error: rank [01]: update 5: .*gradient of [a-z0-9]+' "$W/stderr" |
-        grep -oE 'update 5|gradient' | sort -u | tr '\n' ' ')$(trainers | wc -l)" \
-    "1 gradient update 5 0"
-same "the checkpoints of before stay" "$(kept nan)" "00000002 00000004 "
+same "NaN in a checkpoint ends all ranks with its file and the tensor" \
+    "$((rc != 0)) $(grep -oE '^error: rank [01]: nan/model_00000004.bin: qkvw is nan' "$W/stderr" |
+        cut -d: -f3- | sort -u) $(trainers | wc -l)" "1  nan/model_00000004.bin: qkvw is nan 0"
 rm "$W/runs/nan/"*_00000004*
+# Finite weights; those of rank 1's logits are not.
+poke "$W/runs/base/model_00000000.bin" "$W/runs/large.bin" wte 5 3e38
+for row in "update 1:|-x 4 -v 0" "after update 0 the validation loss is not finite|-x 4 -v 1" \
+    "after update 0 the logits of a sample are not finite|-x 0 -v 0 -s 1 -tk letters.bin"; do
+    mpi_try 2 -p s -e large.bin -o never ${row#*|}
+    same "all ranks end with: ${row%|*}" \
+        "$((rc != 0)) $(grep -cE "^error: rank 0: ${row%|*}" "$W/stderr") $(trainers | wc -l)" \
+        "1 1 0"
+    same "and leave no checkpoint" "$(cd "$W/runs" && ls never 2>/dev/null | grep -v main.log)" ""
+    rm -rf "$W/runs/never"
+done
+same "the checkpoints of before stay" "$(kept nan)" "00000002 "
 mpi 2 -v 0 -p sppp -x 4 -n 2 -y 1 -o nan
 holds "the run goes on from the one before" reached nan 4
 
