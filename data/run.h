@@ -438,8 +438,8 @@ static void run_check_folder(const Run *run) {
     const Options *o = &run->options;
     int64_t newest = checkpoint_find(o->out, INT64_MAX);
     if (newest != (run->resumes ? run->first : -1)) {
-        fail("-o %s: another run saved checkpoint %lld there while this one began; -y 1 goes on "
-             "from it, another folder keeps it", o->out, (long long)newest);
+        fail("-o %s: its checkpoints changed while this run began; start again, with -y 1 to go on "
+             "from the newest", o->out);
     }
     if (runlog_exists(o->out) && !o->resume) {
         fail("-o %s: holds main.log of an earlier run without a checkpoint; -y 1 starts it anew at "

@@ -15,9 +15,9 @@ export ASAN_OPTIONS=${ASAN_OPTIONS:-}:detect_leaks=0 # a process that a signal e
 }
 cp "$W/box"/*.bin "$W/runs"
 
-# A run that an emulated network slows down to some ms per update, and one of more than a second.
+# A run that an emulated network slows down to some ms per update, and one of a second.
 PACED=(-x 40 -v 7 -m 2 -u 10 -q 0 -p s -nl 500)
-SLOW=(-p s -nl 200000)
+SLOW=(-p s -nl 100000)
 
 # background ARGS...: a run as a user starts it; the shell would have it deaf to SIGINT.
 # ended: waits for it; leaves $rc.
@@ -116,13 +116,13 @@ for signal in TERM:15 INT:2 HUP:1 USR1:10; do
     holds "$name: resumed, the bytes and the log of a run never stopped" as_undisturbed cut
 done
 
-background "${SLOW[@]}" -x 3
-sleep 0.5
+background "${SLOW[@]}" -x 9
+until_true grep -q '^s:1 trl' "$W/stdout"
 kill -USR1 "$CHILD"
 ended
 same "without -o: the update is finished, and nothing is saved" \
-    "$rc $(grep -oE '^# stopped .*|^s:1 trl' "$W/stdout" | tr '\n' ' ')" \
-    "138 s:1 trl # stopped by SIGUSR1 after update 1 of 3: nothing is saved without -o "
+    "$rc $(grep -oE '^# stopped .*|^s:[0-9] trl' "$W/stdout" | tr '\n' ' ')" \
+    "138 s:1 trl s:2 trl # stopped by SIGUSR1 after update 2 of 9: nothing is saved without -o "
 (trap '' HUP; background "${PACED[@]}" -o deaf; reached deaf "[5-9]"; kill -HUP "$CHILD"; ended)
 same "a signal that was ignored at the start, as by nohup, stays ignored" \
     "$(cd "$W/runs/deaf" && echo DONE_*) $(grep -c stopped "$W/runs/deaf/main.log")" \
@@ -191,7 +191,13 @@ if "${user[@]}" true 2>/dev/null && ! "${user[@]}" mkdir "$W/runs/locked/x" 2>/d
     same "-o that cannot be written, though its log can" \
         "$(refused "-o locked: no file can be made and removed in it" "Permission denied") $(
             names locked) $(wc -c <"$W/runs/locked/main.log")" " main.log 0"
-else skip "-o that cannot be written" "no user here that may not write everywhere"; fi
+    chmod 333 "$W/runs/locked"
+    rm "$W/runs/locked/main.log"
+    ("${user[@]}" sh -c 'cd "$1" && shift && exec "$@"' sh "$W/runs" "$TRAIN" "${SMALL[@]}" \
+        -o locked) >"$W/stdout" 2>"$W/stderr"; rc=$?
+    chmod 755 "$W/runs/locked"
+    same "-o that cannot be listed" "$(refused "locked" "Permission denied") $(names locked)" " "
+else skip "-o that cannot be written, or listed" "no user here that may not do everything"; fi
 long=$(printf 'x%.0s' {1..200}); long=$(for i in {1..20}; do printf '%s/' "$long"; done)
 refuses "-o that is too long for the names in it" "-o: a path of 4084 bytes is too long" -- \
     -o "new/${long}$(printf 'y%.0s' {1..60})"
@@ -206,6 +212,27 @@ ended
 same "and so does the log, with a remark" "$rc $(grep -c "^# removed" "$W/runs/emptied/main.log")" \
     "0 1"
 holds "with every line, and the bytes of a run left alone" as_undisturbed emptied
+
+background "${PACED[@]}" -n 10 -o gone
+reached gone "[5-9]"
+rm -r "$W/runs/gone"
+ended
+same "a folder removed during the run is made again when it saves: status, remarks, files" \
+    "$rc $(grep -c '^# removed' "$W/runs/gone/main.log") $(cd "$W/runs/gone" && echo D* *.lock)" \
+    "0 1 $(echo DONE_000000{1,2,3,4}0) run.lock"
+holds "with its log, every line" as_undisturbed gone
+background "${PACED[@]}" -o lost
+reached lost "[5-9]"
+kill -STOP "$CHILD"
+mv "$W/runs/lost" "$W/runs/elsewhere"
+mkdir "$W/runs/lost"
+(flock 9; exec sleep 9) 9>"$W/runs/lost/run.lock" & other=$!
+until_true eval '! flock -n "$W/runs/lost/run.lock" true'
+kill -CONT "$CHILD"
+ended
+{ kill $other; wait $other; } 2>/dev/null
+same "when it is another run's by then, it is left to that one" \
+    "$(refused "-o lost: in use by a run that has just begun") $(names lost)" " run.lock"
 
 # ----------------------------------------------------------------------------
 
