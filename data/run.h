@@ -116,7 +116,7 @@ typedef struct {
     uint64_t kept_text, id;    // hash of the text; the run's, from its first start to its last
     size_t kept_tokens;        // 0: there was no text
     uint64_t loaded[2], text;  // hashes of the files of model and state, and of the text
-    char record[DONE_BYTES];   // what this run's checkpoints will say of it
+    char record[DONE_BYTES + 32]; // what this run's checkpoints will say of it
     int64_t micro_steps;       // micro-batches per update
     int64_t val_sequences;     // per validation
     int32_t *tokens, *targets; // (B,T) of a micro-batch

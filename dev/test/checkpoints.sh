@@ -17,8 +17,7 @@ finish() {
 (cd "$W/box" && python3 "$W/make.py" </dev/null) || {
     echo "FAILED setup: test files could not be made"; exit 1
 }
-cp "$W/box"/*.bin "$W/runs"
-cp -r "$W/box"/ck_* "$W/runs"
+cp "$W/box"/{train,val,tokenizer}.bin "$W/runs"
 cd "$W/runs" || exit 1
 
 # bare ARGS...: as train, with nothing given but ARGS.
@@ -40,6 +39,18 @@ back() {
     local N folder=$1; shift
     for N; do rm -f "$folder"/*_"$(printf %08d "$N")"*; done
 }
+
+# poke FILE AT VALUE: number AT of the body; from its end where AT is negative.
+poke() {
+    python3 -c 'import struct, sys
+path, at, value = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+with open(path, "r+b") as f:
+    f.seek(1024 + 4 * at if at >= 0 else 4 * at, 0 if at >= 0 else 2)
+    f.write(struct.pack("<f", value))' "$@"
+}
+# Model files, and a checkpoint of an older version: nothing knows the hash of these.
+train -x 4 -o old && : >old/DONE_00000004
+cp old/model_00000004.bin model.bin && cp model.bin large.bin && poke large.bin 0 3e38
 
 # ----------------------------------------------------------------------------
 # what DONE says
@@ -202,7 +213,7 @@ train -x 0 -v 1 -e alone.bin -p s
 
 echo "# --verify: broken by a status that scripts cannot use"
 same "whole" "$(verified whole)" "checkpoint 6: whole;checkpoint 4: whole;checkpoint 2: whole;0"
-same "DONE of an older version" "$(verified ck_model)" "checkpoint 4: DONE is empty;0"
+same "DONE of an older version" "$(verified old)" "checkpoint 4: DONE is empty;0"
 mkdir none && cp model.bin none/model_00000003.bin && : >none/state_00000003.bin.part
 same "none, and files that belong to none" "$(verified none | tr ';' '\n' | sort | tr '\n' ';')" \
     "1;orphan model_00000003.bin;orphan state_00000003.bin.part;"
@@ -282,12 +293,12 @@ mv away.bin train.bin
 
 echo "# -e and -y 1: broken when a model is asked for that is not taken"
 train -e model.bin -x 4 -n 2 -o from && back from 4
-fails runs -o from -y 1 -e smodel.bin
-same "-y 1 -e of another model" "$(refused "-e smodel.bin" "started with -e model.bin")" ""
-fails runs -o from -y 1 -e 2x2x16
-same "-y 1 -e of another shape" "$(refused "-e 2x2x16" "2x4x4")" ""
+fails runs -o from -y 1 -e large.bin
+same "-y 1 -e of another model" "$(refused "-e large.bin" "started with -e model.bin")" ""
+fails runs -o from -y 1 -e 2x4x32
+same "-y 1 -e of another shape" "$(refused "-e 2x4x32" "2x2x16")" ""
 bare -o from -y 1 -v 0 -e model.bin && back from 4
-bare -o from -y 1 -v 0 -e 2x4x4
+bare -o from -y 1 -v 0 -e 2x2x16
 same "-y 1 -e of the model it was started with, or of its shape" "$(column trl | wc -w)" 2
 
 echo "# nothing to do: broken by a run that counts backwards, or writes a log of nothing"
@@ -301,13 +312,13 @@ done
 holds "and no file changes" diff "$W/kept" <(files whole)
 
 echo "# DONE of an older version: broken when it is refused, or taken without a word"
-cp -r ck_model older
-train -e 2x4x4 -x 6 -o older -y 1
+cp -r old older
+train -x 6 -o older -y 1
 same "it goes on, with a remark" "$(column trl | wc -w) $(grep -c "of an older version" \
     "$W/stdout") $(verified older)" "2 1 checkpoint 6: whole;checkpoint 4: DONE is empty;0"
 
 echo "# checkpoint 0: broken when 0 updates mean that there is none"
-train -e model.bin -p s -tp 4 -x 0 -o zero
+train -e model.bin -p s -tp 1 -x 0 -o zero
 fails runs -o zero
 same "it is not overwritten" "$(refused "checkpoint 0")" ""
 cp -r zero zero_broken && echo >>zero_broken/state_00000000.bin
@@ -315,7 +326,7 @@ fails runs -e model.bin -o zero_broken -y 1
 same "its state is read" "$(refused "state_00000000.bin")" ""
 bare -o zero -y 1 -x 2 -v 0
 same "it is gone on from, with its options" "$(banner model -p -tp)$(column trl | wc -w)" \
-    "model zero/model_00000000.bin -p s -tp 4 2"
+    "model zero/model_00000000.bin -p s -tp 1 2"
 
 echo "# names: broken by a parser that takes more than 8 digits, or other signs"
 mkdir names && touch names/DONE_{+0000009,-0000009,0x000009,000000009,00000009.part,00000009x} \
@@ -372,33 +383,25 @@ same "a DONE that cannot be removed keeps its files" "$(cd stuck && echo *)" \
 # not a number
 
 echo "# not a number: broken when it is saved, or when what is good is pruned before"
-# poke FILE AT VALUE: number AT of the body; from its end where AT is negative.
-poke() {
-    python3 -c 'import struct, sys
-path, at, value = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
-with open(path, "r+b") as f:
-    f.seek(1024 + 4 * at if at >= 0 else 4 * at, 0 if at >= 0 else 2)
-    f.write(struct.pack("<f", value))' "$@"
-}
-# file of ck_model | number | value | what the message has to say
+# file of old | number | value | what the message has to say
 while read -r kind at value text; do
-    rm -rf nan && cp -r ck_model nan
+    rm -rf nan && cp -r old nan
     poke "nan/${kind}_00000004.bin" "$at" "$value"
     files nan >"$W/kept"
-    fails runs -e 2x4x4 -x 6 -o nan -y 1
+    fails runs -x 6 -o nan -y 1
     same "$value in $kind, number $at" "$(refused "nan/${kind}_00000004.bin: $text")" ""
     same "$value in $kind, number $at: --verify" "$(verified nan)" "checkpoint 4: broken;1"
     holds "$value in $kind, number $at: no file changes" diff "$W/kept" <(files nan)
 done <<'TABLE'
 model 0 nan wte is nan in block 0, row 0
-model -1 -inf lnfb is -inf in block 0, row 3
-model -17 inf fcprojw is inf in block 1, row 3
-state 5 nan the first moment of wte is nan in block 0, row 1
+model -1 -inf lnfb is -inf in block 0, row 15
+model -65 inf fcprojw is inf in block 1, row 15
+state 20 nan the first moment of wte is nan in block 0, row 1
 state -1 inf the second moment of lnfb is inf
-state -1 -1e-30 the second moment of lnfb is -1e-30 in block 0, row 3; expected a finite number from 0
+state -1 -1e-30 the second moment of lnfb is -1e-30 in block 0, row 15; expected a finite number from 0
 TABLE
 # Positions from 8 on are not read at -t 8: their gradient is 0, and only decay moves them.
-poke model.bin $((128 * 4 + 9 * 4)) 3e38
+poke model.bin $((128 * 16 + 9 * 16)) 3e38
 train -t 8 -e model.bin -x 1 -n 1 -o saved
 fails runs -t 8 -e model.bin -o saved -y 1 -x 3 -nk 1 -n 1 -l 1000 -c 1000
 same "a weight that overflows is not saved" \
