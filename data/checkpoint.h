@@ -241,7 +241,7 @@ static float float_from_bf16(uint16_t half) {
 
 // Fails unless all values are finite, and second moments not negative. `where` is the file, or what
 // had these values.
-static void rows_check(const char *where, const ParamSpec *spec, int set, int layer, int row,
+static void values_check(const char *where, const ParamSpec *spec, int set, int layer, int row,
                        int rows, const float *values) {
     static const char *const sets[] = {"", "the first moment of ", "the second moment of "};
     size_t n = (size_t)rows * spec->cols, i = 0;
@@ -258,7 +258,7 @@ static void rows_check(const char *where, const ParamSpec *spec, int set, int la
 // Reads one copy of all tensors and hands it over row by row.
 static void tensors_read(File *file, const ParamSpec specs[P_COUNT], int bf16, int set,
                          RowsPut *put, void *owner) {
-    float *values = NULL;
+    static float *values; // where `fail` comes back, the next call goes on with it
     for (int p = 0; p < P_COUNT; p++) {
         const ParamSpec *spec = &specs[p];
         int step = rows_at_once(spec);
@@ -273,16 +273,17 @@ static void tensors_read(File *file, const ParamSpec specs[P_COUNT], int bf16, i
                 if (!bf16) file_read(file, values, n * sizeof(float));
                 else file_read(file, halves, n * sizeof(uint16_t));
                 for (size_t i = 0; bf16 && i < n; i++) values[i] = float_from_bf16(halves[i]);
-                rows_check(file->path, spec, set, layer, row, rows, values);
+                values_check(file->path, spec, set, layer, row, rows, values);
                 put(owner, set, p, layer, row, rows, values);
             }
         }
     }
     free(values);
+    values = NULL;
 }
 
 // The same outwards. Processes that only take part in gathering pass NULL twice; the one that gets
-// the rows passes `where`, for rows_check, and the file, if it is to write them.
+// the rows passes `where`, for values_check, and the file, if it is to write them.
 static void tensors_write(File *file, const char *where, const ParamSpec specs[P_COUNT], int set,
                           RowsGet *get, void *owner) {
     for (int p = 0; p < P_COUNT; p++) {
@@ -293,7 +294,7 @@ static void tensors_write(File *file, const char *where, const ParamSpec specs[P
             for (int row = 0; row < spec->rows; row += step) {
                 int rows = row + step <= spec->rows ? step : spec->rows - row;
                 get(owner, set, p, layer, row, rows, values);
-                if (where) rows_check(where, spec, set, layer, row, rows, values);
+                if (where) values_check(where, spec, set, layer, row, rows, values);
                 if (file) file_write(file, values, (size_t)rows * spec->cols * sizeof(float));
             }
         }

@@ -121,7 +121,7 @@ typedef struct {
     uint64_t kept_text, id;    // hash of the text; the run's, from its first start to its last
     size_t kept_tokens;        // 0: there was no text
     uint64_t loaded[2], text;  // hashes of the files of model and state, and of the text
-    char record[DONE_BYTES];   // what this run's checkpoints will say of it
+    char record[DONE_BYTES + 32]; // what this run's checkpoints will say of it
     int64_t micro_steps;       // micro-batches per update
     int64_t val_sequences;     // per validation
     int32_t *tokens, *targets; // (B,T) of a micro-batch
@@ -483,17 +483,6 @@ static void run_open(Run *run, int world, int rank) {
         tokens_check_count(o, "-i", &run->train, o->train_data, mesh.DP);
         run_check_vocabulary("-i", o->train_data, &run->train, &config);
     }
-    if (validate) {
-        if (!o->val_batches) {
-            fail("-m 0: expected at least 1, or -1 for all; -v 0 turns validation off");
-        }
-        tokens_open(&run->val, o->val_data);
-        tokens_check_count(o, "-j", &run->val, o->val_data, 1);
-        run_check_vocabulary("-j", o->val_data, &run->val, &config);
-        int64_t all = (int64_t)((run->val.count - 1) / (size_t)o->length);
-        int64_t asked = o->val_batches * o->batch;
-        run->val_sequences = o->val_batches < 0 || asked > all ? all : asked;
-    }
     int64_t micro = o->batch * o->length * mesh.DP;
     if (!o->update_tokens) o->update_tokens = micro;
     if (o->update_tokens % micro) {
@@ -511,6 +500,17 @@ static void run_open(Run *run, int world, int rank) {
     }
     o->updates = run->updates;
     run_end_finished(run, &mesh);
+    if (validate) {
+        if (!o->val_batches) {
+            fail("-m 0: expected at least 1, or -1 for all; -v 0 turns validation off");
+        }
+        tokens_open(&run->val, o->val_data);
+        tokens_check_count(o, "-j", &run->val, o->val_data, 1);
+        run_check_vocabulary("-j", o->val_data, &run->val, &config);
+        int64_t all = (int64_t)((run->val.count - 1) / (size_t)o->length);
+        int64_t asked = o->val_batches * o->batch;
+        run->val_sequences = o->val_batches < 0 || asked > all ? all : asked;
+    }
     gpt2_create_for(&run->model, &config, mesh, o, train || o->out[0]);
     o->pattern = run->model.config.pattern; // it may have come from a file, and has to last
     run_open_sampler(run);

@@ -393,6 +393,7 @@ resumable() {
         OMP_NUM_THREADS=3 train "${how[@]}" -o B -y 1
         why=$(cd "$b" && cmp model_00000012.bin "$a/model_00000012.bin" 2>&1
               cmp "$b/state_00000012.bin" "$a/state_00000012.bin" 2>&1
+              cmp "$b/DONE_00000012" "$a/DONE_00000012" 2>&1
               grep -qxF "# model B/$(printf 'model_%08d.bin' $N)" main.log ||
                   echo "the log does not say that it went on from $N"
               diff <(steps "$a/main.log") <(steps "$b/main.log"))

@@ -106,6 +106,11 @@ def state(updates=3, n=2 * count(1, 1, 128, 1)):
     return b"s" + header(20261121, 1, 1, 1, 1, 1, 1, 128, updates) + body
 files.update({"state": state(), "older": state(2), "half": state(3, count(1, 1, 128, 1))})
 
+# DONE of a checkpoint: whole, without its record, with numbers missing or too large.
+files.update({"done": b"cmodel 5312 0123456789abcdef\nstate 9600 fedcba9876543210\nrun 12\n-b 2\n",
+              "bare": b"cmodel 1 0\nstate 2 1\n", "half-done": b"cmodel 1 0\nstate\n",
+              "huge": b"cmodel 99999999999999999999 fffffffffffffffffff\nstate -1 -1\nx"})
+
 # Every entry of a header at the ends of its type, around 0 and too large for its neighbours.
 for name, entries in (("tokens", 4), ("letters", 4), ("heads", 12), ("state", 9)):
     for entry in range(entries):

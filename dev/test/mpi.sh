@@ -89,7 +89,7 @@ newest() { (cd "$W/runs/$1" 2>/dev/null && ls DONE_* 2>/dev/null | tail -n 1 | s
 identical() {
     local file
     [ -n "$(steps "$1")" ] && diff <(steps "$1") <(steps "$2") || return 1
-    for file in model state; do
+    for file in model state DONE; do
         cmp "$W/runs/$1/$(cd "$W/runs/$1" && ls ${file}_* | tail -n 1)" \
             "$W/runs/$2/$(cd "$W/runs/$2" && ls ${file}_* | tail -n 1)" || return 1
     done

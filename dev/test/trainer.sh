@@ -71,7 +71,8 @@ good = {
     "tokens": tokens([random.randrange(V - 1) for _ in range(2000)] + [V - 1]),
     "model": model(2, 4, 4),
     "smodel": model(2, 4, 4, 4, 1, 2, ord("s"), ord("s")), # R 4, rule mean, pattern ss
-    "state": header(20261121, 1, T, V, 2, 4, 4, 128, 4) + floats(2 * parameters(2, 4)),
+    "state": header(20261121, 1, T, V, 2, 4, 4, 128, 4) + floats(parameters(2, 4)) +
+             struct.pack("<f", 0.01) * parameters(2, 4), # second moments are not negative
     "tokenizer": tokenizer(letters),
 }
 good["kept"] = good["model"]

@@ -12,6 +12,7 @@
 //   v  a tokenizer file ("vocabulary")
 //   m  a model file
 //   s  optimizer state of the model in state_config
+//   c  DONE of a checkpoint, to which its last line is added
 //
 // What a reader hands over is held against the input byte by byte. CHECK prints
 // what does not hold and aborts.
@@ -197,9 +198,10 @@ static void rows_check(void *owner, int set, int p, int layer, int row, int rows
     CHECK(n <= (size_t)(r->end - r->at) / width);
     for (size_t i = 0; i < n; i++, r->at += width) {
         uint32_t bits, expected = 0;
-        memcpy(&bits, &values[i], sizeof bits); // bits, because NaN is a value too
+        memcpy(&bits, &values[i], sizeof bits); // bits, because -0 equals 0
         memcpy((char *)&expected + 4 - width, r->at, width);
         CHECK(bits == expected);
+        CHECK(values[i] >= (set == SET_MOMENT2 ? 0 : -FLT_MAX) && values[i] <= FLT_MAX);
     }
     r->row += rows;
     if (r->row == spec->rows) r->row = 0, r->layer++;
@@ -254,6 +256,17 @@ static void fuzz_state(const uint8_t *data, size_t size) {
     CHECK(rows.at == rows.end && rows.set == SET_MOMENT2 + 1);
 }
 
+static void fuzz_done(const uint8_t *data, size_t size) {
+    static Done done;
+    char last[HASH_LINE + 1];
+    hash_line(last, (const char *)data, size);
+    CHECK(pwrite(FILE_A, last, HASH_LINE, (off_t)size) == HASH_LINE);
+    CHECK(done_read(&done, PATH_A) && !done.empty);
+    size_t n = strlen(done.record);
+    if (memchr(data, 0, size)) return;
+    CHECK(n <= size && !memcmp(done.record, data + size - n, n)); // what stands below two lines
+}
+
 // ----------------------------------------------------------------------------
 // one input
 
@@ -293,6 +306,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         case 'v': fuzz_tokenizer(data, size); break;
         case 'm': fuzz_model(data, size); break;
         case 's': fuzz_state(data, size); break;
+        case 'c': fuzz_done(data, size); break;
         }
     }
     for (int i = 0; i < FILES_OPEN_MAX; i++) CHECK(!files_open[i]);
