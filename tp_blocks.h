@@ -35,6 +35,7 @@
 #define TP_BLOCKS_H
 
 #include "data/files.h"
+#include "data/stop.h"
 #ifdef USE_MPI
 #define OMPI_SKIP_MPICXX 1 // C++ compilers get the C interface too
 #define MPICH_SKIP_MPICXX 1
@@ -1032,6 +1033,7 @@ static inline void processes_keep(int keep, int *world, int *rank) {
         fail_rank = *world > 1 ? *rank : -1;
         return;
     }
+    stop_ignore();
     MPI_Request request; // not a blocking barrier: MPI waits with a busy core
     MPI_CHECK(MPI_Ibarrier(MPI_COMM_WORLD, &request));
     for (;;) {
@@ -1388,6 +1390,7 @@ typedef struct {
     double loss;         // mean over all micro-batches of all replicas
     double norm;         // of the gradient, before clipping
     const char *culprit; // the first tensor whose gradient is not finite, or NULL
+    int stop;            // whether any process has been asked to stop (data/stop.h)
 } UpdateSums;
 
 enum { PROCESS_WHAT = 96 }; // room for the words on what a process computes with

@@ -9,6 +9,7 @@
 
 #include "files.h"
 #include <glob.h>
+#include <signal.h>
 #include <sys/mman.h>
 
 enum { TOKENS_MAGIC = 20240520, TOKENS_VERSION = 1, GPT2_V = 50257 };
@@ -78,11 +79,17 @@ static void tokens_close(Tokens *tokens) {
     memset(tokens, 0, sizeof *tokens);
 }
 
+// Shards in a folder that cannot be read must not go missing without a word.
+static int folder_unreadable(const char *path, int error) {
+    if (error != ENOENT) fail("%s: cannot read this folder: %s", path, strerror(error));
+    return 0;
+}
+
 // Opens all files that `pattern` (a path or a shell glob) matches, in the order of their names.
 static void tokens_open(Tokens *tokens, const char *pattern) {
     glob_t found;
     memset(tokens, 0, sizeof *tokens);
-    if (glob(pattern, 0, NULL, &found)) {
+    if (glob(pattern, 0, folder_unreadable, &found)) {
         fail("%s: no such token file; `make` prepares the default text, data/*.py others", pattern);
     }
     tokens->shards = ALLOC(TokenShard, found.gl_pathc, "token shards");
@@ -102,6 +109,34 @@ static void tokens_open(Tokens *tokens, const char *pattern) {
         unchecked -= n;
     }
     globfree(&found);
+}
+
+// Reading a page that is gone from a mapped file raises SIGBUS, in the midst of the functions here:
+// none of what `fail` needs is half done then.
+static const Tokens *tokens_watched[2];
+static void tokens_lost(int number, siginfo_t *info, void *context) {
+    (void)context;
+    const char *at = (const char *)info->si_addr;
+    for (int i = 0; i < 2; i++) {
+        const Tokens *tokens = tokens_watched[i];
+        for (const TokenShard *s = tokens->shards; s < tokens->shards + tokens->shard_count; s++) {
+            const char *map = (const char *)s->map;
+            if (at < map || at >= map + s->map_bytes) continue;
+            fail("%s: cannot be read at byte %zu of %zu: it was cut while this run used it, or "
+                 "its disk failed", s->path, (size_t)(at - map), s->map_bytes);
+        }
+    }
+    signal(number, SIG_DFL); // not ours: it is raised again on return
+}
+
+// From here on a run says which of its files this was.
+static void tokens_watch(const Tokens *train, const Tokens *val) {
+    struct sigaction action = {};
+    action.sa_sigaction = tokens_lost;
+    action.sa_flags = SA_SIGINFO;
+    tokens_watched[0] = train;
+    tokens_watched[1] = val;
+    sigaction(SIGBUS, &action, NULL);
 }
 
 // Copies tokens start .. start+n-1 of the data set; the caller keeps start + n <= count.

@@ -75,7 +75,9 @@ files.update({"letters": tokenizer(0, *letters),
               "words": tokenizer(1, b"the ", b"cat", b"<|endoftext|>"),
               "cut": tokenizer(0, *letters)[:-2], "empty": tokenizer(0, b"a", b""),
               "long": tokenizer(0, b"x" * 255), "more": tokenizer(0, b"a", b"b") + b"c",
-              "missing": tokenizer(0, b"a", V=65536), "end": tokenizer(2, b"a", b"b")})
+              "missing": tokenizer(0, b"a", V=65536), "end": tokenizer(2, b"a", b"b"),
+              "parts": tokenizer(0, b"\xc3", b"\xa9", b"\xe2\x80", b"\xae", b"\xc2\x9b\x9b",
+                                 b"\xf0\x9f")})
 
 # Models: fp32 and bf16, plain and with a pattern; and each with something that does not fit.
 def count(L, C, Vp, T): return Vp * C + T * C + L * (12 * C * C + 13 * C) + 2 * C
