@@ -994,7 +994,9 @@ static void allreduce(GPT2 *m, int kind, real *parts, size_t n) {
     if (m->config.R == 1) return; // nobody to talk to, nothing to count
     double start = seconds_now();
     folded_sum(m, parts, n);
+    watch_sum(kind, m->traffic[kind].count % m->plan.merges + 1);
     mesh_sum(&m->mesh, MESH_TP, parts, n, sizeof(real));
+    watch_sum(TRAFFIC_KINDS, 0);
     traffic_count(m, kind, n * sizeof(real), start, start);
 }
 
@@ -1016,7 +1018,9 @@ static void allreduce_begin(GPT2 *m, int kind, real *parts, size_t n) {
 static void allreduce_end(GPT2 *m) {
     if (m->config.R == 1) return;
     double idle = seconds_now();
+    watch_sum(m->merge.kind, m->traffic[m->merge.kind].count % m->plan.merges + 1);
     sums_finish(&m->merge_sums);
+    watch_sum(TRAFFIC_KINDS, 0);
     if (m->mesh.group == 2) scaled_add(m->merge.parts, 1, m->received, m->merge.n);
     traffic_count(m, m->merge.kind, m->merge.n * sizeof(real), m->merge.begun, idle);
 }

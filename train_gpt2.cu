@@ -2532,7 +2532,9 @@ static void nccl_open(const Mesh *mesh) {
         int rank = which == MESH_TP ? mesh->group_rank : mesh->dp_rank;
         if (rank == 0) NCCL_CHECK(ncclGetUniqueId(&id));
         mesh_broadcast(mesh, which, 0, &id, sizeof id);
+        wait_begin(which);
         NCCL_CHECK(ncclCommInitRank(&nccl_comms[which], mesh_size(mesh, which), id, rank));
+        wait_end();
     }
 }
 
@@ -2600,8 +2602,8 @@ static void mpi_close(void) { MPI_CHECK(MPI_Op_free(&bf16_sum)); }
 static void mpi_reduce(const Mesh *mesh, int which, void *x, size_t n, size_t size, int largest) {
     int is_float = size == sizeof(float);
     MPI_Op sum = is_float ? MPI_SUM : bf16_sum, op = largest ? MPI_MAX : sum;
-    MPI_CHECK(MPI_Allreduce(MPI_IN_PLACE, x, (int)n, is_float ? MPI_FLOAT : MPI_UINT16_T, op,
-                            mesh_comm(mesh, which)));
+    MPI_WAIT(which, MPI_Allreduce(MPI_IN_PLACE, x, (int)n, is_float ? MPI_FLOAT : MPI_UINT16_T, op,
+                                  mesh_comm(mesh, which)));
 }
 #else
 static void mpi_open(void) {}
@@ -2671,13 +2673,25 @@ static void comm_close(void) {
     comm_kind = COMM_AUTO;
 }
 
+static int network_emulated(const GPT2 *m) {
+    return m->options.network.latency_us > 0 || m->options.network.gbits > 0;
+}
+
+// The streams get sums over processes to do, and from here on the host may wait for them: also in a
+// launch, when too many are queued. On an emulated network they take as long as they take.
+static void gpus_wait_begin(const GPT2 *m) {
+    if (comm_kind == COMM_NCCL && !network_emulated(m)) wait_begin(MESH_GPUS);
+}
+
 // Waits until the stream has done all it was given.
 static void stream_wait(GPT2 *m) {
+    gpus_wait_begin(m);
     if (comm_kind == COMM_NCCL) {
         CUDA_CHECK(cudaEventRecord(m->finished, gpu.stream));
         nccl_wait(m->finished);
     }
     CUDA_CHECK(cudaStreamSynchronize(gpu.stream));
+    wait_end();
 }
 
 // Sums n elements (or takes the largest, of floats) in place over a group; every process gets the
@@ -2742,10 +2756,6 @@ static void spans_collect(GPT2 *m) {
     m->span_count = 0;
 }
 
-static int network_emulated(const GPT2 *m) {
-    return m->options.network.latency_us > 0 || m->options.network.gbits > 0;
-}
-
 // Sums x (n) over the processes of the TP group on stream `on`, as slowly as the emulated network.
 // clock: see GPT2.
 static void allreduce_launch(GPT2 *m, void *x, size_t n, Element element, int largest,
@@ -2777,7 +2787,9 @@ static void allreduce(GPT2 *m, int kind, void *x, size_t n, Element element, int
     if (!ranks_wait(m)) return;
     Span *span = span_next(m, kind);
     CUDA_CHECK(cudaEventRecord(span->begin, gpu.stream));
+    if (comm_kind == COMM_MPI) watch_sum(kind, (m->traffic[kind].count - 1) % m->plan.merges + 1);
     allreduce_launch(m, x, n, element, largest, gpu.stream, &m->clock[0]);
+    watch_sum(TRAFFIC_KINDS, 0);
     CUDA_CHECK(cudaEventRecord(span->end, gpu.stream));
 }
 
@@ -3218,6 +3230,7 @@ static void forward_pass(GPT2 *m, const int32_t *tokens, const int32_t *targets,
     RANGE();
     m->B = B;
     m->T = T;
+    gpus_wait_begin(m);
     batch_send(m, tokens, targets, B * T);
     LAUNCH(bias_sums_kernel, 2 * m->config.L, BLOCK, 0, gpu.stream, m->bias_sums,
            param_at(m, P_attprojb, 0), param_at(m, P_fcprojb, 0), m->bias_from, m->config.C);

@@ -61,6 +61,10 @@ enum {
       "tensor ranks run by one process; 0 = choose")                                               \
     X("-vp",   vocab_parallel, COUNT,  "0",           BETWEEN(0, 1),            NUMBERS,           \
       "1 = vocabulary cut over the ranks too: embedding, head, loss")                              \
+    X("-wd",   wait_say,       COUNT,  "60",          BETWEEN(0, INT_MAX),      ALWAYS,            \
+      "after S seconds in one collective, say what rank 0 waits for; 0 = off")                     \
+    X("-wk",   wait_end,       COUNT,  "0",           BETWEEN(0, INT_MAX),      ALWAYS,            \
+      "after S seconds in one collective, end the run; 0 = off")                                   \
     GROUP("batch")                                                                                 \
     X("-b",    batch,          COUNT,  "4",           BETWEEN(1, 65536),        NUMBERS,           \
       "sequences per micro-batch and replica")                                                     \

@@ -477,6 +477,7 @@ static void run_open(Run *run, int world, int rank) {
     run_find_model(run, &config);
     Mesh mesh = mesh_make(world, rank, config.R, (int)o->fold);
     mesh.vocab_parallel = (int)o->vocab_parallel;
+    watch_start(&mesh, o->wait_say, o->wait_end);
     mesh_connect(&mesh);
     options_same(o, &mesh);
     if (train) {
@@ -718,6 +719,7 @@ static RunlogUpdate run_update(Run *run, int64_t N) {
     Traffic before[TRAFFIC_KINDS];
     memcpy(before, m->traffic, sizeof before);
     u.update = N;
+    watch_stage("update", N);
     if (N == run->first + 1) stop_catch();
     double start = seconds_now();
     for (int64_t micro = 0; micro < run->micro_steps; micro++) {
@@ -786,6 +788,7 @@ static void run_validate(Run *run, int64_t updates) {
     int64_t B = run->options.batch, T = run->options.length;
     const Mesh *mesh = &run->model.mesh;
     double sum = 0;
+    watch_stage("validation after update", updates);
     for (int64_t first = mesh->dp_rank * B; first < run->val_sequences; first += mesh->DP * B) {
         int64_t rows = run->val_sequences - first < B ? run->val_sequences - first : B;
         tokens_copy(&run->val, (size_t)(first * T), (size_t)(rows * T), run->tokens);
@@ -805,6 +808,7 @@ static void run_sample(Run *run, int64_t updates) {
     int total = run->prompt_length + (int)o->sample_tokens, V = m->config.V;
     int32_t *ids = run->prompt;
     float *logits = ALLOC(float, (size_t)V, "sample"), *scratch = ALLOC(float, (size_t)V, "sample");
+    watch_stage("sample after update", updates);
     printf("--- sample after update %lld\n", (long long)updates);
     tokenizer_print_text(&run->tokenizer, o->prompt, strlen(o->prompt), stdout);
     for (int n = run->prompt_length; n < total; n++) {
@@ -827,6 +831,7 @@ static void run_sample(Run *run, int64_t updates) {
 }
 
 static void run_checkpoint(Run *run, int64_t updates) {
+    watch_stage("checkpoint", updates);
     run_check_replicas(run, updates);
     checkpoint_save(&run->model, run->options.out, updates, run->options.save_keep, run->record);
 }

@@ -526,6 +526,51 @@ holds "the run goes on from the one before" reached nan 4
 
 # ----------------------------------------------------------------------------
 
+echo "# ranks that are stopped: broken by a wait that is not noted, or by one that is taken for a" \
+    "rank's when the whole run was stopped"
+WATCHED=(-v 0 -x 60 -n 60 -p sppp -nl 3000 -b 2)
+waits() { grep -q '^waiting: ' "$W/stderr"; }
+# stopped RANKS RANK FOLDER ARGS...: runs, and stops a rank after update 5; leaves its $pid.
+stopped() {
+    background "$1" "${WATCHED[@]}" -o "$3" "${@:4}"
+    until_true reached "$3" "[5-9]" || bad "rank $2 of $1 stopped: it starts" "$(said)"
+    pid=$(trainer "$2") && kill -STOP "$pid"
+}
+said() { head -c 600 "$W/stderr" | tr '\n' ' '; }
+stopped_and_on() { # ranks, rank, folder, folder of a run that was never stopped
+    local whom at text sums="all-reduce [1-4] of the (for|back)ward pass"
+    sums+="|an all-reduce of partial gradients"
+    stopped "$1" "$2" "$3" -wd 2
+    until_true waits
+    whom="rank $2 (process $pid of this host)"
+    at=$(steps "$3" | sed -nE '$ s/s:([0-9]+) .*/\1/p')
+    text=$(sed -nE "s/($sums|a collective of the (tensor ranks|replicas));/SUM;/; /^waiting: /p" \
+        "$W/stderr")
+    kill -CONT "$pid"
+    ended
+    same "rank $2 of $1 stopped: rank 0 says which update and whom it waits for" "$text" \
+        "waiting: update $((at + 1)): for 2 s in SUM; $whom is stopped"
+    holds "rank $2 of $1 goes on: the bytes of a run never stopped" identical "$4" "$3"
+}
+fold "${WATCHED[@]}" -nl 0 -o quiet_watch
+mpi 4 "${WATCHED[@]}" -nl 0 -o quiet_watch4
+stopped_and_on 2 1 stop2 quiet_watch
+stopped_and_on 4 3 stop4 quiet_watch4
+
+stopped 2 1 stop_end -wd 0 -wk 2
+ended
+same "-wk ends the run, the stopped rank too" \
+    "$rc $(grep -cE "^error: rank 0: update .*rank 1 .*is stopped \(-wk 2\)$" "$W/stderr") $(
+        sleep 0.2; trainers | wc -l)" "1 1 0"
+end_all
+
+stopped 2 1 stop_all -wd 2 -wk 3
+all=$(trainers) && kill -STOP $all && sleep 4 && kill -CONT $all
+ended
+same "a run stopped as a whole waits for nobody" "$rc $(grep -c '^waiting: ' "$W/stderr")" "0 0"
+
+# ----------------------------------------------------------------------------
+
 if [ -n "${SOAK:-}" ]; then updates=2000 kills=10 every=20; else updates=40 kills=3 every=1; fi
 echo "# soak: $updates updates killed and resumed $kills times: broken by state that is not in" \
     "the checkpoint"
