@@ -35,6 +35,7 @@
 #define TP_BLOCKS_H
 
 #include "data/files.h"
+#include "data/stop.h"
 #ifdef USE_MPI
 #define OMPI_SKIP_MPICXX 1 // C++ compilers get the C interface too
 #define MPICH_SKIP_MPICXX 1
@@ -751,15 +752,35 @@ static inline int mesh_size(const Mesh *mesh, int which) {
 // ----------------------------------------------------------------------------
 // processes: what the mesh needs of MPI, and the same for a process alone
 //
-// A program that mpirun did not start does not touch MPI, so that it runs where there is none.
+// A process that was started alone does not touch MPI, so that it runs where there is none.
 // Collectives here take all processes of the named group; those of one process do nothing.
 
-// How many processes the launcher of OpenMPI, or of MPICH and its kin, started; 0 when there was
-// none.
-static int processes_launched(void) {
-    const char *size = getenv("OMPI_COMM_WORLD_SIZE");
-    if (!size) size = getenv("PMI_SIZE");
-    return size ? (int)strtol(size, NULL, 10) : 0;
+typedef struct {
+    const char *by; // the variable of the environment that tells
+    int said;       // its value
+    int count;      // of the processes, this one among them; 0: several, but nothing says how many
+} Launch;
+
+// What a launcher started, a count of 1 where there was none. mpirun may start its daemons with
+// srun, so its own variables come first. SLURM_NTASKS is not looked at: a job's script has it too,
+// and what that runs without srun is alone.
+static Launch processes_launched(void) {
+    static const char *const sizes[] = {
+        "OMPI_COMM_WORLD_SIZE", // OpenMPI's mpirun
+        "PMI_SIZE",             // MPICH's and Intel's mpirun, srun --mpi=pmi2
+        "SLURM_STEP_NUM_TASKS", // any srun
+        "PMIX_RANK",            // a launcher that only PMIx knows
+    };
+    const int count = sizeof sizes / sizeof *sizes;
+    Launch found = {NULL, 0, 1};
+    for (int i = 0; i < count && !found.by; i++) {
+        const char *value = getenv(sizes[i]);
+        if (!value || !*value) continue;
+        found.by = sizes[i];
+        found.said = (int)strtol(value, NULL, 10);
+        found.count = i < count - 1 ? found.said : 0;
+    }
+    return found;
 }
 
 #ifdef USE_MPI
@@ -776,20 +797,31 @@ static int processes_launched(void) {
     } while (0)
 
 static MPI_Comm world_comm = MPI_COMM_WORLD; // the processes that work
-static int processes_aside;                  // how many others wait for them
+static int processes_joined;                 // MPI was started
+static int processes_aside;                  // how many others wait for those that work
 
 static void processes_abort(void) { MPI_Abort(MPI_COMM_WORLD, EXIT_FAILURE); }
 
-// Joins the other processes, if there are any. From here on a failure of one ends all.
+// Joins the other processes, if there are any. From here on a failure of one ends all. An MPI that
+// does not understand the launcher takes each process for the only one: each would be a run of its
+// own, in the same files.
 static inline void processes_begin(int *world, int *rank) {
+    Launch launch = processes_launched();
+    int provided;
     *world = 1;
     *rank = 0;
-    if (!processes_launched()) return;
-    int provided;
+    if (launch.count == 1) return;
     MPI_CHECK(MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided));
+    processes_joined = 1;
     MPI_CHECK(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN));
     MPI_CHECK(MPI_Comm_size(MPI_COMM_WORLD, world));
     MPI_CHECK(MPI_Comm_rank(MPI_COMM_WORLD, rank));
+    if (launch.count ? *world != launch.count : *world <= launch.said) {
+        fail("%s is %d, but MPI finds %d process%s: this program's MPI does not understand what "
+             "started it; use the mpirun of that MPI, or another --mpi= of srun (srun --mpi=list), "
+             "or to run alone, unset %s",
+             launch.by, launch.said, *world, *world > 1 ? "es" : "", launch.by);
+    }
     fail_hook = processes_abort;
     if (*world > 1) fail_rank = *rank;
 }
@@ -810,6 +842,7 @@ static inline void processes_keep(int keep, int *world, int *rank) {
         fail_rank = *world > 1 ? *rank : -1;
         return;
     }
+    stop_ignore();
     MPI_Request request; // not a blocking barrier: MPI waits with a busy core
     MPI_CHECK(MPI_Ibarrier(MPI_COMM_WORLD, &request));
     for (;;) {
@@ -836,7 +869,7 @@ static inline int processes_first_with(const void *key, size_t bytes, int world,
 // This process's number among the working processes of its host.
 static inline int processes_local_rank(void) {
     int rank = 0;
-    if (!processes_launched()) return 0;
+    if (!processes_joined) return 0;
     MPI_Comm host;
     MPI_CHECK(MPI_Comm_split_type(world_comm, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &host));
     MPI_CHECK(MPI_Comm_rank(host, &rank));
@@ -863,7 +896,7 @@ static inline void processes_wait(const Mesh *mesh) {
 }
 
 static inline void processes_end(void) {
-    if (!processes_launched()) return;
+    if (!processes_joined) return;
     if (processes_aside) {
         MPI_Request request;
         MPI_CHECK(MPI_Ibarrier(MPI_COMM_WORLD, &request));
@@ -976,11 +1009,13 @@ static inline void mesh_join(const Mesh *mesh, float *x, size_t n) {
 typedef struct { int count; } PendingSums;
 
 static inline void processes_begin(int *world, int *rank) {
+    Launch launch = processes_launched();
     *world = 1;
     *rank = 0;
-    if (processes_launched() <= 1) return;
-    fail("started as one of %d processes, but this program was built without MPI (Debian: apt-get "
-         "install libopenmpi-dev openmpi-bin, then make again)", processes_launched());
+    if (launch.count == 1) return;
+    fail("started as one of several processes (%s is %d), but this program was built without MPI "
+         "(Debian: apt-get install libopenmpi-dev openmpi-bin, then make again); to run alone, "
+         "unset %s", launch.by, launch.said, launch.by);
 }
 static inline void processes_keep(int keep, int *world, int *rank) {
     if (!keep) fail("the first process cannot step aside");
@@ -1179,6 +1214,7 @@ typedef struct {
     double loss;         // mean over all micro-batches of all replicas
     double norm;         // of the gradient, before clipping
     const char *culprit; // the first tensor whose gradient is not finite, or NULL
+    int stop;            // whether any process has been asked to stop (data/stop.h)
 } UpdateSums;
 
 enum { PROCESS_WHAT = 96 }; // room for the words on what a process computes with

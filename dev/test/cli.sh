@@ -250,6 +250,17 @@ refuses "controls of two bytes, of one, half a character; \303\234 and \342\202\
 refuses "a line separator and a mark that turns the text" "-k 'a???b???c'" -- \
     -k $'a\342\200\250b\342\200\256c'
 
+echo "# launchers: broken when each of several processes takes itself for the only one, or a lone" \
+    "one for one of several"
+PMI_SIZE=4 refuses "to be one of PMI_SIZE 4" "PMI_SIZE is 4" "unset PMI_SIZE" --
+SLURM_STEP_NUM_TASKS=4 PMIX_RANK=0 refuses "to be one of 4 tasks of srun" \
+    "SLURM_STEP_NUM_TASKS is 4" --
+PMIX_RANK=1 refuses "to be one of several by PMIx" "PMIX_RANK is 1" --
+SLURM_NTASKS=4 SLURM_PROCID=0 train
+same "runs alone in the script of a Slurm job" "$(banner "mesh 1 process =")" "mesh 1 process = DP "
+SLURM_STEP_NUM_TASKS=1 PMIX_RANK=0 train
+same "runs alone as the one task of srun" "$(banner "mesh 1 process =")" "mesh 1 process = DP "
+
 RESUME=(-y 1 -e 2x4x4 -x 6) # what resumes the checkpoints in the box
 echo "# options that contradict each other or a file: broken when the first of the two silently" \
     "wins"
@@ -308,12 +319,15 @@ same "a run without -o writes nothing" "$(find "$W/runs" | sort | diff "$W/tree"
 train -o a/b/c -x 3 -n 2
 n=$((128 * 16 + 16 * 16 + 2 * (12 * 16 * 16 + 13 * 16) + 2 * 16))
 same "checkpoints 2 and 3: names and sizes" \
-    "$(cd "$W/runs/a/b/c" && find . -name '*0*' -printf '%f %s\n' | sort | tr '\n' ' ')" \
-    "$(for kind in DONE_%s:0 model_%s.bin:$((1024 + 4 * n)) state_%s.bin:$((1024 + 8 * n)); do
-        for N in 00000002 00000003; do printf "${kind%:*} %s " $N "${kind#*:}"; done; done)"
+    "$(cd "$W/runs/a/b/c" && find . -name '*0*' ! -name 'DONE*' -printf '%f %s\n' | sort |
+        tr '\n' ' '; printf '%s ' DONE*)" \
+    "$(for kind in model_%s.bin:$((1024 + 4 * n)) state_%s.bin:$((1024 + 8 * n)); do
+        for N in 00000002 00000003; do printf "${kind%:*} %s " $N "${kind#*:}"; done; done
+        )DONE_00000002 DONE_00000003 "
 train -o keep -x 5 -n 1 -nk 2
 same "-nk 2 keeps two" "$(cd "$W/runs/keep" && echo *)" \
-    "DONE_00000004 DONE_00000005 main.log$(printf ' %s' {model,state}_0000000{4,5}.bin)"
+    "DONE_00000004 DONE_00000005 main.log $(echo model_0000000{4,5}.bin) run.lock $(
+        echo state_0000000{4,5}.bin)"
 train -x 0 -e model.bin -o copy
 holds "a model loaded and saved is the same file" cmp "$W/runs/model.bin" \
     "$W/runs/copy/model_00000000.bin"
@@ -554,11 +568,12 @@ refuses "-gp outside the vocabulary" "-gp" "'X'" -- -s 1 -gp abXc
 refuses "-gp outside the vocabulary, two bytes" "-gp" $'\303\234' -- -s 1 -gp $'ab\303\234c'
 refuses "-gp with a byte-pair vocabulary" "-gp" "character" -- -s 1 -gp abc -tk pairs.bin
 
+refuses "a NaN weight" "nan.bin" "fcprojw is nan in block 0, row 2" -- -e nan.bin
+
 echo "# NaN: broken when a run goes on, or saves what it computed"
-cp "$W/box/nan.bin" "$W/runs"
-fails runs -e nan.bin -o nan -n 1
-same "a NaN weight stops the run, naming the update" "$(refused "update 1:")" ""
-same "a NaN weight leaves no checkpoint" "$(ls "$W/runs/nan")" main.log
+fails runs -e large.bin -o nan -n 1
+same "a gradient that overflows stops the run, naming the update" "$(refused "update 1:")" ""
+same "and leaves no checkpoint" "$(cd "$W/runs/nan" && echo *)" "main.log run.lock"
 fails runs -l 1000 -c 1000 -x 20 -n 1 -o burst
 same "weights that overflow stop the run" "$(refused "update ")" ""
 holds "weights that overflow are in no checkpoint" compute "$W/runs/burst" <<'PY'

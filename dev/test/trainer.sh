@@ -115,8 +115,10 @@ write("tokenizer.bin", good["tokenizer"])
 write("pairs.bin", tokenizer(letters[:-1] + [b"ab"]))       # as of byte-pair encoding
 write("model.bin", good["model"])
 write("smodel.bin", good["smodel"])
-nan = struct.pack("<f", float("nan")) # in the last block
+nan = struct.pack("<f", float("nan")) # in fcprojw
 write("nan.bin", good["model"][:-400] + nan + good["model"][-396:])
+large = struct.pack("<4f", *[3e38] * 4) # the embedding of token 0
+write("large.bin", good["model"][:1024] + large + good["model"][1040:])
 for name in "model", "smodel": # checkpoints of update 4
     write("ck_%s/model_00000004.bin" % name, good[name])
     write("ck_%s/state_00000004.bin" % name, good["state"])
