@@ -24,6 +24,8 @@ typedef struct {
     size_t map_bytes;
     const uint16_t *ids; // its tokens
     size_t count;
+    size_t last;         // the last of them that is not 0, or the first
+    uint16_t last_id;    // what it is
 } TokenShard;
 
 typedef struct {
@@ -67,6 +69,9 @@ static int tokens_map(TokenShard *shard, const char *path) {
     *shard = (TokenShard){.path = strdup(path), .map = map, .map_bytes = expected,
                           .ids = (const uint16_t *)((const char *)map + HEADER_BYTES),
                           .count = (size_t)header[2]};
+    shard->last = shard->count - 1;
+    while (shard->last > 0 && !shard->ids[shard->last]) shard->last--;
+    shard->last_id = shard->ids[shard->last];
     return V;
 }
 
@@ -111,8 +116,16 @@ static void tokens_open(Tokens *tokens, const char *pattern) {
     globfree(&found);
 }
 
-// Reading a page that is gone from a mapped file raises SIGBUS, in the midst of the functions here:
-// none of what `fail` needs is half done then.
+// A file that is cut while it is mapped reads as 0 up to the end of its last page. Its last token
+// tells; behind that there were only zeros.
+static void tokens_check_last(const TokenShard *shard) {
+    if (*(const volatile uint16_t *)&shard->ids[shard->last] == shard->last_id) return;
+    fail("%s: token %zu is another than before: the file was cut or changed while this run used it",
+         shard->path, shard->last);
+}
+
+// Beyond that page, reading raises SIGBUS, in the midst of the functions here: none of what `fail`
+// needs is half done then.
 static const Tokens *tokens_watched[2];
 static void tokens_lost(int number, siginfo_t *info, void *context) {
     (void)context;
@@ -122,7 +135,7 @@ static void tokens_lost(int number, siginfo_t *info, void *context) {
         for (const TokenShard *s = tokens->shards; s < tokens->shards + tokens->shard_count; s++) {
             const char *map = (const char *)s->map;
             if (at < map || at >= map + s->map_bytes) continue;
-            fail("%s: cannot be read at byte %zu of %zu: it was cut while this run used it, or "
+            fail("%s: byte %zu of %zu cannot be read: the file was cut while this run used it, or "
                  "its disk failed", s->path, (size_t)(at - map), s->map_bytes);
         }
     }
@@ -149,6 +162,7 @@ static void tokens_copy(const Tokens *tokens, size_t start, size_t n, int32_t *o
         size_t here = shard->count - start < n ? shard->count - start : n;
         tokens_check_ids(shard, start, here, tokens->V);
         for (size_t i = 0; i < here; i++) *out++ = shard->ids[start + i];
+        tokens_check_last(shard);
         n -= here;
         start = 0;
     }

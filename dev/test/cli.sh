@@ -625,23 +625,24 @@ holds "killed before the first checkpoint: the same log" diff <(steps "$W/runs/w
 echo "# a token file that is cut while it is mapped: the run names it, where a signal would kill it"
 python3 - "$W/runs" <<'PY'
 import struct, sys
-for name in "ctrain", "cval":
+for name in "ctrain", "cval", "clast":
     with open("%s/%s.bin" % (sys.argv[1], name), "wb") as f:
         f.write(struct.pack("<256i", 20240520, 1, 100000, 27, *[0] * 252))
         f.write(struct.pack("<100000H", *[i % 27 for i in range(100000)]))
 PY
-for what in "-i ctrain" "-v 1 -m -1 -j cval"; do
+for what in "9000 -i ctrain" "9000 -v 1 -m -1 -j cval" "200900 -i clast"; do
+    read -r size what <<<"$what"
     file=${what##* }
     : >"$W/stdout"
     (cd "$W/runs" && exec "$TRAIN" "${SMALL[@]}" -x 99999999 $what.bin) >"$W/stdout" \
         2>"$W/stderr" & CHILD=$!
     for _ in {1..500}; do grep -q ^s: "$W/stdout" && break; sleep 0.02; done
-    truncate -s 9000 "$W/runs/$file.bin"
+    truncate -s "$size" "$W/runs/$file.bin"
     for _ in {1..500}; do kill -0 $CHILD 2>/dev/null || break; sleep 0.02; done
     kill -9 $CHILD 2>/dev/null
     { wait $CHILD; } 2>/dev/null
     rc=$? CHILD=
-    same "$file.bin cut while it is mapped" "$(refused "$file.bin" "of 201024" "it was cut")" ""
+    same "$file.bin cut to $size bytes while it is mapped" "$(refused "$file.bin" "was cut")" ""
 done
 
 echo "# a full disk: broken by an unchecked write, a rename before a sync, or pruning before saving"
