@@ -102,7 +102,7 @@ dev/gradcheck_asan: dev/gradcheck.c $(TRAINER)
 
 # ---- its benchmarks, and what a network would cost
 
-dev/bench_cpu: dev/bench_cpu.c $(TRAINER)
+dev/bench_cpu dev/bench_generate: %: %.c $(TRAINER)
 	$(CC) $(CFLAGS) $(OPT) $(PART) $< -o $@ $(LIBS)
 
 dev/net/plan: dev/net/plan.c $(HEADERS)

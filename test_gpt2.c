@@ -225,32 +225,32 @@ static void test_matmul(void) {
 
 static void test_attention(void) { // T beyond one tile of queries, and not a multiple of it
     enum { B = 2, T = 150, H = 3, HS = 8, W = H * HS };
-    real *qkv = alloc_zeroed(B * T * 3 * W, sizeof(real), "test");
+    real *q = alloc_zeroed(B * T * W, sizeof(real), "test");
+    real *kv = alloc_zeroed(B * T * 2 * W, sizeof(real), "test");
     real *out = alloc_zeroed(B * T * W, sizeof(real), "test");
     real *lse = alloc_zeroed(B * T * H, sizeof(real), "test");
     AttentionShape s = {.B = B, .T = T, .heads = H, .HS = HS, .threads = omp_get_max_threads()};
     s.scratch = alloc_zeroed((size_t)s.threads * 2 * ATTENTION_ROWS * T, sizeof(real), "test");
-    for (size_t i = 0; i < B * T * 3 * W; i++) {
-        qkv[i] = (real)random_normal(random_bits(9, 0, 0, i));
-    }
-    attention_forward(out, lse, qkv, s);
+    for (size_t i = 0; i < B * T * W; i++) q[i] = (real)random_normal(random_bits(9, 0, 0, i));
+    for (size_t i = 0; i < B * T * 2 * W; i++) kv[i] = (real)random_normal(random_bits(9, 0, 1, i));
+    attention_forward(out, lse, q, kv, s);
     double worst = 0;
     for (int b = 0; b < B; b++) {
         for (int h = 0; h < H; h++) {
             for (int t = 0; t < T; t++) {
                 double p[T], sum = 0;
-                const real *query = qkv + ((b * T + t) * 3 + 0) * W + h * HS;
+                const real *query = q + (b * T + t) * W + h * HS;
                 for (int u = 0; u <= t; u++) {
-                    const real *key = qkv + ((b * T + u) * 3 + 1) * W + h * HS;
+                    const real *key = kv + (b * T + u) * 2 * W + h * HS;
                     double dot = 0;
                     for (int c = 0; c < HS; c++) dot += (double)query[c] * (double)key[c];
                     p[u] = exp(dot / sqrt(HS));
                     sum += p[u];
                 }
                 for (int c = 0; c < HS; c++) {
-                    const real *value = qkv + (b * T * 3 + 2) * W + h * HS + c;
+                    const real *value = kv + (b * T * 2 + 1) * W + h * HS + c;
                     double expected = 0;
-                    for (int u = 0; u <= t; u++) expected += p[u] / sum * (double)value[u * 3 * W];
+                    for (int u = 0; u <= t; u++) expected += p[u] / sum * (double)value[u * 2 * W];
                     double error = fabs(expected - (double)out[(b * T + t) * W + h * HS + c]);
                     worst = error > worst || error != error ? error : worst;
                 }
@@ -258,7 +258,8 @@ static void test_attention(void) { // T beyond one tile of queries, and not a mu
         }
     }
     check_error("attention", "T 150, causal, against plain loops", worst, is_double ? 1e-13 : 2e-6);
-    free(qkv);
+    free(q);
+    free(kv);
     free(out);
     free(lse);
     free(s.scratch);
@@ -282,7 +283,7 @@ static void test_exponential(void) {
 // fixtures (dev/test/check.h): an independent float64 program's numbers for a tiny model
 
 static void fixture_create(GPT2 *m, const GPT2Config *config) {
-    gpt2_create(m, config, mesh_folded(config->R), 2, 16, 1);
+    gpt2_create(m, config, mesh_folded(config->R), 2, 16, FOR_TRAINING);
 }
 
 static int fixture_compare(GPT2 *m, const DebugState *d, const char *where) {
@@ -327,7 +328,7 @@ static Result result_of(const GPT2Config *c, int B, int T) {
     UpdateSums update = {0};
     int32_t tokens[B * T], targets[B * T];
     random_batch(tokens, targets, B * T, c->V);
-    gpt2_create(&m, c, mesh_folded(c->R), B, T, 1);
+    gpt2_create(&m, c, mesh_folded(c->R), B, T, FOR_TRAINING);
     gpt2_init_weights(&m, WEIGHTS_LINEAR, 1);
     r.loss = gpt2_forward(&m, tokens, targets, B, T);
     gpt2_backward(&m, 1, 0);
@@ -437,9 +438,9 @@ static void test_ladder(void) {
         }
         free(one.grads);
         c.R = 1;
-        gpt2_create(&m, &c, mesh_folded(1), B, T, 0);
+        gpt2_create(&m, &c, mesh_folded(1), B, T, FOR_TRAINING); // every stream stays
         c = config_of(L, 12, C, 65, T, "t", 1, RULE_SUM);
-        gpt2_create(&t, &c, mesh_folded(1), B, T, 0);
+        gpt2_create(&t, &c, mesh_folded(1), B, T, FOR_TRAINING);
         gpt2_init_weights(&m, WEIGHTS_LINEAR, 1);
         gpt2_init_weights(&t, WEIGHTS_LINEAR, 1);
         gpt2_forward(&m, tokens, targets, B, T);
@@ -494,7 +495,7 @@ static void test_vocab_parallel(void) {
             GPT2 m;
             Mesh mesh = mesh_folded(c.R);
             mesh.vocab_parallel = cut;
-            gpt2_create(&m, &c, mesh, B, T, 1);
+            gpt2_create(&m, &c, mesh, B, T, FOR_TRAINING);
             gpt2_init_weights(&m, WEIGHTS_LINEAR, 1);
             loss[cut] = update_once(&m, tokens, targets, B, T, 1, &norm[cut]);
             ends[cut] = gpt2_forward(&m, tokens, targets, B, T);
@@ -511,7 +512,7 @@ static void test_vocab_parallel(void) {
     GPT2Config c = config_of(1, 4, 8, 128, 4, "t", 4, RULE_SUM);
     Mesh mesh = mesh_folded(4);
     mesh.vocab_parallel = 1;
-    gpt2_create(&m, &c, mesh, 1, 4, 0);
+    gpt2_create(&m, &c, mesh, 1, 4, FOR_LOSS);
     m.B = 1;
     m.T = 4;
     for (int f = 0; f < 4; f++) {
@@ -553,7 +554,7 @@ static void test_every_pattern(void) {
             GPT2 m;
             UpdateSums sums = {0};
             GPT2Config c = config_of(4, 12, 12, 65, 3, pattern, sizes[i / 3], i % 3);
-            gpt2_create(&m, &c, mesh_folded(c.R), 2, 3, 1);
+            gpt2_create(&m, &c, mesh_folded(c.R), 2, 3, FOR_TRAINING);
             gpt2_init_weights(&m, WEIGHTS_GPT2, 1);
             double loss = gpt2_forward(&m, tokens, targets, 2, 3);
             gpt2_backward(&m, 1, 0);
@@ -567,6 +568,122 @@ static void test_every_pattern(void) {
     check(good == runs,
           "all 625 patterns of four blocks, all rules, R 1 2 3 4 6 12: %d of %d run as planned",
           good, runs);
+}
+
+// Largest distance, relative to the largest logit, of the logits of T tokens read in pieces to
+// those of a pass over all: the pieces are `first` tokens, then one at a time, then three, then the
+// rest, and then the last four once more. In a model of another purpose, which reuses memory
+// otherwise.
+static double pieces_distance(GPT2 *whole, GPT2 *m, const int32_t *tokens, int T, int first) {
+    const int sizes[] = {first, 1, 1, 3, T - first - 5, 4}, V = whole->config.V;
+    float *all = ALLOC(float, (size_t)T * V, "test"), *one = ALLOC(float, (size_t)V, "test");
+    double worst = 0, largest = 0;
+    gpt2_forward(whole, tokens, NULL, 1, T);
+    for (int t = 0; t < T; t++) logits_collect(whole, t, all + (size_t)t * V);
+    for (int i = 0, past = 0; i < 6; i++) {
+        int n = sizes[i], scored = n <= SCORED_MAX ? n : 1;
+        if (i == 5) past = T - n; // again, as after drafts that were not taken
+        gpt2_read(m, tokens + past, n, past, scored);
+        past += n;
+        for (int row = 0; row < scored; row++) {
+            const float *expected = all + (size_t)(past - scored + row) * V;
+            logits_collect(m, row, one);
+            for (int v = 0; v < V; v++) {
+                double error = fabs((double)one[v] - (double)expected[v]);
+                largest = fmax(largest, fabs((double)expected[v]));
+                worst = error > worst || error != error ? error : worst;
+            }
+        }
+    }
+    free(all);
+    free(one);
+    return worst / largest;
+}
+
+// Text read in pieces, each after the keys and values of the earlier ones, is text read at once:
+// broken by a position that is off by one, a stale key, or memory that is reused too early.
+static void test_reading(void) {
+    enum { T = 40 };
+    static const int sizes[] = {1, 2, 4, 12};
+    double worst = 0;
+    int32_t tokens[T], targets[T];
+    random_batch(tokens, targets, T, 65);
+    for (int code = 0; code < 625; code++) {
+        char pattern[5] = "";
+        for (int i = 0, left = code; i < 4; i++, left /= 5) pattern[i] = "tspld"[left % 5];
+        GPT2 whole, m;
+        Mesh mesh = mesh_folded(sizes[code % 4]);
+        mesh.vocab_parallel = code % 3 == 0;
+        GPT2Config c = config_of(4, 12, 24, 65, T, pattern, mesh.R, code / 4 % 3);
+        gpt2_create(&whole, &c, mesh, 1, T, code % 2 ? FOR_LOSS : FOR_TRAINING);
+        gpt2_create(&m, &c, mesh, code % 5 ? 1 : 2, T, code % 5 ? FOR_SAMPLES : FOR_TRAINING);
+        gpt2_init_weights(&whole, WEIGHTS_LINEAR, 1);
+        gpt2_init_weights(&m, WEIGHTS_LINEAR, 1);
+        double distance = pieces_distance(&whole, &m, tokens, T, 1 + code % 30);
+        worst = distance > worst || distance != distance ? distance : worst;
+        gpt2_free(&whole);
+        gpt2_free(&m);
+    }
+    check_error("read in pieces:", "625 patterns of four blocks, rules, R 1 2 4 12", worst,
+                is_double ? 1e-12 : 1e-5);
+    GPT2 whole, m; // more tokens than are read at once, and more keys than one tile of queries
+    enum { LONG = 2 * READ_AT_ONCE + 37 };
+    static int32_t text[LONG], next[LONG];
+    random_batch(text, next, LONG, 65);
+    GPT2Config c = config_of(2, 2, 16, 65, LONG, "sp", 2, RULE_MEAN);
+    gpt2_create(&whole, &c, mesh_folded(2), 1, LONG, FOR_LOSS);
+    gpt2_create(&m, &c, mesh_folded(2), 1, LONG, FOR_SAMPLES);
+    gpt2_init_weights(&whole, WEIGHTS_LINEAR, 1);
+    gpt2_init_weights(&m, WEIGHTS_LINEAR, 1);
+    check_error("read in pieces:", "longer than what is read at once",
+                pieces_distance(&whole, &m, text, LONG, 2 * READ_AT_ONCE + 5),
+                is_double ? 1e-12 : 1e-5);
+    gpt2_free(&whole);
+    gpt2_free(&m);
+}
+
+// Matrices held in bf16 give the bits that the same rounded weights give in fp32: broken by a row
+// of another matrix, or a sum that is not in float.
+static void test_bf16_weights(void) {
+    enum { T = 40, V = 67 };
+    int32_t tokens[T], targets[T];
+    random_batch(tokens, targets, T, V);
+    for (int i = 0; i < 4; i++) {
+        GPT2 m[2];
+        float logits[2][SCORED_MAX * V];
+        Mesh mesh = mesh_folded(i % 2 ? 2 : 1);
+        mesh.vocab_parallel = i == 3;
+        GPT2Config c = config_of(3, 2, 28, V, T, i < 2 ? "t" : "spp", mesh.R, RULE_MEAN);
+        for (int half = 0; half < 2; half++) {
+            gpt2_create(&m[half], &c, mesh, 1, T, half ? FOR_SAMPLES | IN_BF16 : FOR_SAMPLES);
+            gpt2_init_weights(&m[half], WEIGHTS_LINEAR, 1);
+            for (int p = 0; p < P_COUNT && !half; p++) {
+                if (m->local[p].cols == 1 || p == P_wpe) continue;
+                for (size_t e = 0; e < spec_size(&m->local[p]); e++) {
+                    real *x = &m->params.at[p][e];
+                    *x = (real)float_from_bf16(half_from(*x));
+                }
+            }
+            gpt2_read(&m[half], tokens, T - 12, 0, 1);
+            gpt2_read(&m[half], tokens + T - 12, 1, T - 12, 1);
+            gpt2_read(&m[half], tokens + T - 11, 11, T - 11, 11);
+            for (int row = 0; row < 11; row++) {
+                logits_collect(&m[half], row, logits[half] + row * V);
+            }
+        }
+        check(!memcmp(logits[0], logits[1], 11 * V * sizeof(float)) && m[1].params.half[P_fcw],
+              "-w bf16 %s R %d: the logits of rounded weights, bit for bit", c.pattern, mesh.R);
+        gpt2_free(&m[0]);
+        gpt2_free(&m[1]);
+    }
+    static const struct { float from; uint16_t to; } known[] = {
+        {1, 0x3F80}, {-2.5f, 0xC020}, {1.00390625f, 0x3F80}, {1.01171875f, 0x3F82},
+        {1.0039063692f, 0x3F81}, {3.4e38f, 0x7F80}, {INFINITY, 0x7F80}, {-0.0f, 0x8000}};
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+        check(half_from((real)known[i].from) == known[i].to, "%.10g in bf16 is %04x, found %04x",
+              (double)known[i].from, known[i].to, half_from((real)known[i].from));
+    }
+    check(half_from((real)NAN) == 0x7FC0, "NaN in bf16 stays NaN");
 }
 
 // Three updates, with micro-batches added up, give the same bits for any number of threads.
@@ -584,7 +701,7 @@ static void test_threads(void) {
             GPT2 m;
             GPT2Config c = config_of(4, 4, 72, 65, T, patterns[i], 2, RULE_MEAN);
             omp_set_num_threads(n < 4 ? counts[n] : 2); // the last time once more with two
-            gpt2_create(&m, &c, mesh_folded(2), B, T, 1);
+            gpt2_create(&m, &c, mesh_folded(2), B, T, FOR_TRAINING);
             gpt2_init_weights(&m, WEIGHTS_GPT2, 1);
             for (int s = 1; s <= 3; s++) {
                 for (int micro = 0; micro < 2; micro++) {
@@ -616,7 +733,7 @@ static void test_accumulation(void) {
     UpdateSums sums[2];
     for (int pieces = 1; pieces <= 2; pieces++) {
         GPT2 m;
-        gpt2_create(&m, &c, mesh_folded(2), B, T, 1);
+        gpt2_create(&m, &c, mesh_folded(2), B, T, FOR_TRAINING);
         gpt2_init_weights(&m, WEIGHTS_LINEAR, 1);
         // What was there before must not matter. Rows of the padding stay zero.
         memset(m.grads.block, 0x7f, param_count(m.local) * sizeof(real));
@@ -713,7 +830,7 @@ static void test_model_files(const char *folder) {
         GPT2Config c = config_of(4, 4, 16, 65, 8, patterns[i], 2, RULE_MEAN), read;
         File file;
         int32_t header[HEADER_INTS];
-        gpt2_create(&m, &c, mesh_folded(2), 1, 8, 1);
+        gpt2_create(&m, &c, mesh_folded(2), 1, 8, FOR_TRAINING);
         gpt2_init_weights(&m, WEIGHTS_GPT2, 5);
         for (size_t j = 0; j < param_count(m.local); j++) { // files are fp32
             m.moment1.block[j] = (real)(float)random_uniform(random_bits(1, 1, 1, j));
@@ -737,7 +854,7 @@ static void test_model_files(const char *folder) {
         good &= plain ? read.R == 1 && !strcmp(read.pattern, "t")
                       : read.R == 2 && read.rule == RULE_MEAN && !strcmp(read.pattern, patterns[i]);
         check(good, "model file of pattern %s: header", patterns[i]);
-        gpt2_create(&again, &c, mesh_folded(2), 1, 8, 1);
+        gpt2_create(&again, &c, mesh_folded(2), 1, 8, FOR_TRAINING);
         gpt2_load(&again, path);
         checkpoint_path(path, folder, "state", 7 + i);
         gpt2_load_state(&again, path, 7 + i);
@@ -774,7 +891,7 @@ static void test_bf16_model(const char *folder) {
         file_write(&file, &half, sizeof half);
     }
     file_commit(&file);
-    gpt2_create(&m, &c, mesh_folded(1), 1, 4, 0);
+    gpt2_create(&m, &c, mesh_folded(1), 1, 4, FOR_LOSS);
     gpt2_load(&m, path);
     int good = 1;
     for (size_t i = 0; i < n; i++) good &= (double)m.params.block[i] == 1 + (double)(i % 64) / 128;
@@ -854,6 +971,8 @@ int main(void) {
     test_ladder();
     test_vocab_parallel();
     test_every_pattern();
+    test_reading();
+    test_bf16_weights();
     test_threads();
     test_accumulation();
     test_tokens(folder);

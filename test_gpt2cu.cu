@@ -202,7 +202,7 @@ static void model_open_for(GPT2 *m, const Case &c) {
     mesh.vocab_parallel = c.vocab_parallel;
     options.recompute = c.recompute;
     gpu.fuses_gelu = c.fuses_gelu;
-    gpt2_create(m, &config, mesh, c.B, c.T, options, 1);
+    gpt2_create(m, &config, mesh, c.B, c.T, options, FOR_TRAINING);
 }
 
 static Oracle *oracle_for(const Case &c) {
@@ -500,6 +500,47 @@ static void pair_update(Pair *pair, int64_t N, double *found, double *expected) 
     *expected = wanted.loss;
 }
 
+// Text read in pieces, each after the keys and values of the earlier ones, is text read at once:
+// broken by a position that is off by one, a stale key, or a tile of keys that ends too early.
+static void test_reading(void) {
+    static const struct { const char *pattern; int R, rule, vocab_parallel, NH; } cases[] = {
+        {"t", 1, RULE_SUM, 0, 4}, {"s", 2, RULE_SUM, 1, 4}, {"sppp", 2, RULE_MEAN, 0, 4},
+        {"pp.", 4, RULE_STREAMS, 1, 4}, {"l", 2, RULE_SUM, 0, 2}, {"dt", 2, RULE_SUM, 0, 2}};
+    enum { T = 150, V = 65 }; // more than one tile of queries and of keys
+    const int sizes[] = {70, 1, 1, 3, 71, 4, 4}; // the last four again
+    int32_t tokens[T], targets[T];
+    for (int i = 0; i < T; i++) tokens[i] = targets[i] = (int32_t)(random_bits(7, 0, 0, i) % V);
+    for (const auto &c : cases) {
+        GPT2 m;
+        GPT2Config config = {T, V, 4, c.NH, 32 * c.NH, vocabulary_pad(V), c.R, c.rule, ""};
+        snprintf(config.pattern, sizeof config.pattern, "%s", c.pattern);
+        Mesh mesh = mesh_make(1, 0, c.R, c.R);
+        mesh.vocab_parallel = c.vocab_parallel;
+        gpt2_create(&m, &config, mesh, 1, T, ModelOptions{}, FOR_SAMPLES);
+        gpt2_init_weights(&m, WEIGHTS_LINEAR, 1);
+        std::vector<float> expected(T * V), found(V);
+        gpt2_forward(&m, tokens, targets, 1, T);
+        for (int t = 0; t < T; t++) logits_collect(&m, t, expected.data() + t * V);
+        double worst = 0;
+        int past = 0, piece = 0;
+        for (int n : sizes) {
+            if (++piece == 7) past -= n;
+            int scored = n > SCORED_MAX ? 1 : n;
+            gpt2_read(&m, tokens + past, n, past, scored);
+            past += n;
+            for (int row = 0; row < scored; row++) {
+                logits_collect(&m, row, found.data());
+                const float *same = expected.data() + (past - scored + row) * V;
+                worst = worse(worst, relative_error(found.data(), same, V));
+            }
+        }
+        check(past == T, "%s: %d tokens read", c.pattern, past);
+        check_error("read in pieces:", c.pattern, worst,
+                    sizeof(real) == sizeof(float) ? 1e-5 : 1e-2);
+        gpt2_free(&m);
+    }
+}
+
 // Ten AdamW updates: losses, and how far the weights have come. A key's bias has no gradient but
 // rounding (all scores of a query move alike, which softmax does not see), of which AdamW makes
 // steps as large as any: those of qkvb are left out.
@@ -709,7 +750,8 @@ static void test_checkpoints(const char *folder) {
 
 static void fixture_create(GPT2 *m, const GPT2Config *config) {
     gpu.fuses_gelu = !gpu.fuses_gelu; // both ways take turns
-    gpt2_create(m, config, mesh_make(1, 0, config->R, config->R), 2, 16, ModelOptions{}, 1);
+    gpt2_create(m, config, mesh_make(1, 0, config->R, config->R), 2, 16, ModelOptions{},
+                FOR_TRAINING);
 }
 
 static int fixture_compare(GPT2 *m, const DebugState *d, const char *where) {
@@ -1576,6 +1618,7 @@ int main(void) {
     test_variants();
     test_shapes();
     test_recompute();
+    test_reading();
     test_training();
     test_initial_weights();
     test_repeats();

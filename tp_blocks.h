@@ -295,6 +295,7 @@ typedef struct {
     char shared[4 * L_MAX + 1]; // stream i is the same on all ranks
     int reader[4 * L_MAX + 1];  // the first sub-block that reads stream i, or -1
     int reads[2 * L_MAX + 1];   // the stream that sub-block k reads; 2L is the final LayerNorm
+    int written[4 * L_MAX + 1], last_read[4 * L_MAX + 1]; // by which forward steps stream i is
     Steps forward, backward;
 } Plan;
 
@@ -306,10 +307,11 @@ static int step_is_merge(const Step *s) {
     return s->kind == STEP_SUM && (s->how == SUM_WHOLE || s->how == SUM_BEGIN);
 }
 
-// Whether v is ever written: by a step, or as what a pass starts from.
-static inline int plan_uses(const Plan *plan, int v) {
-    if (v == V_STREAM || v == V_G) return 1;
-    for (int pass = 0; pass < 2; pass++) {
+// Whether v is ever written: by a step, or as what a pass starts from. Without `backward` only the
+// forward pass counts.
+static inline int plan_uses(const Plan *plan, int v, int backward) {
+    if (v == V_STREAM || (v == V_G && backward)) return 1;
+    for (int pass = 0; pass <= (backward != 0); pass++) {
         const Steps *steps = pass ? &plan->backward : &plan->forward;
         for (int i = 0; i < steps->count; i++) {
             if (steps->at[i].to == v) return 1;
@@ -371,6 +373,20 @@ static void plan_reads(Plan *plan, int k, int stream) {
     int *reader = &plan->reader[stream - V_STREAM];
     plan->reads[k] = stream - V_STREAM;
     if (*reader < 0) *reader = k;
+}
+
+// When streams are needed in the forward pass: the first from its start, the last to its end.
+static void plan_lifetimes(Plan *plan, int last) {
+    for (int i = plan->forward.count - 1; i >= 0; i--) {
+        const Step *s = &plan->forward.at[i];
+        if (s->to >= V_STREAM) plan->written[s->to - V_STREAM] = i;
+    }
+    for (int i = 0; i < plan->forward.count; i++) {
+        const Step *s = &plan->forward.at[i];
+        if (s->to >= V_STREAM) plan->last_read[s->to - V_STREAM] = i;
+        if (s->from >= V_STREAM) plan->last_read[s->from - V_STREAM] = i;
+    }
+    plan->last_read[last - V_STREAM] = plan->forward.count;
 }
 
 static void plan_sub(Plan *plan, int k, int stream, int to, int add) {
@@ -587,6 +603,7 @@ static void plan_make(Plan *plan, const char *pattern, int L, int rule, int R, c
     for (int i = 0; i < plan->forward.count; i++) {
         plan->merges += step_is_merge(&plan->forward.at[i]);
     }
+    plan_lifetimes(plan, x);
     plan_backward(plan);
 }
 
@@ -1392,6 +1409,12 @@ typedef struct {
     const char *culprit; // the first tensor whose gradient is not finite, or NULL
     int stop;            // whether any process has been asked to stop (data/stop.h)
 } UpdateSums;
+
+// What a model has memory for: forward passes; backward passes and updates too; or the keys and
+// values of one sequence, of which READ_AT_ONCE tokens are read at once and SCORED_MAX scored.
+enum { FOR_LOSS, FOR_TRAINING, FOR_SAMPLES };
+enum { IN_BF16 = 4 }; // or-ed to FOR_LOSS or FOR_SAMPLES: matrices held in bf16 (CPU)
+enum { READ_AT_ONCE = 256, SCORED_MAX = 16 };
 
 enum { PROCESS_WHAT = 96 }; // room for the words on what a process computes with
 

@@ -103,13 +103,14 @@ typedef struct {
     size_t ld;
     int group;
     size_t jump;
+    const uint16_t *half; // b of a product may be held in bf16: then in place of data
 } View;
 
 typedef struct {
     View out;         // (M,N)
     View a;           // (M,K), stored as (K,M) if a_transposed
     int a_transposed;
-    View b;           // (K,N), stored as (N,K) if b_transposed
+    View b;           // (K,N), stored as (N,K) if b_transposed, as it must be if in bf16
     int b_transposed;
     View bias;        // (N,1), added to every row of out; data NULL means none
     int M, N, K;      // any size, 0 included
@@ -136,6 +137,12 @@ enum {
     A_PANEL = (KC + 8) * MR // between panels of a: at a power of two they would share cache sets
 };
 
+// As many lanes of bf16 at any address, and what becomes of them.
+typedef uint16_t half_words
+    __attribute__((vector_size(LANES * sizeof(uint16_t)), aligned(sizeof(uint16_t)), may_alias));
+typedef uint32_t words_vec __attribute__((vector_size(LANES * sizeof(uint32_t))));
+typedef float floats_vec __attribute__((vector_size(LANES * sizeof(float))));
+
 // One tile of out: rows x cols elements of a full MR x NR product over `depth` values of k.
 typedef struct {
     const real *a[MR]; // row i has its value for k at a[i][k * a_step]
@@ -150,9 +157,31 @@ static int int_min(int a, int b) { return a < b ? a : b; }
 
 static View view_of(real *data, size_t ld) { return (View){.data = data, .ld = ld}; }
 
-static inline real *view_row(View v, int i) {
-    if (v.group) return v.data + (size_t)(i / v.group) * v.jump + (size_t)(i % v.group) * v.ld;
-    return v.data + (size_t)i * v.ld;
+static inline size_t view_at(View v, int i) {
+    if (v.group) return (size_t)(i / v.group) * v.jump + (size_t)(i % v.group) * v.ld;
+    return (size_t)i * v.ld;
+}
+
+static inline real *view_row(View v, int i) { return v.data + view_at(v, i); }
+
+// The same matrix without its first rows, of which there are whole groups.
+static View view_from(View v, int rows) {
+    if (v.half) v.half += view_at(v, rows);
+    else v.data += view_at(v, rows);
+    return v;
+}
+
+// bf16 is the upper half of a float. Rounds to the nearest, to even between two.
+static inline uint16_t half_from(real x) {
+    union { float value; uint32_t bits; } u = {.value = (float)x};
+    if (u.value != u.value) return 0x7FC0; // NaN: rounding could carry it to infinity
+    return (uint16_t)((u.bits + 0x7FFF + (u.bits >> 16 & 1)) >> 16);
+}
+
+static inline vec halves_widen(const uint16_t *x) {
+    half_words words = *(const half_words *)x;
+    words_vec bits = __builtin_convertvector(words, words_vec) << 16;
+    return __builtin_convertvector((floats_vec)bits, vec);
 }
 
 // Packs rows k0.. and columns j0.. of b, stored as (K,N). What stands in columns past `cols` of the
@@ -232,6 +261,18 @@ static void rows_pack(View a, int i0, int rows, int k0, int depth, real *packed)
     }
 }
 
+// Widens rows j0.. and columns k0.. of b, held in bf16, to wide (rows,KC).
+static View rows_widen(View b, int k0, int depth, int j0, int rows, real *wide) {
+    for (int j = 0; j < rows; j++) {
+        const uint16_t *from = b.half + view_at(b, j0 + j) + k0;
+        real *to = wide + (size_t)j * KC;
+        int k = 0;
+        for (; k + LANES <= depth; k += LANES) *(loose_vec *)(to + k) = halves_widen(from + k);
+        for (; k < depth; k++) to[k] = (real)float_from_bf16(from[k]);
+    }
+    return view_of(wide, KC);
+}
+
 // The micro-kernel.
 static inline void tile_compute(const Tile *t) {
     const vec *b = (const vec *)t->panel, *start = (const vec *)t->start;
@@ -275,10 +316,126 @@ static inline void tile_compute(const Tile *t) {
     }
 }
 
+// Products of few rows, such as those of one token, are as fast as memory brings b: it is read once
+// and where it lies. The functions below are inlined with M, the rows of out, as a constant, so
+// that its elements stay in registers.
+enum { THIN_ROWS = 8 };
+
+static inline real vec_sum(vec x) {
+    real sum = 0;
+    for (int i = 0; i < LANES; i++) sum += x[i];
+    return sum;
+}
+
+static inline void thin_store(const Matmul *m, int i, int j, real x) {
+    real *out = view_row(m->out, i) + j;
+    if (m->bias.data) x += *view_row(m->bias, j);
+    *out = m->accumulate ? *out + x : x;
+}
+
+// LANES values of b from element `at` on, or the first `count` of them and zeros; in bf16 if HALF.
+static inline vec vec_load(View b, size_t at, int count, const int HALF) {
+    uint16_t words[LANES] = {0};
+    vec x = {0};
+    if (HALF && count == LANES) return halves_widen(b.half + at);
+    if (count == LANES) return *(const loose_vec *)(b.data + at);
+    if (HALF) memcpy(words, b.half + at, (size_t)count * sizeof *words);
+    else memcpy(&x, b.data + at, (size_t)count * sizeof(real));
+    return HALF ? halves_widen(words) : x;
+}
+
+// Columns j0 .. j1-1 for b stored as (N,K), in bf16 if HALF: dot products, two rows of b at a time.
+static inline __attribute__((always_inline)) void thin_dots(const Matmul *m, int j0, int j1,
+                                                            const int M, const int HALF) {
+    size_t a[THIN_ROWS];
+    int whole = m->K / LANES * LANES, rest = m->K - whole;
+    for (int i = 0; i < M; i++) a[i] = view_at(m->a, i);
+    for (int j = j0; j < j1; j += 2) {
+        int pair = j + 1 < j1;
+        size_t b0 = view_at(m->b, j), b1 = view_at(m->b, j + pair);
+        vec sum[THIN_ROWS][2] = {0};
+        #pragma GCC unroll 2
+        for (int k = 0; k < whole; k += LANES) {
+            vec x0 = vec_load(m->b, b0 + k, LANES, HALF), x1 = vec_load(m->b, b1 + k, LANES, HALF);
+            #pragma GCC unroll 8
+            for (int i = 0; i < M; i++) {
+                vec y = vec_load(m->a, a[i] + k, LANES, 0);
+                sum[i][0] += y * x0;
+                sum[i][1] += y * x1;
+            }
+        }
+        if (rest) {
+            vec x0 = vec_load(m->b, b0 + whole, rest, HALF);
+            vec x1 = vec_load(m->b, b1 + whole, rest, HALF);
+            for (int i = 0; i < M; i++) {
+                vec y = vec_load(m->a, a[i] + whole, rest, 0);
+                sum[i][0] += y * x0;
+                sum[i][1] += y * x1;
+            }
+        }
+        for (int i = 0; i < M; i++) {
+            thin_store(m, i, j, vec_sum(sum[i][0]));
+            if (pair) thin_store(m, i, j + 1, vec_sum(sum[i][1]));
+        }
+    }
+}
+
+// The same for b stored as (K,N): its rows are added up, 2 * LANES columns at a time.
+static inline __attribute__((always_inline)) void thin_sums(const Matmul *m, int j0, int j1,
+                                                            const int M) {
+    int j = j0;
+    for (; j + 2 * LANES <= j1; j += 2 * LANES) {
+        vec sum[THIN_ROWS][2] = {0};
+        for (int k = 0; k < m->K; k++) {
+            const loose_vec *b = (const loose_vec *)(view_row(m->b, k) + j);
+            #pragma GCC unroll 8
+            for (int i = 0; i < M; i++) {
+                real x = view_row(m->a, i)[k];
+                sum[i][0] += x * b[0];
+                sum[i][1] += x * b[1];
+            }
+        }
+        for (int i = 0; i < M; i++) {
+            for (int n = 0; n < LANES; n++) {
+                thin_store(m, i, j + n, sum[i][0][n]);
+                thin_store(m, i, j + LANES + n, sum[i][1][n]);
+            }
+        }
+    }
+    for (; j < j1; j++) {
+        for (int i = 0; i < M; i++) {
+            real sum = 0;
+            for (int k = 0; k < m->K; k++) sum += view_row(m->a, i)[k] * view_row(m->b, k)[j];
+            thin_store(m, i, j, sum);
+        }
+    }
+}
+
+static inline __attribute__((always_inline)) void thin_rows(const Matmul *m, int j0, int j1,
+                                                            const int M) {
+    if (m->b.half) thin_dots(m, j0, j1, M, 1);
+    else if (m->b_transposed) thin_dots(m, j0, j1, M, 0);
+    else thin_sums(m, j0, j1, M);
+}
+
+static void thin_compute(const Matmul *m, int j0, int j1) {
+    switch (m->M) {
+    case 1: thin_rows(m, j0, j1, 1); return;
+    case 2: thin_rows(m, j0, j1, 2); return;
+    case 3: thin_rows(m, j0, j1, 3); return;
+    case 4: thin_rows(m, j0, j1, 4); return;
+    case 5: thin_rows(m, j0, j1, 5); return;
+    case 6: thin_rows(m, j0, j1, 6); return;
+    case 7: thin_rows(m, j0, j1, 7); return;
+    case 8: thin_rows(m, j0, j1, 8); return;
+    }
+}
+
 // Computes rows i0.. (at most MB) and columns j0.. of out.
 static void block_compute(const Matmul *m, int i0, int rows, int j0, int cols) {
     static _Thread_local real packed[MB / MR * A_PANEL] __attribute__((aligned(64)));
     static _Thread_local real panel[KC * NR] __attribute__((aligned(64)));
+    static _Thread_local real wide[NR * KC] __attribute__((aligned(64)));
     for (int k0 = 0; k0 == 0 || k0 < m->K; k0 += KC) { // once for K = 0, which leaves the bias
         Tile t = {.a_step = m->a_transposed ? MR : 1, .panel = panel,
                   .depth = int_min(KC, m->K - k0), .add = m->accumulate || k0 > 0};
@@ -290,7 +447,14 @@ static void block_compute(const Matmul *m, int i0, int rows, int j0, int cols) {
             for (int n = 0; n < t.cols && m->bias.data && k0 == 0; n++) {
                 start[n] = *view_row(m->bias, j + n);
             }
-            (m->b_transposed ? panel_transpose : panel_copy)(m->b, k0, t.depth, j, t.cols, panel);
+            if (m->b.half) {
+                View b = rows_widen(m->b, k0, t.depth, j, t.cols, wide);
+                panel_transpose(b, 0, t.depth, 0, t.cols, panel);
+            } else if (m->b_transposed) {
+                panel_transpose(m->b, k0, t.depth, j, t.cols, panel);
+            } else {
+                panel_copy(m->b, k0, t.depth, j, t.cols, panel);
+            }
             for (int i = 0; i < rows; i += MR) {
                 t.rows = int_min(MR, rows - i);
                 for (int r = 0; r < MR; r++) {
@@ -306,7 +470,13 @@ static void block_compute(const Matmul *m, int i0, int rows, int j0, int cols) {
     }
 }
 
+static int is_thin(const Matmul *m) { return m->M <= THIN_ROWS && !m->a_transposed; }
+
 static void range_compute(const Matmul *m, int i0, int i1, int j0, int j1) {
+    if (is_thin(m)) {
+        thin_compute(m, j0, j1);
+        return;
+    }
     for (int i = i0; i < i1; i += MB) {
         for (int j = j0; j < j1; j += NB) {
             block_compute(m, i, int_min(MB, i1 - i), j, int_min(NB, j1 - j));
@@ -329,7 +499,7 @@ static int part_begin(int size, int unit, int parts, int part) {
 static void matmul(Matmul m) {
     int threads = omp_get_max_threads(), down = 1;
     // A short product does not pay for a parallel region.
-    if (threads == 1 || (double)m.M * m.N * m.K < 1 << 18) {
+    if (threads == 1 || (double)m.M * m.N * m.K < (is_thin(&m) ? 1 << 16 : 1 << 18)) {
         matmul_serial(m);
         return;
     }
@@ -337,7 +507,7 @@ static void matmul(Matmul m) {
     // and the columns of b.
     double best = INFINITY, row_cost = m.a_transposed ? 14 : 2;
     double column_cost = m.b_transposed ? 14 : 7;
-    for (int d = 1; d <= threads; d++) {
+    for (int d = 1; d <= (is_thin(&m) ? 1 : threads); d++) {
         double height = ceil((double)m.M / MR / d) * MR;
         double width = ceil((double)m.N / NR / (threads / d)) * NR;
         double cost = height * width + height * row_cost + width * column_cost;
@@ -365,14 +535,20 @@ enum { COLUMNS_AT_ONCE = 64 }; // columns that one thread sums at a time
 
 // out (B,T,C) = wte[token] for tokens first .. first+count-1, whose rows wte (count,C) holds; zeros
 // for others
-static void embedding_forward(real *out, const int32_t *tokens, const real *wte, int first,
-                              int count, int rows, int C) {
+static void embedding_forward(real *out, const int32_t *tokens, View wte, int first, int count,
+                              int rows, int C) {
     #pragma omp parallel for schedule(static)
     for (int i = 0; i < rows; i++) {
         int held = tokens[i] >= first && tokens[i] < first + count;
+        size_t at = held ? view_at(wte, tokens[i] - first) : 0;
         real *row = out + (size_t)i * C;
-        if (held) memcpy(row, wte + (size_t)(tokens[i] - first) * C, (size_t)C * sizeof(real));
-        else memset(row, 0, (size_t)C * sizeof(real));
+        if (!held) {
+            memset(row, 0, (size_t)C * sizeof(real));
+        } else if (!wte.half) {
+            memcpy(row, wte.data + at, (size_t)C * sizeof(real));
+        } else {
+            for (int c = 0; c < C; c++) row[c] = (real)float_from_bf16(wte.half[at + c]);
+        }
     }
 }
 
@@ -546,30 +722,28 @@ static void scaled_add(real *out, real scale, const real *x, size_t n) {
 enum { ATTENTION_ROWS = 64 };
 
 typedef struct {
-    int B, T, heads, HS; // heads of one tensor rank, NH/R, and their size
-    real *scratch;       // 2 (ATTENTION_ROWS, T) for each of
+    int B, T;      // sequences, and tokens of each that are new: they have queries
+    int past;      // tokens before them whose keys and values are there from earlier calls; B is 1
+    int heads, HS; // heads of one tensor rank, NH/R, and their size
+    real *scratch; // 2 (ATTENTION_ROWS, past + T) for each of
     int threads;
 } AttentionShape;
 
-// Q, K or V (part 0, 1, 2) of sequence b, head h, from row t on; qkv (B,T,3,heads,HS).
-static View attention_view(const AttentionShape *s, real *qkv, int part, int b, int h, int t) {
+// Head h of one of `parts` parts, from row `row` on: x (rows,parts,heads,HS). Queries are one part,
+// keys and values two, and their gradients together three.
+static View head_view(const AttentionShape *s, real *x, int parts, int part, int row, int h) {
     size_t width = (size_t)s->heads * s->HS;
-    return view_of(qkv + ((size_t)b * s->T + t) * 3 * width + part * width + (size_t)h * s->HS,
-                   3 * width);
+    real *at = x + ((size_t)row * parts + part) * width + (size_t)h * s->HS;
+    return view_of(at, (size_t)parts * width);
 }
 
-static View attention_out_view(const AttentionShape *s, real *out, int b, int h, int t) {
-    size_t width = (size_t)s->heads * s->HS;
-    return view_of(out + ((size_t)b * s->T + t) * width + (size_t)h * s->HS, width);
-}
-
-// Probabilities of queries t .. t+n-1 over keys 0 .. t+n-1 from their scores, in place; keys after
-// a query get 0. lse (n) is written.
-static void attention_softmax(real *scores, real *lse, int t, int n, real scale) {
-    int keys = t + n;
+// Probabilities of n queries over `keys` keys from their scores, in place. The last query sees all
+// keys, the one before it all but one, and so on; what a query does not see gets 0. lse (n) is
+// written.
+static void attention_softmax(real *scores, real *lse, int n, int keys, real scale) {
     for (int i = 0; i < n; i++) {
         real *row = scores + (size_t)i * keys, largest = row[0], sum = 0;
-        int seen = t + i + 1;
+        int seen = keys - n + i + 1;
         #pragma omp simd reduction(max : largest)
         for (int j = 0; j < seen; j++) largest = row[j] > largest ? row[j] : largest;
         #pragma omp simd reduction(+ : sum)
@@ -584,33 +758,33 @@ static void attention_softmax(real *scores, real *lse, int t, int n, real scale)
 }
 
 // The same probabilities once more from the scores and lse.
-static void attention_softmax_again(real *scores, const real *lse, int t, int n, real scale) {
-    int keys = t + n;
+static void attention_softmax_again(real *scores, const real *lse, int n, int keys, real scale) {
     for (int i = 0; i < n; i++) {
         real *row = scores + (size_t)i * keys, shift = lse[i];
-        int seen = t + i + 1;
+        int seen = keys - n + i + 1;
         for (int j = 0; j < seen; j++) row[j] = real_exp(not_positive(row[j] * scale - shift));
         for (int j = seen; j < keys; j++) row[j] = 0;
     }
 }
 
-// out (B,T,heads,HS), lse (B,heads,T), qkv (B,T,3,heads,HS)
-static void attention_forward(real *out, real *lse, real *qkv, AttentionShape s) {
+// out (B,T,heads,HS), lse (B,heads,T), q (B,T,heads,HS), kv (B,past+T,2,heads,HS)
+static void attention_forward(real *out, real *lse, real *q, real *kv, AttentionShape s) {
     real scale = 1 / (real)sqrt((double)s.HS);
+    int room = s.past + s.T;
     #pragma omp parallel for collapse(2) schedule(static) num_threads(s.threads)
     for (int b = 0; b < s.B; b++) {
         for (int h = 0; h < s.heads; h++) {
-            real *probs = s.scratch + (size_t)omp_get_thread_num() * 2 * ATTENTION_ROWS * s.T;
+            real *probs = s.scratch + (size_t)omp_get_thread_num() * 2 * ATTENTION_ROWS * room;
             real *lse_head = lse + ((size_t)b * s.heads + h) * s.T;
-            View K = attention_view(&s, qkv, 1, b, h, 0), V = attention_view(&s, qkv, 2, b, h, 0);
+            View K = head_view(&s, kv, 2, 0, b * room, h), V = head_view(&s, kv, 2, 1, b * room, h);
             for (int t = 0; t < s.T; t += ATTENTION_ROWS) {
-                int n = int_min(ATTENTION_ROWS, s.T - t), keys = t + n;
-                View P = view_of(probs, keys), Q = attention_view(&s, qkv, 0, b, h, t);
+                int n = int_min(ATTENTION_ROWS, s.T - t), keys = s.past + t + n;
+                View P = view_of(probs, keys), Q = head_view(&s, q, 1, 0, b * s.T + t, h);
                 matmul_serial((Matmul){.out = P, .a = Q, .b = K, .b_transposed = 1, .M = n,
                                        .N = keys, .K = s.HS});
-                attention_softmax(probs, lse_head + t, t, n, scale);
-                matmul_serial((Matmul){.out = attention_out_view(&s, out, b, h, t), .a = P, .b = V,
-                                       .M = n, .N = s.HS, .K = keys});
+                attention_softmax(probs, lse_head + t, n, keys, scale);
+                matmul_serial((Matmul){.out = head_view(&s, out, 1, 0, b * s.T + t, h), .a = P,
+                                       .b = V, .M = n, .N = s.HS, .K = keys});
             }
         }
     }
@@ -629,8 +803,9 @@ static void attention_softmax_backward(real *dprobs, const real *probs, View dou
     }
 }
 
-// dqkv is written; dout, out (B,T,heads,HS); lse, qkv as in the forward pass
-static void attention_backward(real *dqkv, real *dout, real *out, real *lse, real *qkv,
+// dqkv (B,T,3,heads,HS) is written; dout, out (B,T,heads,HS); the others as in the forward pass,
+// with nothing past
+static void attention_backward(real *dqkv, real *dout, real *out, real *lse, real *q, real *kv,
                                AttentionShape s) {
     real scale = 1 / (real)sqrt((double)s.HS);
     #pragma omp parallel for collapse(2) schedule(static) num_threads(s.threads)
@@ -639,23 +814,23 @@ static void attention_backward(real *dqkv, real *dout, real *out, real *lse, rea
             real *probs = s.scratch + (size_t)omp_get_thread_num() * 2 * ATTENTION_ROWS * s.T;
             real *dprobs = probs + (size_t)ATTENTION_ROWS * s.T;
             real *lse_head = lse + ((size_t)b * s.heads + h) * s.T;
-            View K = attention_view(&s, qkv, 1, b, h, 0), V = attention_view(&s, qkv, 2, b, h, 0);
-            View dK = attention_view(&s, dqkv, 1, b, h, 0);
-            View dV = attention_view(&s, dqkv, 2, b, h, 0);
+            int first = b * s.T;
+            View K = head_view(&s, kv, 2, 0, first, h), V = head_view(&s, kv, 2, 1, first, h);
+            View dK = head_view(&s, dqkv, 3, 1, first, h), dV = head_view(&s, dqkv, 3, 2, first, h);
             for (int t = 0; t < s.T; t++) {
                 memset(view_row(dK, t), 0, (size_t)s.HS * sizeof(real));
                 memset(view_row(dV, t), 0, (size_t)s.HS * sizeof(real));
             }
             for (int t = 0; t < s.T; t += ATTENTION_ROWS) {
                 int n = int_min(ATTENTION_ROWS, s.T - t), keys = t + n;
-                View Q = attention_view(&s, qkv, 0, b, h, t);
-                View dQ = attention_view(&s, dqkv, 0, b, h, t);
-                View d = attention_out_view(&s, dout, b, h, t);
-                View o = attention_out_view(&s, out, b, h, t);
+                View Q = head_view(&s, q, 1, 0, first + t, h);
+                View dQ = head_view(&s, dqkv, 3, 0, first + t, h);
+                View d = head_view(&s, dout, 1, 0, first + t, h);
+                View o = head_view(&s, out, 1, 0, first + t, h);
                 View P = view_of(probs, keys), dP = view_of(dprobs, keys);
                 matmul_serial((Matmul){.out = P, .a = Q, .b = K, .b_transposed = 1, .M = n,
                                        .N = keys, .K = s.HS});
-                attention_softmax_again(probs, lse_head + t, t, n, scale);
+                attention_softmax_again(probs, lse_head + t, n, keys, scale);
                 matmul_serial((Matmul){.out = dP, .a = d, .b = V, .b_transposed = 1, .M = n,
                                        .N = keys, .K = s.HS});
                 matmul_serial((Matmul){.out = dV, .a = P, .a_transposed = 1, .b = d, .M = keys,
@@ -710,7 +885,9 @@ static void classifier_backward(real *logits, const real *lse, const int32_t *ta
 // process has of tensor p: part (first rank / F) of R / F of the whole.
 typedef struct {
     real *at[P_COUNT];
-    real *block; // the allocation that holds them all
+    uint16_t *half[P_COUNT];    // in its place, of a tensor that is held in bf16; else NULL
+    real *block;                // the allocations that hold them all
+    uint16_t *half_block;
 } Tensors;
 
 // What one sub-block keeps for its backward pass. Where ranks read the same stream there is one
@@ -718,11 +895,13 @@ typedef struct {
 typedef struct {
     real *normed;      // (copies,B,T,C) LayerNorm of the stream it reads
     real *mean, *rstd; // (copies,B,T)
-    real *inner;       // (F, B,T,3C/R) attention: Q, K, V         MLP: (F, B,T,4C/R) before GELU
+    real *inner;       // (F, B,T,C/R)  attention: queries         MLP: (F, B,T,4C/R) before GELU
     real *outer;       // (F, B,T,C/R)  attention: heads' output   MLP: (F, B,T,4C/R) after GELU
+    real *kv;          // (F, B,T,2C/R) attention: keys and values; of one sequence they stay
     real *lse;         // (F, B,NH/R,T) attention: log of each row's sum of exponentials
     int copies;        // 1 or F
-    int inner_width, outer_width; // per rank: 3C/R and C/R, or 4C/R twice
+    int width;         // per rank: C/R or 4C/R
+    int in_width;      // rows of the input matrix per rank: 3C/R or 4C/R
 } SubBlock;
 
 // What the plan's steps read and write.
@@ -751,14 +930,17 @@ typedef struct {
     Tensors *rank_grads;      // (F) where rank f puts its gradients: `grads`, or its own part of
                               // partial_grads where each rank has a partial gradient
     real *partial_grads;      // (F,n), until gradients_reduce adds them up
-    int B_max, T_max;         // what the activations below have room for
-    int B, T;                 // of the last forward pass
+    int purpose;              // FOR_...: what there is memory for
+    int B_max, T_max;         // room for keys and values,
+    int rows_max;             // and for the rest of a forward pass: tokens
+    int B, T, past;           // of the last forward pass: T tokens after `past`
+    int scored;               // tokens that it has logits of, the last ones
     real *activations;        // the allocation that holds everything from here on
     Value *values;            // of the plan, by V_...
     SubBlock *subs;           // (2L+1), the last of which is the final LayerNorm alone
     int vocab_parts;          // parts of the vocabulary in this process: 1, or F where it is cut
     int vocab_width;          // columns of each part: Vp, or the rows of wte that a rank has
-    real *logits;             // (vocab_parts, B,T,vocab_width), and then their gradient
+    real *logits;             // (vocab_parts, scored,vocab_width), and then their gradient
     real *largest, *sums;     // (vocab_parts, B,T), (vocab_parts, 2,B,T): see classifier_forward
     real *losses, *lse;       // (B,T)
     real *zeros, *bias_sum;   // (C) an operand that a sum does not have; output biases added up
@@ -782,8 +964,20 @@ typedef struct {
 // Rank f's part of one layer of a tensor, as a view: folding costs no copies.
 static View part_view(const GPT2 *m, const Tensors *t, int p, int layer, int f) {
     Shard s = shard_of(&m->local[p], f, m->F);
-    real *data = t->at[p] + (size_t)layer * spec_layer_size(&m->local[p]) + s.offset;
-    return (View){data, s.ld, s.group < s.rows ? s.group : 0, s.jump};
+    size_t at = (size_t)layer * spec_layer_size(&m->local[p]) + s.offset;
+    View v = {.ld = s.ld, .group = s.group < s.rows ? s.group : 0, .jump = s.jump};
+    if (t->half[p]) v.half = t->half[p] + at;
+    else v.data = t->at[p] + at;
+    return v;
+}
+
+// One element of a tensor, counted from its start, however it is held.
+static real element_get(const Tensors *t, int p, size_t at) {
+    return t->half[p] ? (real)float_from_bf16(t->half[p][at]) : t->at[p][at];
+}
+static void element_set(Tensors *t, int p, size_t at, real value) {
+    if (t->half[p]) t->half[p][at] = half_from(value);
+    else t->at[p][at] = value;
 }
 
 // One layer of a tensor that every rank has whole.
@@ -800,14 +994,27 @@ static real *value_at(const GPT2 *m, int v, int f) {
 
 static AttentionShape attention_shape(const GPT2 *m) {
     const GPT2Config *c = &m->config;
-    return (AttentionShape){.B = m->B, .T = m->T, .heads = c->NH / c->R, .HS = c->C / c->NH,
-                            .scratch = m->attention_scratch, .threads = m->threads};
+    return (AttentionShape){.B = m->B, .T = m->T, .past = m->past, .heads = c->NH / c->R,
+                            .HS = c->C / c->NH, .scratch = m->attention_scratch,
+                            .threads = m->threads};
 }
 
-static void tensors_allocate(Tensors *t, const ParamSpec specs[P_COUNT], const char *what) {
-    t->block = alloc_zeroed(param_count(specs), sizeof(real), what);
-    real *next = t->block;
-    for (int p = 0; p < P_COUNT; p++) t->at[p] = next, next += spec_size(&specs[p]);
+// With in_bf16 the matrices are held in bf16: those of the blocks, and wte.
+static void tensors_allocate(Tensors *t, const ParamSpec specs[P_COUNT], int in_bf16,
+                             const char *what) {
+    size_t reals = 0, halves = 0;
+    for (int pass = 0; pass < 2; pass++) { // counts them, then lays them out
+        if (pass) t->block = alloc_zeroed(reals, sizeof(real), what);
+        if (pass && halves) t->half_block = alloc_zeroed(halves, sizeof(uint16_t), what);
+        reals = halves = 0;
+        for (int p = 0; p < P_COUNT; p++) {
+            int is_half = in_bf16 && specs[p].cols > 1 && p != P_wpe;
+            if (pass && is_half) t->half[p] = t->half_block + halves;
+            if (pass && !is_half) t->at[p] = t->block + reals;
+            if (is_half) halves += spec_size(&specs[p]);
+            else reals += spec_size(&specs[p]);
+        }
+    }
 }
 
 static size_t partial_grads_size(const GPT2 *m) {
@@ -843,43 +1050,87 @@ static real *carve(real *block, size_t *used, size_t n) {
     return at;
 }
 
+// Where stream i lies, copies times n values. A forward pass alone needs it from the step that
+// writes it to the last that reads it; then a later stream of as many copies takes its place.
+// holder[j] is the stream that has j's place now, or -1 where j has taken another's.
+static void stream_lay(GPT2 *m, int i, int *holder, real *block, size_t *used, size_t n) {
+    Value *values = &m->values[V_STREAM], *value = &values[i];
+    const Plan *plan = &m->plan;
+    for (int j = 0; j < i && m->purpose != FOR_TRAINING; j++) {
+        int same = holder[j] >= 0 && values[j].copies == value->copies;
+        if (!same || plan->last_read[holder[j]] >= plan->written[i]) continue;
+        value->at = values[j].at;
+        holder[j] = i;
+        holder[i] = -1;
+        return;
+    }
+    value->at = carve(block, used, value->copies * n);
+    holder[i] = i;
+}
+
+static void values_lay(GPT2 *m, real *block, size_t *used, size_t n) {
+    int *holder = ALLOC(int, (size_t)m->plan.streams, "plan");
+    for (int v = V_NONE + 1; v < V_STREAM + m->plan.streams; v++) {
+        Value *value = &m->values[v];
+        value->copies = value_is_shared(&m->plan, v) ? 1 : m->F;
+        if (v == V_O0 && value->copies < m->vocab_parts) value->copies = m->vocab_parts;
+        if (v >= V_STREAM) stream_lay(m, v - V_STREAM, holder, block, used, n);
+        else if (!plan_uses(&m->plan, v, m->purpose == FOR_TRAINING)) value->at = NULL;
+        else value->at = carve(block, used, value->copies * n);
+    }
+    free(holder);
+}
+
+// What sub-block k keeps, of `rows` tokens. Keys and values are not among it.
+static void subblock_lay(GPT2 *m, int k, real *block, size_t *used, size_t rows) {
+    const GPT2Config *c = &m->config;
+    SubBlock *s = &m->subs[k];
+    size_t F = m->F;
+    s->copies = m->values[V_STREAM + m->plan.reads[k]].copies;
+    s->normed = carve(block, used, s->copies * rows * c->C);
+    s->mean = carve(block, used, s->copies * rows);
+    s->rstd = carve(block, used, s->copies * rows);
+    if (k == 2 * c->L) return;
+    s->inner = carve(block, used, F * rows * s->width);
+    s->outer = carve(block, used, F * rows * s->width);
+    s->lse = carve(block, used, k % 2 ? 0 : F * rows * (c->NH / c->R));
+}
+
 // Lays all activations out in `block`, or only counts them if it is NULL. Returns the number of
 // reals.
 static size_t activations_lay(GPT2 *m, real *block) {
     const GPT2Config *c = &m->config;
-    size_t BT = (size_t)m->B_max * m->T_max, BTC = BT * c->C, F = m->F, used = 0;
-    size_t parts = m->vocab_parts;
+    int training = m->purpose == FOR_TRAINING, samples = m->purpose == FOR_SAMPLES;
+    size_t rows = m->rows_max, F = m->F, parts = m->vocab_parts, used = 0;
+    size_t scored = samples && rows > SCORED_MAX ? SCORED_MAX : rows;
     int Cr = c->C / c->R;
-    for (int v = V_NONE + 1; v < V_STREAM + m->plan.streams; v++) {
-        Value *value = &m->values[v];
-        value->copies = value_is_shared(&m->plan, v) ? 1 : m->F;
-        if (v == V_O0 && value->copies < (int)parts) value->copies = (int)parts;
-        value->at = carve(block, &used, plan_uses(&m->plan, v) ? value->copies * BTC : 0);
-    }
-    for (int k = 0; k <= 2 * c->L; k++) {
+    values_lay(m, block, &used, rows * c->C);
+    for (int k = 0; k < 2 * c->L; k++) {
         SubBlock *s = &m->subs[k];
-        s->copies = m->values[V_STREAM + m->plan.reads[k]].copies;
-        s->normed = carve(block, &used, s->copies * BTC);
-        s->mean = carve(block, &used, s->copies * BT);
-        s->rstd = carve(block, &used, s->copies * BT);
-        if (k == 2 * c->L) break;
-        s->inner_width = k % 2 ? 4 * Cr : 3 * Cr;
-        s->outer_width = k % 2 ? 4 * Cr : Cr;
-        s->inner = carve(block, &used, F * BT * s->inner_width);
-        s->outer = carve(block, &used, F * BT * s->outer_width);
-        s->lse = carve(block, &used, k % 2 ? 0 : F * BT * (c->NH / c->R));
+        s->width = k % 2 ? 4 * Cr : Cr;
+        s->in_width = k % 2 ? 4 * Cr : 3 * Cr;
+        s->kv = carve(block, &used, k % 2 ? 0 : F * m->B_max * m->T_max * 2 * Cr);
     }
-    m->logits = carve(block, &used, parts * BT * m->vocab_width);
-    m->largest = carve(block, &used, parts * BT);
-    m->sums = carve(block, &used, 2 * parts * BT);
-    m->losses = carve(block, &used, BT);
-    m->lse = carve(block, &used, BT);
+    // Without a backward pass all sub-blocks use the same memory: between the LayerNorm that a sum
+    // ends with and the sub-block that reads it, the plan has no other of both.
+    size_t first = used, most = used;
+    for (int k = 0; k <= 2 * c->L; k++) {
+        if (!training) used = first;
+        subblock_lay(m, k, block, &used, rows);
+        most = used > most ? used : most;
+    }
+    used = most;
+    m->logits = carve(block, &used, parts * scored * m->vocab_width);
+    m->largest = carve(block, &used, parts * rows);
+    m->sums = carve(block, &used, 2 * parts * rows);
+    m->losses = carve(block, &used, rows);
+    m->lse = carve(block, &used, rows);
     m->zeros = carve(block, &used, c->C);
     m->bias_sum = carve(block, &used, c->C);
-    m->received = carve(block, &used, m->mesh.group == 2 && plan_uses(&m->plan, V_D1) ? BTC : 0);
-    m->dnormed = carve(block, &used, BTC);
-    m->dinner = carve(block, &used, F * BT * 4 * Cr);
-    m->douter = carve(block, &used, BT * 4 * Cr);
+    m->received = carve(block, &used, m->mesh.group == 2 ? rows * c->C : 0);
+    m->dnormed = carve(block, &used, training ? rows * c->C : 0);
+    m->dinner = carve(block, &used, training ? F * rows * 4 * Cr : 0);
+    m->douter = carve(block, &used, training ? rows * 4 * Cr : 0);
     m->attention_scratch = carve(block, &used, (size_t)m->threads * 2 * ATTENTION_ROWS * m->T_max);
     return used;
 }
@@ -888,16 +1139,19 @@ static size_t activations_bytes(GPT2 *m) {
     return activations_lay(m, m->activations) * sizeof(real);
 }
 
-// Makes a model of this shape with room for batches (B,T), its parameters zero. Without `training`
-// there are no gradients and no moments. Fails when the shape, the pattern or R cannot be had.
-static void gpt2_create(GPT2 *m, const GPT2Config *config, Mesh mesh, int B, int T, int training) {
+// Makes a model of this shape, its parameters zero, with memory for what `purpose` says of batches
+// (B,T). Fails when the shape, the pattern or R cannot be had.
+static void gpt2_create(GPT2 *m, const GPT2Config *config, Mesh mesh, int B, int T, int purpose) {
+    int in_bf16 = purpose & IN_BF16;
     memset(m, 0, sizeof *m);
     m->config = *config;
     m->mesh = mesh;
     m->F = mesh.F;
     m->rank0 = mesh.group_rank * mesh.F;
+    m->purpose = purpose & ~IN_BF16;
     m->B_max = B;
     m->T_max = T;
+    m->rows_max = m->purpose == FOR_SAMPLES ? int_min(T, READ_AT_ONCE) : B * T;
     m->threads = omp_get_max_threads();
     if (config->NH % config->R) {
         fail("-tp %d: %d heads cannot be divided over %d tensor ranks", config->R, config->NH,
@@ -918,10 +1172,10 @@ static void gpt2_create(GPT2 *m, const GPT2Config *config, Mesh mesh, int B, int
         m->local[p].cols = mine.cols;
         rows_max = mine.rows > rows_max ? mine.rows : rows_max;
     }
-    tensors_allocate(&m->params, m->local, "parameters");
-    if (training) {
-        tensors_allocate(&m->moment1, m->local, "AdamW moments");
-        tensors_allocate(&m->moment2, m->local, "AdamW moments");
+    tensors_allocate(&m->params, m->local, in_bf16, "parameters");
+    if (m->purpose == FOR_TRAINING) {
+        tensors_allocate(&m->moment1, m->local, 0, "AdamW moments");
+        tensors_allocate(&m->moment2, m->local, 0, "AdamW moments");
         gradients_allocate(m);
         m->row_sums = alloc_zeroed(rows_max, sizeof(double), "gradient norm");
     }
@@ -930,14 +1184,14 @@ static void gpt2_create(GPT2 *m, const GPT2Config *config, Mesh mesh, int B, int
     m->activations = alloc_zeroed(activations_lay(m, NULL), sizeof(real),
                                   "activations (fewer with a lower -b or -t)");
     activations_lay(m, m->activations);
-    m->tokens = alloc_zeroed((size_t)B * T, sizeof(int32_t), "tokens");
-    m->targets = alloc_zeroed((size_t)B * T, sizeof(int32_t), "targets");
+    m->tokens = alloc_zeroed(m->rows_max, sizeof(int32_t), "tokens");
+    m->targets = alloc_zeroed(m->rows_max, sizeof(int32_t), "targets");
 }
 
 static void gpt2_free(GPT2 *m) {
-    void *blocks[] = {m->params.block, m->grads.block, m->moment1.block, m->moment2.block,
-                      m->rank_grads, m->row_sums, m->subs, m->values, m->activations, m->tokens,
-                      m->targets};
+    void *blocks[] = {m->params.block, m->params.half_block, m->grads.block, m->moment1.block,
+                      m->moment2.block, m->rank_grads, m->row_sums, m->subs, m->values,
+                      m->activations, m->tokens, m->targets};
     plan_free(&m->plan);
     for (size_t i = 0; i < sizeof blocks / sizeof *blocks; i++) free(blocks[i]);
     memset(m, 0, sizeof *m);
@@ -952,9 +1206,10 @@ static void gpt2_init_weights(GPT2 *m, int how, uint64_t seed) {
         for (int layer = 0; layer < local->layers; layer++) {
             for (int r = 0; r < local->rows; r++) {
                 uint64_t first = layer * spec_layer_size(whole) + shard_row(&mine, r);
-                real *row = whole_layer(m, &m->params, p, layer) + (size_t)r * local->cols;
+                size_t row = layer * spec_layer_size(local) + (size_t)r * local->cols;
                 for (int c = 0; c < local->cols; c++) {
-                    row[c] = (real)param_init(whole, p, how, &m->config, seed, first + c);
+                    double value = param_init(whole, p, how, &m->config, seed, first + c);
+                    element_set(&m->params, p, row + c, (real)value);
                 }
             }
         }
@@ -1036,15 +1291,16 @@ static const SubParams sub_params[2] = {
 };
 
 // Rank f's own of what a sub-block keeps.
-typedef struct { real *normed, *mean, *rstd, *inner, *outer, *lse; } RankActs;
+typedef struct { real *normed, *mean, *rstd, *inner, *outer, *kv, *lse; } RankActs;
 
 static RankActs rank_acts(const GPT2 *m, const SubBlock *s, int f) {
     size_t rows = (size_t)m->B * m->T, C = (size_t)m->config.C, rank = (size_t)f;
     size_t copy = s->copies == 1 ? 0 : rank;
     return (RankActs){.normed = s->normed + copy * rows * C,
                       .mean = s->mean + copy * rows, .rstd = s->rstd + copy * rows,
-                      .inner = s->inner + rank * rows * s->inner_width,
-                      .outer = s->outer + rank * rows * s->outer_width,
+                      .inner = s->inner + rank * rows * s->width,
+                      .outer = s->outer + rank * rows * s->width,
+                      .kv = s->kv + rank * m->B_max * m->T_max * 2 * s->width,
                       .lse = s->lse + rank * rows * (m->config.NH / m->config.R)};
 }
 
@@ -1064,31 +1320,38 @@ static void subblock_norm(GPT2 *m, int k, int f, const real *stream) {
     layernorm_forward(a.normed, a.mean, a.rstd, stream, norm.w, norm.b, m->B * m->T, m->config.C);
 }
 
+// out (B,T,cols) = LN(stream) . Win[row0 .. row0+cols-1 of part f]^T + b
+static void subblock_in(GPT2 *m, int k, int f, real *out, int row0, int cols) {
+    const SubParams *p = &sub_params[k % 2];
+    int C = m->config.C, layer = k / 2;
+    matmul((Matmul){.out = view_of(out, cols), .a = view_of(rank_acts(m, &m->subs[k], f).normed, C),
+                    .b = view_from(part_view(m, &m->params, p->in_w, layer, f), row0),
+                    .b_transposed = 1,
+                    .bias = view_from(part_view(m, &m->params, p->in_b, layer, f), row0),
+                    .M = m->B * m->T, .N = cols, .K = C});
+}
+
 // Partial output of rank f (B,T,C), no output bias:
 // out = or += Wout[:, part f] . inside(Win[part f] . LN(stream) + b[part f]).
 static void subblock_forward(GPT2 *m, int k, int f, real *out, int add) {
     const SubBlock *s = &m->subs[k];
-    const SubParams *p = &sub_params[k % 2];
-    const Tensors *w = &m->params;
     RankActs a = rank_acts(m, s, f);
-    int C = m->config.C, layer = k / 2, rows = m->B * m->T;
-    matmul((Matmul){.out = view_of(a.inner, s->inner_width), .a = view_of(a.normed, C),
-                    .b = part_view(m, w, p->in_w, layer, f), .b_transposed = 1,
-                    .bias = part_view(m, w, p->in_b, layer, f),
-                    .M = rows, .N = s->inner_width, .K = C});
+    int C = m->config.C, rows = m->B * m->T, width = s->width;
+    subblock_in(m, k, f, a.inner, 0, width);
+    if (k % 2 == 0) subblock_in(m, k, f, a.kv + (size_t)m->past * 2 * width, width, 2 * width);
     sums_progress(&m->merge_sums);
-    if (k % 2) gelu_forward(a.outer, a.inner, (size_t)rows * s->inner_width);
-    else attention_forward(a.outer, a.lse, a.inner, attention_shape(m));
+    if (k % 2) gelu_forward(a.outer, a.inner, (size_t)rows * width);
+    else attention_forward(a.outer, a.lse, a.inner, a.kv, attention_shape(m));
     sums_progress(&m->merge_sums);
-    matmul((Matmul){.out = view_of(out, C), .a = view_of(a.outer, s->outer_width),
-                    .b = part_view(m, w, p->out_w, layer, f), .b_transposed = 1,
-                    .M = rows, .N = C, .K = s->outer_width, .accumulate = add});
+    matmul((Matmul){.out = view_of(out, C), .a = view_of(a.outer, width),
+                    .b = part_view(m, &m->params, sub_params[k % 2].out_w, k / 2, f),
+                    .b_transposed = 1, .M = rows, .N = C, .K = width, .accumulate = add});
 }
 
 // Rank f's gradient of what its input matrix made, kept from subblock_backward to
 // subblock_weight_backward.
 static real *dinner_at(const GPT2 *m, int k, int f) {
-    return m->dinner + (size_t)f * m->B * m->T * m->subs[k].inner_width;
+    return m->dinner + (size_t)f * m->B * m->T * m->subs[k].in_width;
 }
 
 // From the gradient of rank f's partial output, dout (B,T,C), to those of the stream it read, which
@@ -1105,19 +1368,19 @@ static void subblock_backward(GPT2 *m, int k, int f, real *dout, real *dstream, 
     View d = view_of(dout, C);
 
     matmul((Matmul){.out = part_view(m, grads, p->out_w, layer, f), .a = d, .a_transposed = 1,
-                    .b = view_of(a.outer, s->outer_width),
-                    .M = C, .N = s->outer_width, .K = rows, .accumulate = add_grads});
+                    .b = view_of(a.outer, s->width),
+                    .M = C, .N = s->width, .K = rows, .accumulate = add_grads});
     sums_progress(&m->merge_sums);
-    matmul((Matmul){.out = view_of(m->douter, s->outer_width), .a = d,
+    matmul((Matmul){.out = view_of(m->douter, s->width), .a = d,
                     .b = part_view(m, w, p->out_w, layer, f),
-                    .M = rows, .N = s->outer_width, .K = C});
+                    .M = rows, .N = s->width, .K = C});
     sums_progress(&m->merge_sums);
-    if (k % 2) gelu_backward(dinner, m->douter, a.inner, (size_t)rows * s->inner_width);
-    else attention_backward(dinner, m->douter, a.outer, a.lse, a.inner, attention_shape(m));
+    if (k % 2) gelu_backward(dinner, m->douter, a.inner, (size_t)rows * s->width);
+    else attention_backward(dinner, m->douter, a.outer, a.lse, a.inner, a.kv, attention_shape(m));
     sums_progress(&m->merge_sums);
-    matmul((Matmul){.out = view_of(m->dnormed, C), .a = view_of(dinner, s->inner_width),
+    matmul((Matmul){.out = view_of(m->dnormed, C), .a = view_of(dinner, s->in_width),
                     .b = part_view(m, w, p->in_w, layer, f),
-                    .M = rows, .N = C, .K = s->inner_width});
+                    .M = rows, .N = C, .K = s->in_width});
     Norm dnorm = norm_of(m, grads, k);
     layernorm_backward(dstream, dnorm.w, dnorm.b, m->dnormed,
                        value_at(m, V_STREAM + m->plan.reads[k], f), a.mean, a.rstd,
@@ -1132,11 +1395,11 @@ static void subblock_weight_backward(GPT2 *m, int k, int f, int add_grads) {
     int C = m->config.C, layer = k / 2, rows = m->B * m->T;
     real *dinner = dinner_at(m, k, f);
     matmul((Matmul){.out = part_view(m, grads, p->in_w, layer, f),
-                    .a = view_of(dinner, s->inner_width), .a_transposed = 1,
+                    .a = view_of(dinner, s->in_width), .a_transposed = 1,
                     .b = view_of(rank_acts(m, s, f).normed, C),
-                    .M = s->inner_width, .N = C, .K = rows, .accumulate = add_grads});
+                    .M = s->in_width, .N = C, .K = rows, .accumulate = add_grads});
     sums_progress(&m->merge_sums);
-    bias_backward(part_view(m, grads, p->in_b, layer, f), 1, dinner, rows, s->inner_width,
+    bias_backward(part_view(m, grads, p->in_b, layer, f), 1, dinner, rows, s->in_width,
                   add_grads);
 }
 
@@ -1272,7 +1535,7 @@ static TokenRange vocab_range(const GPT2 *m, int f) {
 }
 
 static real *logits_part(const GPT2 *m, int f) {
-    return m->logits + (size_t)f * m->B * m->T * m->vocab_width;
+    return m->logits + (size_t)f * m->scored * m->vocab_width;
 }
 
 // Sums what the parts of the vocabulary bring, parts (vocab_parts,n), into the first.
@@ -1286,11 +1549,12 @@ static void tokens_embed(GPT2 *m) {
     real *parts = m->values[V_O0].at, *stream = m->values[V_STREAM].at;
     for (int f = 0; f < m->vocab_parts; f++) {
         TokenRange r = vocab_range(m, f);
-        const real *wte = part_view(m, &m->params, P_wte, 0, f).data;
+        View wte = part_view(m, &m->params, P_wte, 0, f);
         embedding_forward(parts + f * n, m->tokens, wte, r.first, r.count, rows, C);
     }
     vocab_sum(m, parts, n);
-    position_forward(stream, parts, m->params.at[P_wpe], m->B, m->T, C);
+    const real *wpe = m->params.at[P_wpe] + (size_t)m->past * C;
+    position_forward(stream, parts, wpe, m->B, m->T, C);
     subblock_norm(m, 0, 0, stream);
 }
 
@@ -1327,8 +1591,8 @@ static void losses_compute(GPT2 *m) {
     }
 }
 
-// Logits of one row (a token of the last forward pass) over the whole vocabulary: out (V). All
-// ranks take part.
+// Logits of one of the tokens that the last forward pass scored, over the whole vocabulary:
+// out (V). All ranks take part.
 static void logits_collect(GPT2 *m, int row, float *out) {
     size_t V = (size_t)m->config.V;
     memset(out, 0, V * sizeof *out);
@@ -1343,28 +1607,49 @@ static void logits_collect(GPT2 *m, int row, float *out) {
 // ----------------------------------------------------------------------------
 // forward and backward pass
 
-// Logits of tokens (B,T) into m->logits; with targets (B,T), also each token's loss. Returns the
-// mean loss in nats, or NaN without targets. B and T are at most those the model was created for.
-static double gpt2_forward(GPT2 *m, const int32_t *tokens, const int32_t *targets, int B, int T) {
+// Reads T tokens of each of B sequences at positions past .. past+T-1, and makes the logits of the
+// last `scored` of all these tokens. The keys and values of `past` tokens are where earlier calls
+// have left them, those of the new ones are left behind them; with a past, B is 1.
+static void forward_pass(GPT2 *m, const int32_t *tokens, int B, int T, int past, int scored) {
     int C = m->config.C, rows = B * T;
     m->B = B;
     m->T = T;
+    m->past = past;
+    m->scored = scored;
     memcpy(m->tokens, tokens, (size_t)rows * sizeof *tokens);
     tokens_embed(m);
     steps_run(m, &m->plan.forward, 0);
-    const SubBlock *last = &m->subs[2 * m->config.L];
+    const real *normed = m->subs[2 * m->config.L].normed + (size_t)(rows - scored) * C;
     for (int f = 0; f < m->vocab_parts; f++) {
         matmul((Matmul){.out = view_of(logits_part(m, f), m->vocab_width),
-                        .a = view_of(last->normed, C),
+                        .a = view_of((real *)normed, C),
                         .b = part_view(m, &m->params, P_wte, 0, f), .b_transposed = 1,
-                        .M = rows, .N = vocab_range(m, f).count, .K = C});
+                        .M = scored, .N = vocab_range(m, f).count, .K = C});
     }
+}
+
+// Logits of tokens (B,T) into m->logits; with targets (B,T), also each token's loss. Returns the
+// mean loss in nats, or NaN without targets. B and T are at most those the model was created for.
+static double gpt2_forward(GPT2 *m, const int32_t *tokens, const int32_t *targets, int B, int T) {
+    int rows = B * T;
+    forward_pass(m, tokens, B, T, 0, rows);
     if (!targets) return NAN;
     memcpy(m->targets, targets, (size_t)rows * sizeof *targets);
     losses_compute(m);
     double sum = 0;
     for (int i = 0; i < rows; i++) sum += (double)m->losses[i];
     return sum / rows;
+}
+
+// Reads T tokens of one sequence after `past` ones, and makes the logits of the last `scored` of
+// them: 1, or with T up to SCORED_MAX as many. past + T is at most the T that the model was created
+// for.
+static void gpt2_read(GPT2 *m, const int32_t *tokens, int T, int past, int scored) {
+    for (int done = 0, n; done < T; done += n) {
+        n = int_min(m->rows_max, T - done);
+        int last = done + n == T;
+        forward_pass(m, tokens + done, 1, n, past + done, last ? int_min(scored, n) : 0);
+    }
 }
 
 // Gradients of scale * mean loss of the last forward pass. They replace what the gradients were, or
@@ -1500,10 +1785,14 @@ static void gpt2_update(GPT2 *m, AdamW h, int64_t update) {
 // ----------------------------------------------------------------------------
 // checkpoints: between files, which hold whole tensors, and what this process has of them
 
-static real *set_row(GPT2 *m, int set, int p, int layer, int row) {
+static Tensors *set_tensors(GPT2 *m, int set) {
     Tensors *sets[] = {[SET_PARAMS] = &m->params, [SET_MOMENT1] = &m->moment1,
                        [SET_MOMENT2] = &m->moment2};
-    return whole_layer(m, sets[set], p, layer) + (size_t)row * m->local[p].cols;
+    return sets[set];
+}
+
+static size_t row_begin(const GPT2 *m, int p, int layer, int row) {
+    return (size_t)layer * spec_layer_size(&m->local[p]) + (size_t)row * m->local[p].cols;
 }
 
 static void model_rows_put(void *owner, int set, int p, int layer, int row, int rows,
@@ -1514,8 +1803,10 @@ static void model_rows_put(void *owner, int set, int p, int layer, int row, int 
     for (int r = 0; r < mine.rows; r++) {
         size_t at = shard_row(&mine, r);
         if (at < first || at >= first + (size_t)rows * cols) continue;
-        real *out = set_row(m, set, p, layer, r);
-        for (int c = 0; c < mine.cols; c++) out[c] = (real)values[at - first + c];
+        size_t out = row_begin(m, p, layer, r);
+        for (int c = 0; c < mine.cols; c++) {
+            element_set(set_tensors(m, set), p, out + c, (real)values[at - first + c]);
+        }
     }
 }
 
@@ -1531,8 +1822,10 @@ static void model_rows_get(void *owner, int set, int p, int layer, int row, int 
     for (int r = 0; r < mine.rows && (cut || m->mesh.group_rank == 0); r++) {
         size_t at = shard_row(&mine, r);
         if (at < first || at >= first + (size_t)rows * cols) continue;
-        const real *in = set_row(m, set, p, layer, r);
-        for (int c = 0; c < mine.cols; c++) values[at - first + c] = (float)in[c];
+        size_t in = row_begin(m, p, layer, r);
+        for (int c = 0; c < mine.cols; c++) {
+            values[at - first + c] = (float)element_get(set_tensors(m, set), p, in + c);
+        }
     }
     mesh_join(&m->mesh, values, (size_t)rows * cols);
 }
@@ -1565,8 +1858,13 @@ static void gpt2_check(GPT2 *m, const char *where) {
 // what a run asks of its trainer, beside the functions above; data/run.h says what each has to do
 
 static void gpt2_create_for(GPT2 *m, const GPT2Config *config, Mesh mesh, const Options *o,
-                            int training) {
-    gpt2_create(m, config, mesh, (int)o->batch, (int)o->length, training);
+                            int purpose) {
+    int B = purpose == FOR_SAMPLES ? 1 : (int)o->batch;
+    if (o->held == HELD_BF16) {
+        if (purpose == FOR_TRAINING) fail("-w bf16: only without updates and -o, as with -x 0");
+        purpose |= IN_BF16;
+    }
+    gpt2_create(m, config, mesh, B, (int)o->length, purpose);
     m->network = (Network){.latency_us = o->net_latency, .gbits = o->net_gbits};
 }
 

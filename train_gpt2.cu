@@ -950,11 +950,14 @@ __global__ void bias_sums_kernel(float *sums, const real *attprojb, const real *
 typedef struct {
     int B, T;      // B counts the sequences of all folded ranks
     int heads, HS; // of one rank, and their size
+    int past;      // rows of qkv before each sequence's T, whose keys and values count too
+    int spare;     // rows of qkv behind them, before the next sequence
 } AttentionShape;
 
 // Where the matrices of one (sequence, head) start, in elements, and how far apart their rows are.
 typedef struct {
-    size_t qkv, out, row; // in qkv (B,T,3,heads,HS), out (B,T,heads,HS), lse and delta (B,heads,T)
+    // In qkv (B,past+T+spare,3,heads,HS), out (B,T,heads,HS), lse and delta (B,heads,T).
+    size_t qkv, out, row;
     int width;            // heads*HS: the stride of out, and the way from Q to K and from K to V
     int qkv_stride;       // 3*heads*HS
 } AttentionHead;
@@ -965,7 +968,7 @@ typedef struct {
 __device__ __forceinline__ AttentionHead attention_head(AttentionShape s) {
     int h = blockIdx.y, b = blockIdx.z, width = s.heads * s.HS;
     AttentionHead head;
-    head.qkv = (size_t)b * s.T * 3 * width + h * s.HS;
+    head.qkv = (size_t)b * (s.past + s.T + s.spare) * 3 * width + h * s.HS;
     head.out = (size_t)b * s.T * width + h * s.HS;
     head.row = ((size_t)b * s.heads + h) * s.T;
     head.width = width;
@@ -1158,17 +1161,19 @@ attention_forward_kernel(float *out, float *lse, const float *qkv, AttentionShap
     const float *matrix = qkv + head.qkv;
     float output[EACH][COLUMNS] = {}, largest[EACH], sum[EACH] = {};
     for (int i = 0; i < EACH; i++) largest[i] = -INFINITY;
-    tile_load<D, FULL>(Q, matrix, head.qkv_stride, first, s.T, s.HS);
-    for (int key = 0; key <= first; key += ROWS) {
+    int position = s.past + first, keys = s.past + s.T; // of the first query; rows of K and V
+    int end = min(position + ROWS, keys);
+    tile_load<D, FULL>(Q, matrix, head.qkv_stride, position, keys, s.HS);
+    for (int key = 0; key < end; key += ROWS) {
         __syncthreads(); // the previous tile is read no more
-        tile_load<D, FULL>(K, matrix + head.width, head.qkv_stride, key, s.T, s.HS);
-        tile_load<D, FULL>(V, matrix + 2 * head.width, head.qkv_stride, key, s.T, s.HS);
+        tile_load<D, FULL>(K, matrix + head.width, head.qkv_stride, key, keys, s.HS);
+        tile_load<D, FULL>(V, matrix + 2 * head.width, head.qkv_stride, key, keys, s.HS);
         attention_tile_barrier();
         float scores[EACH][EACH];
         tile_scores<D>(scores, Q, K, ty, tx);
         for (int i = 0; i < EACH; i++) {
             for (int j = 0; j < EACH; j++) {
-                bool seen = attention_sees(first + ty + 16 * i, key + tx + 16 * j);
+                bool seen = attention_sees(position + ty + 16 * i, key + tx + 16 * j);
                 scores[i][j] = seen ? scores[i][j] * scale : -INFINITY;
             }
             softmax_row(scores[i], output[i], largest[i], sum[i]);
@@ -1588,15 +1593,16 @@ attention_forward_kernel(real *out, float *lse, const real *qkv, AttentionShape 
     AttentionHead head = attention_head(s);
     const real *q = qkv + head.qkv, *k = q + head.width, *v = k + head.width;
     int lane = threadIdx.x % WARP, own = threadIdx.x / WARP * 16 * M;
-    int own_last = first + own + 16 * M - 1;
-    int end = min(first + OWN, s.T); // of the keys
+    int position = s.past + first, keys = s.past + s.T; // of the first query; rows of K and V
+    int own_first = position + own, own_last = own_first + 16 * M - 1;
+    int end = min(position + OWN, keys); // of the keys that these queries see
     float factor = scale * (float)M_LOG2E;
 
     auto step_start = [&](int key) {
-        tile_start<STEP, D, FULL>(K + (key & (RING - 1)) * D, k, head.qkv_stride, key, s.T, s.HS);
-        tile_start<STEP, D, FULL>(V + (key & (RING - 1)) * D, v, head.qkv_stride, key, s.T, s.HS);
+        tile_start<STEP, D, FULL>(K + (key & (RING - 1)) * D, k, head.qkv_stride, key, keys, s.HS);
+        tile_start<STEP, D, FULL>(V + (key & (RING - 1)) * D, v, head.qkv_stride, key, keys, s.HS);
     };
-    tile_start<OWN, D, FULL>(Q, q, head.qkv_stride, first, s.T, s.HS);
+    tile_start<OWN, D, FULL>(Q, q, head.qkv_stride, position, keys, s.HS);
     step_start(0);
     uint32_t queries[M][D / 16][4];
     float output[M][D / 8][4] = {}, largest[M][2], sum[M][2] = {};
@@ -1616,10 +1622,10 @@ attention_forward_kernel(real *out, float *lse, const real *qkv, AttentionShape 
         for (int n = 0; n < STEP / 16; n++) {
             multiply_by_rows<M, D>(scores[n], queries, K, (key & (RING - 1)) + 16 * n);
         }
-        if (key + STEP - 1 > first + own) {
+        if (key + STEP - 1 > own_first) {
             #pragma unroll
             for (int n = 0; n < STEP / 16; n++) {
-                scores_mask<M, false>(scores[n], first + own, key + 16 * n);
+                scores_mask<M, false>(scores[n], own_first, key + 16 * n);
             }
         }
         softmax_step(scores, output, largest, sum, factor);
@@ -1827,8 +1833,8 @@ template <auto Kernel> static void attention_allow_shared(size_t bytes) {
     allowed = true;
 }
 
-// out (B,T,heads,HS) and lse (B,heads,T) from qkv (B,T,3,heads,HS), whose rows have to lie at
-// multiples of 16 bytes.
+// out (B,T,heads,HS) and lse (B,heads,T) from qkv (B,past+T+spare,3,heads,HS), whose rows have to
+// lie at multiples of 16 bytes.
 static void attention_forward(real *out, float *lse, const real *qkv, AttentionShape s,
                               cudaStream_t on) {
     RANGE();
@@ -1851,7 +1857,7 @@ static void attention_delta(float *delta, const real *dout, const real *out, Att
 }
 
 // dqkv (B,T,3,heads,HS) is written, and so is delta (B,heads,T), which is of no use later. dout,
-// out (B,T,heads,HS).
+// out (B,T,heads,HS). Nothing is past or spare.
 static void attention_backward(real *dqkv, float *delta, const real *dout, const real *out,
                                const float *lse, const real *qkv, AttentionShape s,
                                cudaStream_t on) {
@@ -2203,13 +2209,15 @@ typedef struct GPT2 {
     real *params;              // (flat_size)
     float *grads;              // (flat_size), then F-1 more copies of the partial gradients
     float *master, *moment1, *moment2; // (owned_size)
-    int B_max, T_max, B, T;    // room for, and of the last forward pass
+    int B_max, T_max, B, T;    // room for, and of the last forward pass,
+    int past, spare;           // before and behind whose T tokens qkv has room: see AttentionShape
+    int scored;                // tokens that it has logits of, the last ones
     Value *values;             // of the plan, by V_...
     SubBlock *subs;            // (2L+1), the last of which is the final LayerNorm alone
     int *bias_from;            // (2L) on the GPU: see bias_sums_kernel
     float *bias_sums;          // (2L,C) output biases since the last merge or base
     int vocab_parts, vocab_width, vocab_cut;
-    real *logits;              // (vocab_parts, B,T,vocab_width), and then their gradient
+    real *logits;              // (vocab_parts, scored,vocab_width), and then their gradient
     float *part_most, *part_sums; // (vocab_parts,B,T), (vocab_parts,2,B,T)
     float *most, *lse, *losses;   // (B,T)
     double *loss_total, *squares, *squares_partial; // (1), (P_COUNT), (P_COUNT,NORM_BLOCKS)
@@ -2342,7 +2350,7 @@ static void value_carve(GPT2 *m, int v, char *block, size_t *used) {
     Value *value = &m->values[v];
     size_t BTC = (size_t)m->B_max * m->T_max * m->config.C;
     value->copies = value_is_shared(&m->plan, v) ? 1 : m->F;
-    size_t n = plan_uses(&m->plan, v) ? value->copies * BTC : 0;
+    size_t n = plan_uses(&m->plan, v, 1) ? value->copies * BTC : 0;
     value->at = (real *)carve(block, used, n, sizeof(real));
 }
 
@@ -2431,11 +2439,11 @@ static void shape_check(const GPT2Config *c, int T) {
     if (c->C > 12288) fail("%d channels: on a GPU at most 12288", c->C);
 }
 
-// Makes a model of this shape with room for batches (B,T), its parameters zero. Without `training`
-// there are no gradients and no optimizer state. Fails when the shape, the pattern, R or the memory
+// Makes a model of this shape with room for batches (B,T), its parameters zero. Only FOR_TRAINING
+// there are gradients and optimizer state. Fails when the shape, the pattern, R or the memory
 // cannot be had. All processes take part.
 static void gpt2_create(GPT2 *m, const GPT2Config *config, Mesh mesh, int B, int T,
-                        ModelOptions options, int training) {
+                        ModelOptions options, int purpose) {
     memset(m, 0, sizeof *m);
     m->config = *config;
     m->mesh = mesh;
@@ -2458,7 +2466,7 @@ static void gpt2_create(GPT2 *m, const GPT2Config *config, Mesh mesh, int B, int
         m->local[p].cols = mine.cols;
     }
     flat_lay(m);
-    tensors_allocate(m, training);
+    tensors_allocate(m, purpose == FOR_TRAINING);
     m->subs = ALLOC(SubBlock, 2 * (size_t)config->L + 1, "sub-blocks");
     m->values = ALLOC(Value, V_STREAM + (size_t)m->plan.streams, "values of the plan");
     m->token_count = ALLOC(int32_t, (size_t)config->V + 1, "tokens");
@@ -2840,7 +2848,7 @@ static int stream_read(const GPT2 *m, int k) { return V_STREAM + m->plan.reads[k
 
 static AttentionShape attention_shape(const GPT2 *m) {
     return AttentionShape{m->F * m->B, m->T, m->config.NH / m->config.R,
-                          m->config.C / m->config.NH};
+                          m->config.C / m->config.NH, m->past, m->spare};
 }
 
 // Which tensors, and which layer of them, hold the LayerNorm that sub-block k begins with; the
@@ -2881,7 +2889,12 @@ static void subblock_forward(GPT2 *m, int k, real *to, int add) {
     int layer = k / 2, rows = m->B * m->T, C = m->config.C, mlp = k % 2;
     size_t inner = (size_t)rows * s->inner_width, outer = (size_t)rows * s->outer_width;
     int fused = mlp && gpu.fuses_gelu; // the product writes both sides of GELU
-    Matmul in = {.out = fused ? s->outer : s->inner, .out_stride = inner, .a = s->normed,
+    real *fresh = s->inner; // queries, keys and values of new tokens lie behind those of the past
+    if (!mlp) {
+        fresh += (size_t)m->past * s->inner_width;
+        inner += (size_t)m->B * (m->past + m->spare) * s->inner_width;
+    }
+    Matmul in = {.out = fused ? s->outer : fresh, .out_stride = inner, .a = s->normed,
                  .b = param_at(m, p->in_w, layer),
                  .a_stride = value_stride(m, stream_read(m, k)),
                  .b_stride = param_stride(m, p->in_w), .b_transposed = 1,
@@ -3109,7 +3122,7 @@ static TokenRange vocab_range(const GPT2 *m, int f) {
 }
 
 static real *logits_part(const GPT2 *m, int f) {
-    return m->logits + (size_t)f * m->B * m->T * m->vocab_width;
+    return m->logits + (size_t)f * m->scored * m->vocab_width;
 }
 static size_t wte_part(const GPT2 *m, int f) {
     return m->flat.begin[P_wte] + f * spec_layer_size(&m->local[P_wte]);
@@ -3153,8 +3166,8 @@ static void tokens_embed(GPT2 *m) {
     Merge all = merge_of(m, value_at(m, V_STREAM), 1);
     all.parts = parts;
     all.count = m->vocab_parts;
-    all.base = param_at(m, P_wpe, 0);
-    all.base_rows = m->T; // row r is position r % T
+    all.base = param_at(m, P_wpe, 0) + (size_t)m->past * C;
+    all.base_rows = m->T; // row r is position past + r % T
     if (m->vocab_cut) {
         parts_fold(m, &all, parts);
         parts_folded(m, &all);
@@ -3163,13 +3176,14 @@ static void tokens_embed(GPT2 *m) {
     merge_norm(all, norm_of(m, 0));
 }
 
-// Logits of the last forward pass, of all parts of the vocabulary. Columns past a part's tokens
-// come out as zero.
+// Logits of the last `scored` tokens of the forward pass, of all parts of the vocabulary. Columns
+// past a part's tokens come out as zero.
 static void logits_compute(GPT2 *m) {
-    Matmul head = {.out = m->logits, .out_stride = (size_t)m->B * m->T * m->vocab_width,
-                   .a = m->subs[2 * m->config.L].normed, .b = m->params + wte_part(m, 0),
+    size_t before = (size_t)(m->B * m->T - m->scored) * m->config.C;
+    Matmul head = {.out = m->logits, .out_stride = (size_t)m->scored * m->vocab_width,
+                   .a = m->subs[2 * m->config.L].normed + before, .b = m->params + wte_part(m, 0),
                    .b_stride = spec_layer_size(&m->local[P_wte]), .b_transposed = 1,
-                   .M = m->B * m->T, .N = m->vocab_width, .K = m->config.C,
+                   .M = m->scored, .N = m->vocab_width, .K = m->config.C,
                    .batch = m->vocab_parts};
     matmul(head, m->workspace);
 }
@@ -3207,7 +3221,7 @@ static void classify(GPT2 *m, double scale) {
     }
 }
 
-// Logits (V) of one row of the last forward pass. All ranks take part.
+// Logits (V) of one of the tokens that the last forward pass scored. All ranks take part.
 static void logits_collect(GPT2 *m, int row, float *out) {
     real *part = ALLOC(real, m->vocab_width, "logits");
     memset(out, 0, (size_t)m->config.V * sizeof *out);
@@ -3226,17 +3240,24 @@ static void logits_collect(GPT2 *m, int row, float *out) {
 // ----------------------------------------------------------------------------
 // forward and backward pass: launches only; the host runs ahead of the GPU
 
-static void forward_pass(GPT2 *m, const int32_t *tokens, const int32_t *targets, int B, int T) {
+// T new tokens of each of B sequences, and logits of the last `scored` of all. With a `past`, B is
+// 1, and the keys and values of so many tokens before them are there. There is room for `spare`
+// more.
+static void forward_pass(GPT2 *m, const int32_t *tokens, const int32_t *targets, int B, int T,
+                         int past, int spare, int scored) {
     RANGE();
     m->B = B;
     m->T = T;
+    m->past = past;
+    m->spare = spare;
+    m->scored = scored;
     gpus_wait_begin(m);
     batch_send(m, tokens, targets, B * T);
     LAUNCH(bias_sums_kernel, 2 * m->config.L, BLOCK, 0, gpu.stream, m->bias_sums,
            param_at(m, P_attprojb, 0), param_at(m, P_fcprojb, 0), m->bias_from, m->config.C);
     tokens_embed(m);
     steps_run(m, &m->plan.forward, 0);
-    logits_compute(m);
+    if (scored) logits_compute(m);
 }
 
 // From the gradient over the logits, which `classify` left there, to those of all parameters. They
@@ -3284,7 +3305,7 @@ static void loss_mean(GPT2 *m, int add) {
 // nats, or NaN without targets. B and T are at most those the model was created for.
 static double gpt2_forward(GPT2 *m, const int32_t *tokens, const int32_t *targets, int B, int T) {
     RANGE();
-    forward_pass(m, tokens, targets, B, T);
+    forward_pass(m, tokens, targets, B, T, 0, 0, B * T);
     if (!targets) return NAN;
     classify(m, 0);
     loss_mean(m, 0);
@@ -3295,13 +3316,22 @@ static double gpt2_forward(GPT2 *m, const int32_t *tokens, const int32_t *target
     return m->host_results[0];
 }
 
+// Reads T tokens of one sequence after `past` ones, and makes the logits of the last `scored` of
+// them. past + T is at most the T that the model was created for.
+static void gpt2_read(GPT2 *m, const int32_t *tokens, int T, int past, int scored) {
+    RANGE();
+    if (T) forward_pass(m, tokens, NULL, 1, T, past, m->T_max - past - T, scored);
+    stream_wait(m);
+    spans_collect(m);
+}
+
 // Forward and backward pass of micro-batch number `micro` (from 0) of this replica's `micro_steps`.
 static void gpt2_micro_step(GPT2 *m, const int32_t *tokens, const int32_t *targets, int B, int T,
                             int micro, int micro_steps) {
     RANGE();
     if (micro == 0) m->micro_steps = micro_steps, m->replica_sums_begun = 0;
     m->last_pass = micro == micro_steps - 1;
-    forward_pass(m, tokens, targets, B, T);
+    forward_pass(m, tokens, targets, B, T, 0, 0, B * T);
     classify(m, 1.0 / ((double)micro_steps * m->mesh.DP));
     loss_mean(m, micro > 0);
     backward_pass(m, micro > 0);
@@ -3581,7 +3611,7 @@ static void gpu_choose(const Options *o, int *world, int *rank) {
 }
 
 static void gpt2_create_for(GPT2 *m, const GPT2Config *config, Mesh mesh, const Options *o,
-                            int training) {
+                            int purpose) {
     ModelOptions options = {};
     options.recompute = (int)o->recompute;
     options.zero = (int)o->zero && mesh.DP > 1;
@@ -3590,7 +3620,8 @@ static void gpt2_create_for(GPT2 *m, const GPT2Config *config, Mesh mesh, const 
     comm_open(&mesh, o->comm);
     matmul_search = (int)o->matmul_search;
     matmul_mesh = mesh;
-    gpt2_create(m, config, mesh, (int)o->batch, (int)o->length, options, training);
+    int B = purpose == FOR_SAMPLES ? 1 : (int)o->batch;
+    gpt2_create(m, config, mesh, B, (int)o->length, options, purpose);
 }
 
 // A number that changes when any bit of the tensors changes that every rank has whole.

@@ -14,12 +14,12 @@
 // not given: these options make the run's numbers, while -fold, for one, is the machine's affair.
 enum {
     ALWAYS = 0,
-    CUDA = 1,          // a build that lacks it refuses the option by name
+    CUDA = 1, CPU = 8, // a build that is another refuses the option by name
     KEPT = 2,          // by checkpoints; a run that goes on does not depend on it, or checks it
     NUMBERS = 4 | KEPT // the rest of the run depends on it: a change is said
 };
 #ifndef BUILT_IN
-#define BUILT_IN ALWAYS
+#define BUILT_IN CPU
 #endif
 #ifndef DEFAULT_MODEL
 #define DEFAULT_MODEL "4x4x128"
@@ -112,6 +112,8 @@ enum {
       "sample among the K likeliest tokens; 0 = all")                                              \
     X("-tk",   tokenizer,      TEXT,   "",            ANY,                      ALWAYS,            \
       "tokenizer file; empty = tokenizer.bin beside -i")                                           \
+    X("-w",    held,           CHOICE, "fp32",        ONE_OF("fp32 bf16"),      CPU,               \
+      "matrices held as, where there are no updates; sums in float")                               \
     GROUP("checkpoints")                                                                           \
     X("-n",    save_every,     COUNT,  "0",           BETWEEN(0, INT_MAX),      ALWAYS,            \
       "checkpoint every N updates; 0 = only at the end")                                           \
@@ -134,6 +136,8 @@ enum {
     X("-z",    zero,           COUNT,  "0",           BETWEEN(0, 1),            CUDA,              \
       "1 = ZeRO-1: optimizer state cut over the replicas")
 // clang-format on
+
+enum { HELD_FP32, HELD_BF16 }; // -w
 
 typedef const char *OPTION_TEXT;
 typedef int64_t OPTION_COUNT;
@@ -174,7 +178,7 @@ static const OptionSpec option_specs[O_COUNT] = {
 };
 
 static int option_is_built_in(const OptionSpec *spec) {
-    return !(spec->marks & CUDA & ~BUILT_IN);
+    return !(spec->marks & (CUDA | CPU) & ~BUILT_IN);
 }
 #undef ANY
 #undef BETWEEN

@@ -202,16 +202,16 @@ static void bench_linear(const char *name, int rows, int in, int out) {
 // One query row against plain loops: its output, its dQ, and what it adds to dK and dV of key u.
 typedef struct { double *p, *dp, sum, delta; } PlainRow;
 
-static void plain_row(PlainRow *r, AttentionShape s, real *qkv, const real *dout, int b, int h,
-                      int t) {
-    View q = attention_view(&s, qkv, 0, b, h, t), k = attention_view(&s, qkv, 1, b, h, 0);
-    View v = attention_view(&s, qkv, 2, b, h, 0);
-    View d = attention_out_view(&s, (real *)dout, b, h, t);
+static void plain_row(PlainRow *r, AttentionShape s, real *q, real *kv, const real *dout, int b,
+                      int h, int t) {
+    View query = head_view(&s, q, 1, 0, b * s.T + t, h), k = head_view(&s, kv, 2, 0, b * s.T, h);
+    View v = head_view(&s, kv, 2, 1, b * s.T, h);
+    View d = head_view(&s, (real *)dout, 1, 0, b * s.T + t, h);
     r->sum = r->delta = 0;
     for (int u = 0; u <= t; u++) {
         double dot = 0, ddot = 0;
         for (int c = 0; c < s.HS; c++) {
-            dot += (double)view_row(q, 0)[c] * (double)view_row(k, u)[c];
+            dot += (double)view_row(query, 0)[c] * (double)view_row(k, u)[c];
             ddot += (double)view_row(d, 0)[c] * (double)view_row(v, u)[c];
         }
         r->sum += r->p[u] = exp(dot / sqrt(s.HS));
@@ -220,39 +220,39 @@ static void plain_row(PlainRow *r, AttentionShape s, real *qkv, const real *dout
     for (int u = 0; u <= t; u++) r->p[u] /= r->sum, r->delta += r->p[u] * r->dp[u];
 }
 
-static double attention_error(AttentionShape s, real *qkv, real *out, real *dout, real *dqkv,
-                              int backward) {
+// Element c of row `row` of part `part` of x: see head_view.
+static double element(const AttentionShape *s, real *x, int parts, int part, int row, int h,
+                      int c) {
+    return (double)head_view(s, x, parts, part, row, h).data[c];
+}
+
+static double attention_error(AttentionShape s, real *q, real *kv, real *out, real *dout,
+                              real *dqkv, int backward) {
     double worst = 0;
     PlainRow r = {.p = alloc_zeroed(s.T, sizeof(double), "row"),
                   .dp = alloc_zeroed(s.T, sizeof(double), "row")};
     int b = s.B - 1, h = s.heads - 1, u = s.T / 3; // one head, and in it one key
     double dk[1024] = {0}, dv[1024] = {0};
     for (int t = 0; t < s.T; t++) {
-        plain_row(&r, s, qkv, dout, b, h, t);
+        plain_row(&r, s, q, kv, dout, b, h, t);
         for (int c = 0; c < s.HS; c++) {
             double o = 0, dq = 0;
             for (int j = 0; j <= t; j++) {
-                o += r.p[j] * (double)view_row(attention_view(&s, qkv, 2, b, h, j), 0)[c];
+                o += r.p[j] * element(&s, kv, 2, 1, b * s.T + j, h, c);
                 dq += r.p[j] * (r.dp[j] - r.delta) / sqrt(s.HS) *
-                      (double)view_row(attention_view(&s, qkv, 1, b, h, j), 0)[c];
+                      element(&s, kv, 2, 0, b * s.T + j, h, c);
             }
-            if (!backward)
-                worst = larger(worst, (double)view_row(attention_out_view(&s, out, b, h, t), 0)[c],
-                               o, 1);
-            else
-                worst = larger(worst, (double)view_row(attention_view(&s, dqkv, 0, b, h, t), 0)[c],
-                               dq, 1);
+            if (backward) worst = larger(worst, element(&s, dqkv, 3, 0, b * s.T + t, h, c), dq, 1);
+            else worst = larger(worst, element(&s, out, 1, 0, b * s.T + t, h, c), o, 1);
             if (t < u) continue;
             dk[c] += r.p[u] * (r.dp[u] - r.delta) / sqrt(s.HS) *
-                     (double)view_row(attention_view(&s, qkv, 0, b, h, t), 0)[c];
-            dv[c] += r.p[u] * (double)view_row(attention_out_view(&s, dout, b, h, t), 0)[c];
+                     element(&s, q, 1, 0, b * s.T + t, h, c);
+            dv[c] += r.p[u] * element(&s, dout, 1, 0, b * s.T + t, h, c);
         }
     }
     for (int c = 0; backward && c < s.HS; c++) {
-        worst = larger(worst, (double)view_row(attention_view(&s, dqkv, 1, b, h, u), 0)[c], dk[c],
-                       1);
-        worst = larger(worst, (double)view_row(attention_view(&s, dqkv, 2, b, h, u), 0)[c], dv[c],
-                       1);
+        worst = larger(worst, element(&s, dqkv, 3, 1, b * s.T + u, h, c), dk[c], 1);
+        worst = larger(worst, element(&s, dqkv, 3, 2, b * s.T + u, h, c), dv[c], 1);
     }
     free(r.p), free(r.dp);
     return worst;
@@ -262,26 +262,27 @@ static void bench_attention(int B, int T, int heads, int HS) {
     size_t n = (size_t)B * T * heads * HS;
     AttentionShape s = {.B = B, .T = T, .heads = heads, .HS = HS, .threads = omp_get_max_threads()};
     s.scratch = alloc_zeroed((size_t)s.threads * 2 * ATTENTION_ROWS * T, sizeof(real), "benchmark");
-    real *qkv = random_reals(3 * n, 1, 1), *dqkv = random_reals(3 * n, 2, 1);
+    real *q = random_reals(n, 1, 1), *kv = random_reals(2 * n, 5, 1);
+    real *dqkv = random_reals(3 * n, 2, 1);
     real *out = random_reals(n, 3, 1), *dout = random_reals(n, 4, 1);
     real *lse = alloc_zeroed((size_t)B * T * heads, sizeof(real), "benchmark");
     double flops = 4.0 * B * heads * HS * (0.5 * T * (T + 1)); // under the causal mask
-    attention_forward(out, lse, qkv, s);
-    double error = attention_error(s, qkv, out, dout, dqkv, 0);
+    attention_forward(out, lse, q, kv, s);
+    double error = attention_error(s, q, kv, out, dout, dqkv, 0);
     Paired forward = {.flops = flops}, backward = {.flops = 2.5 * flops};
     while (paired_goes_on(&forward)) {
-        attention_forward(out, lse, qkv, s);
+        attention_forward(out, lse, q, kv, s);
         paired_end(&forward);
     }
     report_paired("attention forward", &forward, error, 1e-5);
-    attention_backward(dqkv, dout, out, lse, qkv, s);
-    error = attention_error(s, qkv, out, dout, dqkv, 1);
+    attention_backward(dqkv, dout, out, lse, q, kv, s);
+    error = attention_error(s, q, kv, out, dout, dqkv, 1);
     while (paired_goes_on(&backward)) {
-        attention_backward(dqkv, dout, out, lse, qkv, s);
+        attention_backward(dqkv, dout, out, lse, q, kv, s);
         paired_end(&backward);
     }
     report_paired("attention backward", &backward, error, 1e-5);
-    free(s.scratch), free(qkv), free(dqkv), free(out), free(dout), free(lse);
+    free(s.scratch), free(q), free(kv), free(dqkv), free(out), free(dout), free(lse);
 }
 
 // ----------------------------------------------------------------------------
@@ -442,7 +443,7 @@ static void bench_classifier(int rows, int V) {
 static void bench_model(const GPT2Config *config, int B, int T) {
     GPT2 m;
     UpdateSums sums = {0};
-    gpt2_create(&m, config, mesh_make(1, 0, config->R, config->R), B, T, 1);
+    gpt2_create(&m, config, mesh_make(1, 0, config->R, config->R), B, T, FOR_TRAINING);
     gpt2_init_weights(&m, WEIGHTS_GPT2, 1);
     size_t n = param_count(m.local), BTC = (size_t)B * T * config->C;
     for (size_t i = 0; i < n; i++) m.grads.block[i] = (real)1e-3 * (real)(i % 7);
@@ -491,7 +492,7 @@ static void bench_updates(GPT2Config config, int B, int T) {
         UpdateSums sums = {0};
         config.R = i == 0 ? 1 : R;
         snprintf(config.pattern, sizeof config.pattern, "%s", patterns[i]);
-        gpt2_create(&m, &config, mesh_make(1, 0, config.R, config.R), B, T, 1);
+        gpt2_create(&m, &config, mesh_make(1, 0, config.R, config.R), B, T, FOR_TRAINING);
         gpt2_init_weights(&m, WEIGHTS_GPT2, 1);
         double forward = MEDIAN_SECONDS(gpt2_forward(&m, tokens, tokens, B, T));
         double seconds = MEDIAN_SECONDS({

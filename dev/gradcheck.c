@@ -72,7 +72,7 @@ static int check_gradients(const char *pattern, int rule, int R, int verbose) {
     if (snprintf(config.pattern, sizeof config.pattern, "%s", pattern) > PATTERN_MAX) {
         fail("pattern too long");
     }
-    gpt2_create(&m, &config, mesh_make(1, 0, R, R), B, T, 1);
+    gpt2_create(&m, &config, mesh_make(1, 0, R, R), B, T, FOR_TRAINING);
     gpt2_init_weights(&m, WEIGHTS_LINEAR, 3);
     // Biases and gains away from 0 and 1, weights large enough to matter.
     for (size_t i = 0; i < param_count(m.local); i++) {

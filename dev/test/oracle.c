@@ -17,7 +17,7 @@ Oracle *oracle_create(const OracleShape *s) {
     Mesh mesh = mesh_make(1, 0, s->R, s->R);
     snprintf(c.pattern, sizeof c.pattern, "%s", s->pattern);
     mesh.vocab_parallel = s->vocab_parallel;
-    gpt2_create(&o->m, &c, mesh, s->B, s->T, 1);
+    gpt2_create(&o->m, &c, mesh, s->B, s->T, FOR_TRAINING);
     param_specs(o->specs, &c);
     return o;
 }
