@@ -7,9 +7,9 @@
 //       Traffic traffic[TRAFFIC_KINDS];
 //
 //   void gpt2_create_for(GPT2 *m, const GPT2Config *config, Mesh mesh, const Options *o,
-//                        int training)
-//       A model with room for batches of -b x -t; without `training` it has no gradients and no
-//       moments. Fails when that cannot be had. The Mesh is connected.
+//                        int purpose)
+//       A model with memory for what `purpose` says (FOR_..., tp_blocks.h) of batches of -b x -t.
+//       Fails when that cannot be had. The Mesh is connected.
 //   void gpt2_free(GPT2 *m)
 //   void gpt2_init_weights(GPT2 *m, int how, uint64_t seed)
 //   uint64_t gpt2_load(GPT2 *m, const char *path)
@@ -26,9 +26,12 @@
 //   double gpt2_forward(GPT2 *m, const int32_t *tokens, const int32_t *targets, int B, int T)
 //       Mean loss of a batch (B,T), or NaN when targets is NULL; B and T may be smaller than -b
 //       and -t.
+//   void gpt2_read(GPT2 *m, const int32_t *tokens, int T, int past, int scored)
+//       The same forward pass of T more tokens of one sequence, after `past` ones that earlier
+//       calls have read and whose keys and values are still there.
 //   void logits_collect(GPT2 *m, int row, float *out)
-//       Logits (V) of one token of the last forward pass. All tensor ranks call it and get the
-//       same.
+//       Logits (V) of one token of the last forward pass; after gpt2_read, of one of the last
+//       `scored`. All tensor ranks call it and get the same.
 //   void gpt2_micro_step(GPT2 *m, const int32_t *tokens, const int32_t *targets, int B, int T,
 //                        int micro, int micro_steps)
 //       Forward and backward pass of micro-batch number `micro` (from 0) of this replica's
@@ -57,47 +60,9 @@
 #include "folder.h"
 #include "options.h"
 #include "runlog.h"
-#include "tokenizer.h"
+#include "sampler.h"
 #include "tokens.h"
 #include <poll.h>
-
-// ----------------------------------------------------------------------------
-// sampling
-
-static int compare_descending(const void *a, const void *b) {
-    float x = *(const float *)a, y = *(const float *)b;
-    return (x < y) - (x > y);
-}
-
-// Draws a token from logits (V): `u` uniform in [0, 1), temperature 0 takes the likeliest, top_k 0
-// means all. scratch (V).
-static int token_draw(const float *logits, float *scratch, int V, double temperature, int top_k,
-                      double u) {
-    int likeliest = 0, drawn = -1;
-    double sum = 0, below = 0;
-    for (int v = 1; v < V; v++) likeliest = logits[v] > logits[likeliest] ? v : likeliest;
-    if (temperature == 0) return likeliest;
-    float threshold = -INFINITY;
-    if (top_k > 0 && top_k < V) {
-        memcpy(scratch, logits, (size_t)V * sizeof(float));
-        qsort(scratch, (size_t)V, sizeof(float), compare_descending);
-        threshold = scratch[top_k - 1];
-    }
-    for (int v = 0; v < V; v++) {
-        double p = logits[v] >= threshold
-                       ? exp(((double)logits[v] - (double)logits[likeliest]) / temperature)
-                       : 0;
-        scratch[v] = (float)p;
-        sum += (double)scratch[v];
-    }
-    for (int v = 0; v < V; v++) {
-        if (scratch[v] == 0) continue;
-        drawn = v;
-        below += (double)scratch[v];
-        if (u * sum < below) break;
-    }
-    return drawn < 0 ? likeliest : drawn;
-}
 
 // ----------------------------------------------------------------------------
 // a run: options made into a model, data and a log
@@ -105,7 +70,7 @@ static int token_draw(const float *logits, float *scratch, int V, double tempera
 typedef struct {
     Options options;
     Tokens train, val;
-    Tokenizer tokenizer;
+    Sampler sampler;
     GPT2 model;
     Runlog log;
     char model_path[PATH_MAX]; // the file the weights come from; "" = new weights
@@ -125,8 +90,6 @@ typedef struct {
     int64_t micro_steps;       // micro-batches per update
     int64_t val_sequences;     // per validation
     int32_t *tokens, *targets; // (B,T) of a micro-batch
-    int32_t *prompt;           // tokens that samples begin with
-    int prompt_length;
     Traffic executed[TRAFFIC_KINDS]; // in updates, not in validation and samples
     double seconds;                  // in this run's updates
 } Run;
@@ -325,26 +288,47 @@ static void run_make_record(Run *run) {
     snprintf(run->record, sizeof run->record, "run %016llx\n%s", (unsigned long long)run->id, body);
 }
 
-// Tokenizer and prompt, when samples are asked for.
-static void run_open_sampler(Run *run) {
-    Options *o = &run->options;
-    char path[PATH_MAX], folder[PATH_MAX];
-    if (!o->sample_every) {
-        if (o->given[O_prompt]) fail("-gp: samples are off; -s N prints one every N updates");
-        return;
+// Whether samples are printed: every -s updates, or at the end of none.
+static int run_samples(const Run *run) {
+    const Options *o = &run->options;
+    return o->sample_every > 0 ||
+           (o->updates == 0 && (o->given[O_prompt] || o->given[O_sample_tokens]));
+}
+
+// A sample alone needs no validation text.
+static int run_validates(const Run *run) {
+    const Options *o = &run->options;
+    int sample_alone = run_samples(run) && o->updates == 0 && !o->given[O_val_every];
+    return o->val_every > 0 && !sample_alone;
+}
+
+// Where the tokenizer is: -tk, or beside the tokens of -i, or, if these are not named, beside the
+// model.
+static void run_find_tokenizer(const Run *run, char path[PATH_MAX]) {
+    const Options *o = &run->options;
+    char folder[PATH_MAX];
+    if (run->model_path[0] && !o->given[O_train_data]) {
+        snprintf(folder, sizeof folder, "%s", run->model_path);
+        path_join(path, dirname(folder), "tokenizer.bin");
+        if (!access(path, F_OK)) return;
     }
     snprintf(folder, sizeof folder, "%s", o->train_data);
     path_join(path, dirname(folder), "tokenizer.bin");
-    const char *used = o->tokenizer[0] ? o->tokenizer : path;
-    tokenizer_open(&run->tokenizer, used);
-    if (run->tokenizer.V != run->model.config.V) {
-        fail("-tk %s: a vocabulary of %d, but the model has %d", used, run->tokenizer.V,
-             run->model.config.V);
+}
+
+// Tokenizer and prompt, when samples are asked for.
+static void run_open_sampler(Run *run) {
+    Options *o = &run->options;
+    char path[PATH_MAX];
+    if (!run_samples(run)) {
+        if (o->given[O_prompt]) {
+            fail("-gp: samples are off; -s N prints one every N updates, -x 0 one and no updates");
+        }
+        return;
     }
-    run->prompt = ALLOC(int32_t, strlen(o->prompt) + 1 + (size_t)o->sample_tokens, "sample");
-    run->prompt[0] = run->tokenizer.end_of_text;
-    run->prompt_length = o->prompt[0] ? tokenizer_encode(&run->tokenizer, o->prompt, run->prompt)
-                                      : 1;
+    if (!o->tokenizer[0]) run_find_tokenizer(run, path);
+    sampler_open(&run->sampler, o, o->tokenizer[0] ? o->tokenizer : path, run->model.config.V,
+                 &run->model.mesh);
 }
 
 static void run_check_vocabulary(const char *option, const char *path, const Tokens *tokens,
@@ -468,7 +452,7 @@ static void run_open(Run *run, int world, int rank) {
     Options *o = &run->options;
     run->lock = o->out[0] && rank == 0 ? lock_take(o->out, 0) : -1;
     run_find_checkpoint(run);
-    int train = o->updates != 0, validate = o->val_every > 0;
+    int train = o->updates != 0, validate = run_validates(run);
     size_t n = strlen(o->model);
     tokens_watch(&run->train, &run->val);
     if (train || n <= 4 || strcmp(o->model + n - 4, ".bin")) {
@@ -512,7 +496,9 @@ static void run_open(Run *run, int world, int rank) {
         int64_t asked = o->val_batches * o->batch;
         run->val_sequences = o->val_batches < 0 || asked > all ? all : asked;
     }
-    gpt2_create_for(&run->model, &config, mesh, o, train || o->out[0]);
+    int purpose = validate ? FOR_LOSS : FOR_SAMPLES;
+    if (train || o->out[0]) purpose = FOR_TRAINING;
+    gpt2_create_for(&run->model, &config, mesh, o, purpose);
     o->pattern = run->model.config.pattern; // it may have come from a file, and has to last
     run_open_sampler(run);
     if (run->resumes) checkpoint_advise(o->out, run->first);
@@ -562,10 +548,9 @@ static int run_close(Run *run) {
     gpt2_free(&run->model);
     tokens_close(&run->train);
     tokens_close(&run->val);
-    tokenizer_close(&run->tokenizer);
+    sampler_close(&run->sampler);
     free(run->tokens);
     free(run->targets);
-    free(run->prompt);
     if ((fflush(stdout) || ferror(stdout)) && !stdout_is_abandoned()) {
         fail("standard output: %s", strerror(errno));
     }
@@ -677,11 +662,11 @@ static int run_due(const Run *run, int64_t done, int64_t every) {
 }
 
 static int run_validation_due(const Run *run, int64_t done) {
-    return run->options.val_every && (done == 0 || run_due(run, done, run->options.val_every));
+    return run_validates(run) && (done == 0 || run_due(run, done, run->options.val_every));
 }
 
 static int run_sample_due(const Run *run, int64_t done) {
-    return run->options.sample_every && run_due(run, done, run->options.sample_every);
+    return run_samples(run) && run_due(run, done, run->options.sample_every);
 }
 
 static int run_checkpoint_due(const Run *run, int64_t done) {
@@ -801,33 +786,50 @@ static void run_validate(Run *run, int64_t updates) {
     run_say(run, "s:%lld tel:%.6f", (long long)updates, sum / (double)(run->val_sequences * T));
 }
 
-// Prints -g tokens after the prompt. The model reads the last -t of them.
+// What a sample took. The first of its n tokens comes from the pass over the prompt, the others
+// from one each, in which `traffic` was executed.
+static void run_sample_say(Run *run, int64_t updates, int n, const Traffic *traffic) {
+    Sampler *s = &run->sampler;
+    double prompt_ms = s->ms[0], *ms = s->ms + 1, each = n > 1 ? n - 1 : 1;
+    qsort(ms, (size_t)(n - 1), sizeof *ms, compare_ascending);
+    run_say(run, "g:%lld new:%d prompt:%d prompt_ms:%.3f ms:%.3f p99:%.3f comm:%.3f ar:%g",
+            (long long)updates, n, s->prompt, prompt_ms, share_below(ms, n - 1, 0.5),
+            share_below(ms, n - 1, 0.99), 1e3 * traffic->seconds / each,
+            (double)traffic->count / each);
+}
+
+// Prints the prompt and -g tokens after it, as they are made.
 static void run_sample(Run *run, int64_t updates) {
     const Options *o = &run->options;
     GPT2 *m = &run->model;
-    int total = run->prompt_length + (int)o->sample_tokens, V = m->config.V;
-    int32_t *ids = run->prompt;
-    float *logits = ALLOC(float, (size_t)V, "sample"), *scratch = ALLOC(float, (size_t)V, "sample");
+    Sampler *s = &run->sampler;
+    Traffic *traffic = &m->traffic[TRAFFIC_FORWARD], prompt = {}, all;
+    int count = (int)o->sample_tokens, V = m->config.V;
     watch_stage("sample after update", updates);
     printf("--- sample after update %lld\n", (long long)updates);
-    tokenizer_print_text(&run->tokenizer, o->prompt, strlen(o->prompt), stdout);
-    for (int n = run->prompt_length; n < total; n++) {
-        int T = n < o->length ? n : (int)o->length;
-        gpt2_forward(m, ids + n - T, NULL, 1, T);
-        uint64_t seed = (uint64_t)o->seed, at = (uint64_t)updates;
-        double u = random_uniform(random_bits(seed, RANDOM_SAMPLE, at, (uint64_t)n));
-        logits_collect(m, T - 1, logits);
-        int finite = 1;
-        for (int v = 0; v < V; v++) finite &= isfinite(logits[v]) != 0;
+    tokenizer_print_text(&s->tokenizer, s->text, strlen(s->text), stdout);
+    fflush(stdout);
+    s->first = s->read = 0;
+    for (int i = 0; i < count; i++) {
+        int n = s->prompt + i, finite = 1;
+        double start = seconds_now();
+        sampler_read(s, m, n, (int)o->length);
+        for (int v = 0; v < V; v++) finite &= isfinite(s->logits[v]) != 0;
         run_check_finite(run, finite, updates, "the logits of a sample are");
-        ids[n] = token_draw(logits, scratch, V, o->temperature, (int)o->top_k, u);
-        tokenizer_print(&run->tokenizer, ids[n], stdout);
+        double u = random_uniform(random_bits((uint64_t)o->seed, RANDOM_SAMPLE, (uint64_t)updates,
+                                              (uint64_t)n));
+        s->ids[n] = token_draw(s->logits, s->scratch, V, o->temperature, (int)o->top_k, u);
+        s->ms[i] = 1e3 * (seconds_now() - start);
+        if (i == 0) prompt = *traffic;
+        tokenizer_print(&s->tokenizer, s->ids[n], stdout);
         fflush(stdout);
     }
-    tokenizer_print_end(&run->tokenizer, stdout);
+    tokenizer_print_end(&s->tokenizer, stdout);
     printf("\n---\n");
-    free(logits);
-    free(scratch);
+    all = *traffic;
+    all.count -= prompt.count;
+    all.seconds -= prompt.seconds;
+    run_sample_say(run, updates, count, &all);
 }
 
 static void run_checkpoint(Run *run, int64_t updates) {
