@@ -328,8 +328,8 @@ check: $(CHECK_BUILT)
 test: $(TEST_BUILT)
 	dev/test/run.sh ./test_gpt2 ./test_gpt2_double dev/gradcheck dev/test/faults_gpt2 \
 	    "dev/test/faults --test" dev/test/cli.sh dev/test/mpi.sh "dev/net/netns.sh --test" \
-	    "dev/net/ssh.sh --test" dev/test/plan.sh dev/test/data.sh dev/test/fuzz.sh \
-	    dev/test/sweep.sh $(EMU_TESTS) dev/test/nvcc.sh "dev/cuda/resources --test"
+	    "dev/net/ssh.sh --test" dev/test/plan.sh dev/test/data.sh dev/test/hf.sh \
+	    dev/test/fuzz.sh dev/test/sweep.sh $(EMU_TESTS) dev/test/nvcc.sh "dev/cuda/resources --test"
 
 asan: train_gpt2_asan test_gpt2_asan dev/gradcheck_asan $(EMU_ASAN_BUILT)
 	TRAIN=./train_gpt2_asan dev/test/run.sh ./test_gpt2_asan dev/gradcheck_asan dev/test/cli.sh \
