@@ -888,7 +888,7 @@ static void test_sampling(const char *folder) {
     file_write(&file, "\1a\2\xc3\xa9\1b", 7); // a, e with an acute accent, b
     file_commit(&file);
     tokenizer_open(&tokenizer, path);
-    int n = tokenizer_encode(&tokenizer, "b\xc3\xa9" "a", ids);
+    int n = tokenizer_encode(&tokenizer, "b\xc3\xa9" "a", 4, ids);
     check(n == 3 && ids[0] == 2 && ids[1] == 1 && ids[2] == 0 && tokenizer.end_of_text == 1,
           "a prompt of characters, one of two bytes, encodes");
     tokenizer_close(&tokenizer);

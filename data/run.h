@@ -50,10 +50,10 @@
 #define RUN_H
 
 #include "../tp_blocks.h"
+#include "bpe.h"
 #include "checkpoint.h"
 #include "options.h"
 #include "runlog.h"
-#include "tokenizer.h"
 #include "tokens.h"
 
 // ----------------------------------------------------------------------------
@@ -221,8 +221,10 @@ static void run_open_sampler(Run *run) {
     }
     run->prompt = ALLOC(int32_t, strlen(o->prompt) + 1 + (size_t)o->sample_tokens, "sample");
     run->prompt[0] = run->tokenizer.end_of_text;
-    run->prompt_length = o->prompt[0] ? tokenizer_encode(&run->tokenizer, o->prompt, run->prompt)
-                                      : 1;
+    run->prompt_length = 1;
+    if (!o->prompt[0]) return;
+    run->prompt_length = tokenizer_encode(&run->tokenizer, o->prompt, strlen(o->prompt),
+                                          run->prompt);
 }
 
 static void run_check_vocabulary(const char *option, const char *path, const Tokens *tokens,

@@ -1,4 +1,4 @@
-// Tokenizer files: turning token ids into text, and text into ids where a token is a character.
+// Tokenizer files: turning token ids into text. The way back is bpe.h.
 //
 // Header of 256 uint32 ([0] 20240328, [1] 2, [2] vocabulary size, [3] end-of-text token), then for
 // each token a length byte and its bytes. Character vocabularies and GPT-2's byte-pair vocabulary
@@ -67,41 +67,6 @@ static void tokenizer_print(const Tokenizer *tokenizer, int id, FILE *out) {
         unsigned char c = tokenizer->bytes[i];
         if (c >= 32 ? c != 127 : (c >= '\t' && c <= '\r')) fputc(c, out);
     }
-}
-
-static size_t utf8_length(unsigned char first) {
-    if (first < 0x80) return 1;
-    if (first < 0xE0) return 2;
-    return first < 0xF0 ? 3 : 4;
-}
-
-// Encodes UTF-8 text with a vocabulary of single characters; ids has room for strlen(text) of them.
-// Returns how many there are. Byte-pair vocabularies are refused: their encoder is not built in.
-static int tokenizer_encode(const Tokenizer *tokenizer, const char *text, int32_t *ids) {
-    for (int i = 0; i < tokenizer->V; i++) {
-        size_t length = tokenizer->start[i + 1] - tokenizer->start[i];
-        if (length == utf8_length(tokenizer->bytes[tokenizer->start[i]])) continue;
-        fail("-gp: prompts need a character vocabulary; token %d of this tokenizer has %zu bytes "
-             "that are not one character (byte-pair encoding of prompts is not built in)",
-             i, length);
-    }
-    int n = 0;
-    for (size_t at = 0; text[at]; n++) {
-        size_t length = utf8_length((unsigned char)text[at]), left = strlen(text + at);
-        if (length > left) length = left;
-        int id = 0;
-        for (; id < tokenizer->V; id++) {
-            size_t start = tokenizer->start[id];
-            if (tokenizer->start[id + 1] - start != length) continue;
-            if (!memcmp(tokenizer->bytes + start, text + at, length)) break;
-        }
-        if (id == tokenizer->V) {
-            fail("-gp: '%.*s' is not in the vocabulary", (int)length, text + at);
-        }
-        ids[n] = id;
-        at += length;
-    }
-    return n;
 }
 
 #endif
