@@ -332,13 +332,14 @@ check: $(CHECK_BUILT)
 
 test: $(TEST_BUILT)
 	dev/test/run.sh ./test_gpt2 ./test_gpt2_double dev/gradcheck dev/test/faults_gpt2 \
-	    "dev/test/faults --test" dev/test/cli.sh dev/test/mpi.sh "dev/net/netns.sh --test" \
-	    "dev/net/ssh.sh --test" dev/test/plan.sh dev/test/data.sh dev/test/bpe.sh dev/test/hf.sh \
-	    dev/test/fuzz.sh dev/test/sweep.sh $(EMU_TESTS) dev/test/nvcc.sh "dev/cuda/resources --test"
+	    "dev/test/faults --test" dev/test/cli.sh dev/test/checkpoints.sh dev/test/stops.sh \
+	    dev/test/mpi.sh "dev/net/netns.sh --test" "dev/net/ssh.sh --test" dev/test/slurm.sh \
+	    dev/test/plan.sh dev/test/data.sh dev/test/bpe.sh dev/test/hf.sh dev/test/fuzz.sh \
+	    dev/test/sweep.sh "dev/test/attack --short" $(EMU_TESTS) dev/test/nvcc.sh "dev/cuda/resources --test"
 
 asan: train_gpt2_asan test_gpt2_asan dev/gradcheck_asan $(EMU_ASAN_BUILT)
 	TRAIN=./train_gpt2_asan dev/test/run.sh ./test_gpt2_asan dev/gradcheck_asan dev/test/cli.sh \
-	    $(EMU_ASAN)
+	    dev/test/checkpoints.sh dev/test/stops.sh $(EMU_ASAN)
 
 clean:
 	rm -f $(TEST_BUILT) train_gpt2_asan test_gpt2_asan dev/gradcheck_asan \

@@ -664,7 +664,7 @@ static void test_checkpoints(const char *folder) {
         folder_create(other);
         pair_open(&pair, c);
         for (int i = 0; i < 2; i++) pair_update(&pair, ++N, &found, &expected);
-        checkpoint_save(&pair.m, folder, N, 0);
+        checkpoint_save(&pair.m, folder, N, 0, "");
         oracle_load(pair.oracle, folder, N);
         check(sets_equal(&pair),
               "%s: the CPU trainer reads every bit of the weights and moments that CUDA wrote",

@@ -35,6 +35,7 @@
 #define TP_BLOCKS_H
 
 #include "data/files.h"
+#include "data/stop.h"
 #ifdef USE_MPI
 #define OMPI_SKIP_MPICXX 1 // C++ compilers get the C interface too
 #define MPICH_SKIP_MPICXX 1
@@ -45,6 +46,8 @@ typedef int Group; // nothing to be known of it
 #endif
 #include <limits.h>
 #include <math.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -706,6 +709,51 @@ static inline void plan_print(const Plan *plan, int C, int rows, size_t size) {
 }
 
 // ----------------------------------------------------------------------------
+// time, traffic, network model
+
+static double seconds_now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+// Returns at `until`: sleeps for most of the time, which leaves the core to others, and spins for
+// the rest.
+static inline void wait_until(double until) {
+    const double wake_up = 200e-6;
+    double left = until - seconds_now();
+    if (left > wake_up) {
+        struct timespec t;
+        t.tv_sec = (time_t)(left - wake_up);
+        t.tv_nsec = (long)(1e9 * (left - wake_up - (double)t.tv_sec));
+        nanosleep(&t, NULL);
+    }
+    while (seconds_now() < until) continue;
+}
+
+// All-reduces, by what they are for: merges of activations, of their gradients, partial gradients
+// of replicated parameters, and embedding, head and loss of a vocabulary that is cut over ranks.
+enum { TRAFFIC_FORWARD, TRAFFIC_BACKWARD, TRAFFIC_GRADIENTS, TRAFFIC_VOCABULARY, TRAFFIC_KINDS };
+
+typedef struct {
+    int64_t count;  // all-reduces executed
+    size_t bytes;   // their payload, once
+    double seconds; // in them and waiting for them; not what was hidden behind computation
+} Traffic;
+
+typedef struct {
+    double latency_us; // per hop
+    double gbits;      // per link, Gbit/s; 0: not a limit
+} Network;
+
+// Seconds that a ring all-reduce of n bytes over R ranks takes: 2(R-1) hops, each moving n/R bytes.
+static double network_seconds(const Network *net, int R, size_t bytes) {
+    double us = 2.0 * (R - 1) * net->latency_us;
+    if (net->gbits > 0) us += 2.0 * (R - 1) / R * 8.0 * (double)bytes / (net->gbits * 1e3);
+    return us * 1e-6;
+}
+
+// ----------------------------------------------------------------------------
 // process mesh: world = DP x TP, neighbours in rank order form a TP group
 
 typedef struct {
@@ -743,23 +791,179 @@ static Mesh mesh_make(int world, int rank, int R, int fold) {
     return m;
 }
 
-enum { MESH_TP, MESH_DP }; // groups: of the ranks of one model, of the same rank in all replicas
+// Groups: of the ranks of one model, of the same rank in all replicas; all processes, when they
+// call each other, and when their GPUs do (NCCL).
+enum { MESH_TP, MESH_DP, MESH_WORLD, MESH_GPUS };
 static inline int mesh_size(const Mesh *mesh, int which) {
     return which == MESH_TP ? mesh->group : mesh->DP;
 }
 
 // ----------------------------------------------------------------------------
+// the watch: when rank 0 waits for the others for too long, it says for what
+//
+// A rank that is stopped, or a link that is cut, leaves the others in a collective for ever. The
+// process notes what it is at, and when a wait begins and ends. These notes are a few stores, and a
+// thread of rank 0 looks at them.
+
+typedef struct { char host[64]; int pid; } Place;
+
+static struct {
+    uint64_t waits;      // odd while the process waits; no two waits have the same
+    int which;           // the group that is waited for
+    int kind;            // of the all-reduce, or TRAFFIC_KINDS: another collective
+    int64_t index;       // which of its kind in its pass, from 1
+    const char *stage;   // of the run, and the update it belongs to
+    int64_t update;
+    const Place *places; // of all processes, NULL while they are not known yet
+    Mesh mesh;           // from here on set before the thread starts
+    int64_t say, end;    // seconds, 0 for never
+} watch = {0, MESH_WORLD, TRAFFIC_KINDS, 0, "start-up", 0, NULL, {}, 0, 0};
+
+#define NOTE(field, value) __atomic_store_n(&watch.field, (value), __ATOMIC_RELEASE)
+#define NOTED(field)       __atomic_load_n(&watch.field, __ATOMIC_ACQUIRE)
+
+// The run is now at `stage` ("update", ...) number `update`.
+static inline void watch_stage(const char *stage, int64_t update) {
+    NOTE(stage, stage);
+    NOTE(update, update);
+}
+
+// What comes is all-reduce `index` (from 1) of this kind in its pass; TRAFFIC_KINDS: none.
+static inline void watch_sum(int kind, int64_t index) {
+    NOTE(kind, kind);
+    NOTE(index, index);
+}
+
+// Around every wait for a group of processes. A wait that begins ends the one before.
+static inline void wait_begin(int which) {
+    NOTE(which, which);
+    NOTE(waits, (watch.waits + 1) | 1);
+}
+static inline void wait_end(void) { NOTE(waits, (watch.waits + 1) & ~(uint64_t)1); }
+
+// What became of a process of this host: NULL when it runs, or when that cannot be told.
+static inline const char *process_trouble(int pid) {
+    char path[64], line[512] = "";
+    if (kill(pid, 0) && errno == ESRCH) return "has ended";
+    snprintf(path, sizeof path, "/proc/%d/stat", pid);
+    FILE *file = fopen(path, "r");
+    if (!file) return NULL;
+    const char *name = fgets(line, sizeof line, file) ? strrchr(line, ')') : NULL;
+    fclose(file);
+    char state = name && name[1] ? name[2] : 0; // "PID (NAME) STATE ..."
+    if (state == 'T' || state == 't') return "is stopped";
+    return state == 'Z' || state == 'X' ? "has ended" : NULL;
+}
+
+// For whom rank 0 waits: processes of this host that are stopped or have ended, whatever their
+// group, since others may wait for those. Or else, in a group of two, the other one.
+static inline void watch_whom(char *out, size_t size) {
+    const Mesh *m = &watch.mesh;
+    const Place *places = NOTED(places);
+    int which = NOTED(which), others = m->world - 1;
+    size_t used = 0;
+    if (which == MESH_TP || which == MESH_DP) others = mesh_size(m, which) - 1;
+    for (int i = 1; i < m->world && places && used < size; i++) {
+        if (strcmp(places[i].host, places[0].host)) continue;
+        const char *trouble = process_trouble(places[i].pid);
+        if (!trouble) continue;
+        used += (size_t)snprintf(out + used, size - used, "%srank %d (process %d of this host) %s",
+                                 used ? ", " : "", i, places[i].pid, trouble);
+    }
+    if (used) return;
+    int other = which == MESH_DP ? m->group : 1; // where there is only one
+    if (others > 1) snprintf(out, size, "it waits for %d other ranks", others);
+    else if (!places) snprintf(out, size, "it waits for rank %d", other);
+    else snprintf(out, size, "it waits for rank %d on host %s", other, places[other].host);
+}
+
+// "update 12, all-reduce 2 of the forward pass: 60 s so far; rank 1 ... is stopped"
+static inline void watch_describe(char *out, size_t size, int64_t seconds) {
+    static const char *const sums[TRAFFIC_KINDS] = {
+        "of the forward pass", "of the backward pass", "of partial gradients",
+        "of the cut vocabulary"};
+    static const char *const groups[] = {
+        "a collective of the tensor ranks", "a collective of the replicas",
+        "a collective of all processes", "the GPU's work and the sums in it"};
+    int kind = NOTED(kind);
+    int64_t update = NOTED(update);
+    char whom[512], what[64], number[32] = "";
+    watch_whom(whom, sizeof whom);
+    if (update) snprintf(number, sizeof number, " %lld", (long long)update);
+    if (kind == TRAFFIC_KINDS) {
+        snprintf(what, sizeof what, "%s", groups[NOTED(which)]);
+    } else if (kind == TRAFFIC_FORWARD || kind == TRAFFIC_BACKWARD) {
+        snprintf(what, sizeof what, "all-reduce %lld %s", (long long)NOTED(index), sums[kind]);
+    } else {
+        snprintf(what, sizeof what, "an all-reduce %s", sums[kind]);
+    }
+    snprintf(out, size, "%s%s: for %lld s in %s; %s", NOTED(stage), number, (long long)seconds,
+             what, whom);
+}
+
+// Seconds are counted in naps: time for which this process was stopped itself is no wait.
+static inline void *watch_loop(void *nothing) {
+    const int naps_per_second = 10;
+    const int64_t again = 600;
+    int64_t naps = 0, next = watch.say;
+    uint64_t seen = 0;
+    char text[1024];
+    for (;;) {
+        struct timespec nap = {0, 1000 * 1000 * 1000 / naps_per_second};
+        nanosleep(&nap, NULL);
+        uint64_t waits = NOTED(waits);
+        if (waits != seen) {
+            if (next > watch.say) fprintf(stderr, "waiting: it goes on\n");
+            seen = waits;
+            naps = 0;
+            next = watch.say;
+        }
+        int64_t seconds = waits & 1 ? naps++ / naps_per_second : 0;
+        if (watch.end && seconds >= watch.end) {
+            watch_describe(text, sizeof text, seconds);
+            fail("%s (-wk %lld)", text, (long long)watch.end);
+        }
+        if (watch.say && seconds >= next) {
+            watch_describe(text, sizeof text, seconds);
+            fprintf(stderr, "waiting: %s\n", text_printable(text));
+            next += again;
+        }
+    }
+    return nothing;
+}
+
+// ----------------------------------------------------------------------------
 // processes: what the mesh needs of MPI, and the same for a process alone
 //
-// A program that mpirun did not start does not touch MPI, so that it runs where there is none.
+// A process that was started alone does not touch MPI, so that it runs where there is none.
 // Collectives here take all processes of the named group; those of one process do nothing.
 
-// How many processes the launcher of OpenMPI, or of MPICH and its kin, started; 0 when there was
-// none.
-static int processes_launched(void) {
-    const char *size = getenv("OMPI_COMM_WORLD_SIZE");
-    if (!size) size = getenv("PMI_SIZE");
-    return size ? (int)strtol(size, NULL, 10) : 0;
+typedef struct {
+    const char *by; // the variable of the environment that tells
+    int said;       // its value
+    int count;      // of the processes, this one among them; 0: several, but nothing says how many
+} Launch;
+
+// What a launcher started, a count of 1 where there was none. mpirun may start its daemons with
+// srun, so its own variables come first. SLURM_NTASKS is not looked at: a job's script has it too,
+// and what that runs without srun is alone.
+static Launch processes_launched(void) {
+    static const char *const sizes[] = {
+        "OMPI_COMM_WORLD_SIZE", // OpenMPI's mpirun
+        "PMI_SIZE",             // MPICH's and Intel's mpirun, srun --mpi=pmi2
+        "SLURM_STEP_NUM_TASKS", // any srun
+        "PMIX_RANK",            // a launcher that only PMIx knows
+    };
+    const int count = sizeof sizes / sizeof *sizes;
+    Launch found = {NULL, 0, 1};
+    for (int i = 0; i < count && !found.by; i++) {
+        const char *value = getenv(sizes[i]);
+        if (!value || !*value) continue;
+        found.by = sizes[i];
+        found.said = (int)strtol(value, NULL, 10);
+        found.count = i < count - 1 ? found.said : 0;
+    }
+    return found;
 }
 
 #ifdef USE_MPI
@@ -775,21 +979,40 @@ static int processes_launched(void) {
         }                                                            \
     } while (0)
 
+// The same for a call that waits for other processes, of group `which`.
+#define MPI_WAIT(which, call) \
+    do {                      \
+        wait_begin(which);    \
+        MPI_CHECK(call);      \
+        wait_end();           \
+    } while (0)
+
 static MPI_Comm world_comm = MPI_COMM_WORLD; // the processes that work
-static int processes_aside;                  // how many others wait for them
+static int processes_joined;                 // MPI was started
+static int processes_aside;                  // how many others wait for those that work
 
 static void processes_abort(void) { MPI_Abort(MPI_COMM_WORLD, EXIT_FAILURE); }
 
-// Joins the other processes, if there are any. From here on a failure of one ends all.
+// Joins the other processes, if there are any. From here on a failure of one ends all. An MPI that
+// does not understand the launcher takes each process for the only one: each would be a run of its
+// own, in the same files.
 static inline void processes_begin(int *world, int *rank) {
+    Launch launch = processes_launched();
+    int provided;
     *world = 1;
     *rank = 0;
-    if (!processes_launched()) return;
-    int provided;
+    if (launch.count == 1) return;
     MPI_CHECK(MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided));
+    processes_joined = 1;
     MPI_CHECK(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN));
     MPI_CHECK(MPI_Comm_size(MPI_COMM_WORLD, world));
     MPI_CHECK(MPI_Comm_rank(MPI_COMM_WORLD, rank));
+    if (launch.count ? *world != launch.count : *world <= launch.said) {
+        fail("%s is %d, but MPI finds %d process%s: this program's MPI does not understand what "
+             "started it; use the mpirun of that MPI, or another --mpi= of srun (srun --mpi=list), "
+             "or to run alone, unset %s",
+             launch.by, launch.said, *world, *world > 1 ? "es" : "", launch.by);
+    }
     fail_hook = processes_abort;
     if (*world > 1) fail_rank = *rank;
 }
@@ -810,6 +1033,7 @@ static inline void processes_keep(int keep, int *world, int *rank) {
         fail_rank = *world > 1 ? *rank : -1;
         return;
     }
+    stop_ignore();
     MPI_Request request; // not a blocking barrier: MPI waits with a busy core
     MPI_CHECK(MPI_Ibarrier(MPI_COMM_WORLD, &request));
     for (;;) {
@@ -836,7 +1060,7 @@ static inline int processes_first_with(const void *key, size_t bytes, int world,
 // This process's number among the working processes of its host.
 static inline int processes_local_rank(void) {
     int rank = 0;
-    if (!processes_launched()) return 0;
+    if (!processes_joined) return 0;
     MPI_Comm host;
     MPI_CHECK(MPI_Comm_split_type(world_comm, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &host));
     MPI_CHECK(MPI_Comm_rank(host, &rank));
@@ -847,23 +1071,24 @@ static inline int processes_local_rank(void) {
 // Sends `bytes` of x from rank 0 of the world to all others.
 static inline void processes_broadcast(const Mesh *mesh, void *x, size_t bytes) {
     if (mesh->world == 1) return;
-    MPI_CHECK(MPI_Bcast(x, (int)bytes, MPI_BYTE, 0, world_comm));
+    MPI_WAIT(MESH_WORLD, MPI_Bcast(x, (int)bytes, MPI_BYTE, 0, world_comm));
 }
 
 // Collects `bytes` of x of each process of the world in rank 0: out (world, bytes).
 static inline void processes_gather(const Mesh *mesh, const void *x, size_t bytes, void *out) {
     memcpy(out, x, bytes);
     if (mesh->world == 1) return;
-    MPI_CHECK(MPI_Gather(x, (int)bytes, MPI_BYTE, out, (int)bytes, MPI_BYTE, 0, world_comm));
+    MPI_WAIT(MESH_WORLD,
+             MPI_Gather(x, (int)bytes, MPI_BYTE, out, (int)bytes, MPI_BYTE, 0, world_comm));
 }
 
 // Returns when all processes of the world have called it.
 static inline void processes_wait(const Mesh *mesh) {
-    if (mesh->world > 1) MPI_CHECK(MPI_Barrier(world_comm));
+    if (mesh->world > 1) MPI_WAIT(MESH_WORLD, MPI_Barrier(world_comm));
 }
 
 static inline void processes_end(void) {
-    if (!processes_launched()) return;
+    if (!processes_joined) return;
     if (processes_aside) {
         MPI_Request request;
         MPI_CHECK(MPI_Ibarrier(MPI_COMM_WORLD, &request));
@@ -875,8 +1100,8 @@ static inline void processes_end(void) {
 // Forms the groups of a mesh. All processes take part.
 static inline void mesh_connect(Mesh *mesh) {
     if (mesh->world == 1) return;
-    MPI_CHECK(MPI_Comm_split(world_comm, mesh->dp_rank, mesh->rank, &mesh->tp));
-    MPI_CHECK(MPI_Comm_split(world_comm, mesh->group_rank, mesh->rank, &mesh->dp));
+    MPI_WAIT(MESH_WORLD, MPI_Comm_split(world_comm, mesh->dp_rank, mesh->rank, &mesh->tp));
+    MPI_WAIT(MESH_WORLD, MPI_Comm_split(world_comm, mesh->group_rank, mesh->rank, &mesh->dp));
 }
 
 static MPI_Comm mesh_comm(const Mesh *mesh, int which) {
@@ -893,15 +1118,15 @@ static inline void mesh_sum(const Mesh *mesh, int which, void *x, size_t n, size
     if (mesh_size(mesh, which) == 1) return;
     for (size_t done = 0, here; done < n; done += here) {
         here = n - done < MPI_AT_ONCE ? n - done : MPI_AT_ONCE;
-        MPI_CHECK(MPI_Allreduce(MPI_IN_PLACE, (char *)x + done * size, (int)here, mesh_type(size),
-                                MPI_SUM, mesh_comm(mesh, which)));
+        MPI_WAIT(which, MPI_Allreduce(MPI_IN_PLACE, (char *)x + done * size, (int)here,
+                                      mesh_type(size), MPI_SUM, mesh_comm(mesh, which)));
     }
 }
 
 // Sums that go on while the caller computes. MPI moves data only inside its calls, and
 // sums_progress is such a call.
 typedef struct {
-    int count;
+    int count, which; // of one group
     MPI_Request requests[6 * L_MAX];
 } PendingSums;
 
@@ -911,6 +1136,7 @@ static inline void sums_begin(PendingSums *sums, const Mesh *mesh, int which, vo
     if (mesh_size(mesh, which) == 1) return;
     if (n > INT_MAX) fail("a tensor of %zu elements is too large for one all-reduce", n);
     MPI_Request *request = &sums->requests[sums->count++];
+    sums->which = which;
     MPI_CHECK(MPI_Iallreduce(MPI_IN_PLACE, x, (int)n, mesh_type(size), MPI_SUM,
                              mesh_comm(mesh, which), request));
 }
@@ -922,6 +1148,7 @@ static inline void sums_exchange(PendingSums *sums, const Mesh *mesh, const void
                                  size_t bytes) {
     if (bytes > INT_MAX) fail("an activation of %zu bytes is too large for one message", bytes);
     int to = 1 - mesh->group_rank;
+    sums->which = MESH_TP;
     MPI_Request *receive = &sums->requests[sums->count++], *send = &sums->requests[sums->count++];
     MPI_CHECK(MPI_Irecv(other, (int)bytes, MPI_BYTE, to, 0, mesh->tp, receive));
     MPI_CHECK(MPI_Isend(x, (int)bytes, MPI_BYTE, to, 0, mesh->tp, send));
@@ -934,14 +1161,16 @@ static inline void sums_progress(PendingSums *sums) {
 }
 
 static inline void sums_finish(PendingSums *sums) {
-    if (sums->count) MPI_CHECK(MPI_Waitall(sums->count, sums->requests, MPI_STATUSES_IGNORE));
+    if (!sums->count) return;
+    MPI_WAIT(sums->which, MPI_Waitall(sums->count, sums->requests, MPI_STATUSES_IGNORE));
     sums->count = 0;
 }
 
 // The largest of each of n elements over the TP group, in place.
 static inline void mesh_max(const Mesh *mesh, void *x, size_t n, size_t size) {
     if (mesh->group == 1) return;
-    MPI_CHECK(MPI_Allreduce(MPI_IN_PLACE, x, (int)n, mesh_type(size), MPI_MAX, mesh->tp));
+    MPI_WAIT(MESH_TP,
+             MPI_Allreduce(MPI_IN_PLACE, x, (int)n, mesh_type(size), MPI_MAX, mesh->tp));
 }
 
 // Sends `bytes` of x from one process of a group to all others of it.
@@ -949,7 +1178,8 @@ static inline void mesh_broadcast(const Mesh *mesh, int which, int owner, void *
     if (mesh_size(mesh, which) == 1) return;
     for (size_t done = 0, here; done < bytes; done += here) {
         here = bytes - done < MPI_AT_ONCE ? bytes - done : MPI_AT_ONCE;
-        MPI_CHECK(MPI_Bcast((char *)x + done, (int)here, MPI_BYTE, owner, mesh_comm(mesh, which)));
+        MPI_WAIT(which, MPI_Bcast((char *)x + done, (int)here, MPI_BYTE, owner,
+                                  mesh_comm(mesh, which)));
     }
 }
 
@@ -957,7 +1187,7 @@ static inline void mesh_broadcast(const Mesh *mesh, int which, int owner, void *
 static inline void mesh_gather(const Mesh *mesh, const double *x, int n, double *out) {
     memcpy(out, x, (size_t)n * sizeof(double));
     if (mesh->group == 1) return;
-    MPI_CHECK(MPI_Allgather(x, n, MPI_DOUBLE, out, n, MPI_DOUBLE, mesh->tp));
+    MPI_WAIT(MESH_TP, MPI_Allgather(x, n, MPI_DOUBLE, out, n, MPI_DOUBLE, mesh->tp));
 }
 
 // Puts the pieces of a buffer together in the first process of the TP group: each brings its own
@@ -966,7 +1196,7 @@ static inline void mesh_join(const Mesh *mesh, float *x, size_t n) {
     if (mesh->group == 1) return;
     const void *send = mesh->group_rank ? x : MPI_IN_PLACE;
     void *receive = mesh->group_rank ? NULL : x;
-    MPI_CHECK(MPI_Reduce(send, receive, (int)n, MPI_UINT32_T, MPI_BOR, 0, mesh->tp));
+    MPI_WAIT(MESH_TP, MPI_Reduce(send, receive, (int)n, MPI_UINT32_T, MPI_BOR, 0, mesh->tp));
 }
 
 #else // a process alone: every group is of one, and its collectives do nothing
@@ -976,11 +1206,13 @@ static inline void mesh_join(const Mesh *mesh, float *x, size_t n) {
 typedef struct { int count; } PendingSums;
 
 static inline void processes_begin(int *world, int *rank) {
+    Launch launch = processes_launched();
     *world = 1;
     *rank = 0;
-    if (processes_launched() <= 1) return;
-    fail("started as one of %d processes, but this program was built without MPI (Debian: apt-get "
-         "install libopenmpi-dev openmpi-bin, then make again)", processes_launched());
+    if (launch.count == 1) return;
+    fail("started as one of several processes (%s is %d), but this program was built without MPI "
+         "(Debian: apt-get install libopenmpi-dev openmpi-bin, then make again); to run alone, "
+         "unset %s", launch.by, launch.said, launch.by);
 }
 static inline void processes_keep(int keep, int *world, int *rank) {
     if (!keep) fail("the first process cannot step aside");
@@ -1014,6 +1246,30 @@ static inline void sums_finish(PendingSums *sums) {}
 
 #pragma GCC diagnostic pop
 #endif
+
+// Starts the watch of a mesh: rank 0 says after `say` seconds in one wait what it waits for, and
+// after `end` seconds ends the run; 0 is never. All processes take part.
+static inline void watch_start(const Mesh *mesh, int64_t say, int64_t end) {
+    if (mesh->world == 1) return;
+    watch.mesh = *mesh;
+    watch.say = say;
+    watch.end = end;
+    if (mesh->rank == 0 && (say || end)) {
+        pthread_t thread;
+        sigset_t all, before; // signals are for the thread that trains
+        sigfillset(&all);
+        pthread_sigmask(SIG_BLOCK, &all, &before);
+        int error = pthread_create(&thread, NULL, watch_loop, NULL);
+        if (error) fail("no thread to watch waits (-wd, -wk): %s", strerror(error));
+        pthread_detach(thread);
+        pthread_sigmask(SIG_SETMASK, &before, NULL);
+    }
+    Place here = {}, *places = ALLOC(Place, (size_t)mesh->world, "the places of processes");
+    gethostname(here.host, sizeof here.host - 1);
+    here.pid = (int)getpid();
+    processes_gather(mesh, &here, sizeof here, places);
+    NOTE(places, places);
+}
 
 // Fails unless `bytes` of x are what rank 0 of the world has; `what` names them.
 static inline void processes_same(const Mesh *mesh, const void *x, size_t bytes, const char *what) {
@@ -1096,51 +1352,6 @@ static size_t row_start(int shuffle, uint64_t seed, uint64_t s, uint64_t r, uint
 }
 
 // ----------------------------------------------------------------------------
-// time, traffic, network model
-
-static double seconds_now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-// Returns at `until`: sleeps for most of the time, which leaves the core to others, and spins for
-// the rest.
-static inline void wait_until(double until) {
-    const double wake_up = 200e-6;
-    double left = until - seconds_now();
-    if (left > wake_up) {
-        struct timespec t;
-        t.tv_sec = (time_t)(left - wake_up);
-        t.tv_nsec = (long)(1e9 * (left - wake_up - (double)t.tv_sec));
-        nanosleep(&t, NULL);
-    }
-    while (seconds_now() < until) continue;
-}
-
-// All-reduces, by what they are for: merges of activations, of their gradients, partial gradients
-// of replicated parameters, and embedding, head and loss of a vocabulary that is cut over ranks.
-enum { TRAFFIC_FORWARD, TRAFFIC_BACKWARD, TRAFFIC_GRADIENTS, TRAFFIC_VOCABULARY, TRAFFIC_KINDS };
-
-typedef struct {
-    int64_t count;  // all-reduces executed
-    size_t bytes;   // their payload, once
-    double seconds; // in them and waiting for them; not what was hidden behind computation
-} Traffic;
-
-typedef struct {
-    double latency_us; // per hop
-    double gbits;      // per link, Gbit/s; 0: not a limit
-} Network;
-
-// Seconds that a ring all-reduce of n bytes over R ranks takes: 2(R-1) hops, each moving n/R bytes.
-static double network_seconds(const Network *net, int R, size_t bytes) {
-    double us = 2.0 * (R - 1) * net->latency_us;
-    if (net->gbits > 0) us += 2.0 * (R - 1) / R * 8.0 * (double)bytes / (net->gbits * 1e3);
-    return us * 1e-6;
-}
-
-// ----------------------------------------------------------------------------
 // learning rate
 
 enum { SCHEDULE_COSINE, SCHEDULE_LINEAR, SCHEDULE_CONSTANT, SCHEDULE_WSD };
@@ -1179,6 +1390,7 @@ typedef struct {
     double loss;         // mean over all micro-batches of all replicas
     double norm;         // of the gradient, before clipping
     const char *culprit; // the first tensor whose gradient is not finite, or NULL
+    int stop;            // whether any process has been asked to stop (data/stop.h)
 } UpdateSums;
 
 enum { PROCESS_WHAT = 96 }; // room for the words on what a process computes with

@@ -770,7 +770,6 @@ typedef struct {
     int threads;
     int32_t *tokens, *targets; // (B,T) of the last forward pass
     double *row_sums;         // for the gradient norm
-    uint64_t loaded_hash;     // of all numbers read from files, to compare between processes
     Traffic traffic[TRAFFIC_KINDS]; // what was executed since the model was created
     Network network;          // emulated
     double loss_sum;          // of the update's micro-steps so far, each divided by their number
@@ -995,7 +994,9 @@ static void allreduce(GPT2 *m, int kind, real *parts, size_t n) {
     if (m->config.R == 1) return; // nobody to talk to, nothing to count
     double start = seconds_now();
     folded_sum(m, parts, n);
+    watch_sum(kind, m->traffic[kind].count % m->plan.merges + 1);
     mesh_sum(&m->mesh, MESH_TP, parts, n, sizeof(real));
+    watch_sum(TRAFFIC_KINDS, 0);
     traffic_count(m, kind, n * sizeof(real), start, start);
 }
 
@@ -1017,7 +1018,9 @@ static void allreduce_begin(GPT2 *m, int kind, real *parts, size_t n) {
 static void allreduce_end(GPT2 *m) {
     if (m->config.R == 1) return;
     double idle = seconds_now();
+    watch_sum(m->merge.kind, m->traffic[m->merge.kind].count % m->plan.merges + 1);
     sums_finish(&m->merge_sums);
+    watch_sum(TRAFFIC_KINDS, 0);
     if (m->mesh.group == 2) scaled_add(m->merge.parts, 1, m->received, m->merge.n);
     traffic_count(m, m->merge.kind, m->merge.n * sizeof(real), m->merge.begun, idle);
 }
@@ -1440,31 +1443,33 @@ static int counted_per_rank(const GPT2 *m, int p) {
     return spec_is_cut(&m->local[p]);
 }
 
-// Norm of the whole gradient: sharded tensors over all ranks, replicated ones once. *culprit is the
-// name of the first tensor whose gradient is not finite, or NULL. All ranks of the TP group take
-// part and get the same.
-static double gradients_norm(GPT2 *m, const char **culprit) {
-    int R = m->config.R, n = m->F * P_COUNT;
+// Norm of the whole gradient: sharded tensors over all ranks, replicated ones once. Into `sums` go
+// the culprit and, if any rank knows of it, the wish to stop. All ranks of the TP group take part
+// and get the same.
+static double gradients_norm(GPT2 *m, UpdateSums *sums) {
+    int R = m->config.R, F = m->F, n = F * P_COUNT + 1;
     double *mine = alloc_zeroed(n, sizeof(double), "norm");
-    double *all = alloc_zeroed((size_t)R * P_COUNT, sizeof(double), "norm");
+    double *all = alloc_zeroed((size_t)m->mesh.group * n, sizeof(double), "norm");
     double total = 0;
-    *culprit = NULL;
-    for (int f = 0; f < m->F; f++) {
+    sums->culprit = NULL;
+    for (int f = 0; f < F; f++) {
         for (int p = 0; p < P_COUNT; p++) {
             if (f == 0 || counted_per_rank(m, p)) {
                 mine[f * P_COUNT + p] = part_norm_squared(m, p, f);
             }
         }
     }
+    mine[n - 1] = sums->stop;
     mesh_gather(&m->mesh, mine, n, all);
     for (int p = 0; p < P_COUNT; p++) {
         int ranks = counted_per_rank(m, p) ? R : 1;
         for (int rank = 0; rank < ranks; rank++) {
-            double squared = all[rank * P_COUNT + p];
-            if (!isfinite(squared) && !*culprit) *culprit = m->local[p].name;
+            double squared = all[rank / F * n + rank % F * P_COUNT + p];
+            if (!isfinite(squared) && !sums->culprit) sums->culprit = m->local[p].name;
             total += squared;
         }
     }
+    for (int i = 0; i < m->mesh.group; i++) sums->stop |= all[i * n + n - 1] != 0;
     free(mine);
     free(all);
     return sqrt(total);
@@ -1506,9 +1511,6 @@ static void model_rows_put(void *owner, int set, int p, int layer, int row, int 
     GPT2 *m = owner;
     Shard mine = shard_of(&m->whole[p], m->mesh.group_rank, m->mesh.group);
     size_t cols = (size_t)m->whole[p].cols, first = (size_t)row * cols;
-    if (m->mesh.world > 1) {
-        m->loaded_hash = words_hash(m->loaded_hash, values, (size_t)rows * cols * sizeof *values);
-    }
     for (int r = 0; r < mine.rows; r++) {
         size_t at = shard_row(&mine, r);
         if (at < first || at >= first + (size_t)rows * cols) continue;
@@ -1535,25 +1537,28 @@ static void model_rows_get(void *owner, int set, int p, int layer, int row, int 
     mesh_join(&m->mesh, values, (size_t)rows * cols);
 }
 
-static void gpt2_load(GPT2 *m, const char *path) {
-    File file;
+static uint64_t gpt2_load(GPT2 *m, const char *path) {
     GPT2Config config;
-    ParamSpec specs[P_COUNT];
-    int bf16 = model_open(&file, path, &config);
-    param_specs(specs, &config);
-    tensors_read(&file, specs, bf16, SET_PARAMS, model_rows_put, m);
-    file_close(&file);
+    return model_read(path, &config, model_rows_put, m);
 }
 
-static void gpt2_load_state(GPT2 *m, const char *path, int64_t updates) {
-    state_read(path, &m->config, updates, model_rows_put, m);
+static uint64_t gpt2_load_state(GPT2 *m, const char *path, int64_t updates) {
+    return state_read(path, &m->config, updates, model_rows_put, m);
 }
 
 // The first TP group gathers, its first process writes.
-static void checkpoint_save(GPT2 *m, const char *folder, int64_t updates, int64_t keep) {
-    if (m->mesh.dp_rank == 0) {
-        checkpoint_write(folder, &m->config, updates, keep, m->mesh.rank == 0, model_rows_get, m);
-    }
+static void checkpoint_save(GPT2 *m, const char *folder, int64_t updates, int64_t keep,
+                            const char *record) {
+    if (m->mesh.dp_rank) return;
+    checkpoint_write(folder, &m->config, updates, keep, record, m->mesh.rank == 0, model_rows_get,
+                     m);
+}
+
+static void gpt2_check(GPT2 *m, const char *where) {
+    ParamSpec specs[P_COUNT];
+    param_specs(specs, &m->config);
+    if (m->mesh.rank) where = NULL;
+    tensors_write(NULL, where, specs, SET_PARAMS, model_rows_get, m);
 }
 
 // ----------------------------------------------------------------------------
@@ -1574,11 +1579,11 @@ static void gpt2_micro_step(GPT2 *m, const int32_t *tokens, const int32_t *targe
 }
 
 static UpdateSums gpt2_gradients(GPT2 *m) {
-    UpdateSums sums = {.loss = m->loss_sum};
-    mesh_sum(&m->mesh, MESH_DP, &sums.loss, 1, sizeof sums.loss);
-    sums.loss /= m->mesh.DP;
+    double replicas[] = {m->loss_sum, stop_asked != 0};
+    mesh_sum(&m->mesh, MESH_DP, replicas, 2, sizeof *replicas);
+    UpdateSums sums = {.loss = replicas[0] / m->mesh.DP, .stop = replicas[1] > 0};
     gradients_reduce(m);
-    sums.norm = gradients_norm(m, &sums.culprit);
+    sums.norm = gradients_norm(m, &sums);
     return sums;
 }
 
@@ -1617,10 +1622,10 @@ static int gpt2_describe_process(GPT2 *m, char out[PROCESS_WHAT]) {
 int main(int argc, char **argv) {
     static Run run; // all zero
     int world, rank;
+    descriptors_open();
     processes_begin(&world, &rank);
     run_parse(&run, argc, argv, rank);
-    if (run.options.show_plan) {
-        run_show_plan(&run);
+    if (run_instead(&run)) {
         processes_end();
         return 0;
     }
@@ -1630,13 +1635,13 @@ int main(int argc, char **argv) {
         if (run_validation_due(&run, done)) run_validate(&run, done);
         if (run_sample_due(&run, done)) run_sample(&run, done);
         if (run_checkpoint_due(&run, done)) run_checkpoint(&run, done);
-        if (done >= run.updates) break;
+        if (done >= run.updates || run.stop) break;
         RunlogUpdate update = run_update(&run, done + 1);
         run_progress(&run, &update);
     }
     run_summary(&run);
-    run_close(&run);
+    int status = run_close(&run);
     processes_end();
-    return 0;
+    return status;
 }
 #endif

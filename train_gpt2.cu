@@ -2235,10 +2235,9 @@ typedef struct GPT2 {
     int hidden_kind;
     Span *spans;
     int span_count, span_room;
-    double *host_results;      // pinned: loss and squares of an update
+    double *host_results;      // pinned: loss and squares of an update, whether to stop
     float *snapshot;           // a copy of the parameter table on the host, to read or write files
     int snapshot_set;
-    uint64_t loaded_hash;
     Traffic traffic[TRAFFIC_KINDS];
 } GPT2;
 
@@ -2471,7 +2470,7 @@ static void gpt2_create(GPT2 *m, const GPT2Config *config, Mesh mesh, int B, int
         CUDA_CHECK(cudaMallocHost((void **)&m->batch_host[i], bytes));
         CUDA_CHECK(cudaEventCreateWithFlags(&m->batch_copied[i], cudaEventDisableTiming));
     }
-    CUDA_CHECK(cudaMallocHost((void **)&m->host_results, (1 + P_COUNT) * sizeof(double)));
+    CUDA_CHECK(cudaMallocHost((void **)&m->host_results, (2 + P_COUNT) * sizeof(double)));
     CUDA_CHECK(cudaEventCreateWithFlags(&m->ready, cudaEventDisableTiming));
     CUDA_CHECK(cudaEventCreateWithFlags(&m->finished, cudaEventDisableTiming));
     CUDA_CHECK(cudaEventCreateWithFlags(&m->hidden, cudaEventDisableTiming));
@@ -2533,7 +2532,9 @@ static void nccl_open(const Mesh *mesh) {
         int rank = which == MESH_TP ? mesh->group_rank : mesh->dp_rank;
         if (rank == 0) NCCL_CHECK(ncclGetUniqueId(&id));
         mesh_broadcast(mesh, which, 0, &id, sizeof id);
+        wait_begin(which);
         NCCL_CHECK(ncclCommInitRank(&nccl_comms[which], mesh_size(mesh, which), id, rank));
+        wait_end();
     }
 }
 
@@ -2601,8 +2602,8 @@ static void mpi_close(void) { MPI_CHECK(MPI_Op_free(&bf16_sum)); }
 static void mpi_reduce(const Mesh *mesh, int which, void *x, size_t n, size_t size, int largest) {
     int is_float = size == sizeof(float);
     MPI_Op sum = is_float ? MPI_SUM : bf16_sum, op = largest ? MPI_MAX : sum;
-    MPI_CHECK(MPI_Allreduce(MPI_IN_PLACE, x, (int)n, is_float ? MPI_FLOAT : MPI_UINT16_T, op,
-                            mesh_comm(mesh, which)));
+    MPI_WAIT(which, MPI_Allreduce(MPI_IN_PLACE, x, (int)n, is_float ? MPI_FLOAT : MPI_UINT16_T, op,
+                                  mesh_comm(mesh, which)));
 }
 #else
 static void mpi_open(void) {}
@@ -2672,13 +2673,25 @@ static void comm_close(void) {
     comm_kind = COMM_AUTO;
 }
 
+static int network_emulated(const GPT2 *m) {
+    return m->options.network.latency_us > 0 || m->options.network.gbits > 0;
+}
+
+// The streams get sums over processes to do, and from here on the host may wait for them: also in a
+// launch, when too many are queued. On an emulated network they take as long as they take.
+static void gpus_wait_begin(const GPT2 *m) {
+    if (comm_kind == COMM_NCCL && !network_emulated(m)) wait_begin(MESH_GPUS);
+}
+
 // Waits until the stream has done all it was given.
 static void stream_wait(GPT2 *m) {
+    gpus_wait_begin(m);
     if (comm_kind == COMM_NCCL) {
         CUDA_CHECK(cudaEventRecord(m->finished, gpu.stream));
         nccl_wait(m->finished);
     }
     CUDA_CHECK(cudaStreamSynchronize(gpu.stream));
+    wait_end();
 }
 
 // Sums n elements (or takes the largest, of floats) in place over a group; every process gets the
@@ -2743,10 +2756,6 @@ static void spans_collect(GPT2 *m) {
     m->span_count = 0;
 }
 
-static int network_emulated(const GPT2 *m) {
-    return m->options.network.latency_us > 0 || m->options.network.gbits > 0;
-}
-
 // Sums x (n) over the processes of the TP group on stream `on`, as slowly as the emulated network.
 // clock: see GPT2.
 static void allreduce_launch(GPT2 *m, void *x, size_t n, Element element, int largest,
@@ -2778,7 +2787,9 @@ static void allreduce(GPT2 *m, int kind, void *x, size_t n, Element element, int
     if (!ranks_wait(m)) return;
     Span *span = span_next(m, kind);
     CUDA_CHECK(cudaEventRecord(span->begin, gpu.stream));
+    if (comm_kind == COMM_MPI) watch_sum(kind, (m->traffic[kind].count - 1) % m->plan.merges + 1);
     allreduce_launch(m, x, n, element, largest, gpu.stream, &m->clock[0]);
+    watch_sum(TRAFFIC_KINDS, 0);
     CUDA_CHECK(cudaEventRecord(span->end, gpu.stream));
 }
 
@@ -3219,6 +3230,7 @@ static void forward_pass(GPT2 *m, const int32_t *tokens, const int32_t *targets,
     RANGE();
     m->B = B;
     m->T = T;
+    gpus_wait_begin(m);
     batch_send(m, tokens, targets, B * T);
     LAUNCH(bias_sums_kernel, 2 * m->config.L, BLOCK, 0, gpu.stream, m->bias_sums,
            param_at(m, P_attprojb, 0), param_at(m, P_fcprojb, 0), m->bias_from, m->config.C);
@@ -3332,7 +3344,8 @@ static UpdateSums gpt2_gradients(GPT2 *m) {
     RANGE();
     UpdateSums sums = {};
     double *squares = m->host_results + 1;
-    double *all = ALLOC(double, (size_t)m->mesh.group * P_COUNT, "norm"), total = 0;
+    const int n = P_COUNT + 1; // and whether this process was asked to stop
+    double *all = ALLOC(double, (size_t)m->mesh.group * n, "norm"), total = 0;
     gradients_reduce(m);
     gradients_square(m->squares, m->squares_partial, m->grads, m->flat);
     CUDA_CHECK(cudaMemcpyAsync(m->host_results, m->loss_total, sizeof(double),
@@ -3341,20 +3354,23 @@ static UpdateSums gpt2_gradients(GPT2 *m) {
                                cudaMemcpyDeviceToHost, gpu.stream));
     stream_wait(m);
     spans_collect(m);
-    mesh_gather(&m->mesh, squares, P_COUNT, all);
+    squares[P_COUNT] = stop_asked != 0;
+    mesh_gather(&m->mesh, squares, n, all);
     for (int p = 0; p < P_COUNT; p++) {
         int processes = spec_is_cut(&m->whole[p]) ? m->mesh.group : 1;
         for (int i = 0; i < processes; i++) {
-            double squared = all[i * P_COUNT + p];
+            double squared = all[i * n + p];
             if (!isfinite(squared) && !sums.culprit) sums.culprit = m->whole[p].name;
             total += squared;
         }
     }
+    double replicas[] = {m->host_results[0] / m->micro_steps, 0}; // loss, and who is to stop
+    for (int i = 0; i < m->mesh.group; i++) replicas[1] += all[i * n + P_COUNT];
     free(all);
+    mesh_sum(&m->mesh, MESH_DP, replicas, 2, sizeof *replicas);
+    sums.loss = replicas[0] / m->mesh.DP;
     sums.norm = sqrt(total);
-    sums.loss = m->host_results[0] / m->micro_steps;
-    mesh_sum(&m->mesh, MESH_DP, &sums.loss, 1, sizeof sums.loss);
-    sums.loss /= m->mesh.DP;
+    sums.stop = replicas[1] > 0;
     return sums;
 }
 
@@ -3394,8 +3410,19 @@ static float *set_on_gpu(const GPT2 *m, int set) {
     return set == SET_MOMENT1 ? m->moment1 : m->moment2;
 }
 
-// From the GPU. With ZeRO each replica has a part of it, and all replicas take part.
+// From the GPU. With ZeRO each replica has a part of it, and all replicas take part. Without
+// training there are only the rounded weights.
 static void snapshot_take(GPT2 *m, int set) {
+    m->snapshot_set = set;
+    if (!set_on_gpu(m, set)) {
+        real *rounded = ALLOC(real, m->flat_size, "rounded parameters");
+        CUDA_CHECK(cudaMemcpyAsync(rounded, m->params, m->flat_size * sizeof(real),
+                                   cudaMemcpyDeviceToHost, gpu.stream));
+        stream_wait(m);
+        for (size_t i = 0; i < m->flat_size; i++) m->snapshot[i] = (float)rounded[i];
+        free(rounded);
+        return;
+    }
     CUDA_CHECK(cudaMemcpyAsync(m->snapshot + m->owned_begin, set_on_gpu(m, set),
                                m->owned_size * sizeof(float), cudaMemcpyDeviceToHost, gpu.stream));
     stream_wait(m);
@@ -3403,7 +3430,6 @@ static void snapshot_take(GPT2 *m, int set) {
         mesh_broadcast(&m->mesh, MESH_DP, owner, m->snapshot + owner * m->owned_size,
                        m->owned_size * sizeof(float));
     }
-    m->snapshot_set = set;
 }
 
 // To the GPU. Weights go there twice: as they are, and rounded.
@@ -3438,7 +3464,6 @@ static void model_rows_put(void *owner, int set, int p, int layer, int row, int 
     size_t cols = (size_t)m->whole[p].cols, first = (size_t)row * cols, n = (size_t)rows * cols;
     if (m->snapshot_set != set && m->snapshot_set != SET_NONE) snapshot_put(m, m->snapshot_set);
     m->snapshot_set = set;
-    if (m->mesh.world > 1) m->loaded_hash = words_hash(m->loaded_hash, values, n * sizeof *values);
     for (int f = 0; f < parts_of(m, p); f++) {
         Shard part = shard_of(&m->whole[p], m->rank0 + f, m->config.R);
         for (int r = 0; r < part.rows; r++) {
@@ -3471,31 +3496,39 @@ static void model_rows_get(void *owner, int set, int p, int layer, int row, int 
     mesh_join(&m->mesh, values, n);
 }
 
-static void gpt2_load(GPT2 *m, const char *path) {
-    File file;
+static uint64_t gpt2_load(GPT2 *m, const char *path) {
     GPT2Config config;
-    ParamSpec specs[P_COUNT];
-    int bf16 = model_open(&file, path, &config);
-    param_specs(specs, &config);
     snapshot_make(m);
-    tensors_read(&file, specs, bf16, SET_PARAMS, model_rows_put, m);
+    uint64_t hash = model_read(path, &config, model_rows_put, m);
     snapshot_put(m, SET_PARAMS);
     snapshot_drop(m);
-    file_close(&file);
+    return hash;
 }
 
-static void gpt2_load_state(GPT2 *m, const char *path, int64_t updates) {
+static uint64_t gpt2_load_state(GPT2 *m, const char *path, int64_t updates) {
     snapshot_make(m);
-    state_read(path, &m->config, updates, model_rows_put, m);
+    uint64_t hash = state_read(path, &m->config, updates, model_rows_put, m);
     snapshot_put(m, m->snapshot_set);
     snapshot_drop(m);
+    return hash;
 }
 
 // The first TP group gathers, its first process writes; with ZeRO all replicas bring their parts.
-static void checkpoint_save(GPT2 *m, const char *folder, int64_t updates, int64_t keep) {
+static void checkpoint_save(GPT2 *m, const char *folder, int64_t updates, int64_t keep,
+                            const char *record) {
     if (m->mesh.dp_rank && !m->options.zero) return;
     snapshot_make(m);
-    checkpoint_write(folder, &m->config, updates, keep, m->mesh.rank == 0, model_rows_get, m);
+    checkpoint_write(folder, &m->config, updates, keep, record, m->mesh.rank == 0, model_rows_get,
+                     m);
+    snapshot_drop(m);
+}
+
+static void gpt2_check(GPT2 *m, const char *where) {
+    ParamSpec specs[P_COUNT];
+    param_specs(specs, &m->config);
+    if (m->mesh.rank) where = NULL;
+    snapshot_make(m);
+    tensors_write(NULL, where, specs, SET_PARAMS, model_rows_get, m);
     snapshot_drop(m);
 }
 
@@ -3618,10 +3651,10 @@ static int gpt2_describe_process(GPT2 *m, char out[PROCESS_WHAT]) {
 int main(int argc, char **argv) {
     static Run run; // all zero
     int world, rank;
+    descriptors_open();
     processes_begin(&world, &rank);
     run_parse(&run, argc, argv, rank);
-    if (run.options.show_plan) {
-        run_show_plan(&run);
+    if (run_instead(&run)) {
         processes_end();
         return 0;
     }
@@ -3632,15 +3665,15 @@ int main(int argc, char **argv) {
         if (run_validation_due(&run, done)) run_validate(&run, done);
         if (run_sample_due(&run, done)) run_sample(&run, done);
         if (run_checkpoint_due(&run, done)) run_checkpoint(&run, done);
-        if (done >= run.updates) break;
+        if (done >= run.updates || run.stop) break;
         RunlogUpdate update = run_update(&run, done + 1);
         run_progress(&run, &update);
     }
     run_summary(&run);
-    run_close(&run);
+    int status = run_close(&run);
     comm_close();
     gpu_close();
     processes_end();
-    return 0;
+    return status;
 }
 #endif

@@ -14,22 +14,14 @@
 // ----------------------------------------------------------------------------
 // UTF-8
 
-static size_t utf8_length(unsigned char first) {
-    if (first < 0x80) return 1;
-    if (first < 0xE0) return 2;
-    return first < 0xF0 ? 3 : 4;
-}
-
 // The character at the beginning of `left` bytes and its length; or -1, and what is wrong with it.
 static int32_t utf8_read(const char *text, size_t left, size_t *length, const char **wrong) {
     static const int32_t smallest[] = {0, 0, 0x80, 0x800, 0x10000};
     const unsigned char *s = (const unsigned char *)text;
     *length = utf8_length(s[0]);
-    int32_t c = *length == 1 ? s[0] : s[0] & (0x7F >> *length);
-    *wrong = "it never occurs";
-    if (s[0] >= 0xF8) return -1;
-    *wrong = "it goes on with a character that was not begun";
-    if ((s[0] & 0xC0) == 0x80) return -1;
+    int32_t c = *length > 1 ? s[0] & (0x7F >> *length) : s[0];
+    *wrong = "no character begins with it";
+    if (!*length) return -1;
     *wrong = "its character is cut off";
     for (size_t i = 1; i < *length; i++) {
         if (i == left || (s[i] & 0xC0) != 0x80) return -1;

@@ -4,11 +4,13 @@
 //
 // A file is read through `File`, which knows its path and exact size, so that every message can
 // name what was found and what was expected. A file is written to a temporary name beside its own,
-// synced and renamed: a reader sees the old file or the new one, never half of one. `fail` is the
-// only way out on an error: it removes unfinished files first.
+// synced and renamed: a reader sees the old file or the new one, never half of one. The bytes that
+// pass through a `File` are hashed on their way. `fail` is the only way out on an error: it removes
+// unfinished files first.
 #ifndef FILES_H
 #define FILES_H
 
+#include "hash.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <libgen.h>
@@ -31,7 +33,8 @@
 
 typedef struct {
     FILE *stream;             // NULL when closed
-    size_t size;              // bytes in the file when it was opened for reading
+    size_t size;              // bytes in the file: when it was opened, or written so far
+    Hash hash;                // of what was read or written so far
     char path[PATH_MAX];      // the name the user knows
     char temporary[PATH_MAX]; // where a file lies until it is written in full; "" when reading
 } File;
@@ -44,6 +47,9 @@ static File *files_open[FILES_OPEN_MAX]; // what `fail` has to close, and to rem
 static void fail_exit(void) { exit(EXIT_FAILURE); }
 static void (*fail_hook)(void) = fail_exit;
 static int fail_rank = -1; // stands in messages when there are several processes
+static char fail_advice[4 * PATH_MAX]; // ends every message while it is not empty
+static char fail_message[8 * PATH_MAX];
+static int fail_quiet; // 1: the message is not printed, whoever set the hook takes it
 
 static void files_abandon(void) {
     for (int i = 0; i < FILES_OPEN_MAX; i++) {
@@ -54,24 +60,58 @@ static void files_abandon(void) {
     }
 }
 
-// Replaces control characters: a message or a log line stays one line, whatever a path or an option
+// Bytes of the UTF-8 character that begins with this one; 0 where none does.
+static size_t utf8_length(unsigned char first) {
+    if (first < 0x80) return 1;
+    if (first < 0xC2 || first > 0xF4) return 0;
+    if (first < 0xE0) return 2;
+    return first < 0xF0 ? 3 : 4;
+}
+
+// Bytes of the character that `text` begins with, where a terminal shows it: 0 for bytes that are
+// no UTF-8, for controls (U+0080 to U+009F are some too), which a terminal obeys, and for what
+// breaks a line or turns its direction.
+static size_t text_shown(const char *text) {
+    static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000}; // what needs so many bytes
+    const unsigned char *bytes = (const unsigned char *)text;
+    size_t length = utf8_length(bytes[0]);
+    uint32_t c = length > 1 ? bytes[0] & (0x7Fu >> length) : bytes[0];
+    for (size_t i = 1; i < length; i++) {
+        if ((bytes[i] & 0xC0) != 0x80) return 0;
+        c = c << 6 | (bytes[i] & 0x3F);
+    }
+    if (c < least[length] || c > 0x10FFFF || (c >= 0xD800 && c <= 0xDFFF)) return 0;
+    if (c < 0x20 || (c >= 0x7F && c <= 0x9F)) return 0;
+    if ((c >= 0x2028 && c <= 0x202E) || (c >= 0x2066 && c <= 0x2069)) return 0;
+    return length;
+}
+
+// Replaces what is not shown: a message or a log line stays one line, whatever a path or an option
 // holds.
 static char *text_printable(char *text) {
-    for (char *c = text; *c; c++) *c = (unsigned char)*c < 32 || *c == 127 ? '?' : *c;
+    for (char *c = text; *c;) {
+        size_t length = text_shown(c);
+        if (!length) *c = '?';
+        c += length ? length : 1;
+    }
     return text;
 }
 
 // Prints "error: " (and the rank, among several) and the message to stderr, removes unfinished
 // files and ends the program with status 1.
 __attribute__((noreturn, format(printf, 1, 2))) static void fail(const char *format, ...) {
-    char message[8 * PATH_MAX];
     va_list arguments;
     va_start(arguments, format);
-    vsnprintf(message, sizeof message, format, arguments);
+    vsnprintf(fail_message, sizeof fail_message, format, arguments);
     va_end(arguments);
+    size_t n = strlen(fail_message);
+    if (fail_advice[0]) snprintf(fail_message + n, sizeof fail_message - n, "; %s", fail_advice);
+    text_printable(fail_message);
     fflush(stdout);
-    if (fail_rank < 0) fprintf(stderr, "error: %s\n", text_printable(message));
-    else fprintf(stderr, "error: rank %d: %s\n", fail_rank, text_printable(message));
+    if (fail_rank < 0 && !fail_quiet) fprintf(stderr, "error: %s\n", fail_message);
+    if (fail_rank >= 0 && !fail_quiet) {
+        fprintf(stderr, "error: rank %d: %s\n", fail_rank, fail_message);
+    }
     files_abandon();
     fail_hook();
     abort();
@@ -106,6 +146,21 @@ static void path_join(char out[PATH_MAX], const char *folder, const char *name) 
     }
 }
 
+// A path as one word of a shell's command line, for messages that are there to be copied.
+static void path_quote(char *out, size_t size, const char *path) {
+    const char *plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_./+-=:,@%";
+    size_t n = (size_t)snprintf(out, size, "%s", path[0] == '-' ? "./" : "");
+    if (strspn(path, plain) == strlen(path)) {
+        snprintf(out + n, size - n, "%s", path);
+        return;
+    }
+    out[n++] = '\'';
+    for (const char *c = path; *c && n + 6 < size; c++) {
+        n += (size_t)snprintf(out + n, size - n, *c == '\'' ? "'\\''" : "%c", *c);
+    }
+    snprintf(out + n, size - n, "'");
+}
+
 static void file_register(File *file) {
     for (int i = 0; i < FILES_OPEN_MAX; i++) {
         if (!files_open[i]) {
@@ -136,10 +191,14 @@ static void file_open(File *file, const char *path, const char *what) {
     if (!file->stream) fail("%s: cannot open %s: %s", path, what, strerror(errno));
     file_register(file);
     file->size = (size_t)info.st_size;
+    file->hash = hash_begin();
 }
 
 static void file_read(File *file, void *out, size_t bytes) {
-    if (fread(out, 1, bytes, file->stream) == bytes) return;
+    if (fread(out, 1, bytes, file->stream) == bytes) {
+        hash_add(&file->hash, out, bytes);
+        return;
+    }
     if (ferror(file->stream)) fail("%s: read error: %s", file->path, strerror(errno));
     fail("%s: ends early: it has %zu bytes, more were expected", file->path, file->size);
 }
@@ -166,8 +225,8 @@ static void header_read(File *file, int32_t header[HEADER_INTS], int32_t magic, 
     fail("%s: %s of version %d, expected %d or %d", file->path, what, header[1], v1, v2);
 }
 
-// Begins a file at a temporary name beside `path`. Nothing exists under `path` itself before
-// `file_commit`.
+// Begins a file at a temporary name beside `path`: a new one, whatever had that name. Nothing
+// exists under `path` itself before `file_commit`.
 static void file_create(File *file, const char *path) {
     memset(file, 0, sizeof *file);
     if (snprintf(file->path, sizeof file->path, "%s", path) >= (int)sizeof file->path) {
@@ -177,13 +236,20 @@ static void file_create(File *file, const char *path) {
         (int)sizeof file->temporary) {
         fail("%s: path too long", path);
     }
-    file->stream = fopen(file->temporary, "wb");
+    unlink(file->temporary);
+    int descriptor = open(file->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    file->stream = descriptor < 0 ? NULL : fdopen(descriptor, "wb");
     if (!file->stream) fail("%s: cannot write: %s", file->temporary, strerror(errno));
     file_register(file);
+    file->hash = hash_begin();
 }
 
 static void file_write(File *file, const void *data, size_t bytes) {
-    if (fwrite(data, 1, bytes, file->stream) == bytes) return;
+    if (fwrite(data, 1, bytes, file->stream) == bytes) {
+        file->size += bytes;
+        hash_add(&file->hash, data, bytes);
+        return;
+    }
     fail("%s: cannot write %zu bytes: %s; what was there before is untouched", file->path, bytes,
          strerror(errno));
 }

@@ -10,8 +10,14 @@
 // ----------------------------------------------------------------------------
 // the table
 
-// What an option needs; a build that lacks it refuses the option by name.
-enum { ALWAYS = 0, CUDA = 1 };
+// Marks of an option. What a checkpoint keeps of its run is taken from there by -y 1, when it is
+// not given: these options make the run's numbers, while -fold, for one, is the machine's affair.
+enum {
+    ALWAYS = 0,
+    CUDA = 1,          // a build that lacks it refuses the option by name
+    KEPT = 2,          // by checkpoints; a run that goes on does not depend on it, or checks it
+    NUMBERS = 4 | KEPT // the rest of the run depends on it: a change is said
+};
 #ifndef BUILT_IN
 #define BUILT_IN ALWAYS
 #endif
@@ -30,60 +36,64 @@ enum { ALWAYS = 0, CUDA = 1 };
 
 // clang-format off
 #define OPTIONS(GROUP, X)                                                                          \
-    /* flag    field           kind    default        values                    needs   meaning */ \
+    /* flag    field           kind    default        values                    marks   meaning */ \
     GROUP("data and model")                                                                        \
-    X("-i",    train_data,     TEXT,   DEFAULT_TRAIN, ANY,                      ALWAYS,            \
+    X("-i",    train_data,     TEXT,   DEFAULT_TRAIN, ANY,                      KEPT,              \
       "training tokens: a file or a quoted glob of shards")                                        \
     X("-j",    val_data,       TEXT,   DEFAULT_VAL,   ANY,                      ALWAYS,            \
       "validation tokens")                                                                         \
-    X("-e",    model,          TEXT,   DEFAULT_MODEL, ANY,                      ALWAYS,            \
+    X("-e",    model,          TEXT,   DEFAULT_MODEL, ANY,                      KEPT,              \
       "model: a .bin file, d12 d24 d36 d48, or LxHxC such as 4x4x128")                             \
     X("-o",    out,            TEXT,   "",            ANY,                      ALWAYS,            \
       "output folder for log and checkpoints; empty = none")                                       \
     X("-wi",   weights,        CHOICE, "gpt2",        ONE_OF(WEIGHTS_NAMES),    ALWAYS,            \
       "initial weights of a new model")                                                            \
-    X("-rs",   seed,           COUNT,  "1337",        BETWEEN(0, INT_MAX),      ALWAYS,            \
+    X("-rs",   seed,           COUNT,  "1337",        BETWEEN(0, INT_MAX),      NUMBERS,           \
       "seed of initial weights, data order and sampling")                                          \
     GROUP("blocks and ranks")                                                                      \
-    X("-p",    pattern,        TEXT,   "t",           ANY,                      ALWAYS,            \
+    X("-p",    pattern,        TEXT,   "t",           ANY,                      KEPT,              \
       "t Megatron, s SPD, p parallel, l Ladder, d delayed; . closes a p run")                      \
-    X("-tp",   tp,             COUNT,  "2",           BETWEEN(1, 4096),         ALWAYS,            \
+    X("-tp",   tp,             COUNT,  "2",           BETWEEN(1, 4096),         NUMBERS,           \
       "R, the tensor ranks one model is cut over")                                                 \
-    X("-pm",   rule,           CHOICE, "sum",         ONE_OF(RULE_NAMES),       ALWAYS,            \
+    X("-pm",   rule,           CHOICE, "sum",         ONE_OF(RULE_NAMES),       KEPT,              \
       "what a run of p blocks is merged to")                                                       \
     X("-fold", fold,           COUNT,  "0",           BETWEEN(0, 4096),         ALWAYS,            \
       "tensor ranks run by one process; 0 = choose")                                               \
-    X("-vp",   vocab_parallel, COUNT,  "0",           BETWEEN(0, 1),            ALWAYS,            \
+    X("-vp",   vocab_parallel, COUNT,  "0",           BETWEEN(0, 1),            NUMBERS,           \
       "1 = vocabulary cut over the ranks too: embedding, head, loss")                              \
+    X("-wd",   wait_say,       COUNT,  "60",          BETWEEN(0, INT_MAX),      ALWAYS,            \
+      "after S seconds in one collective, say what rank 0 waits for; 0 = off")                     \
+    X("-wk",   wait_end,       COUNT,  "0",           BETWEEN(0, INT_MAX),      ALWAYS,            \
+      "after S seconds in one collective, end the run; 0 = off")                                   \
     GROUP("batch")                                                                                 \
-    X("-b",    batch,          COUNT,  "4",           BETWEEN(1, 65536),        ALWAYS,            \
+    X("-b",    batch,          COUNT,  "4",           BETWEEN(1, 65536),        NUMBERS,           \
       "sequences per micro-batch and replica")                                                     \
-    X("-t",    length,         COUNT,  DEFAULT_T,     BETWEEN(1, 1 << 20),      ALWAYS,            \
+    X("-t",    length,         COUNT,  DEFAULT_T,     BETWEEN(1, 1 << 20),      NUMBERS,           \
       "tokens per sequence")                                                                       \
-    X("-d",    update_tokens,  COUNT,  "0",           BETWEEN(0, 1 << 30),      ALWAYS,            \
+    X("-d",    update_tokens,  COUNT,  "0",           BETWEEN(0, 1 << 30),      NUMBERS,           \
       "tokens per update; 0 = one micro-batch on every replica")                                   \
-    X("-x",    updates,        COUNT,  "-1",          BETWEEN(-1, 99999999),    ALWAYS,            \
+    X("-x",    updates,        COUNT,  "-1",          BETWEEN(-1, 99999999),    NUMBERS,           \
       "updates; -1 = one epoch")                                                                   \
-    X("-sh",   shuffle,        COUNT,  "1",           BETWEEN(0, 1),            ALWAYS,            \
+    X("-sh",   shuffle,        COUNT,  "1",           BETWEEN(0, 1),            NUMBERS,           \
       "1 = rows start at random offsets, 0 = rows follow one another")                             \
-    X("-a",    overfit,        COUNT,  "0",           BETWEEN(0, 1),            ALWAYS,            \
+    X("-a",    overfit,        COUNT,  "0",           BETWEEN(0, 1),            NUMBERS,           \
       "1 = every update sees the first batch")                                                     \
     GROUP("learning rate and AdamW")                                                               \
-    X("-l",    rate,           REAL,   "3e-4",        BETWEEN(0, 1e3),          ALWAYS,            \
+    X("-l",    rate,           REAL,   "3e-4",        BETWEEN(0, 1e3),          NUMBERS,           \
       "peak learning rate")                                                                        \
-    X("-u",    warmup,         COUNT,  "0",           BETWEEN(0, INT_MAX),      ALWAYS,            \
+    X("-u",    warmup,         COUNT,  "0",           BETWEEN(0, INT_MAX),      NUMBERS,           \
       "warm-up updates")                                                                           \
-    X("-q",    rate_last,      REAL,   "1.0",         BETWEEN(0, 1),            ALWAYS,            \
+    X("-q",    rate_last,      REAL,   "1.0",         BETWEEN(0, 1),            NUMBERS,           \
       "fraction of the peak learning rate at the end")                                             \
-    X("-k",    schedule,       CHOICE, "cosine",      ONE_OF(SCHEDULE_NAMES),   ALWAYS,            \
+    X("-k",    schedule,       CHOICE, "cosine",      ONE_OF(SCHEDULE_NAMES),   NUMBERS,           \
       "learning rate schedule")                                                                    \
-    X("-c",    decay,          REAL,   "0",           BETWEEN(0, 1e3),          ALWAYS,            \
+    X("-c",    decay,          REAL,   "0",           BETWEEN(0, 1e3),          NUMBERS,           \
       "weight decay of matrices and embeddings")                                                   \
-    X("-b1",   beta1,          REAL,   "0.9",         BETWEEN(0, 0.999999999),  ALWAYS,            \
+    X("-b1",   beta1,          REAL,   "0.9",         BETWEEN(0, 0.9999999),    NUMBERS,           \
       "AdamW beta1")                                                                               \
-    X("-b2",   beta2,          REAL,   "0.95",        BETWEEN(0, 0.999999999),  ALWAYS,            \
+    X("-b2",   beta2,          REAL,   "0.95",        BETWEEN(0, 0.9999999),    NUMBERS,           \
       "AdamW beta2 (eps is 1e-8)")                                                                 \
-    X("-gc",   clip,           REAL,   "1.0",         BETWEEN(0, 1e30),         ALWAYS,            \
+    X("-gc",   clip,           REAL,   "1.0",         BETWEEN(0, 1e30),         NUMBERS,           \
       "clip the gradient norm to this; 0 = off")                                                   \
     GROUP("validation and samples")                                                                \
     X("-v",    val_every,      COUNT,  "20",          BETWEEN(0, INT_MAX),      ALWAYS,            \
@@ -140,6 +150,7 @@ typedef struct {
     OPTIONS(NO_GROUP, X)
 #undef X
     int show_plan;       // --plan was given, the one option without a value
+    const char *verify;  // the folder of --verify, or NULL
     char given[O_COUNT]; // 1: on the command line; 0: the default
 } Options;
 
@@ -152,7 +163,7 @@ typedef struct {
     const char *initial;
     double low, high;
     const char *words;
-    int needs;
+    int marks;
     const char *meaning;
 } OptionSpec;
 
@@ -161,6 +172,10 @@ static const OptionSpec option_specs[O_COUNT] = {
     OPTIONS(NO_GROUP, X)
 #undef X
 };
+
+static int option_is_built_in(const OptionSpec *spec) {
+    return !(spec->marks & CUDA & ~BUILT_IN);
+}
 #undef ANY
 #undef BETWEEN
 #undef ONE_OF
@@ -236,6 +251,7 @@ static const char *option_value(const Options *o, int i, char out[32]) {
     default:
         memcpy(&value, field, sizeof value);
         snprintf(out, 32, "%.10g", value);
+        if (strtod(out, NULL) != value) snprintf(out, 32, "%.17g", value);
         return out;
     }
 }
@@ -252,7 +268,7 @@ static void option_help(const OptionSpec *spec) {
     else if (spec->kind != KIND_TEXT) width += printf(" %.10g to %.10g", spec->low, spec->high);
     if (width >= meaning_column) width = printf("\n") - 1;
     printf("%*s%s%s\n", meaning_column - width, "", spec->meaning,
-           spec->needs & ~BUILT_IN ? " [not built in]" : "");
+           !option_is_built_in(spec) ? " [not built in]" : "");
 }
 
 static void options_help(const char *program) {
@@ -264,6 +280,7 @@ static void options_help(const char *program) {
 #undef X
     printf("\ninstead of a run\n");
     printf("  --plan     prints the steps of the pattern's forward and backward pass\n");
+    printf("  --verify FOLDER  says of each checkpoint there whether it is whole\n");
     printf("  --help -h  prints this\n");
 }
 
@@ -277,6 +294,11 @@ static void options_parse(Options *o, int argc, char **argv) {
         }
     }
     for (int a = 1; a < argc; a++) {
+        if (!strcmp(argv[a], "--verify")) {
+            if (argc != 3 || a != 1) fail("--verify: expected a folder and no other option");
+            o->verify = argv[2];
+            return;
+        }
         if (!strcmp(argv[a], "--plan")) {
             o->show_plan = 1;
             continue;
@@ -288,7 +310,7 @@ static void options_parse(Options *o, int argc, char **argv) {
         if (a + 1 == argc) fail("%s: a value is missing (%s)", spec->flag, spec->meaning);
         a++;
         option_set(o, spec, argv[a]);
-        if (spec->needs & ~BUILT_IN) fail("%s: not built in (%s)", spec->flag, spec->meaning);
+        if (!option_is_built_in(spec)) fail("%s: not built in (%s)", spec->flag, spec->meaning);
         o->given[i] = 1;
     }
 }

@@ -5,7 +5,6 @@
 //   GPT2    a struct that is valid when all zero, with at least
 //       GPT2Config config;  Plan plan;  Mesh mesh;  ParamSpec local[P_COUNT];
 //       Traffic traffic[TRAFFIC_KINDS];
-//       uint64_t loaded_hash;   of all numbers read from files, when processes can be compared
 //
 //   void gpt2_create_for(GPT2 *m, const GPT2Config *config, Mesh mesh, const Options *o,
 //                        int training)
@@ -13,12 +12,16 @@
 //       moments. Fails when that cannot be had. The Mesh is connected.
 //   void gpt2_free(GPT2 *m)
 //   void gpt2_init_weights(GPT2 *m, int how, uint64_t seed)
-//   void gpt2_load(GPT2 *m, const char *path)
-//       Weights, from a model file.
-//   void gpt2_load_state(GPT2 *m, const char *path, int64_t updates)
-//       Moments, from a state file of that update.
-//   void checkpoint_save(GPT2 *m, const char *folder, int64_t updates, int64_t keep)
-//       All processes call it; keep 0 keeps all.
+//   uint64_t gpt2_load(GPT2 *m, const char *path)
+//       Weights, from a model file. Returns the file's hash.
+//   uint64_t gpt2_load_state(GPT2 *m, const char *path, int64_t updates)
+//       Moments, from a state file of that update. The same.
+//   void checkpoint_save(GPT2 *m, const char *folder, int64_t updates, int64_t keep,
+//                        const char *record)
+//       All processes call it; keep 0 keeps all. See checkpoint_write.
+//   void gpt2_check(GPT2 *m, const char *where)
+//       Fails in rank 0 if a weight is not finite, naming its tensor after `where`. All processes
+//       call it.
 //
 //   double gpt2_forward(GPT2 *m, const int32_t *tokens, const int32_t *targets, int B, int T)
 //       Mean loss of a batch (B,T), or NaN when targets is NULL; B and T may be smaller than -b
@@ -52,9 +55,11 @@
 #include "../tp_blocks.h"
 #include "bpe.h"
 #include "checkpoint.h"
+#include "folder.h"
 #include "options.h"
 #include "runlog.h"
 #include "tokens.h"
+#include <poll.h>
 
 // ----------------------------------------------------------------------------
 // sampling
@@ -104,7 +109,19 @@ typedef struct {
     GPT2 model;
     Runlog log;
     char model_path[PATH_MAX]; // the file the weights come from; "" = new weights
+    int resumes;               // 1: it goes on from checkpoint `first`
     int64_t first, updates;    // updates done before this run, and to have been done at its end
+    int64_t done;              // updates done so far, with those before
+    int stop;                  // the signal that ends this run after `done`, or 0
+    int lock;                  // of the folder of -o, in rank 0; see folder.h
+    Done found;                // what that checkpoint says of its run, its lines taken apart:
+    Options kept;              // the options that stand in it are marked as given
+    GPT2Config kept_shape;     // L 0: not known
+    int kept_DP;               // 0: not known
+    uint64_t kept_text, id;    // hash of the text; the run's, from its first start to its last
+    size_t kept_tokens;        // 0: there was no text
+    uint64_t loaded[2], text;  // hashes of the files of model and state, and of the text
+    char record[DONE_BYTES + 32]; // what this run's checkpoints will say of it
     int64_t micro_steps;       // micro-batches per update
     int64_t val_sequences;     // per validation
     int32_t *tokens, *targets; // (B,T) of a micro-batch
@@ -119,7 +136,7 @@ static void run_say_options(Run *run) {
     int column = 0;
     for (int i = 0; i < O_COUNT; i++) {
         char value[32], pair[PATH_MAX];
-        if (option_specs[i].needs & ~BUILT_IN) continue;
+        if (!option_is_built_in(&option_specs[i])) continue;
         const char *text = option_value(&run->options, i, value);
         snprintf(pair, sizeof pair, "%s %s", option_specs[i].flag, text[0] ? text : "''");
         text_printable(pair);
@@ -153,32 +170,111 @@ static void tokens_check_count(const Options *o, const char *option, const Token
          option, path, tokens->count, needed, (long long)o->batch, (long long)o->length, DP);
 }
 
-// Finds the shape of the model: from the last checkpoint, from a file, or from a name.
-static void run_find_model(Run *run, GPT2Config *config) {
+// From here on an error says where options come from that nobody typed.
+static void run_advise_options(const Run *run) {
+    char path[PATH_MAX];
+    fail_advice[0] = 0;
+    if (!run->resumes || run->found.empty) return;
+    checkpoint_path(path, run->options.out, "DONE", run->first);
+    snprintf(fail_advice, sizeof fail_advice, "options that are not given are those of %s", path);
+}
+
+// Takes apart what DONE says of the run. Options that are not given are taken from there.
+static void run_take_record(Run *run, const char *path) {
     Options *o = &run->options;
-    File file;
-    size_t n = strlen(o->model);
+    GPT2Config *c = &run->kept_shape;
+    for (char *line = run->found.record, *next; *line; line = next) {
+        int i = 0;
+        unsigned long long hash;
+        next = line + strcspn(line, "\n");
+        if (*next) *next++ = 0;
+        size_t n = strcspn(line, " ");
+        while (i < O_COUNT && (strlen(option_specs[i].flag) != n ||
+                               strncmp(option_specs[i].flag, line, n))) {
+            i++;
+        }
+        if (i < O_COUNT && option_specs[i].marks & KEPT && line[n]) {
+            option_set(&run->kept, &option_specs[i], line + n + 1);
+            run->kept.given[i] = 1;
+            if (!o->given[i]) option_set(o, &option_specs[i], line + n + 1);
+        } else if (sscanf(line, "run %llx", &hash) == 1) {
+            run->id = hash;
+        } else if (sscanf(line, "text %llx %zu", &hash, &run->kept_tokens) == 2) {
+            run->kept_text = hash;
+        } else if (sscanf(line, "shape L %d NH %d C %d V %d maxT %d", &c->L, &c->NH, &c->C, &c->V,
+                          &c->maxT) == 5) {
+            continue;
+        } else if (sscanf(line, "DP %d", &run->kept_DP) != 1) {
+            fail("%s: '%s' is no line of it that this version knows", path, line);
+        }
+    }
+}
+
+// Finds the checkpoint to go on from.
+static void run_find_checkpoint(Run *run) {
+    Options *o = &run->options;
+    char path[PATH_MAX];
     if (o->resume && !o->out[0]) {
         fail("-y 1: nothing to resume from; -o names the folder of checkpoints");
     }
     int64_t newest = o->out[0] ? checkpoint_find(o->out, INT64_MAX) : -1;
     if (newest >= 0 && !o->resume) {
         fail("-o %s: holds checkpoint %lld of an earlier run; -y 1 resumes it, another folder "
-             "keeps it", o->out,
-             (long long)newest);
+             "keeps it", o->out, (long long)newest);
     }
-    if (newest >= 0) {
-        run->first = newest;
-        checkpoint_path(run->model_path, o->out, "model", newest);
-    } else if (n > 4 && !strcmp(o->model + n - 4, ".bin")) {
+    if (newest < 0) return;
+    run->resumes = 1;
+    run->first = newest;
+    checkpoint_advise(o->out, newest);
+    checkpoint_path(path, o->out, "DONE", newest);
+    if (!done_read(&run->found, path)) fail("%s: was here a moment ago, and is not", path);
+    run_take_record(run, path);
+    run_advise_options(run);
+}
+
+// Fails if the file's header is not that of the run that the checkpoint says it is of.
+static void run_check_kept(const Run *run, const GPT2Config *config) {
+    Options kept = run->kept;
+    const GPT2Config *c = &run->kept_shape;
+    if (!kept.given[O_pattern] || !c->L) return;
+    if (c->L != config->L || c->NH != config->NH || c->C != config->C || c->V != config->V ||
+        c->maxT != config->maxT) {
+        fail("%s: L %d NH %d C %d V %d maxT %d, expected L %d NH %d C %d V %d maxT %d",
+             run->model_path, config->L, config->NH, config->C, config->V, config->maxT, c->L,
+             c->NH, c->C, c->V, c->maxT);
+    }
+    if (pattern_is_plain(config->pattern) != pattern_is_plain(kept.pattern)) {
+        fail("%s: a model of -p %s, expected -p %s", run->model_path, config->pattern,
+             kept.pattern);
+    }
+    options_take_model(&kept, config, run->model_path);
+}
+
+// Finds the shape of the model: from the checkpoint to go on from, from a file, or from a name.
+static void run_find_model(Run *run, GPT2Config *config) {
+    Options *o = &run->options;
+    GPT2Config asked;
+    File file;
+    size_t n = strlen(o->model);
+    int is_file = n > 4 && !strcmp(o->model + n - 4, ".bin");
+    if (run->resumes) {
+        checkpoint_path(run->model_path, o->out, "model", run->first);
+        if (is_file && run->kept.given[O_model] && strcmp(o->model, run->kept.model)) {
+            fail("-e %s, but the run in -o %s was started with -e %s; another -o starts a new one",
+                 o->model, o->out, run->kept.model);
+        }
+    } else if (is_file) {
         if (n >= PATH_MAX) fail("-e: a path of %zu bytes", n);
         memcpy(run->model_path, o->model, n + 1);
     }
     if (run->model_path[0]) {
+        if (run->resumes) checkpoint_advise(o->out, run->first);
         model_open(&file, run->model_path, config);
         file_close(&file);
+        run_check_kept(run, config);
+        run_advise_options(run);
         options_take_model(o, config, run->model_path);
-        if (newest >= 0 && pattern_is_plain(config->pattern) && !pattern_is_plain(o->pattern)) {
+        if (run->resumes && pattern_is_plain(config->pattern) && !pattern_is_plain(o->pattern)) {
             fail("-p %s, but the run in -o %s was trained with -p t; to start a new one from its "
                  "model: -e %s and another -o",
                  o->pattern, o->out, run->model_path);
@@ -187,8 +283,7 @@ static void run_find_model(Run *run, GPT2Config *config) {
         fail("-e '%s': expected a model file (.bin), d12, d24, d36, d48, or LxHxC such as 4x4x128",
              o->model);
     }
-    GPT2Config asked;
-    if (newest >= 0 && o->given[O_model] &&
+    if (run->resumes && o->given[O_model] && !is_file &&
         config_parse(&asked, o->model, config->V, config->maxT) &&
         (asked.L != config->L || asked.NH != config->NH || asked.C != config->C)) {
         fail("-e %s, but %s is a %dx%dx%d model", o->model, run->model_path, config->L, config->NH,
@@ -201,6 +296,33 @@ static void run_find_model(Run *run, GPT2Config *config) {
     if (o->pattern != config->pattern) memmove(config->pattern, o->pattern, strlen(o->pattern) + 1);
     config->R = (int)o->tp;
     config->rule = o->rule;
+}
+
+// Writes down what this run's checkpoints will say of it. The run's id is made of what defines it
+// at its first start, and goes on with its checkpoints.
+static void run_make_record(Run *run) {
+    const Options *o = &run->options;
+    const GPT2Config *c = &run->model.config;
+    char body[DONE_BYTES] = "", value[32];
+    size_t n = (size_t)snprintf(body, sizeof body, "text %016llx %zu\nDP %d\n"
+                                "shape L %d NH %d C %d V %d maxT %d\n",
+                                (unsigned long long)run->text, run->train.count,
+                                run->model.mesh.DP, c->L, c->NH, c->C, c->V, c->maxT);
+    for (int i = 0; i < O_COUNT; i++) {
+        const char *flag = option_specs[i].flag, *text = option_value(o, i, value);
+        if (!(option_specs[i].marks & KEPT)) continue;
+        if (strchr(text, '\n')) fail("%s: a line break in what checkpoints keep", flag);
+        if (strlen(text) >= PATH_MAX) fail("%s: a value of %zu bytes", flag, strlen(text));
+        n += (size_t)snprintf(body + n, sizeof body - n, "%s %s\n", flag, text);
+    }
+    if (!run->id) {
+        Hash hash = hash_begin();
+        hash_add(&hash, body, n);
+        hash_add(&hash, &o->weights, sizeof o->weights);
+        hash_add(&hash, run->loaded, sizeof run->loaded);
+        run->id = hash_value(&hash);
+    }
+    snprintf(run->record, sizeof run->record, "run %016llx\n%s", (unsigned long long)run->id, body);
 }
 
 // Tokenizer and prompt, when samples are asked for.
@@ -246,63 +368,123 @@ static void run_check_replicas(Run *run, int64_t done) {
 static void run_check_files(Run *run) {
     const Mesh *mesh = &run->model.mesh;
     if (mesh->world == 1) return;
-    uint64_t train = tokens_hash(&run->train), val = tokens_hash(&run->val);
-    uint64_t loaded = run->model.loaded_hash;
-    processes_same(mesh, &train, sizeof train, "the text of -i");
+    uint64_t val = tokens_hash(&run->val);
+    processes_same(mesh, &run->text, sizeof run->text, "the text of -i");
     processes_same(mesh, &val, sizeof val, "the text of -j");
-    processes_same(mesh, &run->first, sizeof run->first, "the checkpoint that -y resumes from");
-    processes_same(mesh, &loaded, sizeof loaded,
-                   run->first ? "the checkpoint that -y resumes from" : "the model of -e");
+    processes_same(mesh, run->loaded, sizeof run->loaded,
+                   run->resumes ? "the checkpoint that -y resumes from" : "the model of -e");
+}
+
+// Opens what a caller closed of standard input, output and error. A file that took their number
+// would get what is printed.
+static void descriptors_open(void) {
+    int opened = 0;
+    while (opened >= 0 && opened <= STDERR_FILENO) opened = open("/dev/null", O_RDWR);
+    if (opened >= 0) close(opened);
 }
 
 // Reads the command line. From here on rank 0 speaks for all processes.
 static void run_parse(Run *run, int argc, char **argv, int rank) {
+    Options *o = &run->options;
     if (rank && !freopen("/dev/null", "w", stdout)) fail("/dev/null: %s", strerror(errno));
-    options_parse(&run->options, argc, argv);
+    options_parse(o, argc, argv);
+    if (!o->out[0] && (o->save_every || o->save_keep)) {
+        fail("%s %lld: no folder for checkpoints; -o names it", o->save_every ? "-n" : "-nk",
+             (long long)(o->save_every ? o->save_every : o->save_keep));
+    }
+    if (strlen(o->out) > FOLDER_BYTES) {
+        fail("-o: a path of %zu bytes is too long, expected at most %d", strlen(o->out),
+             (int)FOLDER_BYTES);
+    }
 }
 
-// `--plan`: prints the steps of the model's plan instead of running it. It needs no data.
+// `--plan`: prints the steps of the model's plan. It needs no data.
 static void run_show_plan(Run *run) {
     const Options *o = &run->options;
     GPT2Config c;
     Plan plan;
     run->train.V = 1;
+    run_find_checkpoint(run);
     run_find_model(run, &c);
     if (c.NH % c.R) fail("-tp %d: %d heads cannot be divided over %d tensor ranks", c.R, c.NH, c.R);
     plan_make(&plan, c.pattern, c.L, c.rule, c.R, "-p");
     plan_print(&plan, c.C, (int)(o->batch * o->length), sizeof(real));
     plan_free(&plan);
+}
+
+// What is asked for instead of a run. Returns 0 when it is a run.
+static int run_instead(Run *run) {
+    const Options *o = &run->options;
+    if (!o->show_plan && !o->verify) return 0;
+    if (o->show_plan) run_show_plan(run);
+    else checkpoints_verify(o->verify);
     if (fflush(stdout) || ferror(stdout)) fail("standard output: %s", strerror(errno));
+    return 1;
+}
+
+// A run that has all its updates already ends here, in all processes.
+static void run_end_finished(const Run *run, const Mesh *mesh) {
+    const Options *o = &run->options;
+    int64_t from = run->resumes ? run->first : -1;
+    processes_same(mesh, &from, sizeof from, "the checkpoint that -y resumes from");
+    if (!run->resumes || run->updates > run->first) return;
+    printf("nothing to do: -o %s has checkpoint %lld, and -x %lld asks for no more updates\n",
+           o->out, (long long)run->first, (long long)run->updates);
+    if (fflush(stdout) || ferror(stdout)) fail("standard output: %s", strerror(errno));
+    processes_end();
+    exit(EXIT_SUCCESS);
+}
+
+// Fails if another run has been in the folder of -o.
+static void run_check_folder(const Run *run) {
+    const Options *o = &run->options;
+    int64_t newest = checkpoint_find(o->out, INT64_MAX);
+    if (newest != (run->resumes ? run->first : -1)) {
+        fail("-o %s: its checkpoints changed while this run began; start again, with -y 1 to go on "
+             "from the newest", o->out);
+    }
+    if (runlog_exists(o->out) && !o->resume) {
+        fail("-o %s: holds main.log of an earlier run without a checkpoint; -y 1 starts it anew at "
+             "update 0, another folder keeps it", o->out);
+    }
+}
+
+// Makes the folder of -o this run's, and begins its log. Until here nothing has been written.
+static void run_take_folder(Run *run) {
+    const Options *o = &run->options;
+    run_check_folder(run);
+    folder_prepare(o->out);
+    if (run->lock < 0) run->lock = lock_take(o->out, 1);
+    run_check_folder(run); // again, for those who came and went before the lock
+    lock_sign(run->lock);
+    checkpoint_clean(o->out);
+    runlog_open(&run->log, o->out, (int)o->resume, run->resumes ? run->first : -1);
+    if (flock(run->lock, LOCK_EX | LOCK_NB)) {
+        run_say(run, "# lock none (%s): do not start a second run in %s", strerror(errno), o->out);
+    }
 }
 
 // From options to all that a run needs. All that can be wrong is checked before a file is written.
 static void run_open(Run *run, int world, int rank) {
     GPT2Config config;
     Options *o = &run->options;
+    run->lock = o->out[0] && rank == 0 ? lock_take(o->out, 0) : -1;
+    run_find_checkpoint(run);
     int train = o->updates != 0, validate = o->val_every > 0;
     size_t n = strlen(o->model);
+    tokens_watch(&run->train, &run->val);
     if (train || n <= 4 || strcmp(o->model + n - 4, ".bin")) {
         tokens_open(&run->train, o->train_data);
     }
     run_find_model(run, &config);
     Mesh mesh = mesh_make(world, rank, config.R, (int)o->fold);
     mesh.vocab_parallel = (int)o->vocab_parallel;
+    watch_start(&mesh, o->wait_say, o->wait_end);
     mesh_connect(&mesh);
     options_same(o, &mesh);
     if (train) {
         tokens_check_count(o, "-i", &run->train, o->train_data, mesh.DP);
         run_check_vocabulary("-i", o->train_data, &run->train, &config);
-    }
-    if (validate) {
-        if (!o->val_batches) {
-            fail("-m 0: expected at least 1, or -1 for all; -v 0 turns validation off");
-        }
-        tokens_open(&run->val, o->val_data);
-        tokens_check_count(o, "-j", &run->val, o->val_data, 1);
-        run_check_vocabulary("-j", o->val_data, &run->val, &config);
-        int64_t all = (int64_t)((run->val.count - 1) / (size_t)o->length);
-        int64_t asked = o->val_batches * o->batch;
-        run->val_sequences = o->val_batches < 0 || asked > all ? all : asked;
     }
     int64_t micro = o->batch * o->length * mesh.DP;
     if (!o->update_tokens) o->update_tokens = micro;
@@ -319,27 +501,65 @@ static void run_open(Run *run, int world, int rank) {
              "a number of updates",
              run->train.count, (long long)o->update_tokens);
     }
+    o->updates = run->updates;
+    run_end_finished(run, &mesh);
+    if (validate) {
+        if (!o->val_batches) {
+            fail("-m 0: expected at least 1, or -1 for all; -v 0 turns validation off");
+        }
+        tokens_open(&run->val, o->val_data);
+        tokens_check_count(o, "-j", &run->val, o->val_data, 1);
+        run_check_vocabulary("-j", o->val_data, &run->val, &config);
+        int64_t all = (int64_t)((run->val.count - 1) / (size_t)o->length);
+        int64_t asked = o->val_batches * o->batch;
+        run->val_sequences = o->val_batches < 0 || asked > all ? all : asked;
+    }
     gpt2_create_for(&run->model, &config, mesh, o, train || o->out[0]);
     o->pattern = run->model.config.pattern; // it may have come from a file, and has to last
     run_open_sampler(run);
-    if (run->model_path[0]) gpt2_load(&run->model, run->model_path);
+    if (run->resumes) checkpoint_advise(o->out, run->first);
+    if (run->model_path[0]) run->loaded[0] = gpt2_load(&run->model, run->model_path);
     else gpt2_init_weights(&run->model, o->weights, (uint64_t)o->seed);
-    if (run->first) {
+    if (run->resumes) {
         char path[PATH_MAX];
         checkpoint_path(path, o->out, "state", run->first);
-        gpt2_load_state(&run->model, path, run->first);
+        run->loaded[1] = gpt2_load_state(&run->model, path, run->first);
     }
+    fail_advice[0] = 0;
+    if (o->out[0] || world > 1) run->text = tokens_hash(&run->train);
+    if (o->out[0]) run_make_record(run);
     run->tokens = ALLOC(int32_t, (size_t)(o->batch * o->length), "tokens");
     run->targets = ALLOC(int32_t, (size_t)(o->batch * o->length), "targets");
     run_check_files(run);
-    if (o->out[0] && rank == 0) {
-        folder_create(o->out);
-        runlog_open(&run->log, o->out, (int)o->resume, run->first ? run->first : -1);
-    }
+    if (o->out[0] && rank == 0) run_take_folder(run);
+    run->done = run->first;
+    // Training goes on when nobody reads what it prints.
+    if (run->updates > run->first) signal(SIGPIPE, SIG_IGN);
 }
 
-// Fails if anything was lost on its way to the terminal or the log.
-static void run_close(Run *run) {
+// When somebody removed the folder of -o, and a checkpoint or its owner made it again: the lock and
+// the log come back too.
+static void run_restore_log(Run *run) {
+    const char *out = run->options.out;
+    if (!runlog_removed(&run->log) || access(out, F_OK)) return;
+    close(run->lock);
+    run->lock = lock_take(out, 1);
+    lock_sign(run->lock);
+    runlog_restore(&run->log);
+    run_say(run, "# removed %s, after update %lld at the latest; made again", run->log.path,
+            (long long)run->done);
+}
+
+// Whether those who read standard output have left, and lose nothing.
+static int stdout_is_abandoned(void) {
+    struct pollfd out = {};
+    out.fd = STDOUT_FILENO;
+    return poll(&out, 1, 0) == 1 && (out.revents & (POLLERR | POLLHUP));
+}
+
+// Fails if anything was lost on its way to the terminal or the log. Returns the exit status.
+static int run_close(Run *run) {
+    run_restore_log(run);
     runlog_close(&run->log);
     gpt2_free(&run->model);
     tokens_close(&run->train);
@@ -348,7 +568,10 @@ static void run_close(Run *run) {
     free(run->tokens);
     free(run->targets);
     free(run->prompt);
-    if (fflush(stdout) || ferror(stdout)) fail("standard output: %s", strerror(errno));
+    if ((fflush(stdout) || ferror(stdout)) && !stdout_is_abandoned()) {
+        fail("standard output: %s", strerror(errno));
+    }
+    return run->stop ? 128 + run->stop : EXIT_SUCCESS;
 }
 
 // What text the tokens were made from, as its script left it in source.txt beside them.
@@ -387,15 +610,44 @@ static void run_say_mesh(Run *run) {
     free(places);
 }
 
+// What a run that goes on does otherwise than before.
+static void run_say_changes(Run *run) {
+    const Options *o = &run->options;
+    char was[32], is[32];
+    if (run->found.empty) {
+        run_say(run, "# checkpoint %lld is of an older version: nothing says whether its files are "
+                "whole, nor which options they come from", (long long)run->first);
+        return;
+    }
+    for (int i = 0; i < O_COUNT; i++) {
+        const char *now = option_value(o, i, is), *before = option_value(&run->kept, i, was);
+        int matters = (option_specs[i].marks & NUMBERS) == NUMBERS && run->kept.given[i];
+        // Without a fall of the learning rate its updates to come do not depend on their number.
+        if (i == O_updates && (o->schedule == SCHEDULE_CONSTANT || o->rate_last == 1)) continue;
+        if (!matters || !strcmp(now, before)) continue;
+        run_say(run, "# not bit for bit: %s %s was %s", option_specs[i].flag, now, before);
+    }
+    if (run->kept_DP && run->kept_DP != run->model.mesh.DP) {
+        run_say(run, "# not bit for bit: DP %d was %d", run->model.mesh.DP, run->kept_DP);
+    }
+    if (run->kept_tokens && (run->kept_tokens != run->train.count || run->kept_text != run->text)) {
+        run_say(run, "# not bit for bit: the text of -i, %zu tokens of hash %016llx, was %zu of "
+                "%016llx", run->train.count, (unsigned long long)run->text, run->kept_tokens,
+                (unsigned long long)run->kept_text);
+    }
+}
+
 static void run_say_facts(Run *run) {
     GPT2 *m = &run->model;
     const GPT2Config *c = &m->config;
     const Options *o = &run->options;
     run_say_options(run);
     if (run->train.count) run_say_text(run);
-    if (o->resume && !run->first) {
+    if (o->out[0]) run_say(run, "# run %016llx", (unsigned long long)run->id);
+    if (o->resume && !run->resumes) {
         run_say(run, "# resume no checkpoint in %s yet: starts at update 0", o->out);
     }
+    if (run->resumes) run_say_changes(run);
     run_say(run, "# model %s", run->model_path[0] ? run->model_path : "new weights");
     run_say(run, "# shape L %d NH %d C %d V %d Vp %d maxT %d", c->L, c->NH, c->C, c->V, c->Vp,
             c->maxT);
@@ -435,7 +687,7 @@ static int run_sample_due(const Run *run, int64_t done) {
 }
 
 static int run_checkpoint_due(const Run *run, int64_t done) {
-    return run->options.out[0] && run_due(run, done, run->options.save_every);
+    return run->options.out[0] && (run->stop || run_due(run, done, run->options.save_every));
 }
 
 // Row r of the batch of update s (from 0).
@@ -448,8 +700,20 @@ static void run_load_row(Run *run, int64_t s, int64_t r, int32_t *tokens, int32_
     tokens_copy(&run->train, start + 1, (size_t)T, targets);
 }
 
-// Update number N (from 1). Fails when loss or gradient is not a finite number; checkpoints of
-// before stay.
+// The signal that stops this run. It may have reached only some processes; all take part.
+static int run_stop_signal(const Run *run) {
+    const Mesh *mesh = &run->model.mesh;
+    int asked = stop_asked, *all = ALLOC(int, (size_t)mesh->world, "signals");
+    processes_gather(mesh, &asked, sizeof asked, all);
+    for (int i = 0; i < mesh->world; i++) asked = all[i] ? all[i] : asked;
+    processes_broadcast(mesh, &asked, sizeof asked);
+    free(all);
+    return asked;
+}
+
+// Update number N (from 1). From the first one on signals stop the run, after the update under way;
+// before, and where there are no updates, they end it at once. Fails when loss or gradient is not a
+// finite number; checkpoints of before stay.
 static RunlogUpdate run_update(Run *run, int64_t N) {
     const Options *o = &run->options;
     GPT2 *m = &run->model;
@@ -457,6 +721,8 @@ static RunlogUpdate run_update(Run *run, int64_t N) {
     Traffic before[TRAFFIC_KINDS];
     memcpy(before, m->traffic, sizeof before);
     u.update = N;
+    watch_stage("update", N);
+    if (N == run->first + 1) stop_catch();
     double start = seconds_now();
     for (int64_t micro = 0; micro < run->micro_steps; micro++) {
         for (int64_t b = 0; b < o->batch; b++) {
@@ -479,6 +745,7 @@ static RunlogUpdate run_update(Run *run, int64_t N) {
     AdamW h = {.rate = u.rate, .beta1 = o->beta1, .beta2 = o->beta2, .eps = 1e-8,
                .decay = o->decay, .grad_scale = clip};
     gpt2_update(m, h, N);
+    run->done = N;
     u.ms = 1e3 * (seconds_now() - start);
     u.tokens_per_second = (double)o->update_tokens / u.ms * 1e3;
     run->seconds += u.ms * 1e-3;
@@ -495,7 +762,26 @@ static RunlogUpdate run_update(Run *run, int64_t N) {
 #ifdef DEBUG
     run_check_replicas(run, N);
 #endif
+    if (sums.stop && N < run->updates) run->stop = run_stop_signal(run);
     return u;
+}
+
+// Fails if any process has computed what is not finite, and names the weight it may come from. All
+// processes call it, and take the same way: another would wait for them for ever.
+static void run_check_finite(Run *run, int finite, int64_t updates, const char *what) {
+    const Mesh *mesh = &run->model.mesh;
+    double bad = !finite;
+    char where[96];
+    mesh_sum(mesh, MESH_TP, &bad, 1, sizeof bad);
+    mesh_sum(mesh, MESH_DP, &bad, 1, sizeof bad);
+    if (bad == 0) return;
+    run_check_replicas(run, updates);
+    snprintf(where, sizeof where, "after update %lld %s not finite", (long long)updates, what);
+    gpt2_check(&run->model, where);
+    if (mesh->rank == 0) {
+        fail("%s, though all weights are finite; checkpoints of before are kept", where);
+    }
+    processes_wait(mesh); // rank 0 ends them
 }
 
 // Prints the mean loss over the first sequences of the validation text, -b at a time, shared out
@@ -504,6 +790,7 @@ static void run_validate(Run *run, int64_t updates) {
     int64_t B = run->options.batch, T = run->options.length;
     const Mesh *mesh = &run->model.mesh;
     double sum = 0;
+    watch_stage("validation after update", updates);
     for (int64_t first = mesh->dp_rank * B; first < run->val_sequences; first += mesh->DP * B) {
         int64_t rows = run->val_sequences - first < B ? run->val_sequences - first : B;
         tokens_copy(&run->val, (size_t)(first * T), (size_t)(rows * T), run->tokens);
@@ -512,6 +799,7 @@ static void run_validate(Run *run, int64_t updates) {
                (double)(rows * T);
     }
     mesh_sum(mesh, MESH_DP, &sum, 1, sizeof sum);
+    run_check_finite(run, isfinite(sum), updates, "the validation loss is");
     run_say(run, "s:%lld tel:%.6f", (long long)updates, sum / (double)(run->val_sequences * T));
 }
 
@@ -522,30 +810,38 @@ static void run_sample(Run *run, int64_t updates) {
     int total = run->prompt_length + (int)o->sample_tokens, V = m->config.V;
     int32_t *ids = run->prompt;
     float *logits = ALLOC(float, (size_t)V, "sample"), *scratch = ALLOC(float, (size_t)V, "sample");
-    printf("--- sample after update %lld\n%s", (long long)updates, o->prompt);
+    watch_stage("sample after update", updates);
+    printf("--- sample after update %lld\n", (long long)updates);
+    tokenizer_print_text(&run->tokenizer, o->prompt, strlen(o->prompt), stdout);
     for (int n = run->prompt_length; n < total; n++) {
         int T = n < o->length ? n : (int)o->length;
         gpt2_forward(m, ids + n - T, NULL, 1, T);
         uint64_t seed = (uint64_t)o->seed, at = (uint64_t)updates;
         double u = random_uniform(random_bits(seed, RANDOM_SAMPLE, at, (uint64_t)n));
         logits_collect(m, T - 1, logits);
+        int finite = 1;
+        for (int v = 0; v < V; v++) finite &= isfinite(logits[v]) != 0;
+        run_check_finite(run, finite, updates, "the logits of a sample are");
         ids[n] = token_draw(logits, scratch, V, o->temperature, (int)o->top_k, u);
         tokenizer_print(&run->tokenizer, ids[n], stdout);
         fflush(stdout);
     }
+    tokenizer_print_end(&run->tokenizer, stdout);
     printf("\n---\n");
     free(logits);
     free(scratch);
 }
 
 static void run_checkpoint(Run *run, int64_t updates) {
+    watch_stage("checkpoint", updates);
     run_check_replicas(run, updates);
-    checkpoint_save(&run->model, run->options.out, updates, run->options.save_keep);
+    checkpoint_save(&run->model, run->options.out, updates, run->options.save_keep, run->record);
 }
 
 // On a terminal a line for people, with the time left; elsewhere the line of the log.
 static void run_progress(Run *run, const RunlogUpdate *u) {
     char line[256];
+    run_restore_log(run);
     runlog_update_format(line, sizeof line, u);
     runlog_line(&run->log, "%s", line);
     if (!isatty(STDOUT_FILENO) || run->model.mesh.world > 1) { // mpirun's pipes look like terminals
@@ -562,12 +858,18 @@ static void run_progress(Run *run, const RunlogUpdate *u) {
            left % 60);
 }
 
-// What this run's updates really executed, on average.
-static void run_summary(const Run *run) {
+// How the run ended, and what its updates really executed, on average.
+static void run_summary(Run *run) {
     static const char *const names[TRAFFIC_KINDS] = {"activations", "gradients of activations",
                                                      "partial gradients of parameters",
                                                      "the cut vocabulary"};
-    double n = (double)(run->updates - run->first);
+    double n = (double)(run->done - run->first);
+    if (run->stop) {
+        run_say(run, "# stopped by %s after update %lld of %lld: %s", stop_name(run->stop),
+                (long long)run->done, (long long)run->updates,
+                run->options.out[0] ? "its checkpoint is saved, -y 1 goes on from it"
+                                    : "nothing is saved without -o");
+    }
     if (n <= 0) return;
     printf("%.0f updates in %.1f s, %.1f ms each; executed per update:\n", n, run->seconds,
            1e3 * run->seconds / n);

@@ -52,7 +52,9 @@ static void runlog_cut(const char *path, int64_t updates) {
     size_t room = 0;
     ssize_t length;
     File file;
-    if (!old) return; // the log is a record for people; a checkpoint without one still resumes
+    // The log is a record for people; a checkpoint without one still resumes.
+    if (!old && errno == ENOENT) return;
+    if (!old) fail("%s: cannot be read: %s", path, strerror(errno));
     file_create(&file, path);
     while ((length = getline(&line, &room, old)) > 0) {
         if (line[length - 1] != '\n') continue; // cut off by a crash
@@ -60,9 +62,23 @@ static void runlog_cut(const char *path, int64_t updates) {
             file_write(&file, line, (size_t)length);
         }
     }
+    if (!feof(old)) fail("%s: read error: %s; it is untouched", path, strerror(errno));
     free(line);
     fclose(old);
     file_commit(&file);
+}
+
+// Whether there is a log. Only a regular file can be one: to open a pipe is to wait for a reader.
+static int runlog_exists(const char *folder) {
+    char path[PATH_MAX];
+    struct stat info;
+    path_join(path, folder, "main.log");
+    if (lstat(path, &info)) return 0;
+    if (stat(path, &info) || !S_ISREG(info.st_mode)) {
+        fail("%s: not a regular file, expected a run's log; remove it, or name another folder",
+             path);
+    }
+    return 1;
 }
 
 // Opens FOLDER/main.log to append to it. A resumed run first drops the lines of updates after those
@@ -70,8 +86,31 @@ static void runlog_cut(const char *path, int64_t updates) {
 static void runlog_open(Runlog *log, const char *folder, int resumed, int64_t updates) {
     path_join(log->path, folder, "main.log");
     if (resumed) runlog_cut(log->path, updates);
-    log->stream = fopen(log->path, "a");
+    log->stream = fopen(log->path, "a+");
     if (!log->stream) fail("%s: cannot write: %s", log->path, strerror(errno));
+}
+
+// Whether somebody removed the log, or the folder with it.
+static int runlog_removed(const Runlog *log) {
+    struct stat info;
+    if (!log->stream) return 0;
+    return (access(log->path, F_OK) && errno == ENOENT) ||
+           (!fstat(fileno(log->stream), &info) && !info.st_nlink);
+}
+
+// Makes a removed log again, from what is still open of it.
+static void runlog_restore(Runlog *log) {
+    FILE *old = log->stream;
+    char text[4096];
+    ssize_t n;
+    int file = open(log->path, O_RDWR | O_CREAT | O_EXCL | O_APPEND, 0666);
+    if (file < 0) fail("%s: removed, and cannot be made again: %s", log->path, strerror(errno));
+    log->stream = fdopen(file, "a+");
+    if (!log->stream) fail("%s: cannot write: %s", log->path, strerror(errno));
+    for (off_t at = 0; (n = pread(fileno(old), text, sizeof text, at)) > 0; at += n) {
+        fwrite(text, 1, (size_t)n, log->stream); // checked when the next line is written
+    }
+    fclose(old);
 }
 
 static void runlog_close(Runlog *log) {

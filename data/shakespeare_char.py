@@ -20,6 +20,9 @@ stderr and exits with status 1. Python 3.7 or newer, standard library only.
 """
 import argparse
 import array
+import contextlib
+import fcntl
+import glob
 import hashlib
 import os
 import signal
@@ -257,14 +260,21 @@ def each_removed(remove, paths):
 def files_write(out, files):
     """Writes files {name: bytes} into the folder out. Each goes to a temporary file first, and
     names change only when all of them are on the disk, so that whatever fails before leaves no
-    trace. Signals wait for the renames."""
+    trace. Signals wait for the renames. One script at a time writes: what it finds of temporary
+    files was left by one that was killed."""
     out = os.path.abspath(out)
     made = folders_missing(out)
     # Not the process id: containers that share a folder share those.
     suffix = ".tmp-" + os.urandom(4).hex()
     temporary = {os.path.join(out, name): os.path.join(out, name + suffix) for name in files}
+    folder = None
     try:
         os.makedirs(out, exist_ok=True)
+        folder = os.open(out, os.O_RDONLY)
+        with contextlib.suppress(OSError):  # where folders have no locks, nothing is removed
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            for path in temporary:
+                each_removed(os.unlink, glob.glob(glob.escape(path) + ".tmp-*"))
         # Its rename would fail, after others that cannot be undone.
         for path in filter(os.path.isdir, temporary):
             raise DataError("%s: found a folder, expected a file or nothing; move it or use "
@@ -283,6 +293,9 @@ def files_write(out, files):
         raise DataError("cannot write into %s: %s; expected a folder with %d bytes free that this "
                         "user may write to; "
                         "use another --out" % (out, e.strerror, sum(map(len, files.values()))))
+    finally:
+        if folder is not None:
+            os.close(folder)
 
 
 # ----------------------------------------------------------------------------

@@ -7,7 +7,7 @@ A set NAME in a folder is
                                                       all but the last of equal length
     tokenizer.bin       for samples, see data/tokenizer.h
     NAME_state.json     what was asked for, what each finished shard holds, and where in the
-                        source the next one begins
+                        source the next one begins; with a hash of all this
     source.txt          when complete: one line that names the text; the trainers print it
 
 An end-of-text token stands before each document; shards cut documents where they are full. The
@@ -19,9 +19,10 @@ is known by the place at which it begins.
 A shard is written as .part and synced; then NAME_state.json, which says that it is finished, is
 replaced; then the shard gets its name. A run that starts finishes the third step if it must and
 goes on from the state, so that a stop at any moment loses the shard in work and nothing else, and
-the files end up the same bytes as without it. To find its place it reads again at most one file of
-the source and, in it, up to one block. Python 3.7 or newer; reading from the Hugging Face hub needs
-the package datasets, 3.2 or newer.
+the files end up the same bytes as without it. Before that it checks all that it builds on: the
+state, the finished shards and the files of --input have the sha256 that was noted. To find its
+place it then reads again at most one file of the source and, in it, up to one block. Python 3.7 or
+newer; reading from the Hugging Face hub needs the package datasets, 3.2 or newer.
 """
 import argparse
 import array
@@ -37,8 +38,8 @@ import sys
 
 import gpt2_bpe
 from shakespeare_char import (DataError, Parser, TOKENS_MAGIC, TOKENS_VERSION, each_removed,
-                              file_sync, folders_missing,
-                              line_print, signal_raise, signals_set)
+                              file_sync, folders_missing, line_print, sha256_of, signal_raise,
+                              signals_set)
 
 HEADER_BYTES = 1024
 TOKENS_MAX = 2**31 - 1                 # the header counts in int32
@@ -57,6 +58,13 @@ def tokens_pack(tokens):
     return tokens.tobytes()
 
 
+def rest_hash(f):
+    digest = hashlib.sha256()
+    for block in iter(lambda: f.read(1 << 20), b""):
+        digest.update(block)
+    return digest.hexdigest()
+
+
 # ----------------------------------------------------------------------------
 # sources: files of documents. identity() is what has to be the same when a run goes on
 
@@ -65,15 +73,15 @@ class LocalSource:
     def __init__(self, paths):
         self.paths = [os.path.abspath(path) for path in paths]
         self.files = len(paths)
-        self.sizes = []
-        for path in paths:
+        self.found = []
+        for path in self.paths:
             with self.failures(path), open(path, "rb") as f:
-                self.sizes.append(os.fstat(f.fileno()).st_size)
+                self.found.append([path, os.fstat(f.fileno()).st_size, rest_hash(f)])
         names = self.paths[0] + (" and %d more" % (self.files - 1) if self.files > 1 else "")
         self.name = "".join(c if c.isprintable() else "?" for c in names)[:300]
 
     def identity(self):
-        return [[path, size] for path, size in zip(self.paths, self.sizes)]
+        return self.found
 
     def documents(self, file, skip):
         path = self.paths[file]
@@ -241,8 +249,13 @@ def file_replace(path, data):
     folder_sync(os.path.dirname(path))
 
 
+def state_pack(state):
+    return json.dumps(state, indent=1).encode("ascii")
+
+
 def state_write(out, name, state):
-    file_replace(state_path(out, name), (json.dumps(state, indent=1) + "\n").encode("ascii"))
+    whole = dict(state, sha256=sha256_of(state_pack(state)))
+    file_replace(state_path(out, name), state_pack(whole) + b"\n")
 
 
 def state_read(out, name, settings):
@@ -252,8 +265,8 @@ def state_read(out, name, settings):
     try:
         with open(path, "rb") as f:
             state = json.loads(f.read().decode("ascii"))
-        found = state["settings"]
-        state["shards"], state["next"], state["source"], state["complete"]
+        if state.pop("sha256") != sha256_of(state_pack(state)):
+            raise ValueError
     except FileNotFoundError:
         first = os.path.join(out, shard_name(name, 0))
         if os.path.lexists(first):
@@ -261,15 +274,15 @@ def state_read(out, name, settings):
                             "another --out"
                             % (first, os.path.basename(path)))
         return None
-    except (ValueError, KeyError, TypeError):
-        raise DataError("%s: found no state of an earlier run; remove the set %s_* or use another "
-                        "--out" % (path, name))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise DataError("%s: found no state of an earlier run, or a damaged one; remove the set "
+                        "%s_* or use another --out" % (path, name))
     for key, value in settings.items():
-        if found.get(key) != value:
+        found = state["settings"].get(key)
+        if found != value:
             option = "--" + key.replace("_", "-")
             raise DataError("%s: the set was begun with %s %s, this command says %s; repeat that "
-                            "one or use another --out"
-                            % (path, option, found.get(key), value))
+                            "one or use another --out" % (path, option, found, value))
     return state
 
 
@@ -279,6 +292,7 @@ def shard_check(out, shard):
     try:
         with open(path, "rb") as f:
             header, size = f.read(HEADER_BYTES), os.fstat(f.fileno()).st_size
+            found = rest_hash(f)
     except OSError as e:
         raise DataError("%s: %s; expected a finished shard; remove the set or use another --out"
                         % (path, e.strerror))
@@ -288,6 +302,9 @@ def shard_check(out, shard):
                         "use another --out"
                         % (path, size, struct.unpack_from("<3i", header + bytes(12))[2], expected,
                            shard["tokens"]))
+    if found != shard["sha256 of tokens"]:
+        raise DataError("%s: found tokens with sha256 %s, expected %s; remove the set or use "
+                        "another --out" % (path, found, shard["sha256 of tokens"]))
 
 
 def shards_settle(out, state):
@@ -305,6 +322,14 @@ def shards_settle(out, state):
 # ----------------------------------------------------------------------------
 # writing
 
+def tokenizer_path(out):
+    return os.path.join(out, "tokenizer.bin")
+
+
+def tokenizer_write(out, encoder):
+    file_replace(tokenizer_path(out), gpt2_bpe.tokenizer_pack(encoder))
+
+
 class Writer:
     """The shards of a set, from the first that the state does not have."""
     def __init__(self, out, name, state, encoder):
@@ -317,7 +342,8 @@ class Writer:
         self.path = os.path.join(self.out, shard_name(self.name, self.index))
         self.tokens = self.documents = 0
         self.hash = hashlib.sha256()
-        self.file = open(self.path + ".part", "wb")
+        each_removed(os.unlink, [self.path + ".part"])
+        self.file = open(self.path + ".part", "xb")
         self.file.write(bytes(HEADER_BYTES))
 
     def room(self):
@@ -347,8 +373,7 @@ class Writer:
                  "documents": self.documents,
                  "sha256 of tokens": self.hash.hexdigest()}
         if self.index == 0:
-            file_replace(os.path.join(self.out, "tokenizer.bin"),
-                         gpt2_bpe.tokenizer_pack(self.encoder))
+            tokenizer_write(self.out, self.encoder)
         self.state["shards"].append(shard)
         self.state["next"], self.state["complete"] = place, complete
         state_write(self.out, self.name, self.state)
@@ -411,10 +436,11 @@ def folder_locked(out):
 
 def source_open_checked(out, name, state, source_open):
     source = source_open(state["source"] if state else None)
-    if state and state["source"] != source.identity():
-        raise DataError("%s: the set was begun from %s, this command reads %s; repeat that one or "
-                        "use another --out"
-                        % (state_path(out, name), state["source"], source.identity()))
+    pairs = itertools.zip_longest(state["source"], source.identity()) if state else []
+    for begun, found in pairs:
+        if begun != found:
+            raise DataError("%s: the set was begun from %s, this command reads %s; repeat that "
+                            "one or use another --out" % (state_path(out, name), begun, found))
     return source
 
 
@@ -469,9 +495,12 @@ def set_make(name, args, source_open):
     # Files that are gone or others are told even where nothing is left to do.
     if state and args.input:
         source_open_checked(out, name, state, source_open)
-    if not state or not state["complete"]:
+    if state and state["complete"]:
+        shards_settle(out, state)
+    else:
         state = shards_continue(out, name, args, state, source_open)
-    shards_settle(out, state)
+    if not os.path.exists(tokenizer_path(out)):
+        tokenizer_write(out, gpt2_bpe.encoder_open(args.encoder))
     documents, tokens = (sum(shard[key] for shard in state["shards"]) for key in ("documents",
                                                                                   "tokens"))
     line = "%s, %d documents, %d GPT-2 tokens, seed %d, shuffle buffer %d" % (

@@ -15,6 +15,8 @@ typedef struct {
     int end_of_text;      // starts a text when there is no prompt
     unsigned char *bytes; // of all tokens, one after the other
     size_t *start;        // (V + 1): token i is bytes[start[i]] .. bytes[start[i + 1] - 1]
+    char held[5];         // a character of which not all bytes were printed yet, and a 0
+    size_t held_count;
 } Tokenizer;
 
 static void tokenizer_close(Tokenizer *tokenizer) {
@@ -60,13 +62,33 @@ static void tokenizer_open(Tokenizer *tokenizer, const char *path) {
     file_close(&file);
 }
 
-// Writes a token's text. Control characters other than white space are left out: a terminal would
-// obey them.
-static void tokenizer_print(const Tokenizer *tokenizer, int id, FILE *out) {
-    for (size_t i = tokenizer->start[id]; i < tokenizer->start[id + 1]; i++) {
-        unsigned char c = tokenizer->bytes[i];
-        if (c >= 32 ? c != 127 : (c >= '\t' && c <= '\r')) fputc(c, out);
+// Ends the character that is held. What a terminal would not show becomes U+FFFD, but for white
+// space.
+static void tokenizer_print_end(Tokenizer *tokenizer, FILE *out) {
+    char *held = tokenizer->held;
+    size_t count = tokenizer->held_count;
+    held[count] = 0;
+    tokenizer->held_count = 0;
+    int is_space = count == 1 && held[0] >= '\t' && held[0] <= '\r';
+    if (is_space || text_shown(held) == count) fwrite(held, 1, count, out);
+    else fputs("\xEF\xBF\xBD", out);
+}
+
+// Prints a piece of a sample. It may begin and end inside a character, as tokens of byte pairs do:
+// a character is printed when its last byte is here.
+static void tokenizer_print_text(Tokenizer *tokenizer, const char *text, size_t size, FILE *out) {
+    for (size_t i = 0; i < size; i++) {
+        int goes_on = ((unsigned char)text[i] & 0xC0) == 0x80;
+        if (tokenizer->held_count && !goes_on) tokenizer_print_end(tokenizer, out);
+        tokenizer->held[tokenizer->held_count++] = text[i];
+        size_t length = utf8_length((unsigned char)tokenizer->held[0]);
+        if (tokenizer->held_count >= length) tokenizer_print_end(tokenizer, out);
     }
+}
+
+static void tokenizer_print(Tokenizer *tokenizer, int id, FILE *out) {
+    size_t start = tokenizer->start[id], size = tokenizer->start[id + 1] - start;
+    tokenizer_print_text(tokenizer, (const char *)tokenizer->bytes + start, size, out);
 }
 
 #endif

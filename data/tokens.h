@@ -9,6 +9,7 @@
 
 #include "files.h"
 #include <glob.h>
+#include <signal.h>
 #include <sys/mman.h>
 
 enum { TOKENS_MAGIC = 20240520, TOKENS_VERSION = 1, GPT2_V = 50257 };
@@ -23,6 +24,8 @@ typedef struct {
     size_t map_bytes;
     const uint16_t *ids; // its tokens
     size_t count;
+    size_t last;         // the last of them that is not 0, or the first
+    uint16_t last_id;    // what it is
 } TokenShard;
 
 typedef struct {
@@ -66,6 +69,9 @@ static int tokens_map(TokenShard *shard, const char *path) {
     *shard = (TokenShard){.path = strdup(path), .map = map, .map_bytes = expected,
                           .ids = (const uint16_t *)((const char *)map + HEADER_BYTES),
                           .count = (size_t)header[2]};
+    shard->last = shard->count - 1;
+    while (shard->last > 0 && !shard->ids[shard->last]) shard->last--;
+    shard->last_id = shard->ids[shard->last];
     return V;
 }
 
@@ -78,11 +84,17 @@ static void tokens_close(Tokens *tokens) {
     memset(tokens, 0, sizeof *tokens);
 }
 
+// Shards in a folder that cannot be read must not go missing without a word.
+static int folder_unreadable(const char *path, int error) {
+    if (error != ENOENT) fail("%s: cannot read this folder: %s", path, strerror(error));
+    return 0;
+}
+
 // Opens all files that `pattern` (a path or a shell glob) matches, in the order of their names.
 static void tokens_open(Tokens *tokens, const char *pattern) {
     glob_t found;
     memset(tokens, 0, sizeof *tokens);
-    if (glob(pattern, 0, NULL, &found)) {
+    if (glob(pattern, 0, folder_unreadable, &found)) {
         fail("%s: no such token file; `make` prepares the default text, data/*.py others", pattern);
     }
     tokens->shards = ALLOC(TokenShard, found.gl_pathc, "token shards");
@@ -104,6 +116,42 @@ static void tokens_open(Tokens *tokens, const char *pattern) {
     globfree(&found);
 }
 
+// A file that is cut while it is mapped reads as 0 up to the end of its last page. Its last token
+// tells; behind that there were only zeros.
+static void tokens_check_last(const TokenShard *shard) {
+    if (*(const volatile uint16_t *)&shard->ids[shard->last] == shard->last_id) return;
+    fail("%s: token %zu is another than before: the file was cut or changed while this run used it",
+         shard->path, shard->last);
+}
+
+// Beyond that page, reading raises SIGBUS, in the midst of the functions here: none of what `fail`
+// needs is half done then.
+static const Tokens *tokens_watched[2];
+static void tokens_lost(int number, siginfo_t *info, void *context) {
+    (void)context;
+    const char *at = (const char *)info->si_addr;
+    for (int i = 0; i < 2; i++) {
+        const Tokens *tokens = tokens_watched[i];
+        for (const TokenShard *s = tokens->shards; s < tokens->shards + tokens->shard_count; s++) {
+            const char *map = (const char *)s->map;
+            if (at < map || at >= map + s->map_bytes) continue;
+            fail("%s: byte %zu of %zu cannot be read: the file was cut while this run used it, or "
+                 "its disk failed", s->path, (size_t)(at - map), s->map_bytes);
+        }
+    }
+    signal(number, SIG_DFL); // not ours: it is raised again on return
+}
+
+// From here on a run says which of its files this was.
+static void tokens_watch(const Tokens *train, const Tokens *val) {
+    struct sigaction action = {};
+    action.sa_sigaction = tokens_lost;
+    action.sa_flags = SA_SIGINFO;
+    tokens_watched[0] = train;
+    tokens_watched[1] = val;
+    sigaction(SIGBUS, &action, NULL);
+}
+
 // Copies tokens start .. start+n-1 of the data set; the caller keeps start + n <= count.
 static void tokens_copy(const Tokens *tokens, size_t start, size_t n, int32_t *out) {
     for (const TokenShard *shard = tokens->shards; n > 0; shard++) {
@@ -114,6 +162,7 @@ static void tokens_copy(const Tokens *tokens, size_t start, size_t n, int32_t *o
         size_t here = shard->count - start < n ? shard->count - start : n;
         tokens_check_ids(shard, start, here, tokens->V);
         for (size_t i = 0; i < here; i++) *out++ = shard->ids[start + i];
+        tokens_check_last(shard);
         n -= here;
         start = 0;
     }

@@ -441,7 +441,7 @@ static void bench_classifier(int rows, int V) {
 
 static void bench_model(const GPT2Config *config, int B, int T) {
     GPT2 m;
-    const char *culprit;
+    UpdateSums sums = {0};
     gpt2_create(&m, config, mesh_make(1, 0, config->R, config->R), B, T, 1);
     gpt2_init_weights(&m, WEIGHTS_GPT2, 1);
     size_t n = param_count(m.local), BTC = (size_t)B * T * config->C;
@@ -463,8 +463,8 @@ static void bench_model(const GPT2Config *config, int B, int T) {
         for (size_t i = 0; i < spec_size(&m.local[p]); i++)
             squares += (double)m.grads.at[p][i] * (double)m.grads.at[p][i];
     }
-    double error = fabs(gradients_norm(&m, &culprit) / sqrt(squares) - 1);
-    double seconds = MEDIAN_SECONDS(gradients_norm(&m, &culprit));
+    double error = fabs(gradients_norm(&m, &sums) / sqrt(squares) - 1);
+    double seconds = MEDIAN_SECONDS(gradients_norm(&m, &sums));
     report("gradient norm", seconds, 1.0 * n * sizeof(real), error, 1e-6);
     AdamW h = {.rate = 1e-3, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .decay = 0.1,
                .grad_scale = 1};
@@ -488,7 +488,7 @@ static void bench_updates(GPT2Config config, int B, int T) {
     for (int i = 0; i < 5; i++) {
         if (i > 0 && R == 1) break;
         GPT2 m;
-        const char *culprit;
+        UpdateSums sums = {0};
         config.R = i == 0 ? 1 : R;
         snprintf(config.pattern, sizeof config.pattern, "%s", patterns[i]);
         gpt2_create(&m, &config, mesh_make(1, 0, config.R, config.R), B, T, 1);
@@ -498,7 +498,7 @@ static void bench_updates(GPT2Config config, int B, int T) {
             gpt2_forward(&m, tokens, tokens, B, T);
             gpt2_backward(&m, 1, 0);
             gradients_reduce(&m);
-            gradients_norm(&m, &culprit);
+            gradients_norm(&m, &sums);
             gpt2_update(&m,
                         (AdamW){.rate = 1e-4, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8,
                                 .grad_scale = 1},

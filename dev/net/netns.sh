@@ -263,6 +263,33 @@ test_hosts() {
     fi
 }
 
+# The link is cut in the middle of a run and comes back. Fails if rank 0 does not say whom it waits
+# for, or if a sum is lost.
+test_cut() {
+    local args=("${TINY[@]}" -x 60 -nl 5000 -p t -e 2x2x16) i run
+    "$TRAIN" "${args[@]}" -nl 0 -o "$W/uncut" >"$W/stdout" 2>"$W/stderr" ||
+        { bad cut "$(start "$W/stderr")"; return; }
+    across "${args[@]}" -wd 2 -o "$W/cut" >"$W/stdout" 2>"$W/stderr" & run=$!
+    for i in {1..300}; do
+        ! grep -qs '^s:5 ' "$W/cut/main.log" || break
+        sleep 0.1
+    done
+    ip -n "$HOST2" link set veth down
+    for i in {1..300}; do
+        ! grep -qs '^waiting: ' "$W/stderr" || break
+        sleep 0.1
+    done
+    ip -n "$HOST2" link set veth up
+    wait "$run"
+    if grep -qE '^waiting: update [0-9]+: for 2 s in .*for rank 1 on host netns-2$' "$W/stderr"
+    then ok cut_is_said
+    else bad cut_is_said "$(start "$W/stderr")"
+    fi
+    if [ "$(steps "$W/cut/main.log")" = "$(steps "$W/uncut/main.log")" ]; then ok cut_goes_on
+    else bad cut_goes_on "$(tail -n 1 "$W/cut/main.log") $(start "$W/stderr")"
+    fi
+}
+
 # Ended in the middle of a run, by a signal that only the script gets, nothing may be left.
 # Fails if the trap is lost or waits for the run's end.
 test_removed() {
@@ -326,6 +353,7 @@ test_hosts
 test_pattern sppp 4x2x16; tx1=$tx rx1=$rx ar1=$ar
 test_pattern t 4x2x16
 test_traffic "$tx1" "$rx1" "$ar1" "$tx" "$rx" "$ar"
+test_cut
 test_removed
 hosts_remove
 if ip netns list | grep -q "^gpt2-$$-"; then

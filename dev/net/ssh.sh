@@ -234,7 +234,7 @@ own_ssh() {
 }
 
 test_recipe() {
-    local each first
+    local each first pcs
     each=$(readme_commands "each PC") first=$(readme_commands pc1)
     if [ -z "$each" ] || [ -z "$first" ]; then
         bad readme "no commands after its marks for 'each PC' and for 'pc1'"; return
@@ -256,6 +256,11 @@ ANSWER
     holds went_on said '^# model out/two/model_00000200.bin$'
     holds same_as_one_process same_as_one_process \
         "$(grep -e '-o out/two' <<<"$first")"
+    pcs=$(sed -n '/^pcs() {/,/}$/p' <<<"$first") # as a hostfile says it
+    commands_run "printf '%s\n' 'pc1 slots=1' 'pc2 slots=1' >hosts
+${pcs/--host pc1,pc2/--hostfile hosts}
+pcs ./train_gpt2 -p sppp -b 12 -x 20 -v 0 -o out/hosts"
+    holds hostfile said '^# process 1 host pc2 '
 }
 
 # ----------------------------------------------------------------------------

@@ -589,7 +589,7 @@ static void status_make(char out[TEXT_MAX], const Facts *f, int code, const char
         snprintf(out, TEXT_MAX, "failed: exit status 0, but the log ends at update %.0f of %s",
                  f->at, f->updates[0] ? f->updates : "-");
     } else if (code == 128 + SIGHUP || code == 128 + SIGINT || code == 128 + SIGKILL ||
-               code == 128 + SIGTERM) {
+               code == 128 + SIGTERM || code == 128 + SIGUSR1) {
         snprintf(out, TEXT_MAX, "interrupted: signal %d", code - 128);
     } else {
         error_read(folder, why);

@@ -168,6 +168,8 @@ each_refuses VALUE <<'TABLE'
 -c -1 number
 -b1 1 number
 -b2 1.5 number
+-b1 0.99999999 from 0 to 0.9999999
+-b2 0.999999999 from 0 to 0.9999999
 -gc -0.1 number
 -gt -1 number
 -gk -1 integer
@@ -243,6 +245,21 @@ refuses "-e of 10,000 characters" "-e" -- -e "$(printf '1%.0s' {1..10000})"
 refuses "-e of 10,000 characters .bin" "-e" -- -e "$(printf '1%.0s' {1..10000}).bin"
 refuses "-i of 10,000 characters" "no such token file" -- -i "$(printf '1%.0s' {1..10000})"
 refuses "a newline in a value, on one line" "-k" -- -k $'co\nsine'
+refuses "controls of two bytes, of one, half a character; \303\234 and \342\202\254 are shown" \
+    $'-k \'\303\234??m?\342\202\254??\'' -- -k $'\303\234\302\233m\233\342\202\254\342\202'
+refuses "a line separator and a mark that turns the text" "-k 'a???b???c'" -- \
+    -k $'a\342\200\250b\342\200\256c'
+
+echo "# launchers: broken when each of several processes takes itself for the only one, or a lone" \
+    "one for one of several"
+PMI_SIZE=4 refuses "to be one of PMI_SIZE 4" "PMI_SIZE is 4" "unset PMI_SIZE" --
+SLURM_STEP_NUM_TASKS=4 PMIX_RANK=0 refuses "to be one of 4 tasks of srun" \
+    "SLURM_STEP_NUM_TASKS is 4" --
+PMIX_RANK=1 refuses "to be one of several by PMIx" "PMIX_RANK is 1" --
+SLURM_NTASKS=4 SLURM_PROCID=0 train
+same "runs alone in the script of a Slurm job" "$(banner "mesh 1 process =")" "mesh 1 process = DP "
+SLURM_STEP_NUM_TASKS=1 PMIX_RANK=0 train
+same "runs alone as the one task of srun" "$(banner "mesh 1 process =")" "mesh 1 process = DP "
 
 RESUME=(-y 1 -e 2x4x4 -x 6) # what resumes the checkpoints in the box
 echo "# options that contradict each other or a file: broken when the first of the two silently" \
@@ -302,12 +319,15 @@ same "a run without -o writes nothing" "$(find "$W/runs" | sort | diff "$W/tree"
 train -o a/b/c -x 3 -n 2
 n=$((128 * 16 + 16 * 16 + 2 * (12 * 16 * 16 + 13 * 16) + 2 * 16))
 same "checkpoints 2 and 3: names and sizes" \
-    "$(cd "$W/runs/a/b/c" && find . -name '*0*' -printf '%f %s\n' | sort | tr '\n' ' ')" \
-    "$(for kind in DONE_%s:0 model_%s.bin:$((1024 + 4 * n)) state_%s.bin:$((1024 + 8 * n)); do
-        for N in 00000002 00000003; do printf "${kind%:*} %s " $N "${kind#*:}"; done; done)"
+    "$(cd "$W/runs/a/b/c" && find . -name '*0*' ! -name 'DONE*' -printf '%f %s\n' | sort |
+        tr '\n' ' '; printf '%s ' DONE*)" \
+    "$(for kind in model_%s.bin:$((1024 + 4 * n)) state_%s.bin:$((1024 + 8 * n)); do
+        for N in 00000002 00000003; do printf "${kind%:*} %s " $N "${kind#*:}"; done; done
+        )DONE_00000002 DONE_00000003 "
 train -o keep -x 5 -n 1 -nk 2
 same "-nk 2 keeps two" "$(cd "$W/runs/keep" && echo *)" \
-    "DONE_00000004 DONE_00000005 main.log$(printf ' %s' {model,state}_0000000{4,5}.bin)"
+    "DONE_00000004 DONE_00000005 main.log $(echo model_0000000{4,5}.bin) run.lock $(
+        echo state_0000000{4,5}.bin)"
 train -x 0 -e model.bin -o copy
 holds "a model loaded and saved is the same file" cmp "$W/runs/model.bin" \
     "$W/runs/copy/model_00000000.bin"
@@ -373,6 +393,7 @@ resumable() {
         OMP_NUM_THREADS=3 train "${how[@]}" -o B -y 1
         why=$(cd "$b" && cmp model_00000012.bin "$a/model_00000012.bin" 2>&1
               cmp "$b/state_00000012.bin" "$a/state_00000012.bin" 2>&1
+              cmp "$b/DONE_00000012" "$a/DONE_00000012" 2>&1
               grep -qxF "# model B/$(printf 'model_%08d.bin' $N)" main.log ||
                   echo "the log does not say that it went on from $N"
               diff <(steps "$a/main.log") <(steps "$b/main.log"))
@@ -463,6 +484,33 @@ same "a model of abcdefgh goes on after a prompt, beyond -t; tokenizer.bin besid
     "$(sed -n '/^--- sample after update 60$/,/^---$/p' "$W/stdout" | tr '\n' ' ')" \
     "--- sample after update 60 abcdefghabcdefg --- "
 
+echo "# what a terminal would obey or not know never reaches it: a model of abcdefgh, whose tokens
+# are parts of characters, a control as U+009B and as a byte, a mark that turns the text"
+python3 - "$W/runs" <<'PY'
+import struct, sys
+def write(name, end, texts):
+    with open("%s/%s.bin" % (sys.argv[1], name), "wb") as f:
+        f.write(struct.pack("<256i", 20240328, 2, len(texts), end, *[0] * 252))
+        f.write(b"".join(bytes([len(t)]) + t for t in texts))
+others = [bytes([c]) for c in range(ord("i"), ord("z") + 1)]
+write("parts", 1, [b"\n", b"x", b"\xc3", b"\x9c", b"y\xc2", b"\x9b[", b"\x9b", b"\xe2\x80", b"\xae",
+                   *others])
+write("controls", 1, [b"\n", b"a", b"\xc2\x9b", b"\xc3\x9c", b"d", b"e", b"f", b"g", b"h", *others])
+PY
+train -i circle.bin -x 60 -l 2e-2 -o circle
+circle() {
+    train -x 0 -e circle/model_00000060.bin -i /nowhere.bin -s 1 -gt 0 "$@"
+    text=$(sed -n '/^--- sample/,/^---$/p' "$W/stdout" | sed '1d;$d')
+}
+circle -tk parts.bin -g 15
+same "tokens that are parts of characters are printed as whole ones, or as U+FFFD" "$text" \
+    $'\303\234y\357\277\275[\357\277\275\357\277\275x\303\234y\357\277\275[\357\277\275\357\277\275'
+circle -tk parts.bin -g 1
+same "a sample that ends inside a character" "$text" $'\357\277\275'
+circle -tk controls.bin -g 3 -gp $'a\302\233\303\234'
+same "a control in -gp" "$text" $'a\357\277\275\303\234def'
+holds "a control in -gp is not in the banner either" grep -qF -e $'-gp a??\303\234' "$W/stdout"
+
 [ -z "$short" ] || finish
 
 # ----------------------------------------------------------------------------
@@ -494,6 +542,22 @@ refuses "a glob with another vocabulary" "shards_v/1.bin" "28" "shards_v/0.bin" 
     -i 'shards_v/*.bin'
 refuses "a glob with an id beyond V" "shards_id/1.bin" "token 400 is 27" -- -i 'shards_id/*.bin'
 refuses "a glob of nothing" "none/*.bin" -- -i 'none/*.bin'
+ln -s loop "$W/loop" # root, too, cannot read this one
+refuses "a glob in a folder that cannot be read" "loop: cannot read this folder" -- \
+    -i "$W/loop/*.bin"
+if [ "$(id -u)" = 0 ] && ! setpriv --reuid 65534 --clear-groups true 2>/dev/null; then
+    skip "a glob that finds one of two folders" "no setpriv to become another user than root"
+else
+    mkdir -p "$W/some/a" "$W/some/b"; cp "$W/box/train.bin" "$W/some/a"
+    cp "$TRAIN" "$W/copy"
+    chmod -R 755 "$W"; chmod 0 "$W/some/b"
+    as=(); [ "$(id -u)" != 0 ] || as=(setpriv --reuid 65534 --clear-groups)
+    ASAN_OPTIONS=${ASAN_OPTIONS:-}:detect_leaks=0 "${as[@]}" "$W/copy" "${SMALL[@]}" \
+        -i "$W/some/*/*.bin" >"$W/stdout" 2>"$W/stderr"; rc=$?
+    same "a glob that finds one of two folders, of which the other cannot be read" \
+        "$(refused "some/b: cannot read this folder: Permission denied")" ""
+    chmod 755 "$W/some/b"
+fi
 refuses "training text under one batch" "few.bin" "32 tokens" "33" "-b" -- -i few.bin
 refuses "validation text under one batch" "few.bin" "32 tokens" "33" "-b" -- -v 1 -j few.bin
 refuses "validation text of another vocabulary" "v28.bin" "28" "27" -- -v 1 -j v28.bin
@@ -507,11 +571,12 @@ refuses "-gp with neither characters nor byte pairs" "-gp" "characters or of byt
     -s 1 -gp abc -tk words.bin
 refuses "-gp that is not UTF-8" "-gp" "0xFF" "offset 2" -- -s 1 -gp $'ab\377'
 
+refuses "a NaN weight" "nan.bin" "fcprojw is nan in block 0, row 2" -- -e nan.bin
+
 echo "# NaN: broken when a run goes on, or saves what it computed"
-cp "$W/box/nan.bin" "$W/runs"
-fails runs -e nan.bin -o nan -n 1
-same "a NaN weight stops the run, naming the update" "$(refused "update 1:")" ""
-same "a NaN weight leaves no checkpoint" "$(ls "$W/runs/nan")" main.log
+fails runs -e large.bin -o nan -n 1
+same "a gradient that overflows stops the run, naming the update" "$(refused "update 1:")" ""
+same "and leaves no checkpoint" "$(cd "$W/runs/nan" && echo *)" "main.log run.lock"
 fails runs -l 1000 -c 1000 -x 20 -n 1 -o burst
 same "weights that overflow stop the run" "$(refused "update ")" ""
 holds "weights that overflow are in no checkpoint" compute "$W/runs/burst" <<'PY'
@@ -558,6 +623,29 @@ sed '/^s:1 /,$d' "$W/runs/whole/main.log" >"$W/runs/early/main.log"
 train "${STOPPED[@]}" -o early -y 1
 holds "killed before the first checkpoint: the same log" diff <(steps "$W/runs/whole/main.log") \
     <(steps "$W/runs/early/main.log")
+
+echo "# a token file that is cut while it is mapped: the run names it, where a signal would kill it"
+python3 - "$W/runs" <<'PY'
+import struct, sys
+for name in "ctrain", "cval", "clast":
+    with open("%s/%s.bin" % (sys.argv[1], name), "wb") as f:
+        f.write(struct.pack("<256i", 20240520, 1, 100000, 27, *[0] * 252))
+        f.write(struct.pack("<100000H", *[i % 27 for i in range(100000)]))
+PY
+for what in "9000 -i ctrain" "9000 -v 1 -m -1 -j cval" "200900 -i clast"; do
+    read -r size what <<<"$what"
+    file=${what##* }
+    : >"$W/stdout"
+    (cd "$W/runs" && exec "$TRAIN" "${SMALL[@]}" -x 99999999 $what.bin) >"$W/stdout" \
+        2>"$W/stderr" & CHILD=$!
+    for _ in {1..500}; do grep -q ^s: "$W/stdout" && break; sleep 0.02; done
+    truncate -s "$size" "$W/runs/$file.bin"
+    for _ in {1..500}; do kill -0 $CHILD 2>/dev/null || break; sleep 0.02; done
+    kill -9 $CHILD 2>/dev/null
+    { wait $CHILD; } 2>/dev/null
+    rc=$? CHILD=
+    same "$file.bin cut to $size bytes while it is mapped" "$(refused "$file.bin" "was cut")" ""
+done
 
 echo "# a full disk: broken by an unchecked write, a rename before a sync, or pruning before saving"
 # Sourced by what limits the disk: resumes checkpoint 2 of FULL there; prints what is wrong.
@@ -672,6 +760,22 @@ holds "-a 1 overfits" compute "$loss" <<'PY'
 import sys
 a = [float(x) for x in sys.argv[1].split()]
 if not a[-1] < 0.5 * a[0]: sys.exit("loss %g, then %g" % (a[0], a[-1]))
+PY
+
+echo "# -b1, -b2: broken where float takes the largest for 1"
+for flag in -b1 -b2; do
+    bound=$("$TRAIN" --help | awk -v flag=$flag '$1 == flag { print $5 }')
+    holds "the largest $flag is below 1 as float" compute "$bound" <<'PY'
+import struct, sys
+as_float, = struct.unpack("f", struct.pack("f", float(sys.argv[1])))
+if not 0.999 < as_float < 1: sys.exit("%s is %r" % (sys.argv[1], as_float))
+PY
+done
+train -x 20 -l 1e-2 -b1 0.9999999 -b2 0.9999999; loss=$(column trl)
+holds "the largest -b1 and -b2 train" compute "$loss" <<'PY'
+import sys
+a = [float(x) for x in sys.argv[1].split()]
+if not a[-1] < 4: sys.exit(sys.argv[1])
 PY
 
 echo "# learning rate and clipping: broken when an option does not reach the update"

@@ -242,6 +242,19 @@ holds "CUDA goes on from the CPU trainer's" near whole_cpu cuda_takes 5 8 1e-4
 taken_over cuda whole_cpu bf16_takes
 holds "CUDA in bf16 goes on from the CPU trainer's" near whole_cpu bf16_takes 5 8 2e-2
 
+echo "# a signal: broken by an update that is cut short, or a checkpoint that is not saved"
+(cd "$W/runs" && exec "$W/cuda_fp32" "${SMALL[@]}" -p p -x 8 -n 4 -nl 3000 -o told) </dev/null \
+    >"$W/stdout" 2>"$W/stderr" &
+until_true grep -qs '^s:1 trl' "$W/runs/told/main.log"
+kill -USR1 $!
+wait $!
+same "SIGUSR1: status, and what the log says" \
+    "$? $(tail -n 1 "$W/runs/told/main.log" | sed -E 's/ update [0-9]+/ update N/')" \
+    "138 # stopped by SIGUSR1 after update N of 8: its checkpoint is saved, -y 1 goes on from it"
+run cuda_fp32 -p p -x 8 -n 4 -y 1 -o told
+holds "resumed, it is the uninterrupted run, bit for bit" identical whole_cuda_fp32 told
+holds "and so are its files" files_identical whole_cuda_fp32 told 00000008
+
 echo "# bad input: broken by a kernel that is launched with it"
 OUT=(-o never)
 EMU_GPUS=0 refused "no GPU" "no GPU that CUDA can use.*train_gpt2 trains on the CPU" try cuda \
@@ -357,6 +370,14 @@ holds "and the rest trains as ever" near r0 aside 1 4 1e-5
 same "nobody steps aside where the launcher gives each process a GPU of its own" \
     "$(grep -c '^# aside' "$W/runs/handed/main.log") $(
         grep -c '^# process 1 ' "$W/runs/handed/main.log")" "0 1"
+(cd "$W/runs" && exec env EMU_GPUS=1 "${MPIRUN[@]}" -n 3 "$W/cuda_fp32" "${SMALL[@]}" -p p -x 999 \
+    -nl 3000 -o aside_told) </dev/null >"$W/stdout" 2>"$W/stderr" &
+launched=$!
+until_true grep -qs '^s:1 trl' "$W/runs/aside_told/main.log"
+kill -USR1 "$(pgrep -P $launched mpirun)"
+wait $launched
+same "a signal that mpirun sends to all does not end those aside, and the run with them" \
+    "$? $(grep -c '^# stopped by SIGUSR1' "$W/runs/aside_told/main.log")" "138 1"
 EMU_GPUS=1 mpi 2 cuda_fp32 -p p -x 4 -cm mpi -o shared
 same "-cm mpi: two processes share a GPU" \
     "$(grep -cE '^# process [01] .* on GPU 0' "$W/stdout")$(grep -c '^# aside' "$W/stdout")" 20

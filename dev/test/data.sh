@@ -394,6 +394,21 @@ if [ -z "$why" ]; then
 else
     fail "SIGTERM during the download" "$why"
 fi
+echo "# a script that was killed before its renames leaves temporary files, which the next removes;
+# it waits for one that is writing, and lets its files alone"
+run as_module "s.os.replace = lambda *a: os.kill(os.getpid(), signal.SIGKILL)" \
+    --input "$W/small.txt" --out "$W/shot"
+left=$(ls "$W/shot" | wc -l)
+touch "$W/shot/notes.tmp-1"
+flock "$W/shot" sh -c 'touch "$1/shot/train.bin.tmp-1"; echo >"$1/held"; sleep 0.7
+    ls "$1/shot" >"$1/listed"' sh "$W" & pid=$!
+until [ -e "$W/held" ]; do sleep 0.02; done
+run prepare --input "$W/utf8.txt" --out "$W/shot"
+grep -q train.bin.tmp-1 "$W/listed" || rc="temporary files removed that another script was writing"
+wait $pid
+[ "$left" = 4 ] || rc="$left temporary files after a kill, expected 4"
+rm "$W/shot/notes.tmp-1" || rc="a file of another name was removed"
+expect_files "after a killed script" "$W/shot" "$W/utf8.txt"
 mkdir "$W/box/walled" "$W/box/walled/tokenizer.bin"
 cp "$W/box/old/train.bin" "$W/box/walled/"
 box_list >"$W/before"
@@ -774,12 +789,49 @@ printf 'x' >>"$W/box/old/openwebtext_train_000001.bin"
 expect_refused "shards, one of another size" \
     "train_000001.bin: found 5025 bytes and a header of 2000 tokens, expected 5024" \
     --input "$W"/docs/*.jsonl $few
+# flip FILE AT: another lowest bit in that byte; the size stays.
+flip() { "$PYTHON" -c 'import sys
+f = open(sys.argv[1], "r+b"); f.seek(int(sys.argv[2])); c = f.read(1)[0]
+f.seek(-1, 1); f.write(bytes([c ^ 1]))' "$@"; }
+cp "$W/set/openwebtext_train_000001.bin" "$W/box/old"
+flip "$W/box/old/openwebtext_train_000001.bin" 3000
+expect_refused "shards, a bit of a token" "train_000001.bin: found tokens with sha256|expected" \
+    --input "$W"/docs/*.jsonl $few
+cp -r "$W/docs" "$W/altered"
+run set_py openwebtext --input "$W"/altered/*.jsonl $few --out "$W/box/altered"
+[ "$rc" = 0 ] || cat "$W/stderr"
+sed -i 's/"1.40 /"1.41 /' "$W/altered/1.jsonl"
+box_list >"$W/before"
+run set_py openwebtext --input "$W"/altered/*.jsonl $few --out "$W/box/altered"
+why=$(error_check "set was begun from ['$W/altered/1.jsonl'" "use another --out")
+if [ -z "$why" ]; then ok "shards, input of another text"
+else fail "shards, input of another text" "$why"; fi
 rm "$W/box/old/openwebtext_train_000001.bin"
 expect_refused "shards, one missing" "train_000001.bin: No such file|expected a finished shard" \
     --input "$W"/docs/*.jsonl $few
 echo '{"settings": 3' >"$W/box/old/openwebtext_state.json"
 expect_refused "shards, state damaged" "found no state of an earlier run" \
     --input "$W"/docs/*.jsonl $few
+cp "$W/set"/*.bin "$W/box/old"
+while IFS='|' read -r name change; do
+    "$PYTHON" -c "import json, sys
+text = open(sys.argv[1]).read()
+state = json.loads(text)
+$change
+open(sys.argv[2], 'w').write(text if change_text else json.dumps(state))" \
+        "$W/set/openwebtext_state.json" "$W/box/old/openwebtext_state.json"
+    expect_refused "shards, state with $name" "_state.json: found no state of an earlier run" \
+        --input "$W"/docs/*.jsonl $few
+done <<'TABLE'
+one digit changed|text = text.replace('"complete": true', '"complete": null'); change_text = 1
+no list of shards|state["shards"] = 3; change_text = 0
+shards of no name|del state["shards"][1]["name"]; change_text = 0
+settings that are none|state["settings"] = []; change_text = 0
+a list instead|text = "[1, 2]"; change_text = 1
+a word instead|text = '"sha256"'; change_text = 1
+too many brackets|text = "[" * 100000; change_text = 1
+a zeroed tail|text = text[:300] + chr(0) * (len(text) - 300); change_text = 1
+TABLE
 rm "$W/box/old/openwebtext_state.json"
 expect_refused "shards, made by others" \
     "val_000000.bin: found a shard without openwebtext_state.json" --input "$W"/docs/*.jsonl $few
@@ -787,6 +839,9 @@ cp -r "$W/set" "$W/set-again"; ls -li "$W/set-again"/*.bin >"$W/inodes"
 run set_py openwebtext --input "$W"/docs/*.jsonl $few --out "$W/set-again"
 ls -li "$W/set-again"/*.bin | cmp -s - "$W/inodes" || rc="shards were written again"
 expect_same "shards, complete already" "$W/set" "$W/set-again"
+rm "$W/set-again/tokenizer.bin"
+run set_py openwebtext --input "$W"/docs/*.jsonl $few --out "$W/set-again"
+expect_same "shards, tokenizer.bin gone" "$W/set" "$W/set-again"
 
 # failed_after NAME TEXT...: as error_check, but what it had understood stands on stdout.
 failed_after() {

@@ -78,7 +78,9 @@ files.update({"letters": tokenizer(0, *letters), "pairs": tokenizer(0, *pairs),
               "words": tokenizer(1, b"the ", b"cat", b"<|endoftext|>"),
               "cut": tokenizer(0, *letters)[:-2], "empty": tokenizer(0, b"a", b""),
               "long": tokenizer(0, b"x" * 255), "more": tokenizer(0, b"a", b"b") + b"c",
-              "missing": tokenizer(0, b"a", V=65536), "end": tokenizer(2, b"a", b"b")})
+              "missing": tokenizer(0, b"a", V=65536), "end": tokenizer(2, b"a", b"b"),
+              "parts": tokenizer(0, b"\xc3", b"\xa9", b"\xe2\x80", b"\xae", b"\xc2\x9b\x9b",
+                                 b"\xf0\x9f")})
 
 # Models: fp32 and bf16, plain and with a pattern; and each with something that does not fit.
 def count(L, C, Vp, T): return Vp * C + T * C + L * (12 * C * C + 13 * C) + 2 * C
@@ -106,6 +108,11 @@ def state(updates=3, n=2 * count(1, 1, 128, 1)):
     body = bytes(i % 253 for i in range(4 * n))
     return b"s" + header(20261121, 1, 1, 1, 1, 1, 1, 128, updates) + body
 files.update({"state": state(), "older": state(2), "half": state(3, count(1, 1, 128, 1))})
+
+# DONE of a checkpoint: whole, without its record, with numbers missing or too large.
+files.update({"done": b"cmodel 5312 0123456789abcdef\nstate 9600 fedcba9876543210\nrun 12\n-b 2\n",
+              "bare": b"cmodel 1 0\nstate 2 1\n", "half-done": b"cmodel 1 0\nstate\n",
+              "huge": b"cmodel 99999999999999999999 fffffffffffffffffff\nstate -1 -1\nx"})
 
 # Every entry of a header at the ends of its type, around 0 and too large for its neighbours.
 for name, entries in (("tokens", 4), ("letters", 4), ("heads", 12), ("state", 9)):

@@ -75,14 +75,6 @@ trainer() {
 }
 end_all() { local pids; pids=$(trainers) && kill -9 $pids 2>/dev/null; true; }
 
-# until_true COMMAND...: polls, at most 20 seconds.
-until_true() {
-    local limit=$((SECONDS + 20))
-    until "$@"; do
-        [ "$SECONDS" -lt "$limit" ] || return 1
-        sleep 0.003
-    done
-}
 reached() { grep -qE "^s:($2) trl" "$W/runs/$1/main.log" 2>/dev/null; } # folder, update
 writing() { compgen -G "$W/runs/$1/*.part" >/dev/null; }                # a checkpoint, right now
 
@@ -97,7 +89,7 @@ newest() { (cd "$W/runs/$1" 2>/dev/null && ls DONE_* 2>/dev/null | tail -n 1 | s
 identical() {
     local file
     [ -n "$(steps "$1")" ] && diff <(steps "$1") <(steps "$2") || return 1
-    for file in model state; do
+    for file in model state DONE; do
         cmp "$W/runs/$1/$(cd "$W/runs/$1" && ls ${file}_* | tail -n 1)" \
             "$W/runs/$2/$(cd "$W/runs/$2" && ls ${file}_* | tail -n 1)" || return 1
     done
@@ -150,6 +142,8 @@ def poke(source, out, tensor, element, value): # a model with one number changed
 if sys.argv[1] == "poke": poke(sys.argv[2], sys.argv[3], sys.argv[4], int(sys.argv[5]), sys.argv[6])
 else:
     write("train.bin", tokens(1, 4000)), write("val.bin", tokens(2, 500))
+    write("letters.bin", struct.pack("<256i", 20240328, 2, V, 0, *[0] * 252) +
+          b"".join(bytes([1, 48 + i]) for i in range(V)))
     # For ranks with folders of their own.
     write("rank0/text.bin", tokens(3, 4000)), write("rank1/text.bin", tokens(4, 4000))
     for folder in "rank0", "rank1":
@@ -397,7 +391,7 @@ killed_in_checkpoint() { # rank, folder
         wait "$launched" 2>/dev/null
         writing "$2" && break
     done
-    after_kill "$now" "$2" "rank $1 killed in a checkpoint" -e 4x4x128 -p sppp
+    after_kill "$now" "$2" "rank $1 killed in a checkpoint" -e 4x4x128 -b 1 -p sppp
 }
 killed_in_checkpoint 0 killc0
 killed_in_checkpoint 1 killc1
@@ -410,6 +404,48 @@ killed_at_start() { # rank, folder with a checkpoint
 }
 killed_at_start 1 kill1
 killed_at_start 0 kill0
+
+echo "# a signal to stop: broken by a rank that makes one update more than the others, or by a" \
+    "checkpoint that mpirun's haste leaves half done"
+CALM=(-x 40 -v 7 -p sppp -nl 10000 -u 5)
+mpi 2 "${CALM[@]}" -nl 0 -o calm2
+mpi 4 "${CALM[@]}" -nl 0 -o calm4
+# told RANKS SIGNAL WHOM STATUS LINE: a run stops when mpirun, or one rank, is told to; resumed, it
+# ends in the bytes of one that was not.
+told() {
+    local name="SIG$2 to $3, $1 ranks" folder="told_$1_$2" whom
+    background "$1" "${CALM[@]}" -o "$folder"
+    until_true reached "$folder" "[5-9]|[123][0-9]"
+    case $3 in
+        mpirun) whom=$(pgrep -P "$launched" mpirun);;
+        *) whom=$(trainer "${3#rank }");;
+    esac
+    kill -s "$2" "$whom"
+    ended
+    same "$name: status, and what the log says" \
+        "$rc $(tail -n 1 "$W/runs/$folder/main.log" | sed -E 's/ update [0-9]+/ update N/')" \
+        "$4 # stopped by $5 after update N of 40: its checkpoint is saved, -y 1 goes on from it"
+    same "$name: no process, no unfinished file is left" \
+        "$(trainers | wc -l)$(cd "$W/runs/$folder" && find . -name '*.part')" 0
+    mpi "$1" "${CALM[@]}" -nl 0 -o "$folder" -y 1
+    holds "$name: resumed, the bytes and the log of a run never stopped" identical "calm$1" \
+        "$folder"
+}
+told 2 USR1 mpirun 138 SIGUSR1
+told 2 TERM mpirun 1 SIGTERM
+told 2 INT "rank 0" 130 SIGINT
+told 4 HUP "rank 3" 129 SIGHUP
+
+echo "# one run to a folder: broken when every rank locks it, or none"
+background 2 "${LONG[@]}" -o held
+until_true reached held "[5-9]"
+mpi_try 2 "${LONG[@]}" -o held -y 1
+holds "a second mpirun is refused" grep -qE \
+    "^error: rank 0: -o held: in use by pid $(trainer 0) on .*: $TRAIN .*-o held; wait" "$W/stderr"
+kill -USR1 "$(pgrep -P "$launched" mpirun)"
+ended
+mpi 2 "${LONG[@]}" -o held -y 1 -x $(($(newest held) + 1))
+holds "when the first has ended the folder is free" reached held "$(newest held)"
 
 # ----------------------------------------------------------------------------
 
@@ -469,14 +505,69 @@ mpi 2 -v 0 -p sppp -x 4 -n 2 -o nan
 poke "$W/runs/nan/model_00000004.bin" "$W/runs/nan/model_00000004.bin" qkvw \
     $((3 * 3 * 32 * 32 + 3 * 32 * 32 - 1)) nan
 mpi_try 2 -v 0 -p sppp -x 8 -n 2 -y 1 -o nan
-same "NaN ends all ranks with the update and a tensor" \
-    "$((rc != 0)) $(grep -oE '^error: rank [01]: update 5: .*gradient of [a-z0-9]+' "$W/stderr" |
-        grep -oE 'update 5|gradient' | sort -u | tr '\n' ' ')$(trainers | wc -l)" \
-    "1 gradient update 5 0"
-same "the checkpoints of before stay" "$(kept nan)" "00000002 00000004 "
+same "NaN in a checkpoint ends all ranks with its file and the tensor" \
+    "$((rc != 0)) $(grep -oE '^error: rank [01]: nan/model_00000004.bin: qkvw is nan' "$W/stderr" |
+        cut -d: -f3- | sort -u) $(trainers | wc -l)" "1  nan/model_00000004.bin: qkvw is nan 0"
 rm "$W/runs/nan/"*_00000004*
+# Finite weights; those of rank 1's logits are not.
+poke "$W/runs/base/model_00000000.bin" "$W/runs/large.bin" wte 5 3e38
+for row in "update 1:|-x 4 -v 0" "after update 0 the validation loss is not finite|-x 4 -v 1" \
+    "after update 0 the logits of a sample are not finite|-x 0 -v 0 -s 1 -tk letters.bin"; do
+    mpi_try 2 -p s -e large.bin -o never ${row#*|}
+    same "all ranks end with: ${row%|*}" \
+        "$((rc != 0)) $(grep -cE "^error: rank 0: ${row%|*}" "$W/stderr") $(trainers | wc -l)" \
+        "1 1 0"
+    same "and leave no checkpoint" "$(cd "$W/runs" && ls never 2>/dev/null | grep -v main.log)" ""
+    rm -rf "$W/runs/never"
+done
+same "the checkpoints of before stay" "$(kept nan)" "00000002 "
 mpi 2 -v 0 -p sppp -x 4 -n 2 -y 1 -o nan
 holds "the run goes on from the one before" reached nan 4
+
+# ----------------------------------------------------------------------------
+
+echo "# ranks that are stopped: broken by a wait that is not noted, or by one that is taken for a" \
+    "rank's when the whole run was stopped"
+WATCHED=(-v 0 -x 60 -n 60 -p sppp -nl 3000 -b 2)
+waits() { grep -q '^waiting: ' "$W/stderr"; }
+# stopped RANKS RANK FOLDER ARGS...: runs, and stops a rank after update 5; leaves its $pid.
+stopped() {
+    background "$1" "${WATCHED[@]}" -o "$3" "${@:4}"
+    until_true reached "$3" "[5-9]" || bad "rank $2 of $1 stopped: it starts" "$(said)"
+    pid=$(trainer "$2") && kill -STOP "$pid"
+}
+said() { head -c 600 "$W/stderr" | tr '\n' ' '; }
+stopped_and_on() { # ranks, rank, folder, folder of a run that was never stopped
+    local whom at text sums="all-reduce [1-4] of the (for|back)ward pass"
+    sums+="|an all-reduce of partial gradients"
+    stopped "$1" "$2" "$3" -wd 2
+    until_true waits
+    whom="rank $2 (process $pid of this host)"
+    at=$(steps "$3" | sed -nE '$ s/s:([0-9]+) .*/\1/p')
+    text=$(sed -nE "s/($sums|a collective of the (tensor ranks|replicas));/SUM;/; /^waiting: /p" \
+        "$W/stderr")
+    kill -CONT "$pid"
+    ended
+    same "rank $2 of $1 stopped: rank 0 says which update and whom it waits for" "$text" \
+        "waiting: update $((at + 1)): for 2 s in SUM; $whom is stopped"
+    holds "rank $2 of $1 goes on: the bytes of a run never stopped" identical "$4" "$3"
+}
+fold "${WATCHED[@]}" -nl 0 -o quiet_watch
+mpi 4 "${WATCHED[@]}" -nl 0 -o quiet_watch4
+stopped_and_on 2 1 stop2 quiet_watch
+stopped_and_on 4 3 stop4 quiet_watch4
+
+stopped 2 1 stop_end -wd 0 -wk 2
+ended
+same "-wk ends the run, the stopped rank too" \
+    "$rc $(grep -cE "^error: rank 0: update .*rank 1 .*is stopped \(-wk 2\)$" "$W/stderr") $(
+        sleep 0.2; trainers | wc -l)" "1 1 0"
+end_all
+
+stopped 2 1 stop_all -wd 2 -wk 3
+all=$(trainers) && kill -STOP $all && sleep 4 && kill -CONT $all
+ended
+same "a run stopped as a whole waits for nobody" "$rc $(grep -c '^waiting: ' "$W/stderr")" "0 0"
 
 # ----------------------------------------------------------------------------
 

@@ -77,7 +77,7 @@ void oracle_traffic(const Oracle *o, long long counts[3]) {
 }
 
 void oracle_save(Oracle *o, const char *folder, int64_t updates) {
-    checkpoint_save(&o->m, folder, updates, 0);
+    checkpoint_save(&o->m, folder, updates, 0, "");
 }
 
 void oracle_load(Oracle *o, const char *folder, int64_t updates) {

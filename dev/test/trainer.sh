@@ -71,7 +71,8 @@ good = {
     "tokens": tokens([random.randrange(V - 1) for _ in range(2000)] + [V - 1]),
     "model": model(2, 4, 4),
     "smodel": model(2, 4, 4, 4, 1, 2, ord("s"), ord("s")), # R 4, rule mean, pattern ss
-    "state": header(20261121, 1, T, V, 2, 4, 4, 128, 4) + floats(2 * parameters(2, 4)),
+    "state": header(20261121, 1, T, V, 2, 4, 4, 128, 4) + floats(parameters(2, 4)) +
+             struct.pack("<f", 0.01) * parameters(2, 4), # second moments are not negative
     "tokenizer": tokenizer(letters),
 }
 good["kept"] = good["model"]
@@ -115,8 +116,10 @@ write("tokenizer.bin", good["tokenizer"])
 write("words.bin", tokenizer(letters[:-1] + [b"ab"]))       # neither characters nor byte pairs
 write("model.bin", good["model"])
 write("smodel.bin", good["smodel"])
-nan = struct.pack("<f", float("nan")) # in the last block
+nan = struct.pack("<f", float("nan")) # in fcprojw
 write("nan.bin", good["model"][:-400] + nan + good["model"][-396:])
+large = struct.pack("<4f", *[3e38] * 4) # the embedding of token 0
+write("large.bin", good["model"][:1024] + large + good["model"][1040:])
 for name in "model", "smodel": # checkpoints of update 4
     write("ck_%s/model_00000004.bin" % name, good[name])
     write("ck_%s/state_00000004.bin" % name, good["state"])

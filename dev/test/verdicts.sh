@@ -21,3 +21,12 @@ holds() {
 }
 # A condition in Python, from stdin: sys.exit("why") if it does not hold.
 compute() { python3 - "$@"; }
+
+# until_true COMMAND...: polls, at most 20 seconds.
+until_true() {
+    local limit=$((SECONDS + 20))
+    until "$@"; do
+        [ "$SECONDS" -lt "$limit" ] || return 1
+        sleep 0.003
+    done
+}

@@ -12,11 +12,13 @@
 //   v  a tokenizer file ("vocabulary")
 //   m  a model file
 //   s  optimizer state of the model in state_config
+//   c  DONE of a checkpoint, to which its last line is added
 //
 // What a reader hands over is held against the input byte by byte. CHECK prints
 // what does not hold and aborts.
 #define _GNU_SOURCE // memfd_create
 #include <glob.h>
+#include <locale.h>
 #include <setjmp.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -25,6 +27,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
+#include <wchar.h>
 
 // What tokens_open holds when it fails is lost, which is fine in a program that
 // ends then. Here it would add up.
@@ -74,7 +77,6 @@ static Tokenizer tokenizer;
 // Both on the heap and of the exact size, for the sanitizer to see the first step beyond.
 static int32_t *ids;
 static char *text;
-static FILE *sink;
 
 static uint16_t token_expected(const uint8_t *a, size_t count_a, const uint8_t *b, size_t i) {
     uint16_t id;
@@ -116,6 +118,24 @@ static void fuzz_tokens(const char *pattern, const uint8_t *a, size_t size_a, co
     }
 }
 
+// Printed one after the other, tokens end as UTF-8 without anything that a terminal obeys.
+static void fuzz_print(void) {
+    char *shown = NULL;
+    size_t size = 0;
+    FILE *out = open_memstream(&shown, &size);
+    for (int i = 0; i < tokenizer.V; i++) tokenizer_print(&tokenizer, i, out);
+    tokenizer_print_end(&tokenizer, out);
+    fclose(out);
+    wchar_t c;
+    mbstate_t state = {0};
+    for (size_t at = 0, n; at < size; at += n) {
+        n = shown[at] ? mbrtowc(&c, shown + at, size - at, &state) : 0;
+        CHECK(n >= 1 && n <= 4); // not cut off, not invalid, no 0
+        CHECK((c >= ' ' && c < 0x7F) || c > 0x9F || strchr("\t\n\v\f\r", (int)c));
+    }
+    free(shown);
+}
+
 static void fuzz_tokenizer(const uint8_t *data, size_t size) {
     tokenizer_open(&tokenizer, PATH_A);
     CHECK(tokenizer.V >= 1 && tokenizer.end_of_text >= 0 && tokenizer.end_of_text < tokenizer.V);
@@ -124,9 +144,9 @@ static void fuzz_tokenizer(const uint8_t *data, size_t size) {
         size_t length = tokenizer.start[i + 1] - tokenizer.start[i];
         CHECK(length == *at && !memcmp(tokenizer.bytes + tokenizer.start[i], at + 1, length));
         at += 1 + length;
-        tokenizer_print(&tokenizer, i, sink);
     }
     CHECK(at == data + size);
+    fuzz_print();
     // Two prompts: the vocabulary back to front, which mostly is one if it is of characters, and
     // the file's own end, which can be one if it is of byte pairs.
     for (int prompt = tokenizer_is_bpe(&tokenizer); prompt < 2; prompt++) {
@@ -176,9 +196,10 @@ static void rows_check(void *owner, int set, int p, int layer, int row, int rows
     CHECK(n <= (size_t)(r->end - r->at) / width);
     for (size_t i = 0; i < n; i++, r->at += width) {
         uint32_t bits, expected = 0;
-        memcpy(&bits, &values[i], sizeof bits); // bits, because NaN is a value too
+        memcpy(&bits, &values[i], sizeof bits); // bits, because -0 equals 0
         memcpy((char *)&expected + 4 - width, r->at, width);
         CHECK(bits == expected);
+        CHECK(values[i] >= (set == SET_MOMENT2 ? 0 : -FLT_MAX) && values[i] <= FLT_MAX);
     }
     r->row += rows;
     if (r->row == spec->rows) r->row = 0, r->layer++;
@@ -233,6 +254,17 @@ static void fuzz_state(const uint8_t *data, size_t size) {
     CHECK(rows.at == rows.end && rows.set == SET_MOMENT2 + 1);
 }
 
+static void fuzz_done(const uint8_t *data, size_t size) {
+    static Done done;
+    char last[HASH_LINE + 1];
+    hash_line(last, (const char *)data, size);
+    CHECK(pwrite(FILE_A, last, HASH_LINE, (off_t)size) == HASH_LINE);
+    CHECK(done_read(&done, PATH_A) && !done.empty);
+    size_t n = strlen(done.record);
+    if (memchr(data, 0, size)) return;
+    CHECK(n <= size && !memcmp(done.record, data + size - n, n)); // what stands below two lines
+}
+
 // ----------------------------------------------------------------------------
 // one input
 
@@ -243,7 +275,8 @@ int LLVMFuzzerInitialize(int *argc, char ***argv) {
     (void)argc, (void)argv;
     int a = memfd_create("a", MFD_CLOEXEC), b = memfd_create("b", MFD_CLOEXEC);
     CHECK(a >= 0 && b >= 0 && dup2(a, FILE_A) == FILE_A && dup2(b, FILE_B) == FILE_B);
-    sink = fopen("/dev/null", "w");
+    CHECK(setlocale(LC_CTYPE, "C.UTF-8"));
+    FILE *sink = fopen("/dev/null", "w");
     CHECK(sink);
     stderr = sink; // glibc's is a variable; libFuzzer and the sanitizers have kept their own
     fail_hook = jump_back;
@@ -271,6 +304,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         case 'v': fuzz_tokenizer(data, size); break;
         case 'm': fuzz_model(data, size); break;
         case 's': fuzz_state(data, size); break;
+        case 'c': fuzz_done(data, size); break;
         }
     }
     for (int i = 0; i < FILES_OPEN_MAX; i++) CHECK(!files_open[i]);
