@@ -100,6 +100,10 @@ test_gpt2_asan: test_gpt2.c dev/test/check.h $(TRAINER)
 dev/gradcheck_asan: dev/gradcheck.c $(TRAINER)
 	$(CC) $(SANITIZE) $(OPT) $(PART) -DREAL=double $< -o $@ $(LIBS)
 
+# What dev/test/bpe.sh reads tokens from.
+dev/test/encode: dev/test/encode.c data/bpe.h data/files.h data/tokenizer.h data/unicode.h
+	$(CC) $(CFLAGS) $(OPT) $(PART) $< -o $@
+
 # ---- its benchmarks, and what a network would cost
 
 dev/bench_cpu dev/bench_generate: %: %.c $(TRAINER)
@@ -320,7 +324,8 @@ endif
 
 CHECK_BUILT := train_gpt2 test_gpt2 dev/gradcheck
 TEST_BUILT := $(CHECK_BUILT) test_gpt2_double dev/bench_cpu dev/net/plan dev/net/bench_allreduce \
-    dev/test/faults_gpt2 dev/test/train_faulty dev/runs/sweep dev/runs/report $(EMU_BUILT)
+    dev/test/faults_gpt2 dev/test/train_faulty dev/test/encode dev/runs/sweep dev/runs/report \
+    $(EMU_BUILT)
 
 check: $(CHECK_BUILT)
 	dev/test/run.sh ./test_gpt2 dev/gradcheck "dev/test/cli.sh --short"
@@ -329,8 +334,8 @@ test: $(TEST_BUILT)
 	dev/test/run.sh ./test_gpt2 ./test_gpt2_double dev/gradcheck dev/test/faults_gpt2 \
 	    "dev/test/faults --test" dev/test/cli.sh dev/test/checkpoints.sh dev/test/stops.sh \
 	    dev/test/mpi.sh "dev/net/netns.sh --test" "dev/net/ssh.sh --test" dev/test/slurm.sh \
-	    dev/test/plan.sh dev/test/data.sh dev/test/fuzz.sh dev/test/sweep.sh \
-	    "dev/test/attack --short" $(EMU_TESTS) dev/test/nvcc.sh "dev/cuda/resources --test"
+	    dev/test/plan.sh dev/test/data.sh dev/test/bpe.sh dev/test/hf.sh dev/test/fuzz.sh \
+	    dev/test/sweep.sh "dev/test/attack --short" $(EMU_TESTS) dev/test/nvcc.sh "dev/cuda/resources --test"
 
 asan: train_gpt2_asan test_gpt2_asan dev/gradcheck_asan $(EMU_ASAN_BUILT)
 	TRAIN=./train_gpt2_asan dev/test/run.sh ./test_gpt2_asan dev/gradcheck_asan dev/test/cli.sh \

@@ -314,6 +314,111 @@ static int fixture_compare(GPT2 *m, const DebugState *d, const char *where) {
 }
 
 // ----------------------------------------------------------------------------
+// a model that transformers saved, brought here by data/gpt2_hf.py: broken by a matrix that is not
+// transposed, or a tensor in another's place
+
+static void numbers_read(const char *folder, const char *name, void *out, size_t bytes) {
+    char path[PATH_MAX];
+    File file;
+    path_join(path, folder, name);
+    file_open(&file, path, "a file of numbers");
+    if (file.size != bytes) fail("%s: %zu bytes, expected %zu", path, file.size, bytes);
+    file_read(&file, out, bytes);
+    file_close(&file);
+}
+
+// The numbers behind a key of the flat JSON file expected.json.
+static void json_read(const char *folder, const char *key, double *out, int count) {
+    char path[PATH_MAX], text[4096];
+    path_join(path, folder, "expected.json");
+    FILE *file = fopen(path, "r");
+    if (!file) fail("%s: %s", path, strerror(errno));
+    text[fread(text, 1, sizeof text - 1, file)] = 0;
+    fclose(file);
+    char *at = strstr(text, key);
+    if (!at) fail("%s: no %s", path, key);
+    for (at += strlen(key); count; count--) {
+        at += strcspn(at, "-0123456789");
+        *out++ = strtod(at, &at);
+    }
+}
+
+// Logits and loss of two sequences, and the likeliest tokens after a prompt.
+static void hugging_face_compare(const char *folder, const char *path, int R) {
+    enum { B = 2, T = 32, PROMPT = 5, GREEDY = 40 };
+    GPT2 m;
+    GPT2Config c;
+    File file;
+    char where[64];
+    int32_t tokens[B * T], x[B * (T - 1)], y[B * (T - 1)], ids[GREEDY];
+    double expected_loss, greedy[GREEDY], worst = 0;
+    model_open(&file, path, &c);
+    file_close(&file);
+    c.R = R;
+    gpt2_create(&m, &c, mesh_folded(R), B, GREEDY, 0);
+    gpt2_load(&m, path);
+    snprintf(where, sizeof where, "transformers' model, R %d,", R);
+    size_t V = (size_t)c.V, n = B * T * V;
+    float *logits = alloc_zeroed(n, sizeof *logits, "test");
+    float *last = alloc_zeroed(2 * V, sizeof *last, "test"), *scratch = last + V;
+    numbers_read(folder, "logits.f32", logits, n * sizeof *logits);
+    numbers_read(folder, "tokens.i32", tokens, sizeof tokens);
+    json_read(folder, "\"mean_loss_of_tokens_1_on\":", &expected_loss, 1);
+    json_read(folder, "\"greedy\":", greedy, GREEDY);
+
+    gpt2_forward(&m, tokens, NULL, B, T);
+    for (size_t i = 0; i < n; i++) {
+        double found = (double)m.logits[i / V * (size_t)c.Vp + i % V];
+        worst = worse(worst, fabs(found - (double)logits[i]));
+    }
+    check_error(where, "logits", worst, is_double ? 1e-6 : 1e-4);
+    for (int i = 0; i < B * (T - 1); i++) {
+        x[i] = tokens[i / (T - 1) * T + i % (T - 1)];
+        y[i] = tokens[i / (T - 1) * T + i % (T - 1) + 1];
+    }
+    double loss = gpt2_forward(&m, x, y, B, T - 1);
+    check_error(where, "loss", fabs(loss - expected_loss), is_double ? 1e-6 : 1e-5);
+
+    int same = 0;
+    for (int i = 0; i < GREEDY; i++) {
+        if (i < PROMPT) {
+            ids[i] = (int32_t)greedy[i];
+            continue;
+        }
+        gpt2_forward(&m, ids, NULL, 1, i);
+        logits_collect(&m, i - 1, last);
+        ids[i] = token_draw(last, scratch, c.V, 0, 0, 0.5);
+        same += ids[i] == (int32_t)greedy[i];
+    }
+    check(same == GREEDY - PROMPT, "%s likeliest tokens: %d of %d as transformers has them", where,
+          same, GREEDY - PROMPT);
+    free(logits);
+    free(last);
+    gpt2_free(&m);
+}
+
+static void test_hugging_face(const char *folder) {
+    const char *python = getenv("PYTHON"), *fixtures = fixtures_folder();
+    char source[PATH_MAX], path[PATH_MAX], command[3 * PATH_MAX];
+    if (!fixtures) {
+        skip("transformers' model", "set FIXTURES to the folder that holds hf_tiny");
+        return;
+    }
+    if (!python || !python[0]) python = "python3";
+    snprintf(command, sizeof command, "%s -c 'import numpy, safetensors' 2>/dev/null", python);
+    if (system(command)) {
+        skip("transformers' model", "pip install numpy safetensors");
+        return;
+    }
+    path_join(source, fixtures, "hf_tiny");
+    path_join(path, folder, "hf_tiny.bin");
+    snprintf(command, sizeof command, "%s data/gpt2_hf.py import '%s' --out %s >/dev/null", python,
+             source, path);
+    check(!system(command), "data/gpt2_hf.py brings transformers' model here");
+    for (int R = 1; R <= 4 && !access(path, R_OK); R *= 2) hugging_face_compare(source, path, R);
+}
+
+// ----------------------------------------------------------------------------
 // facts that hold between patterns, ranks and threads
 
 typedef struct {
@@ -925,7 +1030,7 @@ static void test_sampling(const char *folder) {
     file_write(&file, "\1a\2\xc3\xa9\1b", 7); // a, e with an acute accent, b
     file_commit(&file);
     tokenizer_open(&tokenizer, path);
-    int n = tokenizer_encode(&tokenizer, "b\xc3\xa9" "a", ids);
+    int n = tokenizer_encode(&tokenizer, "b\xc3\xa9" "a", 4, ids);
     check(n == 3 && ids[0] == 2 && ids[1] == 1 && ids[2] == 0 && tokenizer.end_of_text == 1,
           "a prompt of characters, one of two bytes, encodes");
     tokenizer_close(&tokenizer);
@@ -981,6 +1086,7 @@ int main(void) {
     test_bf16_model(folder);
     test_sampling(folder);
     test_fixtures(is_double ? 1e-6 : 1e-4, is_double ? 1e-6 : 1e-4);
+    test_hugging_face(folder);
     char command[64];
     snprintf(command, sizeof command, "rm -r %s", folder);
     if (system(command)) printf("(%s is left behind)\n", folder);

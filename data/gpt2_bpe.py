@@ -246,7 +246,12 @@ def encode_long(encoder, text):
     return tokens
 
 
-def tokenizer_pack(encoder):
+def table_pack(table, end_of_text):
     """The tokenizer file (data/tokenizer.h): header, then per token uint8 length and bytes."""
-    header = struct.pack("<256I", TOKENIZER_MAGIC, TOKENIZER_VERSION, V, END_OF_TEXT, *[0] * 252)
-    return header + b"".join(bytes([len(token)]) + token for token in encoder.table)
+    header = struct.pack("<256I", TOKENIZER_MAGIC, TOKENIZER_VERSION, len(table), end_of_text,
+                         *[0] * 252)
+    return header + b"".join(bytes([len(token)]) + token for token in table)
+
+
+def tokenizer_pack(encoder):
+    return table_pack(encoder.table, END_OF_TEXT)

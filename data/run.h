@@ -807,7 +807,7 @@ static void run_sample(Run *run, int64_t updates) {
     int count = (int)o->sample_tokens, V = m->config.V;
     watch_stage("sample after update", updates);
     printf("--- sample after update %lld\n", (long long)updates);
-    tokenizer_print_text(&s->tokenizer, s->text, strlen(s->text), stdout);
+    tokenizer_print_text(&s->tokenizer, s->text, s->text_size, stdout);
     fflush(stdout);
     s->first = s->read = 0;
     for (int i = 0; i < count; i++) {

@@ -8,12 +8,13 @@
 #define SAMPLER_H
 
 #include "../tp_blocks.h"
+#include "bpe.h"
 #include "options.h"
-#include "tokenizer.h"
 
 typedef struct {
     Tokenizer tokenizer;
-    char *text;              // the prompt; "" starts from the end-of-text token
+    char *text;              // the prompt; an empty one starts from the end-of-text token
+    size_t text_size;
     int32_t *ids;            // its tokens, and then those that are made
     int prompt;              // how many tokens it has
     int first, read;         // ids first .. read-1 have been read at positions 0, 1, ...
@@ -62,32 +63,24 @@ static int token_draw(const float *logits, float *scratch, int V, double tempera
 // ----------------------------------------------------------------------------
 // the prompt
 
-// All of standard input, read by rank 0 for all processes.
-static char *prompt_read(const Mesh *mesh) {
-    char *text = NULL;
-    int64_t size = 0, room = 0, got = 1;
-    while (mesh->rank == 0 && got > 0) {
-        if (size + 1 >= room) {
+// All of standard input, which rank 0 reads for all processes.
+static void prompt_read(Sampler *s, const Mesh *mesh) {
+    const size_t most = INT_MAX / 2;
+    size_t room = 0;
+    for (ssize_t got = 1; mesh->rank == 0 && got > 0; s->text_size += (size_t)got) {
+        if (s->text_size == room) {
             room = 2 * room + 4096;
-            text = (char *)realloc(text, (size_t)room);
-            if (!text) fail("-gp -: out of memory for a prompt of more than %lld bytes",
-                            (long long)size);
+            s->text = (char *)realloc(s->text, room);
+            if (!s->text) fail("-gp -: out of memory for a prompt of %zu bytes", room);
         }
-        got = read(STDIN_FILENO, text + size, (size_t)(room - size - 1));
+        got = read(STDIN_FILENO, s->text + s->text_size, room - s->text_size);
         if (got < 0) fail("-gp -: cannot read standard input: %s", strerror(errno));
-        size += got;
+        if (s->text_size > most) fail("-gp -: a prompt of more than %zu bytes", most);
     }
-    if (mesh->rank == 0) {
-        if (!size) fail("-gp -: standard input is empty");
-        if (size > INT_MAX) fail("-gp -: a prompt of %lld bytes", (long long)size);
-        if (memchr(text, 0, (size_t)size)) fail("-gp -: standard input holds a zero byte");
-    }
-    processes_broadcast(mesh, &size, sizeof size);
-    if (mesh->rank) text = (char *)malloc((size_t)size + 1);
-    if (!text) fail("-gp -: out of memory for a prompt of %lld bytes", (long long)size);
-    processes_broadcast(mesh, text, (size_t)size);
-    text[size] = 0;
-    return text;
+    if (mesh->rank == 0 && !s->text_size) fail("-gp -: standard input is empty");
+    processes_broadcast(mesh, &s->text_size, sizeof s->text_size);
+    if (mesh->rank) s->text = ALLOC(char, s->text_size, "prompt");
+    processes_broadcast(mesh, s->text, s->text_size);
 }
 
 // Reads the tokenizer at `path` and the prompt, for a model of V tokens. All processes take part.
@@ -96,11 +89,17 @@ static void sampler_open(Sampler *s, const Options *o, const char *path, int V, 
     if (s->tokenizer.V != V) {
         fail("-tk %s: a vocabulary of %d, but the model has %d", path, s->tokenizer.V, V);
     }
-    s->text = strcmp(o->prompt, "-") ? strdup(o->prompt) : prompt_read(mesh);
+    if (!strcmp(o->prompt, "-")) {
+        prompt_read(s, mesh);
+    } else {
+        s->text = strdup(o->prompt);
+        s->text_size = strlen(o->prompt);
+    }
     size_t made = (size_t)o->sample_tokens;
-    s->ids = ALLOC(int32_t, strlen(s->text) + 1 + made, "sample");
+    s->ids = ALLOC(int32_t, s->text_size + 1 + made, "sample");
     s->ids[0] = s->tokenizer.end_of_text;
-    s->prompt = s->text[0] ? tokenizer_encode(&s->tokenizer, s->text, s->ids) : 1;
+    s->prompt = 1;
+    if (s->text_size) s->prompt = tokenizer_encode(&s->tokenizer, s->text, s->text_size, s->ids);
     s->logits = ALLOC(float, (size_t)V, "sample");
     s->scratch = ALLOC(float, (size_t)V, "sample");
     s->ms = ALLOC(double, made, "sample");

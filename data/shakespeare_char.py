@@ -239,8 +239,12 @@ def folders_missing(path):
 
 
 def file_sync(path, data):
+    """`data` is bytes, or has a method that writes them to an open file."""
     with open(path, "xb") as f:
-        f.write(data)
+        if isinstance(data, bytes):
+            f.write(data)
+        else:
+            data.write(f)
         f.flush()
         os.fsync(f.fileno())
 

@@ -1,4 +1,4 @@
-// Tokenizer files: turning token ids into text, and text into ids where a token is a character.
+// Tokenizer files: turning token ids into text. The way back is bpe.h.
 //
 // Header of 256 uint32 ([0] 20240328, [1] 2, [2] vocabulary size, [3] end-of-text token), then for
 // each token a length byte and its bytes. Character vocabularies and GPT-2's byte-pair vocabulary
@@ -89,35 +89,6 @@ static void tokenizer_print_text(Tokenizer *tokenizer, const char *text, size_t 
 static void tokenizer_print(Tokenizer *tokenizer, int id, FILE *out) {
     size_t start = tokenizer->start[id], size = tokenizer->start[id + 1] - start;
     tokenizer_print_text(tokenizer, (const char *)tokenizer->bytes + start, size, out);
-}
-
-// Encodes UTF-8 text with a vocabulary of single characters; ids has room for strlen(text) of them.
-// Returns how many there are. Byte-pair vocabularies are refused: their encoder is not built in.
-static int tokenizer_encode(const Tokenizer *tokenizer, const char *text, int32_t *ids) {
-    for (int i = 0; i < tokenizer->V; i++) {
-        size_t length = tokenizer->start[i + 1] - tokenizer->start[i];
-        if (length == utf8_length(tokenizer->bytes[tokenizer->start[i]])) continue;
-        fail("-gp: prompts need a character vocabulary; token %d of this tokenizer has %zu bytes "
-             "that are not one character (byte-pair encoding of prompts is not built in)",
-             i, length);
-    }
-    int n = 0;
-    for (size_t at = 0; text[at]; n++) {
-        size_t length = utf8_length((unsigned char)text[at]), left = strlen(text + at);
-        if (!length || length > left) fail("-gp: '%s' is not UTF-8", text);
-        int id = 0;
-        for (; id < tokenizer->V; id++) {
-            size_t start = tokenizer->start[id];
-            if (tokenizer->start[id + 1] - start != length) continue;
-            if (!memcmp(tokenizer->bytes + start, text + at, length)) break;
-        }
-        if (id == tokenizer->V) {
-            fail("-gp: '%.*s' is not in the vocabulary", (int)length, text + at);
-        }
-        ids[n] = id;
-        at += length;
-    }
-    return n;
 }
 
 #endif

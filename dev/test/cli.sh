@@ -567,7 +567,9 @@ refuses "a tokenizer of another vocabulary than the model's" "tokenizer.bin" "27
     -i v28.bin -s 1
 refuses "-gp outside the vocabulary" "-gp" "'X'" -- -s 1 -gp abXc
 refuses "-gp outside the vocabulary, two bytes" "-gp" $'\303\234' -- -s 1 -gp $'ab\303\234c'
-refuses "-gp with a byte-pair vocabulary" "-gp" "character" -- -s 1 -gp abc -tk pairs.bin
+refuses "-gp with neither characters nor byte pairs" "-gp" "characters or of byte pairs" "26" -- \
+    -s 1 -gp abc -tk words.bin
+refuses "-gp that is not UTF-8" "-gp" "0xFF" "offset 2" -- -s 1 -gp $'ab\377'
 
 refuses "a NaN weight" "nan.bin" "fcprojw is nan in block 0, row 2" -- -e nan.bin
 

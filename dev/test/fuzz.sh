@@ -65,13 +65,16 @@ files = {"tokens": b"t" + tokens(5, 0, 1, 2, 3, 4, 3, 2), "gpt2": b"t" + tokens(
          "shards": shards(tokens(5, 0, 1, 2), tokens(5, 3, 4)),
          "mixed": shards(tokens(5, 0, 1, 2), tokens(6, 3, 4))}
 
-# Tokenizers: characters of one to four bytes, words, a token cut off, an empty one, a byte too
-# many.
+# Tokenizers: characters of one to four bytes, byte pairs, words, a token cut off, an empty one, a
+# byte too many. The last 256 bytes of a file are a prompt too: here they are some pieces.
 def tokenizer(end, *words, **k):
     body = b"".join(bytes([len(w)]) + w for w in words)
     return b"v" + header(20240328, 2, k.get("V", len(words)), end) + body
 letters = [text(c) for c in "\nab\u00e9\u20ac\U0001f600"]
-files.update({"letters": tokenizer(0, *letters),
+pairs = [bytes([b]) for b in range(256)] + text("ab abab th \u00e9\u00e9 aaaa 's 12").split(b" ")
+pairs += [text("%d ababab's  the \u00e9\u00e9\u00e9 121\n\n aaaaaaaaa" % i) for i in range(9)]
+tokenizer(0, *pairs)[-256:].decode("utf-8")
+files.update({"letters": tokenizer(0, *letters), "pairs": tokenizer(0, *pairs),
               "words": tokenizer(1, b"the ", b"cat", b"<|endoftext|>"),
               "cut": tokenizer(0, *letters)[:-2], "empty": tokenizer(0, b"a", b""),
               "long": tokenizer(0, b"x" * 255), "more": tokenizer(0, b"a", b"b") + b"c",
@@ -171,7 +174,8 @@ fuzz() {
     kept=$(sed -nE 's/.*Test unit written to (.*)$/\1/p' "$log" | tail -n 1)
     echo "FAILED $name: $(grep -m 1 -E 'does not hold|runtime error|ERROR: |error' "$log" ||
         echo "exit status $status")"
-    local ours='fuzz_|tokens_|tokenizer_|model_|tensors_|state_|header_|config_|plan_|option'
+    local ours='fuzz_|tokens_|tokenizer_|piece_|pair_|heap_|utf8_|index_'
+    ours+='|model_|tensors_|state_|header_|config_|plan_|option'
     grep -E "^ +#[0-9]+ .* in ($ours)" "$log" | head -n 4
     if [ -n "$kept" ]; then echo "   run it again with: $FUZZ/$name $kept"
     else tail -n 5 "$log" | sed 's/^/   /'; fi

@@ -113,7 +113,7 @@ write("few.bin", tokens([1] * 32))                          # one batch of 2 x 1
 write("enough.bin", tokens([1] * 33))
 write("v28.bin", tokens([1] * 500, 28))
 write("tokenizer.bin", good["tokenizer"])
-write("pairs.bin", tokenizer(letters[:-1] + [b"ab"]))       # as of byte-pair encoding
+write("words.bin", tokenizer(letters[:-1] + [b"ab"]))       # neither characters nor byte pairs
 write("model.bin", good["model"])
 write("smodel.bin", good["smodel"])
 nan = struct.pack("<f", float("nan")) # in fcprojw

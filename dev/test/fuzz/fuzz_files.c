@@ -44,9 +44,9 @@ static void glob_release(glob_t *found) {
 }
 #define glob glob_hold
 #define globfree glob_release
+#include "../../../data/bpe.h"
 #include "../../../data/checkpoint.h"
 #include "../../../data/options.h"
-#include "../../../data/tokenizer.h"
 #include "../../../data/tokens.h"
 #undef glob
 #undef globfree
@@ -147,10 +147,10 @@ static void fuzz_tokenizer(const uint8_t *data, size_t size) {
     }
     CHECK(at == data + size);
     fuzz_print();
-    // Two prompts: the file's own end, which is mostly none, and the vocabulary back
-    // to front, which mostly is one.
-    for (int prompt = 0; prompt < 2; prompt++) {
-        size_t length = 0, from = size - HEADER_BYTES < 64 ? HEADER_BYTES : size - 64;
+    // Two prompts: the vocabulary back to front, which mostly is one if it is of characters, and
+    // the file's own end, which can be one if it is of byte pairs.
+    for (int prompt = tokenizer_is_bpe(&tokenizer); prompt < 2; prompt++) {
+        size_t length = 0, from = size - HEADER_BYTES < 256 ? HEADER_BYTES : size - 256;
         text = malloc(size + 1);
         for (int i = tokenizer.V - 1; i >= 0 && prompt == 0; i--) {
             size_t n = tokenizer.start[i + 1] - tokenizer.start[i];
@@ -158,11 +158,9 @@ static void fuzz_tokenizer(const uint8_t *data, size_t size) {
             length += n;
         }
         for (; from < size && prompt == 1; from++) text[length++] = (char)data[from];
-        text[length] = 0;
-        length = strlen(text);
-        text = realloc(text, length + 1);
+        text = realloc(text, length);
         ids = malloc(length * sizeof *ids);
-        int n = tokenizer_encode(&tokenizer, text, ids);
+        int n = tokenizer_encode(&tokenizer, text, length, ids);
         size_t read = 0;
         for (int i = 0; i < n; i++) { // what the ids say is the text
             CHECK(ids[i] >= 0 && ids[i] < tokenizer.V);
