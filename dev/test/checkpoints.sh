@@ -108,6 +108,10 @@ same "all checkpoints of a run have its id, and its log" \
     "$(run_of whole/DONE_00000006) $(run_of whole/DONE_00000006)"
 train "${HOW[@]}" -rs 7 -o seven
 differs "another seed, another run" "$(run_of seven/DONE_00000006)" "$(run_of whole/DONE_00000006)"
+train -x 1 -l 0.012345678901234567 -o exact
+same "a number is kept to its last bit" "$(python3 -c 'import sys
+print(float(sys.argv[1]) == 0.012345678901234567)' "$(sed -n 's/^-l //p' exact/DONE_00000001)")" \
+    True
 train "${HOW[@]}" -wi linear -o linear
 differs "other weights, another run" "$(run_of linear/DONE_00000006)" \
     "$(run_of whole/DONE_00000006)"
@@ -348,22 +352,28 @@ ln -s loop loop
 fails runs -o loop -y 1
 same "a folder that cannot be listed is not an empty one" \
     "$(refused "loop: cannot look for checkpoints" "symbolic links")" ""
-mkdir linked && echo precious >victim
-for kind in model_00000002.bin state_00000002.bin DONE_00000002; do
-    ln -s ../victim "linked/$kind.part"
-done
-train -o linked
-same ".part is not written through a link" "$(cat victim) $(verified linked)" \
-    "precious checkpoint 2: whole;0"
-
-# With 2 ms for each hop of 8 all-reduces, 20 updates take half a second.
-"$TRAIN" "${SMALL[@]}" -nl 2000 -x 20 -n 10 -o removed >"$W/stdout" 2>"$W/stderr" & CHILD=$!
-for ((i = 0; i < 2000; i++)); do
-    grep -qs '^s:1 ' removed/main.log && break
-    sleep 0.005
-done
-rm -rf removed
-wait $CHILD; rc=$? CHILD=
+# during FOLDER COMMAND...: COMMAND in a run after its first update. With 2 ms for each hop of 8
+# all-reduces, its 20 updates take half a second.
+during() {
+    "$TRAIN" "${SMALL[@]}" -nl 2000 -x 20 -n 10 -o "$1" >"$W/stdout" 2>"$W/stderr" & CHILD=$!
+    for ((i = 0; i < 2000; i++)); do
+        grep -qs '^s:1 ' "$1/main.log" && break
+        sleep 0.005
+    done
+    "${@:2}"
+    wait $CHILD; rc=$? CHILD=
+}
+echo precious >victim
+links() {
+    local file
+    for file in "$1"/{{model,state}_000000{1,2}0.bin,DONE_000000{1,2}0}.part; do
+        ln -s ../victim "$file"
+    done
+}
+during linked links linked
+same ".part is not written through a link" "$rc $(cat victim) $(verified linked)" \
+    "0 precious checkpoint 20: whole;checkpoint 10: whole;0"
+during removed rm -rf removed
 same "a folder that is removed in the run is made again" "$rc $(verified removed)" \
     "0 checkpoint 20: whole;checkpoint 10: whole;0"
 
