@@ -80,7 +80,8 @@ def xxh64(data):
         h = sum(turn(a, n) for a, n in zip(lanes, (1, 7, 12, 18))) & M
         for a in lanes: h = ((h ^ step(0, a)) * P[0] + P[3]) & M
     h, rest = h + len(data) & M, data[whole:]
-    while len(rest) >= 8: h, rest = turn(h ^ step(0, word(rest[:8])), 27) * P[0] + P[3] & M, rest[8:]
+    while len(rest) >= 8:
+        h, rest = turn(h ^ step(0, word(rest[:8])), 27) * P[0] + P[3] & M, rest[8:]
     if len(rest) >= 4:
         h, rest = turn(h ^ word(rest[:4]) * P[0] & M, 23) * P[1] + P[2] & M, rest[4:]
     for b in rest: h = turn(h ^ b * P[4] & M, 11) * P[0] & M
@@ -130,7 +131,8 @@ for kind in "model", "state":
     places += [(path, bit) for bit in bits]
 path = folder + "/DONE_00000006"
 places += [(path, 8 * at + at % 8) for at in range(0, os.path.getsize(path), 7)]
-def run(*args): return subprocess.run([train, *args], capture_output=True, text=True, errors="replace")
+def run(*args):
+    return subprocess.run([train, *args], capture_output=True, text=True, errors="replace")
 for path, bit in places:
     with open(path, "r+b") as f:
         f.seek(bit // 8)
@@ -157,7 +159,8 @@ same "a bit flipped anywhere in model, state or DONE is seen" "$(python3 "$W/fli
 holds "and changes no file" diff "$W/kept" <(files flip)
 
 train "${HOW[@]}" -p p -o other
-# name | what happens to flip/; the file that the message has to name
+model=flip/model_00000006.bin state=flip/state_00000006.bin DONE=flip/DONE_00000006
+# name | what happens to flip/ | what the message has to name
 while IFS='|' read -r name command file; do
     rm -rf flip && cp -r whole flip
     eval "$command"
@@ -168,22 +171,23 @@ while IFS='|' read -r name command file; do
     same "-y 1: $name" "$(refused "$file" "to go on from checkpoint 4")" ""
     holds "-y 1: $name: no file changes" diff "$W/kept" <(files flip)
 done <<'TABLE'
-the model of another seed|cp seven/model_00000006.bin flip|flip/model_00000006.bin
-the state of another pattern|cp other/state_00000006.bin flip|flip/state_00000006.bin
-the model of another pattern|cp other/model_00000006.bin flip|flip/model_00000006.bin
-the model of another checkpoint|cp flip/model_00000004.bin flip/model_00000006.bin|model_00000006
-the state of another checkpoint|cp flip/state_00000004.bin flip/state_00000006.bin|state_00000006
-the DONE of another checkpoint|cp flip/DONE_00000004 flip/DONE_00000006|model_00000006.bin
-the DONE of another run|cp seven/DONE_00000006 flip|model_00000006.bin
-a model cut off|truncate -s 20000 flip/model_00000006.bin|20000 bytes
-a state with a tail|echo >>flip/state_00000006.bin|state_00000006.bin
-a model whose tail is zero|truncate -s 20000 flip/model_00000006.bin; truncate -s 36608 flip/model_00000006.bin|model_00000006.bin
-a DONE cut off|truncate -s 100 flip/DONE_00000006|flip/DONE_00000006
-a DONE of zeros|truncate -s 0 flip/DONE_00000006; truncate -s 400 flip/DONE_00000006|flip/DONE_00000006
-a DONE that is large|truncate -s 1M flip/DONE_00000006|1048576 bytes
-a DONE that leads nowhere|ln -sf nowhere flip/DONE_00000006|flip/DONE_00000006
-no model|rm flip/model_00000006.bin|flip/model_00000006.bin
-no state|rm flip/state_00000006.bin|flip/state_00000006.bin
+the model of another seed|cp seven/model_00000006.bin $model|flip/model_00000006.bin
+the state of another pattern|cp other/state_00000006.bin $state|flip/state_00000006.bin
+the model of another pattern|cp other/model_00000006.bin $model|flip/model_00000006.bin
+the model of another checkpoint|cp flip/model_00000004.bin $model|flip/model_00000006.bin
+the state of another checkpoint|cp flip/state_00000004.bin $state|flip/state_00000006.bin
+the DONE of another checkpoint|cp flip/DONE_00000004 $DONE|flip/model_00000006.bin
+the DONE of another run|cp seven/DONE_00000006 $DONE|flip/model_00000006.bin
+a model cut off|truncate -s 20000 $model|20000 bytes
+a state with a tail|echo >>$state|flip/state_00000006.bin
+a model whose tail is zero|truncate -s 20000 $model; truncate -s 36608 $model|model_00000006.bin
+a state whose tail is zero|truncate -s 60000 $state; truncate -s 72192 $state|state_00000006.bin
+a DONE cut off|truncate -s 100 $DONE|flip/DONE_00000006
+a DONE of zeros|truncate -s 0 $DONE; truncate -s 400 $DONE|flip/DONE_00000006
+a DONE that is large|truncate -s 1M $DONE|1048576 bytes
+a DONE that leads nowhere|ln -sf nowhere $DONE|flip/DONE_00000006
+no model|rm $model|flip/model_00000006.bin
+no state|rm $state|flip/state_00000006.bin
 TABLE
 
 echo "# going on from the one before: broken by an advice that does not work"
@@ -196,7 +200,8 @@ for file in model_00000006.bin state_00000006.bin DONE_00000006; do
     holds "the advice, copied to a shell: $file" cmp "$name/$file" "whole/$file"
 done
 same "the advice's checkpoint is the one that it says" \
-    "$(grep -oE 'model [^/]*/model_[0-9]+' "$name/main.log" | tail -n 1)" "model $name/model_00000002"
+    "$(grep -oE 'model [^/]*/model_[0-9]+' "$name/main.log" | tail -n 1)" \
+    "model $name/model_00000002"
 cp -r whole first && back first 4 6 && echo >>first/state_00000002.bin
 fails runs "${HOW[@]}" -o first -y 1
 same "nothing to go on from is said" "$(refused "state_00000002" "no checkpoint is older")" ""
@@ -398,7 +403,7 @@ model -1 -inf lnfb is -inf in block 0, row 15
 model -65 inf fcprojw is inf in block 1, row 15
 state 20 nan the first moment of wte is nan in block 0, row 1
 state -1 inf the second moment of lnfb is inf
-state -1 -1e-30 the second moment of lnfb is -1e-30 in block 0, row 15; expected a finite number from 0
+state -1 -1e-30 the second moment of lnfb is -1e-30 in block 0, row 15; expected a finite
 TABLE
 # Positions from 8 on are not read at -t 8: their gradient is 0, and only decay moves them.
 poke model.bin $((128 * 16 + 9 * 16)) 3e38

@@ -341,6 +341,25 @@ holds "-tp 4 -fold 2 -nl 300 -nb 0.1" network net4 4 300 0.1
 
 # ----------------------------------------------------------------------------
 
+echo "# a run that goes on with other replicas: broken when nobody says so, or one rank ends alone"
+mpi 4 -v 0 -p s -x 4 -n 2 -o replicas
+(cd "$W/runs/replicas" && rm *_00000004*)
+mpi 2 -v 0 -p s -x 4 -y 1 -b 8 -o replicas
+same "DP 1 that was 2" "$(sed -n 's/^# not bit for bit: //p' "$W/stdout" | tr '\n' ';')" \
+    "-b 8 was 4;DP 1 was 2;"
+mpi 2 -v 0 -p s -x 3 -y 1 -b 8 -o replicas
+same "nothing to do: all ranks end well, with one line" "$rc $(grep -c . "$W/stdout")" "0 1"
+echo >>"$W/runs/replicas/state_00000004.bin"
+mpi_try 2 -v 0 -p s -x 6 -y 1 -b 8 -o replicas
+same "a damaged checkpoint ends all ranks, with an advice" \
+    "$((rc != 0)) $(trainers | wc -l) $(grep -oE '^error: rank [01]: .*; to go on from.*' \
+        "$W/stderr" | sed 's/.*; //' | sort -u)" \
+    "1 0 to go on from checkpoint 2: mv replicas/DONE_00000004 replicas/BROKEN_00000004 and $(
+    )then -y 1 again"
+(cd "$W/runs" && "${MPIRUN[@]}" -n 2 "$TRAIN" --verify replicas) >"$W/stdout" 2>"$W/stderr"; rc=$?
+same "--verify in two processes: one list" \
+    "$((rc != 0)) $(trainers | wc -l) $(grep -c ^checkpoint "$W/stdout")" "1 0 2"
+
 echo "# a rank killed: broken by ranks that wait for it for ever, or a checkpoint that is not one"
 # What must hold after `kill` at time $1 (seconds) of a run in folder $2 with the name $3.
 after_kill() {
@@ -517,7 +536,8 @@ for row in "update 1:|-x 4 -v 0" "after update 0 the validation loss is not fini
     same "all ranks end with: ${row%|*}" \
         "$((rc != 0)) $(grep -cE "^error: rank 0: ${row%|*}" "$W/stderr") $(trainers | wc -l)" \
         "1 1 0"
-    same "and leave no checkpoint" "$(cd "$W/runs" && ls never 2>/dev/null | grep -v main.log)" ""
+    same "and leave no checkpoint" \
+        "$(cd "$W/runs" && ls never 2>/dev/null | grep -vxE 'main.log|run.lock')" ""
     rm -rf "$W/runs/never"
 done
 same "the checkpoints of before stay" "$(kept nan)" "00000002 "

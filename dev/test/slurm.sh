@@ -169,6 +169,18 @@ as_folded() {
     done
 }
 
+# background ARGS... -o FOLDER: two tasks, when they have done 5 updates; $srun is the process that
+# started them, $step Slurm's name for them. ended: waits for their end; leaves $rc.
+background() {
+    (cd "$W/runs" && exec timeout -k 5 120 srun --mpi=$understood -n 2 "$TRAIN" "${SMALL[@]}" \
+        "$@") </dev/null >"$W/stdout" 2>"$W/stderr" &
+    launched=$!
+    until_true 60 grep -qs '^s:5 trl' "$W/runs/${*: -1}/main.log" || bad "$*: it runs" "$(said)"
+    srun=$(pgrep -P $launched -x srun) step=$(squeue --steps -h -o %i | grep -m1 '\.0$')
+}
+ended() { wait $launched; rc=$?; }
+trainers() { pgrep -fc "^$TRAIN "; }
+
 # A job's output in $W/job, when it has ended.
 job_run() { # sbatch's options and script
     rm -f "$W/job"
@@ -221,10 +233,49 @@ holds "what it runs by mpirun is one run" as_folded script_mpirun
 same "of two processes" "$(grep -o '^# mesh [0-9]* proc' "$W/runs/script_mpirun/main.log")" \
     "# mesh 2 proc"
 
+echo "# signals: broken by a task that does not hear them, or by a checkpoint that srun's haste" \
+    "leaves half done"
+# told SIGNAL WHOM [STATUS LINE]: a run stops with this status, and with LINE at the log's end; when
+# resumed it has the losses of one that was never stopped.
+CALM=(-x 40 -nl 5000)
+told() {
+    local folder=told_$1_$2
+    background "${CALM[@]}" -n 5 -o "$folder"
+    case $2 in
+    scancel) scancel --signal="$1" "$step" ;;
+    srun) kill -s "$1" "$srun" ;;
+    esac
+    ended
+    [ -z "${3:-}" ] || same "$1 by $2: status, and what the log says" \
+        "$rc $(tail -n 1 "$W/runs/$folder/main.log" | grep -oE "^$4")" "$3 $4"
+    same "$1 by $2: no task is left" "$(trainers)" 0
+    in_runs srun --mpi=$understood -n 2 "$TRAIN" "${SMALL[@]}" "${CALM[@]}" -nl 0 -o "$folder" -y 1
+    holds "$1 by $2: resumed, as a run never stopped" diff <(steps "$W/runs/calm") \
+        <(steps "$W/runs/$folder")
+}
+signal_tests() {
+    in_runs "$TRAIN" "${SMALL[@]}" "${CALM[@]}" -nl 0 -o calm
+    told USR1 scancel 138 "# stopped by SIGUSR1 after update"
+    told TERM scancel 143 "# stopped by SIGTERM after update"
+    told USR1 srun 138 "# stopped by SIGUSR1 after update"
+    told TERM srun # which kills its tasks then: the checkpoint before is left
+    background "${CALM[@]}" -wd 0 -wk 2 -o stopped
+    kill -STOP "$(pgrep -f "^$TRAIN " | while read -r pid; do
+        tr '\0' '\n' <"/proc/$pid/environ" | grep -qx SLURM_PROCID=1 && echo "$pid"; done)"
+    ended
+    same "-wk ends a run with a stopped task" \
+        "$rc $(grep -c '^error: rank 0: .*is stopped (-wk 2)' "$W/stderr") $(trainers)" "1 1 0"
+}
+if [ "${understood:-none}" = none ]; then
+    skip "signals" "this MPI does not understand srun"
+else
+    signal_tests
+fi
+
 echo "# the project's job script: broken when a job that was stopped is not queued again, or" \
     "begins at update 0"
 job_test() {
-    local job folder list=$W/list
+    local job at folder list=$W/list
     local options=(-i "$W/runs/train.bin" -j "$W/runs/train.bin" -e 4x2x16 -t 16 -b 2 -d 32 -x 300)
     options+=(-v 100 -m 2 -n 10 -u 50)
     printf '%s\n' "# a list" "gpt2_124m t 2 sum 1337" \
@@ -240,10 +291,10 @@ job_test() {
     scancel --signal=USR1 "$job"
     until_true 120 gone || bad "the job ends" "$(squeue -h -j "$job") $(tail -n 5 "$W/job_2")"
     folder=$(echo "$W"/sweep/gpt2_124m/sppp_*)
-    same "a job stopped by USR1 is queued again, once" \
-        "$(grep -c '^# updates ' "$folder/main.log")" 2
-    holds "and goes on from its checkpoint" grep -qE '^# updates [1-9][0-9]* to 300$' \
-        "$folder/main.log"
+    at=$(sed -nE 's/^# stopped by SIGUSR1 after update ([0-9]+) of .*/\1/p' "$folder/main.log")
+    same "a job stopped by USR1 is queued again, once, and goes on from there" \
+        "$(grep '^# updates ' "$folder/main.log" | tr '\n' ' ')" \
+        "# updates 0 to 300 # updates $at to 300 "
     same "to the end, which is noted" \
         "$(awk -F '\t' 'NR > 1 { print $2, $23 }' "$W/sweep/runs.tsv")" "sppp ok"
     holds "with the losses of a run that was never stopped" diff <(steps "$W/never_stopped") \
