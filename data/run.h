@@ -426,6 +426,7 @@ static void run_end_finished(const Run *run, const Mesh *mesh) {
     int64_t from = run->resumes ? run->first : -1;
     processes_same(mesh, &from, sizeof from, "the checkpoint that -y resumes from");
     if (!run->resumes || run->updates > run->first) return;
+    if (run->lock >= 0) checkpoint_clean(o->out);
     printf("nothing to do: -o %s has checkpoint %lld, and -x %lld asks for no more updates\n",
            o->out, (long long)run->first, (long long)run->updates);
     if (fflush(stdout) || ferror(stdout)) fail("standard output: %s", strerror(errno));
