@@ -386,13 +386,13 @@ train "${HOW[@]}" -o prune -y 1 -x 7
 same "a start removes what is older than its checkpoint and has no DONE, and nothing else" \
     "$(cd prune && echo *)" "DONE_00000004 DONE_00000006 DONE_00000007 main.log $(
     )model_000000001.bin model_00000001.bin.old model_00000004.bin model_00000006.bin $(
-    )model_00000007.bin model_00000009.bin model_1.bin notes.txt state_00000004.bin $(
+    )model_00000007.bin model_00000009.bin model_1.bin notes.txt run.lock state_00000004.bin $(
     )state_00000006.bin state_00000007.bin"
 cp -r whole stuck && rm stuck/DONE_00000002 && mkdir stuck/DONE_00000002
 train "${HOW[@]}" -o stuck -y 1 -x 8 -nk 1
 same "a DONE that cannot be removed keeps its files" "$(cd stuck && echo *)" \
     "DONE_00000002 DONE_00000008 main.log $(
-    )model_00000002.bin model_00000008.bin state_00000002.bin state_00000008.bin"
+    )model_00000002.bin model_00000008.bin run.lock state_00000002.bin state_00000008.bin"
 
 # ----------------------------------------------------------------------------
 # not a number
@@ -422,7 +422,7 @@ fails runs -t 8 -e model.bin -o saved -y 1 -x 3 -nk 1 -n 1 -l 1000 -c 1000
 same "a weight that overflows is not saved" \
     "$(refused "saved/model_00000002.bin: wpe is " "row 9; expected a finite number")" ""
 same "nothing is pruned or left behind" "$(cd saved && echo *)" \
-    "DONE_00000001 main.log model_00000001.bin state_00000001.bin"
+    "DONE_00000001 main.log model_00000001.bin run.lock state_00000001.bin"
 fails runs -e large.bin -x 0 -v 1
 same "a validation loss that is none" \
     "$(refused "after update 0 the validation loss is not finite" "all weights are finite")" ""
