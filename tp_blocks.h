@@ -834,7 +834,7 @@ static struct {
     const Place *places; // of all processes, NULL while they are not known yet
     Mesh mesh;           // from here on set before the thread starts
     int64_t say, end;    // seconds, 0 for never
-} watch = {0, MESH_WORLD, TRAFFIC_KINDS, 0, "start-up", 0, NULL, {}, 0, 0};
+} watch = {.which = MESH_WORLD, .kind = TRAFFIC_KINDS, .stage = "start-up"};
 
 #define NOTE(field, value) __atomic_store_n(&watch.field, (value), __ATOMIC_RELEASE)
 #define NOTED(field)       __atomic_load_n(&watch.field, __ATOMIC_ACQUIRE)
@@ -894,7 +894,7 @@ static inline void watch_whom(char *out, size_t size) {
     else snprintf(out, size, "it waits for rank %d on host %s", other, places[other].host);
 }
 
-// "update 12, all-reduce 2 of the forward pass: 60 s so far; rank 1 ... is stopped"
+// "update 12: for 60 s in all-reduce 2 of the forward pass; rank 1 (...) is stopped"
 static inline void watch_describe(char *out, size_t size, int64_t seconds) {
     static const char *const sums[TRAFFIC_KINDS] = {
         "of the forward pass", "of the backward pass", "of partial gradients",
@@ -1106,12 +1106,13 @@ static inline void processes_wait(const Mesh *mesh) {
 
 static inline void processes_end(void) {
     if (!processes_joined) return;
+    watch_stage("the end", 0);
     if (processes_aside) {
         MPI_Request request;
         MPI_CHECK(MPI_Ibarrier(MPI_COMM_WORLD, &request));
-        MPI_CHECK(MPI_Wait(&request, MPI_STATUS_IGNORE));
+        MPI_WAIT(MESH_WORLD, MPI_Wait(&request, MPI_STATUS_IGNORE));
     }
-    MPI_CHECK(MPI_Finalize());
+    MPI_WAIT(MESH_WORLD, MPI_Finalize());
 }
 
 // Forms the groups of a mesh. All processes take part.
@@ -1264,8 +1265,9 @@ static inline void sums_finish(PendingSums *sums) {}
 #pragma GCC diagnostic pop
 #endif
 
-// Starts the watch of a mesh: rank 0 says after `say` seconds in one wait what it waits for, and
-// after `end` seconds ends the run; 0 is never. All processes take part.
+// Starts the watch of a mesh: after `say` seconds in one wait rank 0 says what it waits for, and
+// again every ten minutes; after `end` seconds it ends the run. 0 is never. All processes take
+// part.
 static inline void watch_start(const Mesh *mesh, int64_t say, int64_t end) {
     if (mesh->world == 1) return;
     watch.mesh = *mesh;

@@ -233,6 +233,14 @@ static void option_set(Options *o, const OptionSpec *spec, const char *text) {
     }
 }
 
+// Option i of one set becomes that of another.
+static void option_copy(Options *to, const Options *from, int i) {
+    static const size_t sizes[] = {sizeof(OPTION_TEXT), sizeof(OPTION_COUNT), sizeof(OPTION_REAL),
+                                   sizeof(OPTION_CHOICE)}; // by OptionKind
+    size_t offset = option_specs[i].offset;
+    memcpy((char *)to + offset, (const char *)from + offset, sizes[option_specs[i].kind]);
+}
+
 // An option's value as it would stand on a command line. `out` serves for what is not a string.
 static const char *option_value(const Options *o, int i, char out[32]) {
     const OptionSpec *spec = &option_specs[i];

@@ -59,6 +59,7 @@
 #include "checkpoint.h"
 #include "folder.h"
 #include "options.h"
+#include "record.h"
 #include "runlog.h"
 #include "sampler.h"
 #include "tokens.h"
@@ -79,14 +80,9 @@ typedef struct {
     int64_t done;              // updates done so far, with those before
     int stop;                  // the signal that ends this run after `done`, or 0
     int lock;                  // of the folder of -o, in rank 0; see folder.h
-    Done found;                // what that checkpoint says of its run, its lines taken apart:
-    Options kept;              // the options that stand in it are marked as given
-    GPT2Config kept_shape;     // L 0: not known
-    int kept_DP;               // 0: not known
-    uint64_t kept_text, id;    // hash of the text; the run's, from its first start to its last
-    size_t kept_tokens;        // 0: there was no text
-    uint64_t loaded[2], text;  // hashes of the files of model and state, and of the text
-    char record[DONE_BYTES + 32]; // what this run's checkpoints will say of it
+    Done found;                // its DONE, and what that says of its run
+    Record was, is;            // and what this run's checkpoints will say
+    uint64_t loaded[2];        // hashes of the files of model and state
     int64_t micro_steps;       // micro-batches per update
     int64_t val_sequences;     // per validation
     int32_t *tokens, *targets; // (B,T) of a micro-batch
@@ -142,37 +138,6 @@ static void run_advise_options(const Run *run) {
     snprintf(fail_advice, sizeof fail_advice, "options that are not given are those of %s", path);
 }
 
-// Takes apart what DONE says of the run. Options that are not given are taken from there.
-static void run_take_record(Run *run, const char *path) {
-    Options *o = &run->options;
-    GPT2Config *c = &run->kept_shape;
-    for (char *line = run->found.record, *next; *line; line = next) {
-        int i = 0;
-        unsigned long long hash;
-        next = line + strcspn(line, "\n");
-        if (*next) *next++ = 0;
-        size_t n = strcspn(line, " ");
-        while (i < O_COUNT && (strlen(option_specs[i].flag) != n ||
-                               strncmp(option_specs[i].flag, line, n))) {
-            i++;
-        }
-        if (i < O_COUNT && option_specs[i].marks & KEPT && line[n]) {
-            option_set(&run->kept, &option_specs[i], line + n + 1);
-            run->kept.given[i] = 1;
-            if (!o->given[i]) option_set(o, &option_specs[i], line + n + 1);
-        } else if (sscanf(line, "run %llx", &hash) == 1) {
-            run->id = hash;
-        } else if (sscanf(line, "text %llx %zu", &hash, &run->kept_tokens) == 2) {
-            run->kept_text = hash;
-        } else if (sscanf(line, "shape L %d NH %d C %d V %d maxT %d", &c->L, &c->NH, &c->C, &c->V,
-                          &c->maxT) == 5) {
-            continue;
-        } else if (sscanf(line, "DP %d", &run->kept_DP) != 1) {
-            fail("%s: '%s' is no line of it that this version knows", path, line);
-        }
-    }
-}
-
 // Finds the checkpoint to go on from.
 static void run_find_checkpoint(Run *run) {
     Options *o = &run->options;
@@ -191,26 +156,9 @@ static void run_find_checkpoint(Run *run) {
     checkpoint_advise(o->out, newest);
     checkpoint_path(path, o->out, "DONE", newest);
     if (!done_read(&run->found, path)) fail("%s: was here a moment ago, and is not", path);
-    run_take_record(run, path);
+    record_parse(&run->was, run->found.record, path);
+    record_give_options(&run->was, o);
     run_advise_options(run);
-}
-
-// Fails if the file's header is not that of the run that the checkpoint says it is of.
-static void run_check_kept(const Run *run, const GPT2Config *config) {
-    Options kept = run->kept;
-    const GPT2Config *c = &run->kept_shape;
-    if (!kept.given[O_pattern] || !c->L) return;
-    if (c->L != config->L || c->NH != config->NH || c->C != config->C || c->V != config->V ||
-        c->maxT != config->maxT) {
-        fail("%s: L %d NH %d C %d V %d maxT %d, expected L %d NH %d C %d V %d maxT %d",
-             run->model_path, config->L, config->NH, config->C, config->V, config->maxT, c->L,
-             c->NH, c->C, c->V, c->maxT);
-    }
-    if (pattern_is_plain(config->pattern) != pattern_is_plain(kept.pattern)) {
-        fail("%s: a model of -p %s, expected -p %s", run->model_path, config->pattern,
-             kept.pattern);
-    }
-    options_take_model(&kept, config, run->model_path);
 }
 
 // Finds the shape of the model: from the checkpoint to go on from, from a file, or from a name.
@@ -222,9 +170,10 @@ static void run_find_model(Run *run, GPT2Config *config) {
     int is_file = n > 4 && !strcmp(o->model + n - 4, ".bin");
     if (run->resumes) {
         checkpoint_path(run->model_path, o->out, "model", run->first);
-        if (is_file && run->kept.given[O_model] && strcmp(o->model, run->kept.model)) {
+        const Options *was = &run->was.options;
+        if (is_file && was->given[O_model] && strcmp(o->model, was->model)) {
             fail("-e %s, but the run in -o %s was started with -e %s; another -o starts a new one",
-                 o->model, o->out, run->kept.model);
+                 o->model, o->out, was->model);
         }
     } else if (is_file) {
         if (n >= PATH_MAX) fail("-e: a path of %zu bytes", n);
@@ -234,7 +183,7 @@ static void run_find_model(Run *run, GPT2Config *config) {
         if (run->resumes) checkpoint_advise(o->out, run->first);
         model_open(&file, run->model_path, config);
         file_close(&file);
-        run_check_kept(run, config);
+        record_check_model(&run->was, config, run->model_path);
         run_advise_options(run);
         options_take_model(o, config, run->model_path);
         if (run->resumes && pattern_is_plain(config->pattern) && !pattern_is_plain(o->pattern)) {
@@ -261,31 +210,24 @@ static void run_find_model(Run *run, GPT2Config *config) {
     config->rule = o->rule;
 }
 
-// Writes down what this run's checkpoints will say of it. The run's id is made of what defines it
-// at its first start, and goes on with its checkpoints.
+// What this run's checkpoints will say of it. The run's id is made of what defines it at its first
+// start.
 static void run_make_record(Run *run) {
-    const Options *o = &run->options;
-    const GPT2Config *c = &run->model.config;
-    char body[DONE_BYTES] = "", value[32];
-    size_t n = (size_t)snprintf(body, sizeof body, "text %016llx %zu\nDP %d\n"
-                                "shape L %d NH %d C %d V %d maxT %d\n",
-                                (unsigned long long)run->text, run->train.count,
-                                run->model.mesh.DP, c->L, c->NH, c->C, c->V, c->maxT);
-    for (int i = 0; i < O_COUNT; i++) {
-        const char *flag = option_specs[i].flag, *text = option_value(o, i, value);
-        if (!(option_specs[i].marks & KEPT)) continue;
-        if (strchr(text, '\n')) fail("%s: a line break in what checkpoints keep", flag);
-        if (strlen(text) >= PATH_MAX) fail("%s: a value of %zu bytes", flag, strlen(text));
-        n += (size_t)snprintf(body + n, sizeof body - n, "%s %s\n", flag, text);
-    }
-    if (!run->id) {
-        Hash hash = hash_begin();
-        hash_add(&hash, body, n);
-        hash_add(&hash, &o->weights, sizeof o->weights);
-        hash_add(&hash, run->loaded, sizeof run->loaded);
-        run->id = hash_value(&hash);
-    }
-    snprintf(run->record, sizeof run->record, "run %016llx\n%s", (unsigned long long)run->id, body);
+    char lines[DONE_BYTES];
+    Record *is = &run->is;
+    is->id = run->was.id;
+    is->text = tokens_hash(&run->train);
+    is->tokens = run->train.count;
+    is->DP = run->model.mesh.DP;
+    is->shape = run->model.config;
+    is->options = run->options;
+    record_print(lines, is); // fails now if it ever does
+    if (is->id) return;
+    Hash hash = hash_begin();
+    hash_add(&hash, lines, strlen(lines));
+    hash_add(&hash, &run->options.weights, sizeof run->options.weights);
+    hash_add(&hash, run->loaded, sizeof run->loaded);
+    is->id = hash_value(&hash);
 }
 
 // Whether samples are printed: every -s updates, or at the end of none.
@@ -351,7 +293,7 @@ static void run_check_files(Run *run) {
     const Mesh *mesh = &run->model.mesh;
     if (mesh->world == 1) return;
     uint64_t val = tokens_hash(&run->val);
-    processes_same(mesh, &run->text, sizeof run->text, "the text of -i");
+    processes_same(mesh, &run->is.text, sizeof run->is.text, "the text of -i");
     processes_same(mesh, &val, sizeof val, "the text of -j");
     processes_same(mesh, run->loaded, sizeof run->loaded,
                    run->resumes ? "the checkpoint that -y resumes from" : "the model of -e");
@@ -410,6 +352,7 @@ static void run_end_finished(const Run *run, const Mesh *mesh) {
     int64_t from = run->resumes ? run->first : -1;
     processes_same(mesh, &from, sizeof from, "the checkpoint that -y resumes from");
     if (!run->resumes || run->updates > run->first) return;
+    if (run->lock >= 0) checkpoint_clean(o->out);
     printf("nothing to do: -o %s has checkpoint %lld, and -x %lld asks for no more updates\n",
            o->out, (long long)run->first, (long long)run->updates);
     if (fflush(stdout) || ferror(stdout)) fail("standard output: %s", strerror(errno));
@@ -510,8 +453,7 @@ static void run_open(Run *run, int world, int rank) {
         run->loaded[1] = gpt2_load_state(&run->model, path, run->first);
     }
     fail_advice[0] = 0;
-    if (o->out[0] || world > 1) run->text = tokens_hash(&run->train);
-    if (o->out[0]) run_make_record(run);
+    if (o->out[0] || world > 1) run_make_record(run);
     run->tokens = ALLOC(int32_t, (size_t)(o->batch * o->length), "tokens");
     run->targets = ALLOC(int32_t, (size_t)(o->batch * o->length), "targets");
     run_check_files(run);
@@ -595,28 +537,13 @@ static void run_say_mesh(Run *run) {
 
 // What a run that goes on does otherwise than before.
 static void run_say_changes(Run *run) {
-    const Options *o = &run->options;
-    char was[32], is[32];
+    char change[PATH_MAX];
     if (run->found.empty) {
         run_say(run, "# checkpoint %lld is of an older version: nothing says whether its files are "
                 "whole, nor which options they come from", (long long)run->first);
-        return;
     }
-    for (int i = 0; i < O_COUNT; i++) {
-        const char *now = option_value(o, i, is), *before = option_value(&run->kept, i, was);
-        int matters = (option_specs[i].marks & NUMBERS) == NUMBERS && run->kept.given[i];
-        // Without a fall of the learning rate its updates to come do not depend on their number.
-        if (i == O_updates && (o->schedule == SCHEDULE_CONSTANT || o->rate_last == 1)) continue;
-        if (!matters || !strcmp(now, before)) continue;
-        run_say(run, "# not bit for bit: %s %s was %s", option_specs[i].flag, now, before);
-    }
-    if (run->kept_DP && run->kept_DP != run->model.mesh.DP) {
-        run_say(run, "# not bit for bit: DP %d was %d", run->model.mesh.DP, run->kept_DP);
-    }
-    if (run->kept_tokens && (run->kept_tokens != run->train.count || run->kept_text != run->text)) {
-        run_say(run, "# not bit for bit: the text of -i, %zu tokens of hash %016llx, was %zu of "
-                "%016llx", run->train.count, (unsigned long long)run->text, run->kept_tokens,
-                (unsigned long long)run->kept_text);
+    for (int i = 0; record_change(&run->was, &run->is, i, change, sizeof change); i++) {
+        run_say(run, "# not bit for bit: %s", change);
     }
 }
 
@@ -626,7 +553,7 @@ static void run_say_facts(Run *run) {
     const Options *o = &run->options;
     run_say_options(run);
     if (run->train.count) run_say_text(run);
-    if (o->out[0]) run_say(run, "# run %016llx", (unsigned long long)run->id);
+    if (o->out[0]) run_say(run, "# run %016llx", (unsigned long long)run->is.id);
     if (o->resume && !run->resumes) {
         run_say(run, "# resume no checkpoint in %s yet: starts at update 0", o->out);
     }
@@ -835,7 +762,9 @@ static void run_sample(Run *run, int64_t updates) {
 static void run_checkpoint(Run *run, int64_t updates) {
     watch_stage("checkpoint", updates);
     run_check_replicas(run, updates);
-    checkpoint_save(&run->model, run->options.out, updates, run->options.save_keep, run->record);
+    char record[DONE_BYTES];
+    record_print(record, &run->is);
+    checkpoint_save(&run->model, run->options.out, updates, run->options.save_keep, record);
 }
 
 // On a terminal a line for people, with the time left; elsewhere the line of the log.

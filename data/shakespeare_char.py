@@ -51,6 +51,11 @@ class DataError(Exception):
     next."""
 
 
+def text_printable(text):
+    """What a terminal would obey, a path may hold too."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
 # ----------------------------------------------------------------------------
 # sources: each returns (name, bytes)
 
@@ -78,7 +83,7 @@ def input_read(path):
     raw = file_read("--input " + path, path)
     # The full path, so that a file that is merely called tinyshakespeare is not taken for the real
     # one; without the characters that a file name may have and a line of UTF-8 may not.
-    name = "".join(c if c.isprintable() else "?" for c in os.path.abspath(path))
+    name = text_printable(os.path.abspath(path))
     return ("tinyshakespeare" if sha256_of(raw) == SHA256 else name), raw
 
 
@@ -323,7 +328,7 @@ def args_parse(argv):
 
 
 def line_print(message):
-    print(message.replace("\n", " "), file=sys.stderr)
+    print(text_printable(message.replace("\n", " ")), file=sys.stderr)
 
 
 def run(args):

@@ -39,7 +39,7 @@ import sys
 import gpt2_bpe
 from shakespeare_char import (DataError, Parser, TOKENS_MAGIC, TOKENS_VERSION, each_removed,
                               file_sync, folders_missing, line_print, sha256_of, signal_raise,
-                              signals_set)
+                              signals_set, text_printable)
 
 HEADER_BYTES = 1024
 TOKENS_MAX = 2**31 - 1                 # the header counts in int32
@@ -78,7 +78,7 @@ class LocalSource:
             with self.failures(path), open(path, "rb") as f:
                 self.found.append([path, os.fstat(f.fileno()).st_size, rest_hash(f)])
         names = self.paths[0] + (" and %d more" % (self.files - 1) if self.files > 1 else "")
-        self.name = "".join(c if c.isprintable() else "?" for c in names)[:300]
+        self.name = text_printable(names)[:300]
 
     def identity(self):
         return self.found

@@ -90,10 +90,28 @@ static int folder_unreadable(const char *path, int error) {
     return 0;
 }
 
+// glob says nothing of a folder that it need not list and cannot enter: b in "*/train.bin".
+static void folders_check(const char *pattern) {
+    char folder[PATH_MAX];
+    glob_t found;
+    int n = snprintf(folder, sizeof folder, "%s", pattern);
+    if (n >= PATH_MAX || !strchr(pattern + 1, '/')) return;
+    dirname(folder);
+    folders_check(folder);
+    if (glob(folder, 0, folder_unreadable, &found)) return;
+    for (size_t i = 0; i < found.gl_pathc; i++) {
+        if (access(found.gl_pathv[i], X_OK) && errno == EACCES) {
+            folder_unreadable(found.gl_pathv[i], errno);
+        }
+    }
+    globfree(&found);
+}
+
 // Opens all files that `pattern` (a path or a shell glob) matches, in the order of their names.
 static void tokens_open(Tokens *tokens, const char *pattern) {
     glob_t found;
     memset(tokens, 0, sizeof *tokens);
+    folders_check(pattern);
     if (glob(pattern, 0, folder_unreadable, &found)) {
         fail("%s: no such token file; `make` prepares the default text, data/*.py others", pattern);
     }

@@ -113,8 +113,10 @@ static void trapped(int signal_number, siginfo_t *info, void *context) {
     const long arguments[6] = {r[REG_RDI], r[REG_RSI], r[REG_RDX], r[REG_R10], r[REG_R8],
                                r[REG_R9]};
     const Call *call = calls;
+    int before = errno;
     while (call->number != info->si_syscall) call++;
     r[REG_RAX] = call_do(call, arguments);
+    errno = before;
 }
 
 // These replace libc's: a thread that blocks SIGSYS would die of it.

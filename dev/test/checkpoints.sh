@@ -108,6 +108,10 @@ same "all checkpoints of a run have its id, and its log" \
     "$(run_of whole/DONE_00000006) $(run_of whole/DONE_00000006)"
 train "${HOW[@]}" -rs 7 -o seven
 differs "another seed, another run" "$(run_of seven/DONE_00000006)" "$(run_of whole/DONE_00000006)"
+train -x 1 -l 0.012345678901234567 -o exact
+same "a number is kept to its last bit" "$(python3 -c 'import sys
+print(float(sys.argv[1]) == 0.012345678901234567)' "$(sed -n 's/^-l //p' exact/DONE_00000001)")" \
+    True
 train "${HOW[@]}" -wi linear -o linear
 differs "other weights, another run" "$(run_of linear/DONE_00000006)" \
     "$(run_of whole/DONE_00000006)"
@@ -348,22 +352,28 @@ ln -s loop loop
 fails runs -o loop -y 1
 same "a folder that cannot be listed is not an empty one" \
     "$(refused "loop: cannot look for checkpoints" "symbolic links")" ""
-mkdir linked && echo precious >victim
-for kind in model_00000002.bin state_00000002.bin DONE_00000002; do
-    ln -s ../victim "linked/$kind.part"
-done
-train -o linked
-same ".part is not written through a link" "$(cat victim) $(verified linked)" \
-    "precious checkpoint 2: whole;0"
-
-# With 2 ms for each hop of 8 all-reduces, 20 updates take half a second.
-"$TRAIN" "${SMALL[@]}" -nl 2000 -x 20 -n 10 -o removed >"$W/stdout" 2>"$W/stderr" & CHILD=$!
-for ((i = 0; i < 2000; i++)); do
-    grep -qs '^s:1 ' removed/main.log && break
-    sleep 0.005
-done
-rm -rf removed
-wait $CHILD; rc=$? CHILD=
+# during FOLDER COMMAND...: COMMAND in a run after its first update. With 2 ms for each hop of 8
+# all-reduces, its 20 updates take half a second.
+during() {
+    "$TRAIN" "${SMALL[@]}" -nl 2000 -x 20 -n 10 -o "$1" >"$W/stdout" 2>"$W/stderr" & CHILD=$!
+    for ((i = 0; i < 2000; i++)); do
+        grep -qs '^s:1 ' "$1/main.log" && break
+        sleep 0.005
+    done
+    "${@:2}"
+    wait $CHILD; rc=$? CHILD=
+}
+echo precious >victim
+links() {
+    local file
+    for file in "$1"/{{model,state}_000000{1,2}0.bin,DONE_000000{1,2}0}.part; do
+        ln -s ../victim "$file"
+    done
+}
+during linked links linked
+same ".part is not written through a link" "$rc $(cat victim) $(verified linked)" \
+    "0 precious checkpoint 20: whole;checkpoint 10: whole;0"
+during removed rm -rf removed
 same "a folder that is removed in the run is made again" "$rc $(verified removed)" \
     "0 checkpoint 20: whole;checkpoint 10: whole;0"
 
@@ -376,13 +386,13 @@ train "${HOW[@]}" -o prune -y 1 -x 7
 same "a start removes what is older than its checkpoint and has no DONE, and nothing else" \
     "$(cd prune && echo *)" "DONE_00000004 DONE_00000006 DONE_00000007 main.log $(
     )model_000000001.bin model_00000001.bin.old model_00000004.bin model_00000006.bin $(
-    )model_00000007.bin model_00000009.bin model_1.bin notes.txt state_00000004.bin $(
+    )model_00000007.bin model_00000009.bin model_1.bin notes.txt run.lock state_00000004.bin $(
     )state_00000006.bin state_00000007.bin"
 cp -r whole stuck && rm stuck/DONE_00000002 && mkdir stuck/DONE_00000002
 train "${HOW[@]}" -o stuck -y 1 -x 8 -nk 1
 same "a DONE that cannot be removed keeps its files" "$(cd stuck && echo *)" \
     "DONE_00000002 DONE_00000008 main.log $(
-    )model_00000002.bin model_00000008.bin state_00000002.bin state_00000008.bin"
+    )model_00000002.bin model_00000008.bin run.lock state_00000002.bin state_00000008.bin"
 
 # ----------------------------------------------------------------------------
 # not a number
@@ -412,7 +422,7 @@ fails runs -t 8 -e model.bin -o saved -y 1 -x 3 -nk 1 -n 1 -l 1000 -c 1000
 same "a weight that overflows is not saved" \
     "$(refused "saved/model_00000002.bin: wpe is " "row 9; expected a finite number")" ""
 same "nothing is pruned or left behind" "$(cd saved && echo *)" \
-    "DONE_00000001 main.log model_00000001.bin state_00000001.bin"
+    "DONE_00000001 main.log model_00000001.bin run.lock state_00000001.bin"
 fails runs -e large.bin -x 0 -v 1
 same "a validation loss that is none" \
     "$(refused "after update 0 the validation loss is not finite" "all weights are finite")" ""

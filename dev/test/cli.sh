@@ -552,10 +552,12 @@ else
     cp "$TRAIN" "$W/copy"
     chmod -R 755 "$W"; chmod 0 "$W/some/b"
     as=(); [ "$(id -u)" != 0 ] || as=(setpriv --reuid 65534 --clear-groups)
-    ASAN_OPTIONS=${ASAN_OPTIONS:-}:detect_leaks=0 "${as[@]}" "$W/copy" "${SMALL[@]}" \
-        -i "$W/some/*/*.bin" >"$W/stdout" 2>"$W/stderr"; rc=$?
-    same "a glob that finds one of two folders, of which the other cannot be read" \
-        "$(refused "some/b: cannot read this folder: Permission denied")" ""
+    for pattern in '*/*.bin' '*/train.bin' '*/./../a/train.bin'; do
+        ASAN_OPTIONS=${ASAN_OPTIONS:-}:detect_leaks=0 "${as[@]}" "$W/copy" "${SMALL[@]}" \
+            -i "$W/some/$pattern" >"$W/stdout" 2>"$W/stderr"; rc=$?
+        same "-i $pattern, where one of two folders cannot be read" \
+            "$(refused "some/b: cannot read this folder: Permission denied")" ""
+    done
     chmod 755 "$W/some/b"
 fi
 refuses "training text under one batch" "few.bin" "32 tokens" "33" "-b" -- -i few.bin

@@ -386,8 +386,15 @@ rm -rf "$W/runs/never"
 refused "-tp 2 -fold 1 with three processes" "needs a multiple of 2 processes, but there are 3" \
     mpi_try 3 cuda -fold 1 "${OUT[@]}"
 
+rank1() { # its process
+    local pid
+    for pid in $(trainers); do
+        tr '\0' '\n' <"/proc/$pid/environ" 2>/dev/null | grep -qx "OMPI_COMM_WORLD_RANK=1" &&
+            echo "$pid" && return
+    done
+}
 killed() { # -cm
-    local begun pid limit saved
+    local begun limit saved
     (cd "$W/runs" && exec "${MPIRUN[@]}" -n 2 "$W/cuda_fp32" "${SMALL[@]}" -p p -x 100000 -cm "$1" \
         -n 5 -nk 2 -o "killed_$1") </dev/null >"$W/stdout" 2>"$W/stderr" &
     launched=$!
@@ -396,10 +403,7 @@ killed() { # -cm
         [ $SECONDS -ge $limit ]; do
         sleep 0.05
     done
-    for pid in $(trainers); do
-        tr '\0' '\n' <"/proc/$pid/environ" 2>/dev/null | grep -qx "OMPI_COMM_WORLD_RANK=1" &&
-            kill -9 "$pid"
-    done
+    kill -9 $(rank1)
     begun=$SECONDS
     wait "$launched"; rc=$?
     same "-cm $1, a rank killed: mpirun ends with an error, soon, and no process is left" \
@@ -412,6 +416,21 @@ killed() { # -cm
 }
 killed nccl
 killed mpi
+
+(cd "$W/runs" && exec "${MPIRUN[@]}" -n 2 "$W/cuda_fp32" "${SMALL[@]}" -p p -x 20 -wd 2 \
+    -o stopped) </dev/null >"$W/stdout" 2>"$W/stderr" &
+launched=$!
+until_true grep -qs '^s:2 trl' "$W/runs/stopped/main.log"
+pid=$(rank1) && kill -STOP "$pid"
+until_true grep -q '^waiting: ' "$W/stderr"
+kill -CONT "$pid"
+wait $launched
+same "a rank stopped: rank 0 says which update and whom it waits for" \
+    "$(sed -nE "s/update [0-9]+/update N/; s/ (the GPU's work.*|a collective .*);/ SUM;/
+        /^waiting: /p" "$W/stderr" | head -n 1)" \
+    "waiting: update N: for 2 s in SUM; rank 1 (process $pid of this host) is stopped"
+mpi 2 cuda_fp32 -p p -x 20 -o never_stopped
+holds "and goes on: the losses of a run never stopped" identical never_stopped stopped
 
 echo "# a planted fault: the suite is seen to fail on it"
 if [ -x "$W/faulty" ]; then

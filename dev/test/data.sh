@@ -349,6 +349,8 @@ printf '0123456789' >"$W/short.txt"
 printf 'a long enough text \377 with a bad byte' >"$W/latin.txt"
 expect_error "--input, missing" "nothing.txt: No such file|expected a readable text file" prepare \
     --input "$W/nothing.txt"
+expect_error "--input, missing, with controls in its name" "nothing??[31m?.txt: No such file" \
+    prepare --input "$W/"$'nothing\302\233\e[31m\233.txt'
 expect_error "--input, a folder" "directory|expected a readable text file" prepare --input "$W"
 expect_error "--input, empty" "found 0 characters, expected 11" prepare --input "$W/empty.txt"
 expect_error "--input, one character too short" "found 10 characters, expected 11" prepare \
