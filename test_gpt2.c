@@ -747,6 +747,68 @@ static void test_reading(void) {
     gpt2_free(&m);
 }
 
+// The rule of the window, word for word: tokens are read one after another at positions 0, 1, ...;
+// when W have been read and another is to come, the last W/2 of them are read anew from position 0.
+// window (W) holds what has been read, n tokens; returns how many then.
+static int window_push(int32_t *window, int n, int W, int32_t token) {
+    if (n == W) {
+        n = W / 2;
+        memmove(window, window + W - n, (size_t)n * sizeof *window);
+    }
+    window[n] = token;
+    return n + 1;
+}
+
+// Text made token by token, and at each the logits that a pass over the whole window gives: broken
+// by a refill that keeps too much, a window that moves too early, or a key of before.
+static void test_generation(void) {
+    static const struct { const char *pattern; int R, rule, W, prompt, vocab_parallel; } cases[] = {
+        {"t", 1, RULE_SUM, 16, 3, 0}, {"t", 2, RULE_SUM, 15, 40, 1}, {"s", 2, RULE_SUM, 16, 16, 0},
+        {"sppp", 2, RULE_SUM, 8, 9, 0}, {"sppp", 4, RULE_MEAN, 7, 1, 1},
+        {"p", 4, RULE_STREAMS, 12, 30, 0}, {"l", 2, RULE_SUM, 9, 2, 0},
+        {"d", 2, RULE_SUM, 9, 20, 0}, {"t", 2, RULE_SUM, 1, 4, 0},
+        {"pp.ts", 2, RULE_MEAN, 2, 1, 0}, {"s", 4, RULE_SUM, 3, 5, 0}};
+    enum { V = 65, MADE = 50 };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        GPT2 m, whole;
+        Sampler s = {.prompt = cases[i].prompt};
+        int W = cases[i].W, R = cases[i].R, in_window = 0, total = s.prompt + MADE;
+        int32_t window[16], ids[128], next[128];
+        float logits[V], expected[V];
+        double worst = 0, largest = 0;
+        char name[64];
+        Mesh mesh = mesh_folded(R);
+        mesh.vocab_parallel = cases[i].vocab_parallel;
+        GPT2Config c = config_of(4, 4, 16, V, 16, cases[i].pattern, R, cases[i].rule);
+        gpt2_create(&m, &c, mesh, 1, W, i % 2 ? FOR_SAMPLES : FOR_TRAINING);
+        gpt2_create(&whole, &c, mesh, 1, W, FOR_LOSS);
+        gpt2_init_weights(&m, WEIGHTS_LINEAR, 1);
+        gpt2_init_weights(&whole, WEIGHTS_LINEAR, 1);
+        random_batch(ids, next, s.prompt, V);
+        s.ids = ids;
+        s.logits = logits;
+        for (int n = 0; n < total; n++) {
+            if (n >= s.prompt) {
+                sampler_read(&s, &m, n, W);
+                gpt2_forward(&whole, window, NULL, 1, in_window);
+                logits_collect(&whole, in_window - 1, expected);
+                for (int v = 0; v < V; v++) {
+                    double error = fabs((double)logits[v] - (double)expected[v]);
+                    largest = fmax(largest, fabs((double)expected[v]));
+                    worst = error > worst || error != error ? error : worst;
+                }
+                ids[n] = token_draw(logits, expected, V, 0, 0, 0);
+            }
+            in_window = window_push(window, in_window, W, ids[n]);
+        }
+        snprintf(name, sizeof name, "%s R %d, window %d, prompt %d, %d tokens made",
+                 cases[i].pattern, R, W, s.prompt, MADE);
+        check_error("text in a window:", name, worst / largest, is_double ? 1e-12 : 1e-5);
+        gpt2_free(&m);
+        gpt2_free(&whole);
+    }
+}
+
 // Matrices held in bf16 give the bits that the same rounded weights give in fp32: broken by a row
 // of another matrix, or a sum that is not in float.
 static void test_bf16_weights(void) {
@@ -1040,11 +1102,15 @@ static void test_sampling(const char *folder) {
 // planted faults: the suite is seen to fail on mistakes that others shipped
 
 #ifdef PLANTED_FAULTS
-static void test_planted_fault(int fault, const char *name) {
-    planted_fault = fault;
-    expect_failure = 1;
+static void training_tests(void) {
     test_equalities(); // all-t is plain GPT-2 at every R
     if (fixtures_folder()) test_fixtures(is_double ? 1e-6 : 1e-4, is_double ? 1e-6 : 1e-4);
+}
+
+static void test_planted_fault(int fault, const char *name, void (*tests)(void)) {
+    planted_fault = fault;
+    expect_failure = 1;
+    tests();
     int found = expect_failure - 1;
     expect_failure = 0;
     planted_fault = FAULT_NONE;
@@ -1052,11 +1118,17 @@ static void test_planted_fault(int fault, const char *name) {
 }
 
 int main(void) {
-    test_planted_fault(FAULT_LN_GRADS_NOT_SUMMED, "LN gradients not summed over ranks");
+    test_planted_fault(FAULT_LN_GRADS_NOT_SUMMED, "LN gradients not summed over ranks",
+                       training_tests);
     test_planted_fault(FAULT_NORM_COUNTS_REPLICAS,
-                       "replicated tensors counted R times in the norm");
-    test_planted_fault(FAULT_BIAS_PER_RANK, "output bias added R times");
+                       "replicated tensors counted R times in the norm", training_tests);
+    test_planted_fault(FAULT_BIAS_PER_RANK, "output bias added R times", training_tests);
+    test_planted_fault(FAULT_STALE_KEY, "a key and value that stay those of the token before",
+                       test_generation);
+    test_planted_fault(FAULT_WRONG_POSITION, "a piece of text at half its position",
+                       test_generation);
     test_equalities(); // which hold in the copy too
+    test_generation();
     printf("faults_gpt2: %d passed, %d failed, %d skipped\n", passed, failed, skipped);
     return failed > 0;
 }
@@ -1077,6 +1149,7 @@ int main(void) {
     test_vocab_parallel();
     test_every_pattern();
     test_reading();
+    test_generation();
     test_bf16_weights();
     test_threads();
     test_accumulation();

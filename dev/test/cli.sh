@@ -335,7 +335,8 @@ holds "a model loaded and saved is the same file" cmp "$W/runs/model.bin" \
 echo "# the log: broken by a line in another format, or by fewer digits than others parse"
 FORMAT='# [^ ]+ .+|s:[0-9]+ tel:[0-9]+\.[0-9]{6,}|s:[0-9]+ trl:[0-9]+\.[0-9]{6,} '
 FORMAT="${FORMAT}lr:[0-9]\.[0-9]{6}e[-+][0-9]+ norm:[0-9]+\.[0-9]{6,} ms:[0-9.]+ tok:[0-9]+ "
-FORMAT="^(${FORMAT}ar:[0-9]+ mb:[0-9]+\.[0-9]+ comm:[0-9.]+)\$"
+FORMAT="${FORMAT}ar:[0-9]+ mb:[0-9]+\.[0-9]+ comm:[0-9.]+|g:[0-9]+ new:[0-9]+ prompt:[0-9]+ "
+FORMAT="^(${FORMAT}prompt_ms:[0-9.]+ ms:[0-9.]+ p99:[0-9.]+ comm:[0-9.]+ ar:[0-9.]+)\$"
 train -o log -x 4 -v 2 -s 2 -g 5 -gp $'ab\ncd'
 same "every line of main.log has one of its formats" \
     "$(grep -vE "$FORMAT" "$W/runs/log/main.log")" ""
@@ -473,6 +474,33 @@ sample -gt 0; likeliest=$text
 sample -gt 0 -rs 2; same "-gt 0 takes no notice of the seed" "$text" "$likeliest"
 sample -gk 1; same "-gk 1 is -gt 0" "$text" "$likeliest"
 sample -gk 27; same "-gk of the whole vocabulary is all of it" "$text" "$first"
+alone() { train -x 0 -e model.bin -i /nowhere.bin -j /nowhere.bin -tk tokenizer.bin "$@"; }
+generated() { sed -n '/^--- sample after update 0$/,/^---$/p' "$W/stdout" | sed '1d;$d'; }
+# Of the last run, without what depends on the clock.
+took() { sed -nE 's/ (prompt_ms|ms|p99|comm):[0-9.]+//g; /^g:/p' "${1:-$W/stdout}"; }
+train -x 0 -s 1 -v 0 -e model.bin -i /nowhere.bin -tk tokenizer.bin -gp abc -g 40; text=$(generated)
+alone -v 0 -gp abc -g 40
+same "-x 0 with -gp is a sample; text of -i and -j is not needed" "$(generated)" "$text"
+same "what it took" "$(took)" "g:0 new:40 prompt:3 ar:4"
+alone -g 12; same "-g alone, from the end of text" "$(took)" "g:0 new:12 prompt:1 ar:4"
+alone -g 1; same "one token" "$(took)" "g:0 new:1 prompt:1 ar:0"
+(cd "$W/runs" && printf abc | "$TRAIN" "${SMALL[@]}" -x 0 -e model.bin -i /nowhere.bin -v 0 \
+    -tk tokenizer.bin -gp - -g 40) >"$W/stdout"
+same "-gp - reads the prompt from standard input" "$(generated)" "$text"
+mkdir -p "$W/runs/beside"; cp "$W/runs/model.bin" "$W/runs/tokenizer.bin" "$W/runs/beside"
+(cd "$W/runs/beside" && "$TRAIN" -x 0 -e ./model.bin -t 16 -b 2 -gp abc -g 40) >"$W/stdout"
+same "without -i the tokenizer beside the model is taken" "$(generated)" "$text"
+alone -gp abc -g 40 -o logged; same "the log has the line too" "$(took "$W/runs/logged/main.log")" \
+    "g:0 new:40 prompt:3 ar:4"
+alone -gp abcdefghijklmnopqrstuvwxyz -g 20 -gt 0; long=$(generated)
+alone -gp abcdefghijklmnopqrstuvwxyz -g 20 -gt 0 -tp 1
+same "a prompt longer than the window; folded ranks and one" "$(generated)" "$long"
+alone -gp ab -g 20 -t 1; same "a window of one token" "$(took)" "g:0 new:20 prompt:2 ar:4"
+alone -gp abc -g 40 -gt 0 -w bf16; same "-w bf16" "$(took)" "g:0 new:40 prompt:3 ar:4"
+refuses "-g 0" "-g" "from 1" -- -g 0
+refuses "-w bf16 with updates" "-w bf16" "-x 0" -- -w bf16 -x 2
+refuses "-gp with updates and without samples" "-gp" "-s N" "-x 0" -- -gp abc
+refuses "an empty standard input" "-gp -" "empty" -- -x 0 -e model.bin -tk tokenizer.bin -gp -
 python3 - "$W/runs" <<'PY'
 import struct, sys
 ids = [1 + i % 8 for i in range(1000)] # abcdefgh, again and again

@@ -217,6 +217,16 @@ sample() {
 sample cpu; by_cpu=$sampled
 sample cuda_fp32
 same "samples are those of the CPU trainer" "$sampled" "$by_cpu"
+for options in "-p t -g 70 -t 16" "-p sppp -g 70 -t 16 -gt 0" "-p l -g 30 -t 1" \
+    "-p s -g 40 -vp 1"; do
+    for program in cpu cuda_fp32; do
+        run $program -x 0 -wi linear -gp 01234567890123456789 $options
+        sampled "$W/stdout" >"$W/text_$program"
+    done
+    holds "$options: the CPU trainer's text through refills of the window" \
+        cmp "$W/text_cpu" "$W/text_cuda_fp32"
+done
+sample cuda_fp32
 same "two of them, that go on from the prompt" "$(grep -a -cE '^012.{24}$' <<<"$sampled")" 2
 
 echo "# resuming: broken by state that is not in the checkpoint, or a rounded copy of the weights"

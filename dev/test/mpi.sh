@@ -517,6 +517,33 @@ rm -r "$W/runs/rank1/ck" && cp -r "$W/runs/ck" "$W/runs/rank1/ck"
 poke "$W/runs/ck/state_00000004.bin" "$W/runs/rank1/ck/state_00000004.bin" qkvw 7 0.5
 pair "the same checkpoint with other moments" "(-y|-o)" "-o ck -y 1" "-o ck -y 1" rank0 rank1
 
+echo "# generation over real ranks: broken by keys and values of another rank, or a token that" \
+    "ranks draw apart"
+# generate NAME N OPTION...: text and line g: of one process (N 1, "fold") or of N.
+generate() {
+    local n=$2 how=(-x 0 -wi linear -tk letters.bin -t 16 -g 50 -gp hello "${@:3}")
+    if [ "$n" = 1 ]; then fold "${how[@]}"; else mpi "$n" "${how[@]}"; fi
+    sampled "$W/stdout" >"$W/text_$1"
+}
+for row in "t 8" "sppp 2" "p 1" "l 8"; do
+    read -r pattern ar <<<"$row"
+    generate folded 1 -p $pattern
+    same "-p $pattern: so many all-reduces per token" "$(grep -o 'ar:.*' "$W/text_folded")" "ar:$ar"
+    generate real 2 -p $pattern
+    holds "-p $pattern: two ranks make the text of one process" \
+        cmp "$W/text_folded" "$W/text_real"
+done
+generate folded 1 -p sppp -tp 4 -vp 1 -gt 0
+generate real 4 -p sppp -tp 4 -vp 1 -gt 0
+holds "four ranks, vocabulary cut over them" cmp "$W/text_folded" "$W/text_real"
+generate folded 1 -p s -w bf16
+generate real 4 -p s -w bf16
+holds "two replicas make the same, in bf16" cmp "$W/text_folded" "$W/text_real"
+(cd "$W/runs" && printf hello | "${MPIRUN[@]}" -n 2 "$TRAIN" "${SMALL[@]}" -x 0 -wi linear \
+    -tk letters.bin -t 16 -g 50 -p s -w bf16 -gp -) >"$W/stdout" 2>&1
+holds "the prompt from standard input reaches all ranks" \
+    cmp "$W/text_folded" <(sampled "$W/stdout")
+
 echo "# a loss that is not a number: broken by max and isnan that lose it, or by ranks that go" \
     "on without the others"
 mpi 2 -v 0 -p sppp -x 4 -n 2 -o nan
