@@ -421,7 +421,7 @@ killed() { # -cm
     holds "-cm $1, a rank killed: the output names a rank" grep -qE '[Rr]ank [0-9]' "$W/stdout" \
         "$W/stderr"
     end_all
-    saved=$(cd "$W/runs/killed_$1" && ls DONE_* | tail -n 1 | sed 's/DONE_0*//')
+    saved=$(cd "$W/runs/killed_$1" && ls DONE_???????? | tail -n 1 | sed 's/DONE_0*//')
     run cuda_fp32 -p p -y 1 -n 0 -x $((saved + 1)) -o "killed_$1"
 }
 killed nccl
