@@ -1233,9 +1233,10 @@ static void traffic_count(GPT2 *m, int kind, size_t bytes, double begun, double 
 
 // Sums what the folded ranks bring, parts (F,n), into the first, in the order of the ranks.
 static void folded_sum(const GPT2 *m, real *parts, size_t n) {
-    #pragma omp parallel for schedule(static)
-    for (size_t i = 0; i < n; i += 1024) {
-        size_t to = i + 1024 < n ? i + 1024 : n;
+    const size_t step = 1024; // what is shorter, such as one token's, is not worth waking threads
+    #pragma omp parallel for schedule(static) if (m->F > 1 && n > step)
+    for (size_t i = 0; i < n; i += step) {
+        size_t to = i + step < n ? i + step : n;
         for (int f = 1; f < m->F; f++) {
             for (size_t j = i; j < to; j++) parts[j] += parts[f * n + j];
         }

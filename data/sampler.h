@@ -19,7 +19,7 @@ typedef struct {
     int prompt;              // how many tokens it has
     int first, read;         // ids first .. read-1 have been read at positions 0, 1, ...
     float *logits, *scratch; // (V)
-    double *ms;              // of each token that is made
+    double *ms, *comm;       // of each token that is made: all of it, and in its all-reduces
 } Sampler;
 
 // ----------------------------------------------------------------------------
@@ -103,6 +103,7 @@ static void sampler_open(Sampler *s, const Options *o, const char *path, int V, 
     s->logits = ALLOC(float, (size_t)V, "sample");
     s->scratch = ALLOC(float, (size_t)V, "sample");
     s->ms = ALLOC(double, made, "sample");
+    s->comm = ALLOC(double, made, "sample");
 }
 
 static void sampler_close(Sampler *s) {
@@ -112,6 +113,7 @@ static void sampler_close(Sampler *s) {
     free(s->logits);
     free(s->scratch);
     free(s->ms);
+    free(s->comm);
 }
 
 // ----------------------------------------------------------------------------

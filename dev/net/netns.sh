@@ -6,6 +6,7 @@
 #
 #     dev/net/netns.sh -- -p sppp -x 100                   # the trainer's options, or a short run
 #     dev/net/netns.sh --delay 5 --rate 1000 -- -p sppp    # 5 ms each way, 1000 Mbit/s (netem, tbf)
+#     dev/net/netns.sh --bench                             # dev/net/bench_allreduce instead
 #     dev/net/netns.sh --test                              # TRAIN=/tmp/train_mpi: another binary
 #
 # Needs root, iproute2, util-linux, python3, OpenMPI 4 and a trainer built with it. Inside, the
@@ -24,7 +25,7 @@ die() { echo "error: $*" >&2; exit 1; }
 
 usage() { sed -n '2,/^set -u/ { /^#/ s/^# \{0,1\}//p }' "$0"; }
 
-delay='' rate='' testing=''
+delay='' rate='' testing='' bench=''
 number() {
     [[ $2 =~ ^[0-9]{1,7}(\.[0-9]{1,6})?$ && $2 =~ [1-9] ]] ||
         die "$1 $2: expected a number above 0, in $3"
@@ -33,12 +34,13 @@ while [ $# -gt 0 ]; do
     case $1 in
     --delay) number "$1" "${2:-}" "milliseconds"; delay=$2; shift 2 ;;
     --rate)  number "$1" "${2:-}" "Mbit/s"; rate=$2; shift 2 ;;
+    --bench) bench=1 TRAIN=$(dirname "$0")/bench_allreduce; shift ;;
     --test)  testing=1; shift ;;
     --help)  usage; exit 0 ;;
     --)      shift; break ;;
     *)
-        die "$1: unknown; allowed are --delay MS, --rate MBIT, --test, --help, and the trainer's" \
-            "options after --"
+        die "$1: unknown; allowed are --delay MS, --rate MBIT, --bench, --test, --help, and the" \
+            "trainer's options after --"
         ;;
     esac
 done
@@ -340,7 +342,8 @@ network_slow
 tokens_make "$W/train.bin" || die "could not write $W/train.bin"
 
 if [ -z "$testing" ]; then
-    [ $# -gt 0 ] || set -- -i "$W/train.bin" -j "$W/train.bin" -e 4x4x64 -p sppp -x 10 -v 0
+    [ $# -gt 0 ] || [ -n "$bench" ] ||
+        set -- -i "$W/train.bin" -j "$W/train.bin" -e 4x4x64 -p sppp -x 10 -v 0
     across "$@"; rc=$?
     echo "netns: $(sent) bytes sent and $(received) received over the veth pair by host 1, the" \
         "daemons' talk included" >&2

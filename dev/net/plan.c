@@ -1,19 +1,24 @@
 /*
-What every block pattern would cost per update on a given network, from one measured run.
+What every block pattern would cost on a given network, per update and per generated token, from one
+measured run.
 
   make dev/net/plan
-  OMP_NUM_THREADS=1 ./train_gpt2 -e 4x4x128 -b 12 -x 20 -v 0 -o OUT
+  OMP_NUM_THREADS=1 ./train_gpt2 -e 4x4x128 -b 12 -x 20 -v 0 -o OUT           updates, or
+  OMP_NUM_THREADS=1 ./train_gpt2 -e model.bin -x 0 -g 200 -gp TEXT -o OUT     tokens
   dev/net/plan OUT/main.log 5000 1                  5 ms per hop, 1 Gbit/s per link
-  dev/net/plan OUT/main.log 5000 1 150              and which pattern keeps to 150 ms per update
+  dev/net/plan OUT/main.log --network pi5           a network by its name; --help lists them
+  dev/net/plan OUT/main.log 5000 1 150              and which pattern keeps to 150 ms
   dev/net/plan OUT/main.log 5000 1 0 sspp tpps      no budget, and two patterns more in the table
 
-The run may be of any pattern, with or without -nl and -nb.
+The run may be of any pattern, with or without -nl and -nb. Where its log has updates, it prints a
+table of updates; where it has samples, a table of tokens.
 
-The log gives the shape, R, the micro-batches of an update, and the milliseconds of an update
-without its all-reduces: the median over updates of `ms` - `comm`, less the sum of partial
-gradients, which `comm` leaves out, where the run had an emulated network. The number of merges is
-that of the trainer's own plan_make, the time of an all-reduce that of its own network_seconds, the
-same that `-nl` and `-nb` wait for. dev/net/bench_allreduce finds the two numbers of a real network.
+The log gives the shape, R, the micro-batches of an update, and the milliseconds of an update or a
+token without its all-reduces: the median of `ms` - `comm`. From an update's the sum of partial
+gradients is taken too, which `comm` leaves out, where the run had an emulated network. The number
+of merges is that of the trainer's own plan_make, the time of an all-reduce that of its own
+network_seconds, the same that `-nl` and `-nb` wait for. dev/net/bench_allreduce finds the two
+numbers of a real network.
 
 It prints the patterns by time, with `t` for comparison, then what meets the budget: the pattern
 with the most merges, which is the closest to plain GPT-2.
@@ -21,9 +26,15 @@ with the most merges, which is the closest to plain GPT-2.
 It is not a model of compute: that is taken to be the measured one for every pattern (s and p add
 a few percent of LayerNorms where ranks are folded into one process). Only the all-reduces of l
 and d overlap: each is waited for as far as it takes longer than the sub-block it is hidden
-behind, where all compute is taken to be that of sub-blocks, a third of it forward. Sums over
-data-parallel replicas count as compute, as they were measured. Loss is not its subject: a pattern
-that is faster learns something else.
+behind, where all compute of an update is taken to be that of sub-blocks, a third of it forward.
+Sums over data-parallel replicas count as compute, as they were measured. Loss is not its subject: a
+pattern that is faster learns something else.
+
+A token takes as long as its weights take to be read. So where the measured process ran several
+ranks, the table of tokens says a second time what it would be with a process for each, on
+processors like this one: of the compute, the share of the weights that one rank reads. The head,
+which is wte, is not cut. So a run with -tp 4 in one process predicts four PCs. The window, and
+what attention reads of it, is not in that share.
 */
 #include "../../data/options.h"
 #include "../../data/runlog.h"
@@ -37,30 +48,83 @@ static const char *const known_patterns[] = {
     "ppp.", "pppp.", "pppppp.", "l", "d"};
 
 // ----------------------------------------------------------------------------
+// networks that have names
+//
+// An all-reduce of two is two hops.
+
+typedef struct {
+    const char *name;
+    Network net;
+    const char *says; // what the numbers stand for, and who says so
+} NamedNetwork;
+
+#define LINE "\n      "
+static const NamedNetwork named_networks[] = {
+    {"nvlink", {.latency_us = 3.9, .gbits = 3600},
+     "8 us: NCCL's own model of a ring by its protocol LL, 6.6 us and 0.6 us per step" LINE
+     "(NCCL, src/graph/tuning.cc); NVLink of an H100, 450 GB/s each way"},
+    {"pcie", {.latency_us = 4.3, .gbits = 252},
+     "9 us: the same model with 1 us per step; PCIe 4.0 x16, 16 lanes of 16 GT/s"},
+    {"10gbe", {.latency_us = 10, .gbits = 10}, "20 us, assumed; the link's rate"},
+    {"1gbe", {.latency_us = 25, .gbits = 1},
+     "50 us, assumed: a message of OpenMPI over TCP was measured at 15 us, or 35 us as cards" LINE
+     "come (nw-grid.ac.uk/LivMPI), and here it passes a switch; the link's rate"},
+    {"wifi", {.latency_us = 1500, .gbits = 0.2},
+     "3 ms, assumed: a ping between two PCs by an access point that is near and idle;" LINE
+     "802.11ac at 867 Mbit/s, half of it data (arstechnica.com, How Ars tests Wi-Fi gear)," LINE
+     "for sender and receiver in turn"},
+    {"pi5", {.latency_us = 174, .gbits = 1},
+     "0.37 ms, measured: two Raspberry Pi 5 by Gigabit Ethernet, 2.8 KB; distributed-llama's" LINE
+     "pull request 136, version 0.10.6: 23.6 ms per token of Llama 3 8B in 64 sums"},
+    {"laptops", {.latency_us = 1083, .gbits = 1},
+     "2.2 ms, measured: two MacBooks, 4.3 KB; same place: 139.2 ms per token in 64 sums;" LINE
+     "the rate is assumed"},
+};
+#undef LINE
+enum { NAMED_NETWORKS = sizeof named_networks / sizeof *named_networks };
+
+static Network network_named(const char *name) {
+    char names[128] = "";
+    for (int i = 0; i < NAMED_NETWORKS; i++) {
+        if (!strcmp(name, named_networks[i].name)) return named_networks[i].net;
+        size_t used = strlen(names);
+        snprintf(names + used, sizeof names - used, " %s", named_networks[i].name);
+    }
+    fail("--network '%s': expected one of%s; --help says what they stand for", name, names);
+}
+
+// ----------------------------------------------------------------------------
 // the measured run
+
+typedef struct {
+    double *at;
+    size_t count, room;
+} Series;
 
 typedef struct {
     const char *path;
     Options options; // those of `wanted`
     GPT2Config shape;
+    int fold;                // ranks in one process, or 0: not said
     long long micro_batches; // per update
-    double *ms, *comm;       // of every update
-    size_t updates, room;
-    long long allreduces;
+    Series updates, samples; // ms less comm of every update; per token of every sample
+    long long allreduces;    // of an update
     double mib;
+    long long made;           // tokens of a sample
+    double token_allreduces;
 } Measured;
 
 static const int wanted[] = {O_pattern, O_tp, O_rule, O_batch, O_length, O_net_latency,
                              O_net_gbits};
 enum { WANTED = sizeof wanted / sizeof *wanted };
 
-// The value of "key:value" in an update's line.
+// The value of "key:value" in a line.
 static double line_number(const Measured *m, const char *line, const char *key) {
     char *end;
     const char *found = strstr(line, key);
     double value = found ? strtod(found + strlen(key), &end) : 0;
     if (!found || end == found + strlen(key) || !(value >= 0 && value < 1e12)) {
-        fail("%s: an update's line without a number after '%s': %s", m->path, key + 1, line);
+        fail("%s: a line without a number after '%s': %s", m->path, key + 1, line);
     }
     return value;
 }
@@ -79,22 +143,60 @@ static void measured_take_option(Measured *m, const char *line) {
         m->options.given[wanted[i]] = 1;
     }
     if (!strcmp(flag, "-vp") && strcmp(value, "0")) {
-        fail("%s: measured with -vp %s, whose all-reduces are not planned here; measure with -vp 0",
-             m->path, value);
+        fail("%s: measured with -vp %s, whose sums of embedding and head are not in `comm` and are "
+             "not planned here; measure with -vp 0", m->path, value);
     }
 }
 
-static void measured_take_update(Measured *m, const char *line) {
-    if (m->updates == m->room) {
-        m->room = 2 * m->room + 64;
-        m->ms = realloc(m->ms, m->room * sizeof *m->ms);
-        m->comm = realloc(m->comm, m->room * sizeof *m->comm);
-        if (!m->ms || !m->comm) fail("out of memory: %zu updates", m->room);
+static void series_add(Series *s, double x) {
+    if (s->count == s->room) {
+        s->room = 2 * s->room + 64;
+        s->at = realloc(s->at, s->room * sizeof *s->at);
+        if (!s->at) fail("out of memory: %zu lines", s->room);
     }
-    m->ms[m->updates] = line_number(m, line, " ms:");
-    m->comm[m->updates++] = line_number(m, line, " comm:");
+    s->at[s->count++] = x;
+}
+
+static void measured_take_update(Measured *m, const char *line) {
+    series_add(&m->updates, line_number(m, line, " ms:") - line_number(m, line, " comm:"));
     m->allreduces = (long long)line_number(m, line, " ar:");
     m->mib = line_number(m, line, " mb:");
+}
+
+static void measured_take_sample(Measured *m, const char *line) {
+    series_add(&m->samples, line_number(m, line, " ms:") - line_number(m, line, " comm:"));
+    m->made = (long long)line_number(m, line, " new:");
+    m->token_allreduces = line_number(m, line, " ar:");
+}
+
+static void measured_check_updates(const Measured *m, int merges) {
+    const Options *o = &m->options;
+    if (m->updates.count < 3)
+        fail("%s: %zu updates in the last run, expected at least 3; raise -x", m->path,
+             m->updates.count);
+    long long expected = 2 * merges * m->micro_batches;
+    double mib = (double)expected * (double)(o->batch * o->length * m->shape.C) *
+                 (double)element_size / (1 << 20);
+    if (m->allreduces != expected || fabs(m->mib - mib) > 0.006) {
+        fail("%s: -p %s executed %lld all-reduces of %.2f MiB per update, expected %lld of %.2f; "
+             "is the log of another program, or its element size not %zu bytes?",
+             m->path, o->pattern, m->allreduces, m->mib, expected, mib, element_size);
+    }
+}
+
+// A window that is read anew takes more than one pass where it is long: a little above `merges`.
+static void measured_check_samples(const Measured *m, int merges) {
+    const int made_min = 16;
+    const double anew = 1.02;
+    if (m->made < made_min)
+        fail("%s: %lld tokens in the last sample, expected at least %d; raise -g", m->path,
+             m->made, made_min);
+    if (m->token_allreduces < merges || m->token_allreduces > anew * merges)
+        fail("%s: -p %s executed %g all-reduces per token, expected %d; is the log of another "
+             "program?", m->path, m->options.pattern, m->token_allreduces, merges);
+    if (m->fold < 1 || m->options.tp % m->fold)
+        fail("%s: no line '# mesh .. of which each process runs F tensor ranks' with an F that "
+             "divides -tp %lld", m->path, (long long)m->options.tp);
 }
 
 // Fails unless the log's facts fit each other: then what is computed here is what the trainer would
@@ -115,18 +217,14 @@ static void measured_check(const Measured *m) {
     if (o->tp == 1)
         fail("%s: measured with -tp 1, where no pattern talks; measure with -tp 2 or more",
              m->path);
-    if (m->updates < 3)
-        fail("%s: %zu updates in the last run, expected at least 3; raise -x", m->path, m->updates);
+    if (!m->updates.count && !m->samples.count)
+        fail("%s: neither updates nor samples in the last run; measure with -x 20, or with -x 0 "
+             "and -g 200", m->path);
     plan_make(&plan, o->pattern, c->L, o->rule, (int)o->tp, m->path);
-    long long expected = 2 * plan.merges * m->micro_batches;
+    int merges = plan.merges;
     plan_free(&plan);
-    double mib = (double)expected * (double)(o->batch * o->length * c->C) * (double)element_size /
-                 (1 << 20);
-    if (m->allreduces != expected || fabs(m->mib - mib) > 0.006) {
-        fail("%s: -p %s executed %lld all-reduces of %.2f MiB per update, expected %lld of %.2f; "
-             "is the log of another program, or its element size not %zu bytes?",
-             m->path, o->pattern, m->allreduces, m->mib, expected, mib, element_size);
-    }
+    if (m->updates.count) measured_check_updates(m, merges);
+    if (m->samples.count) measured_check_samples(m, merges);
 }
 
 // Reads the last run in a log: one that was resumed holds several, each with its own header.
@@ -145,13 +243,17 @@ static void measured_read(Measured *m, const char *path) {
         if (!strncmp(line, "# ", 2) && !strncmp(line + 2, option_specs[0].flag, (size_t)i) &&
             line[2 + i] == ' ') {
             // Here a run begins.
-            *m = (Measured){.path = path, .ms = m->ms, .comm = m->comm, .room = m->room};
+            free(m->updates.at);
+            free(m->samples.at);
+            *m = (Measured){.path = path};
         }
         if (!strncmp(line, "# -", 3)) measured_take_option(m, line);
         sscanf(line, "# shape L %9d NH %9d C %9d V %9d Vp %9d maxT %9d", &c->L, &c->NH, &c->C,
                &c->V, &c->Vp, &c->maxT);
         sscanf(line, "# update %*d tokens = %9lld micro-batches", &m->micro_batches);
+        sscanf(line, "# mesh %*d %*s = DP %*d x TP %*d, of which each process runs %4d", &m->fold);
         if (!strncmp(line, "s:", 2) && strstr(line, " trl:")) measured_take_update(m, line);
+        if (!strncmp(line, "g:", 2)) measured_take_sample(m, line);
     }
     free(line);
     if (ferror(file.stream)) fail("%s: read error: %s", path, strerror(errno));
@@ -174,41 +276,77 @@ static size_t gradients_bytes(const GPT2Config *c) {
     return n * element_size;
 }
 
+// Sorts.
+static double median_of(double *x, size_t n) {
+    qsort(x, n, sizeof *x, compare_doubles);
+    return n % 2 ? x[n / 2] : (x[n / 2 - 1] + x[n / 2]) / 2;
+}
+
 // Median milliseconds of an update without all-reduces. The first fifth of the
 // updates, at most ten, is warming up.
-static double measured_compute(Measured *m, size_t *used) {
+static double measured_update(Measured *m, size_t *used) {
     const Options *o = &m->options;
     Network own = {.latency_us = o->net_latency, .gbits = o->net_gbits};
     double gradients = 1e3 * network_seconds(&own, (int)o->tp, gradients_bytes(&m->shape));
-    size_t first = m->updates / 5 < 1 ? 1 : m->updates / 5 > 10 ? 10 : m->updates / 5;
-    size_t n = m->updates - first;
-    for (size_t i = 0; i < n; i++) m->ms[i] = m->ms[first + i] - m->comm[first + i] - gradients;
-    qsort(m->ms, n, sizeof *m->ms, compare_doubles);
-    double median = n % 2 ? m->ms[n / 2] : (m->ms[n / 2 - 1] + m->ms[n / 2]) / 2;
+    size_t n = m->updates.count, first = n / 5 < 1 ? 1 : n / 5 > 10 ? 10 : n / 5;
+    double median = median_of(m->updates.at + first, n - first) - gradients;
     if (median <= 0)
         fail("%s: updates of %.1f ms without their all-reduces, expected more than 0", m->path,
              median);
-    *used = n;
+    *used = n - first;
     return median;
 }
 
+// The same of a token; samples are medians themselves.
+static double measured_token(Measured *m) {
+    double median = median_of(m->samples.at, m->samples.count);
+    if (median <= 0)
+        fail("%s: tokens of %.3f ms without their all-reduces, expected more than 0", m->path,
+             median);
+    return median;
+}
+
+// Elements of weights that a process of `ranks` ranks reads for a token, of which *cut lie in
+// sub-blocks and are cut over the ranks. Of wte it reads all, as the head; of wpe a row.
+static double weights_read(const Measured *m, int ranks, double *cut) {
+    ParamSpec specs[P_COUNT];
+    double whole = 0;
+    *cut = 0;
+    param_specs(specs, &m->shape);
+    specs[P_wte].rows = m->shape.V;
+    specs[P_wpe].rows = 1;
+    for (int p = 0; p < P_COUNT; p++) {
+        double n = (double)spec_size(&specs[p]);
+        if (spec_is_cut(&specs[p])) *cut += n * ranks / (double)m->options.tp;
+        else whole += n;
+    }
+    return whole + *cut;
+}
+
 // ----------------------------------------------------------------------------
-// the table
+// the tables
 
 typedef struct {
     const char *pattern;
     int merges;           // per forward pass
     long long allreduces; // of activations per update, `ar` in the log
     double mib;           // their payload, `mb` in the log
-    double network, ms;   // per update, partial gradients included
+    double network, ms;   // per update, partial gradients included; or per token
+    double apart;         // ms per token with a process for each rank
     char letters[L_MAX + 1];
 } Row;
 
+// Of updates or of tokens.
 typedef struct {
     Row rows[PATTERNS_MAX];
     int count;
-    // Ms per update that every pattern has: arithmetic, and the sum of partial gradients.
-    double compute, gradients;
+    Network net;
+    size_t bytes;            // of a merge
+    double forward_passes;   // of an update, each with a backward pass; 0: tokens, one pass each
+    double compute;          // ms that every pattern has: arithmetic,
+    double gradients;        // and the sum of partial gradients
+    double sub;              // forward, of one sub-block
+    double apart, sub_apart; // of a token: compute and sub with a process for each rank
 } Table;
 
 // Milliseconds that all-reduces of `each` ms are waited for in one pass of the plan, where a
@@ -226,16 +364,7 @@ static double steps_wait_ms(const Steps *steps, double each, double sub) {
     return ms;
 }
 
-// Milliseconds per update that all-reduces of `each` ms are waited for.
-static double merges_ms(const Table *table, const Plan *plan, const Measured *m, double each) {
-    double micro_batches = (double)m->micro_batches;
-    double forward = table->compute / micro_batches / (2 * m->shape.L) / 3;
-    return micro_batches * (steps_wait_ms(&plan->forward, each, forward) +
-                            steps_wait_ms(&plan->backward, each, 2 * forward));
-}
-
-static void table_add(Table *table, const Measured *m, const Network *net, const char *pattern,
-                      const char *where) {
+static void table_add(Table *table, const Measured *m, const char *pattern, const char *where) {
     Plan plan;
     const Options *o = &m->options;
     plan_make(&plan, pattern, m->shape.L, o->rule, (int)o->tp, where);
@@ -246,14 +375,20 @@ static void table_add(Table *table, const Measured *m, const Network *net, const
         }
     }
     if (table->count == PATTERNS_MAX) fail("%s: more than %d patterns", where, PATTERNS_MAX);
-    size_t bytes = (size_t)(o->batch * o->length) * (size_t)m->shape.C * element_size;
     Row *row = &table->rows[table->count++];
     *row = (Row){.pattern = pattern, .merges = plan.merges,
                  .allreduces = 2 * plan.merges * m->micro_batches};
     memcpy(row->letters, plan.letters, sizeof row->letters);
-    row->mib = (double)row->allreduces * (double)bytes / (1 << 20);
-    row->network = table->gradients +
-                   merges_ms(table, &plan, m, 1e3 * network_seconds(net, (int)o->tp, bytes));
+    row->mib = (double)row->allreduces * (double)table->bytes / (1 << 20);
+    double each = 1e3 * network_seconds(&table->net, (int)o->tp, table->bytes);
+    double forward = steps_wait_ms(&plan.forward, each, table->sub);
+    if (table->forward_passes > 0) {
+        double backward = steps_wait_ms(&plan.backward, each, 2 * table->sub);
+        row->network = table->gradients + table->forward_passes * (forward + backward);
+    } else {
+        row->network = forward;
+        row->apart = table->apart + steps_wait_ms(&plan.forward, each, table->sub_apart);
+    }
     row->ms = table->compute + row->network;
     plan_free(&plan);
 }
@@ -270,33 +405,37 @@ static int compare_rows(const void *a, const void *b) {
     return x->merges != y->merges ? x->merges - y->merges : strcmp(x->pattern, y->pattern);
 }
 
-static void table_print(const Table *table) {
-    double t = 0;
-    for (int i = 0; i < table->count; i++) {
-        if (pattern_is_plain(table->rows[i].pattern)) t = table->rows[i].ms;
+// The run's own pattern, those asked for, and the known ones, by time.
+static void table_fill(Table *table, const Measured *m, char **patterns, int count) {
+    table_add(table, m, m->options.pattern, m->path);
+    for (int i = 0; i < count; i++) table_add(table, m, patterns[i], "PATTERN");
+    for (size_t i = 0; i < sizeof known_patterns / sizeof *known_patterns; i++) {
+        if (m->shape.L % letters_of(known_patterns[i]) == 0)
+            table_add(table, m, known_patterns[i], "the table");
     }
-    printf("           merges    all-reduces  MiB         compute    network    ms per     saving\n"
-           "pattern    /forward  /update      /update     ms         ms         update     "
-           "against t\n");
+    qsort(table->rows, (size_t)table->count, sizeof *table->rows, compare_rows);
+}
+
+static double table_t(const Table *table) {
     for (int i = 0; i < table->count; i++) {
-        const Row *r = &table->rows[i];
-        printf("%-10s %-9d %-12lld %-11.2f %-10.1f %-10.1f %-10.1f %5.1f%%\n", r->pattern,
-               r->merges, r->allreduces, r->mib, table->compute, r->network, r->ms,
-               100 * (1 - r->ms / t));
+        if (pattern_is_plain(table->rows[i].pattern)) return table->rows[i].ms;
     }
+    return 0;
 }
 
 // Of the patterns within the budget those with the most merges. Contract: the table is sorted.
 static void budget_print(const Table *table, double budget) {
     const Row *rows = table->rows, *best = NULL;
+    const char *unit = table->forward_passes > 0 ? "update" : "token";
+    int digits = table->forward_passes > 0 ? 1 : 3;
     for (int i = 0; i < table->count && rows[i].ms <= budget; i++) {
         if (!best || rows[i].merges >= best->merges) best = &rows[i];
     }
-    printf("\nbudget %g ms per update: ", budget);
+    printf("\nbudget %g ms per %s: ", budget, unit);
     if (!best) {
-        printf("no pattern meets it; the cheapest is %s with %.1f ms, "
-               "of which %.1f ms are compute\n",
-               rows[0].pattern, rows[0].ms, table->compute);
+        printf("no pattern meets it; the cheapest is %s with %.*f ms, "
+               "of which %.*f ms are compute\n",
+               rows[0].pattern, digits, rows[0].ms, digits, table->compute);
         return;
     }
     const char *comma = "";
@@ -305,7 +444,81 @@ static void budget_print(const Table *table, double budget) {
         printf("%s%s", comma, rows[i].pattern);
         comma = ", ";
     }
-    printf(" with %d merges and %.1f ms\n", best->merges, best->ms);
+    printf(" with %d merges and %.*f ms\n", best->merges, digits, best->ms);
+}
+
+static void network_print(const Network *net) {
+    printf("network:  %g us per hop, %g Gbit/s per link%s", net->latency_us, net->gbits,
+           net->gbits > 0 ? "" : " (0: no limit)");
+}
+
+static void updates_print(Measured *m, Network net, char **patterns, int count, double budget) {
+    static Table table;
+    size_t used;
+    const Options *o = &m->options;
+    const GPT2Config *c = &m->shape;
+    table.net = net;
+    table.bytes = (size_t)(o->batch * o->length) * (size_t)c->C * element_size;
+    table.forward_passes = (double)m->micro_batches;
+    table.compute = measured_update(m, &used);
+    table.gradients = 1e3 * network_seconds(&net, (int)o->tp, gradients_bytes(c));
+    table.sub = table.compute / table.forward_passes / (2 * c->L) / 3;
+    table_fill(&table, m, patterns, count);
+    printf("measured: %s, -p %s, %dx%dx%d, R %d, %lld x %lld tokens x %lld micro-batches\n",
+           m->path, o->pattern, c->L, c->NH, c->C, (int)o->tp, (long long)o->batch,
+           (long long)o->length, m->micro_batches);
+    printf("compute:  %.1f ms per update, median of %zu updates\n", table.compute, used);
+    network_print(&net);
+    printf("; partial gradients take %.1f ms per update of it in every row\n\n", table.gradients);
+    printf("           merges    all-reduces  MiB         compute    network    ms per     saving\n"
+           "pattern    /forward  /update      /update     ms         ms         update     "
+           "against t\n");
+    for (int i = 0; i < table.count; i++) {
+        const Row *r = &table.rows[i];
+        printf("%-10s %-9d %-12lld %-11.2f %-10.1f %-10.1f %-10.1f %5.1f%%\n", r->pattern,
+               r->merges, r->allreduces, r->mib, table.compute, r->network, r->ms,
+               100 * (1 - r->ms / table_t(&table)));
+    }
+    if (budget > 0) budget_print(&table, budget);
+}
+
+static void tokens_print(Measured *m, Network net, char **patterns, int count, double budget) {
+    static Table table;
+    const Options *o = &m->options;
+    const GPT2Config *c = &m->shape;
+    double cut, all = weights_read(m, m->fold, &cut), unused;
+    double share = weights_read(m, 1, &unused) / all;
+    table.net = net;
+    table.bytes = (size_t)c->C * element_size;
+    table.compute = measured_token(m);
+    table.sub = table.compute * cut / all / (2 * c->L);
+    table.apart = table.compute * share;
+    table.sub_apart = table.sub / m->fold;
+    table_fill(&table, m, patterns, count);
+    printf("measured: %s, -p %s, %dx%dx%d, R %d, %zu sample%s of %lld tokens\n", m->path,
+           o->pattern, c->L, c->NH, c->C, (int)o->tp, m->samples.count,
+           m->samples.count > 1 ? "s" : "", m->made);
+    printf("token:    %.3f ms of compute, with %d of %d ranks in a process\n", table.compute,
+           m->fold, (int)o->tp);
+    if (m->fold > 1) {
+        printf("apart:    %.3f ms with a process for each rank, which reads %.3f of the weights\n",
+               table.apart, share);
+    }
+    network_print(&net);
+    printf("; an all-reduce of a token takes %.3f ms\n\n",
+           1e3 * network_seconds(&net, (int)o->tp, table.bytes));
+    const char *above = m->fold > 1 ? "     apart: ms  tokens" : "";
+    const char *below = m->fold > 1 ? "         per token  /s" : "";
+    printf("           merges    compute    network    ms per     saving     tokens%s\n"
+           "pattern    /token    ms         ms         token      against t  /s%s\n", above, below);
+    for (int i = 0; i < table.count; i++) {
+        const Row *r = &table.rows[i];
+        printf("%-10s %-9d %-10.3f %-10.3f %-10.3f %5.1f%%     %-10.1f", r->pattern, r->merges,
+               table.compute, r->network, r->ms, 100 * (1 - r->ms / table_t(&table)), 1e3 / r->ms);
+        if (m->fold > 1) printf(" %-10.3f %-10.1f", r->apart, 1e3 / r->apart);
+        printf("\n");
+    }
+    if (budget > 0) budget_print(&table, budget);
 }
 
 // ----------------------------------------------------------------------------
@@ -319,38 +532,53 @@ static double number_parse(const char *name, const char *text) {
     return o.net_latency;
 }
 
+static void help_print(const char *program) {
+    printf("%s OUT/main.log LATENCY_US GBITS [BUDGET_MS, 0 = none] [PATTERN]...\n"
+           "%s OUT/main.log --network NAME [BUDGET_MS, 0 = none] [PATTERN]...\n\n"
+           "What every pattern would take on a network, from one measured run: per update where\n"
+           "its log has updates, per token where it has samples. LATENCY_US is per hop, of which\n"
+           "an all-reduce over R ranks has 2(R-1); GBITS is per link, 0 = no limit.\n\n"
+           "Networks by NAME, as the trainer's options, with the time of a small all-reduce of\n"
+           "two that the latency stands for:\n", program, program);
+    for (int i = 0; i < NAMED_NETWORKS; i++) {
+        const NamedNetwork *n = &named_networks[i];
+        printf("  %-8s -nl %g -nb %g\n      %s\n", n->name, n->net.latency_us, n->net.gbits,
+               n->says);
+    }
+}
+
 int main(int argc, char **argv) {
     static Measured m;
-    static Table table;
-    size_t used;
-    if (argc < 4)
-        fail("expected: %s OUT/main.log LATENCY_US GBITS [BUDGET_MS, 0 = none] [PATTERN]...",
-             argv[0]);
-    Network net = {.latency_us = number_parse("LATENCY_US", argv[2]),
-                   .gbits = number_parse("GBITS", argv[3])};
-    double budget = argc > 4 ? number_parse("BUDGET_MS", argv[4]) : 0;
-    measured_read(&m, argv[1]);
-    const Options *o = &m.options;
-    const GPT2Config *c = &m.shape;
-    table.compute = measured_compute(&m, &used);
-    table.gradients = 1e3 * network_seconds(&net, (int)o->tp, gradients_bytes(c));
-    table_add(&table, &m, &net, o->pattern, argv[1]);
-    for (int a = 5; a < argc; a++) table_add(&table, &m, &net, argv[a], "PATTERN");
-    for (size_t i = 0; i < sizeof known_patterns / sizeof *known_patterns; i++) {
-        if (c->L % letters_of(known_patterns[i]) == 0)
-            table_add(&table, &m, &net, known_patterns[i], "the table");
+    const char *name = NULL;
+    int count = 0; // of arguments but --network NAME, which move to the front
+    for (int a = 1; a < argc; a++) {
+        if (!strcmp(argv[a], "--help") || !strcmp(argv[a], "-h")) {
+            help_print(argv[0]);
+            return 0;
+        }
+        if (strcmp(argv[a], "--network")) {
+            argv[++count] = argv[a];
+            continue;
+        }
+        if (name || ++a == argc) fail("--network: expected once, with a name; see --help");
+        name = argv[a];
     }
-    qsort(table.rows, (size_t)table.count, sizeof *table.rows, compare_rows);
-    printf("measured: %s, -p %s, %dx%dx%d, R %d, %lld x %lld tokens x %lld micro-batches\n",
-           argv[1], o->pattern, c->L, c->NH, c->C, (int)o->tp, (long long)o->batch,
-           (long long)o->length, m.micro_batches);
-    printf("compute:  %.1f ms per update, median of %zu updates\n", table.compute, used);
-    printf("network:  %g us per hop, %g Gbit/s per link%s; partial gradients take %.1f ms per "
-           "update of it in every row\n\n",
-           net.latency_us, net.gbits, net.gbits > 0 ? "" : " (0: no limit)", table.gradients);
-    table_print(&table);
-    if (budget > 0) budget_print(&table, budget);
-    free(m.ms), free(m.comm);
+    int next = name ? 2 : 4; // the first argument after the network
+    if (count < next - 1)
+        fail("expected: %s OUT/main.log LATENCY_US GBITS, or --network NAME for the two; see "
+             "--help", argv[0]);
+    Network net = name ? network_named(name)
+                       : (Network){.latency_us = number_parse("LATENCY_US", argv[2]),
+                                   .gbits = number_parse("GBITS", argv[3])};
+    double budget = count >= next ? number_parse("BUDGET_MS", argv[next]) : 0;
+    char **patterns = argv + next + 1;
+    int asked = count > next ? count - next : 0;
+    measured_read(&m, argv[1]);
+    if (m.updates.count) updates_print(&m, net, patterns, asked, budget);
+    if (m.updates.count && m.samples.count) printf("\n");
+    if (m.samples.count) tokens_print(&m, net, patterns, asked, budget);
+    free(m.updates.at);
+    free(m.samples.at);
     if (fflush(stdout) || ferror(stdout)) fail("standard output: %s", strerror(errno));
     return 0;
 }

@@ -212,10 +212,12 @@ allreduces() {
         }' "$work/members"
 }
 
-# What dev/net/plan predicts for each pattern on a network: "pattern ms".
+# What dev/net/plan predicts for each pattern on a network: "pattern ms" per update. A table of
+# tokens may follow.
 predict() { # predict LOG LATENCY GBITS
     # shellcheck disable=SC2086 # patterns are words
-    "$PLAN" "$1" "$2" "$3" 0 $patterns | awk 'go { print $1, $7 } $1 == "pattern" { go = 1 }'
+    "$PLAN" "$1" "$2" "$3" 0 $patterns |
+        awk 'go && !NF { exit } go { print $1, $7 } $1 == "pattern" { go = 1 }'
 }
 
 clock() { # clock NAME TITLE EXPERIMENT R OPTIONS

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Tests of dev/net/plan, on a made-up log whose answer is worked out by hand; of
+# Tests of dev/net/plan, on made-up logs whose answers are worked out by hand; of
 # dev/net/bench_allreduce; and of the comparison of replicated tensors between
 # processes. Times are not tested.
 #
@@ -57,6 +57,80 @@ check "plan: a log without its shape is an error" '^error: .*cut.log.*shape'
 dev/net/plan "$W/main.log" fast 1 >"$W/out" 2>&1
 check "plan: a latency that is no number is an error" "^error: .*fast"
 
+# Tokens of GPT-2's width: 4x12x768, R 4 in one process, V 65, 1 ms per hop, 1 Gbit/s. A merge of a
+# token is 6*1 + 2*3/4 * 8*3072/1e6 = 6.036864 ms. Compute is 2.2 - 0.2 = 2 ms.
+# Weights: in blocks 4*(12*768*768 + 7*768) are cut, 28,333,056; whole are 4*6*768 of their vectors,
+# 768 of wpe, 65*768 of wte, 2*768 of lnf: 70,656. Apart a rank reads
+# (28333056/4 + 70656) / (28333056 + 70656) = 0.251866 of them: 0.503731 ms.
+# t: 8 merges, 48.295 + 2; s: 24.147 + 2; sppp: 12.074 + 2; p: 6.037 + 2.
+# l: 7 of 8 are hidden behind 2*28333056/28403712/8 = 0.249378 ms: 48.295 - 1.746 + 2.
+# Apart 0.062345 of these, 0.436 of 7.
+sample="g:0 new:200 prompt:6 prompt_ms:9.0 ms:2.200 p99:3.000 comm:0.200 ar:8"
+{
+    printf '# %s\n' "-p t" "-tp 4" "-pm sum" "-b 4" "-t 64" "-d 256" "-nl 0" "-nb 0" "-vp 0" \
+        "shape L 4 NH 12 C 768 V 65 Vp 128 maxT 64" "update 256 tokens = 1 micro-batches of 4 x 64"
+    echo "# mesh 1 process = DP 1 x TP 4, of which each process runs 4 tensor ranks, 1 thread each"
+    echo "$sample"
+} >"$W/tokens.log"
+echo "# tokens: broken by a backward pass, a batch, the gradients' sum or the head in what is" \
+    "counted"
+dev/net/plan "$W/tokens.log" 1000 1 26.2 >"$W/out" 2>&1
+check "tokens: the known answer" \
+    '^t +8 +2\.000 +48\.295 +50\.295 +0\.0% +19\.9 +48\.799 +20\.5 *$' \
+    '^s +4 +2\.000 +24\.147 +26\.147 +48\.0% +38\.2 +24\.651 +40\.6 *$' \
+    '^sppp +2 +2\.000 +12\.074 +14\.074 +72\.0% +71\.1 +12\.577 +79\.5 *$' \
+    '^p +1 +2\.000 +6\.037 +8\.037 +84\.0% +124\.4 +6\.541 +152\.9 *$' \
+    '^l +8 +2\.000 +46\.549 +48\.549 +3\.5% +20\.6 +48\.362 ' \
+    '^apart: +0\.504 ms .*0\.252 of the weights'
+check "tokens: the budget" '^budget 26\.2 ms per token: s, sp with 4 merges and 26\.147 ms'
+# Two samples more: their median; the first is of ranks apart already, and waited on a network.
+sed -e 's/runs 4 tensor ranks/runs 1 tensor rank/' -e 's/# -nl 0/# -nl 1000/' \
+    -e 's/ms:2.200 p99:3.000 comm:0.200/ms:50.0 p99:60 comm:48.0/' "$W/tokens.log" >"$W/apart.log"
+printf '%s\n' "${sample/ms:2.200/ms:2.000}" "${sample/ms:2.200/ms:9.000}" >>"$W/apart.log"
+dev/net/plan "$W/apart.log" 1000 1 >"$W/out" 2>&1
+check "tokens: ranks apart, three samples" '3 samples of 200 tokens' \
+    '^t +8 +2\.000 +48\.295 +50\.295 +0\.0% +19\.9 *$'
+cat "$W/main.log" >"$W/both.log"
+grep -E '^(# mesh|g:)' "$W/tokens.log" | sed 's/TP 4\(.*\) 4 t/TP 2\1 2 t/' >>"$W/both.log"
+dev/net/plan "$W/both.log" 1000 1 >"$W/out" 2>&1
+check "updates and samples give both tables" '^t +8 +16 +6\.00 +25\.0 +84\.4 +109\.4 ' \
+    '^t +8 +2\.000 +16\.033 +18\.033 '
+# refused NAME EDIT TEXT: the log of tokens, edited, is an error that holds the text.
+refused() {
+    sed -E "$2" "$W/tokens.log" >"$W/cut.log"
+    dev/net/plan "$W/cut.log" 1000 1 >"$W/out" 2>&1
+    check "tokens: $1 is an error" "^error: .*cut.log.*$3"
+}
+refused "a log with neither" '/^g:/d' 'neither updates nor samples'
+refused "a short sample" 's/new:200/new:15/' '15 tokens .*expected at least 16'
+refused "another count of all-reduces" 's/ar:8/ar:9/' '9 all-reduces per token, expected 8'
+refused "a log without its mesh" '/mesh/d' 'mesh'
+refused "a mesh that R does not fit" 's/runs 4/runs 3/' 'divides -tp 4'
+refused "waits longer than the time" 's/comm:0.2/comm:2.2/' 'more than 0'
+refused "a cut vocabulary" 's/# -vp 0/# -vp 1/' '-vp 1.*embedding and head'
+
+echo "# networks by name: broken by names whose numbers are not those of --help"
+dev/net/plan --help >"$W/help" 2>&1
+for name in nvlink pcie 10gbe 1gbe wifi pi5 laptops; do
+    numbers=$(sed -nE "s/^ +$name +-nl ([0-9.]+) -nb ([0-9.]+)$/\1 \2/p" "$W/help")
+    dev/net/plan "$W/both.log" --network $name 70 tpps >"$W/named" 2>&1
+    # shellcheck disable=SC2086 # two words
+    dev/net/plan "$W/both.log" $numbers 70 tpps >"$W/numbers" 2>&1
+    { echo "numbers: $numbers"; diff "$W/named" "$W/numbers" && echo same; } >"$W/out" 2>&1
+    check "--network $name" '^numbers: [0-9.]+ [0-9.]+$' '^same$'
+done
+# 2 * 174 us + 8*2780/1e3 us, and of 3,072 bytes 2 * 174 + 24.576.
+sed 's/-tp 4/-tp 2/; s/TP 4/TP 2/; s/runs 4/runs 2/' "$W/tokens.log" >"$W/two.log"
+dev/net/plan --network pi5 "$W/two.log" >"$W/out" 2>&1
+check "an all-reduce of two Raspberry Pi is 0.37 ms" 'of a token takes 0\.373 ms' \
+    '^p +1 +2\.000 +0\.373 '
+dev/net/plan --network laptops "$W/two.log" >"$W/out" 2>&1
+check "and of two laptops 2.2 ms" 'of a token takes 2\.191 ms'
+dev/net/plan "$W/main.log" --network lan >"$W/out" 2>&1
+check "a name that is none is an error" "^error: .*'lan'.* nvlink pcie 10gbe 1gbe wifi pi5 laptops"
+dev/net/plan "$W/main.log" --network >"$W/out" 2>&1
+check "a missing name is an error" "^error: --network"
+
 if ! command -v mpirun >/dev/null || ! ldd dev/test/train_faulty | grep -q 'libmpi[._]'; then
     echo "skip processes: install libopenmpi-dev openmpi-bin and make again"
     skipped=2
@@ -64,7 +138,7 @@ else
     echo "# broken by wrong sums, or by a fit that is no option"
     mpirun --oversubscribe -n 2 dev/net/bench_allreduce >"$W/out" 2>&1
     check "bench_allreduce: sums are right, the fit is printed as options" 'sums checked' \
-        '^-nl [0-9.]+ -nb [0-9.]+'
+        '^ +3072 +[0-9]+( +[0-9.]+){8}$' '^-nl [0-9.]+ -nb [0-9.]+'
     echo "# broken when copies of a replicated tensor may differ without a word"
     data="-i $W/text.bin -e 2x2x16 -t 16 -b 2 -v 0 -x 3"
     python3 -c "
