@@ -305,8 +305,9 @@ help:
 demo: train_gpt2
 	dev/demo.sh
 
-bench: dev/bench_cpu
+bench: dev/bench_cpu dev/bench_generate
 	dev/bench_cpu
+	dev/bench_generate
 
 # The CUDA trainer's tests, on the stand-in.
 ifneq ($(shell command -v $(CXX)),)
@@ -335,7 +336,8 @@ test: $(TEST_BUILT)
 	    "dev/test/faults --test" dev/test/cli.sh dev/test/checkpoints.sh dev/test/stops.sh \
 	    dev/test/mpi.sh "dev/net/netns.sh --test" "dev/net/ssh.sh --test" dev/test/slurm.sh \
 	    dev/test/plan.sh dev/test/data.sh dev/test/bpe.sh dev/test/hf.sh dev/test/fuzz.sh \
-	    dev/test/sweep.sh "dev/test/attack --short" $(EMU_TESTS) dev/test/nvcc.sh "dev/cuda/resources --test"
+	    dev/test/sweep.sh "dev/test/attack --short" $(EMU_TESTS) dev/test/nvcc.sh \
+	    "dev/cuda/resources --test"
 
 asan: train_gpt2_asan test_gpt2_asan dev/gradcheck_asan $(EMU_ASAN_BUILT)
 	TRAIN=./train_gpt2_asan dev/test/run.sh ./test_gpt2_asan dev/gradcheck_asan dev/test/cli.sh \

@@ -83,7 +83,9 @@ steps() {
 }
 # Complete checkpoints.
 kept() { (cd "$W/runs/$1" && for f in DONE_????????; do echo "${f#DONE_}"; done | tr '\n' ' '); }
-newest() { (cd "$W/runs/$1" 2>/dev/null && ls DONE_???????? 2>/dev/null | tail -n 1 | sed 's/DONE_0*//'); }
+newest() {
+    (cd "$W/runs/$1" 2>/dev/null && ls DONE_???????? 2>/dev/null | tail -n 1 | sed 's/DONE_0*//')
+}
 
 # identical A B: folders of two runs hold the same losses, norms and checkpoints, bit for bit.
 identical() {
