@@ -72,11 +72,16 @@ void __tsan_write_range(void *at, unsigned long bytes) { count(at, bytes, true);
     void __tsan_write##bytes(void *at) { count(at, bytes, true); }
 ACCESS(1) ACCESS(2) ACCESS(4) ACCESS(8) ACCESS(16)
 
-// The host asks with it whether a local static variable has its value. A kernel's atomics are
-// plain reads and writes here.
-uint8_t __tsan_atomic8_load(const volatile uint8_t *at, int) {
-    return __atomic_load_n(at, __ATOMIC_SEQ_CST);
-}
+// The host's atomics: whether a local static variable has its value, and the notes of the watch
+// (tp_blocks.h). A kernel's are plain reads and writes here.
+#define ATOMIC(bits)                                                                           \
+    uint##bits##_t __tsan_atomic##bits##_load(const volatile uint##bits##_t *at, int) {        \
+        return __atomic_load_n(at, __ATOMIC_SEQ_CST);                                          \
+    }                                                                                          \
+    void __tsan_atomic##bits##_store(volatile uint##bits##_t *at, uint##bits##_t value, int) { \
+        __atomic_store_n(at, value, __ATOMIC_SEQ_CST);                                         \
+    }
+ATOMIC(8) ATOMIC(16) ATOMIC(32) ATOMIC(64)
 
 // These are called as ever: the linker's --wrap leads the calls here.
 void *__real_memcpy(void *to, const void *from, size_t bytes);
