@@ -1867,7 +1867,7 @@ static void gpt2_create_for(GPT2 *m, const GPT2Config *config, Mesh mesh, const 
                             int purpose) {
     int B = purpose == FOR_SAMPLES ? 1 : (int)o->batch;
     if (o->held == HELD_BF16) {
-        if (purpose == FOR_TRAINING) fail("-w bf16: only without updates and -o, as with -x 0");
+        if (purpose == FOR_TRAINING) fail("-w bf16: only without updates, as with -x 0 and -g");
         purpose |= IN_BF16;
     }
     gpt2_create(m, config, mesh, B, (int)o->length, purpose);

@@ -230,19 +230,23 @@ static void run_make_record(Run *run) {
     is->id = hash_value(&hash);
 }
 
-// Whether samples are printed: every -s updates, or at the end of none.
-static int run_samples(const Run *run) {
+// Whether the run is a sample and nothing else: -x 0 with -g or -gp. It needs no validation text,
+// and leaves nothing but a log.
+static int run_only_samples(const Run *run) {
     const Options *o = &run->options;
-    return o->sample_every > 0 ||
-           (o->updates == 0 && (o->given[O_prompt] || o->given[O_sample_tokens]));
+    return o->updates == 0 && (o->given[O_prompt] || o->given[O_sample_tokens]);
 }
 
-// A sample alone needs no validation text.
+static int run_samples(const Run *run) {
+    return run->options.sample_every > 0 || run_only_samples(run);
+}
+
 static int run_validates(const Run *run) {
     const Options *o = &run->options;
-    int sample_alone = run_samples(run) && o->updates == 0 && !o->given[O_val_every];
-    return o->val_every > 0 && !sample_alone;
+    return o->val_every > 0 && (!run_only_samples(run) || o->given[O_val_every]);
 }
+
+static int run_saves(const Run *run) { return run->options.out[0] && !run_only_samples(run); }
 
 // Where the tokenizer is: -tk, or beside the tokens of -i, or, if these are not named, beside the
 // model.
@@ -440,7 +444,7 @@ static void run_open(Run *run, int world, int rank) {
         run->val_sequences = o->val_batches < 0 || asked > all ? all : asked;
     }
     int purpose = validate ? FOR_LOSS : FOR_SAMPLES;
-    if (train || o->out[0]) purpose = FOR_TRAINING;
+    if (train || run_saves(run)) purpose = FOR_TRAINING;
     gpt2_create_for(&run->model, &config, mesh, o, purpose);
     o->pattern = run->model.config.pattern; // it may have come from a file, and has to last
     run_open_sampler(run);
@@ -597,7 +601,7 @@ static int run_sample_due(const Run *run, int64_t done) {
 }
 
 static int run_checkpoint_due(const Run *run, int64_t done) {
-    return run->options.out[0] && (run->stop || run_due(run, done, run->options.save_every));
+    return run_saves(run) && (run->stop || run_due(run, done, run->options.save_every));
 }
 
 // Row r of the batch of update s (from 0).

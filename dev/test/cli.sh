@@ -492,6 +492,7 @@ mkdir -p "$W/runs/beside"; cp "$W/runs/model.bin" "$W/runs/tokenizer.bin" "$W/ru
 same "without -i the tokenizer beside the model is taken" "$(generated)" "$text"
 alone -gp abc -g 40 -o logged; same "the log has the line too" "$(took "$W/runs/logged/main.log")" \
     "g:0 new:40 prompt:3 ar:4"
+same "nothing else is written" "$(cd "$W/runs/logged" && echo *)" "main.log run.lock"
 alone -gp abcdefghijklmnopqrstuvwxyz -g 20 -gt 0; long=$(generated)
 alone -gp abcdefghijklmnopqrstuvwxyz -g 20 -gt 0 -tp 1
 same "a prompt longer than the window; folded ranks and one" "$(generated)" "$long"
