@@ -324,9 +324,9 @@ EMU_ASAN := $(EMU_TESTS)
 endif
 
 CHECK_BUILT := train_gpt2 test_gpt2 dev/gradcheck
-TEST_BUILT := $(CHECK_BUILT) test_gpt2_double dev/bench_cpu dev/net/plan dev/net/bench_allreduce \
-    dev/test/faults_gpt2 dev/test/train_faulty dev/test/encode dev/runs/sweep dev/runs/report \
-    $(EMU_BUILT)
+TEST_BUILT := $(CHECK_BUILT) test_gpt2_double dev/bench_cpu dev/bench_generate dev/net/plan \
+    dev/net/bench_allreduce dev/test/faults_gpt2 dev/test/train_faulty dev/test/encode \
+    dev/runs/sweep dev/runs/report $(EMU_BUILT)
 
 check: $(CHECK_BUILT)
 	dev/test/run.sh ./test_gpt2 dev/gradcheck "dev/test/cli.sh --short"

@@ -361,9 +361,9 @@ static void bench_bias(int rows, int inner) {
     free(d), free(dbias);
 }
 
-static void embed(real *out, const int32_t *tokens, const real *wte, const real *wpe, int V, int B,
+static void embed(real *out, const int32_t *tokens, real *wte, const real *wpe, int V, int B,
                   int T, int C) {
-    embedding_forward(out, tokens, wte, 0, V, B * T, C);
+    embedding_forward(out, tokens, view_of(wte, C), 0, V, B * T, C);
     position_forward(out, out, wpe, B, T, C);
 }
 
