@@ -217,7 +217,7 @@ sample() {
 sample cpu; by_cpu=$sampled
 sample cuda_fp32
 same "samples are those of the CPU trainer" "$sampled" "$by_cpu"
-for options in "-p t -g 70 -t 16" "-p sppp -g 70 -t 16 -gt 0" "-p l -g 30 -t 1" \
+for options in "-p t -g 70 -t 16" "-p sp -g 70 -t 16 -gt 0" "-p l -g 30 -t 1" \
     "-p s -g 40 -vp 1"; do
     for program in cpu cuda_fp32; do
         run $program -x 0 -wi linear -gp 01234567890123456789 $options
