@@ -24,6 +24,7 @@ struct Classifier {
           losses(rows, 1, 0), targets(rows, 1, 0), target(rows) {
         memset(&m, 0, sizeof m);
         m.config.V = s.V, m.config.R = parts, m.F = parts, m.B = s.B, m.T = s.T;
+        m.scored = s.B * s.T;
         m.mesh = mesh_make(1, 0, parts, parts);
         m.vocab_cut = parts > 1, m.vocab_parts = parts, m.vocab_width = width;
         m.part_most = scratch.at, m.part_sums = m.part_most + (size_t)parts * rows;
