@@ -964,11 +964,11 @@ typedef struct {
 
 // The grid is (tiles, heads, B), the last two up to 65535: what depends on them alone lives in
 // uniform registers then, and the blocks of a head run one after the other, while its keys and
-// values are in the L2 cache.
-__device__ __forceinline__ AttentionHead attention_head(AttentionShape s) {
+// values are in the L2 cache. `rows` of qkv are one sequence.
+__device__ __forceinline__ AttentionHead attention_head(AttentionShape s, int rows) {
     int h = blockIdx.y, b = blockIdx.z, width = s.heads * s.HS;
     AttentionHead head;
-    head.qkv = (size_t)b * (s.past + s.T + s.spare) * 3 * width + h * s.HS;
+    head.qkv = (size_t)b * rows * 3 * width + h * s.HS;
     head.out = (size_t)b * s.T * width + h * s.HS;
     head.row = ((size_t)b * s.heads + h) * s.T;
     head.width = width;
@@ -1157,7 +1157,7 @@ attention_forward_kernel(float *out, float *lse, const float *qkv, AttentionShap
     float *K = Q + Tile::SIZE, *V = K + Tile::SIZE, *P = V + Tile::SIZE;
     int first = (gridDim.x - 1 - blockIdx.x) * ROWS; // the longest work comes first
     int tx = threadIdx.x % 16, ty = threadIdx.x / 16;
-    AttentionHead head = attention_head(s);
+    AttentionHead head = attention_head(s, s.past + s.T + s.spare);
     const float *matrix = qkv + head.qkv;
     float output[EACH][COLUMNS] = {}, largest[EACH], sum[EACH] = {};
     for (int i = 0; i < EACH; i++) largest[i] = -INFINITY;
@@ -1210,7 +1210,7 @@ attention_backward_keys_kernel(float *dqkv, const float *dout, const float *lse,
     float *V = K + Tile::SIZE, *Q = V + Tile::SIZE, *dO = Q + Tile::SIZE, *P = dO + Tile::SIZE;
     int first = blockIdx.x * ROWS; // the first keys have the most queries
     int tx = threadIdx.x % 16, ty = threadIdx.x / 16;
-    AttentionHead head = attention_head(s);
+    AttentionHead head = attention_head(s, s.T);
     const float *matrix = qkv + head.qkv;
     float dK[EACH][Tile::COLUMNS] = {}, dV[EACH][Tile::COLUMNS] = {};
     tile_load<D, FULL>(K, matrix + head.width, head.qkv_stride, first, s.T, s.HS);
@@ -1252,7 +1252,7 @@ attention_backward_queries_kernel(float *dqkv, const float *dout, const float *l
     float *V = K + Tile::SIZE, *Q = V + Tile::SIZE, *dO = Q + Tile::SIZE, *P = dO + Tile::SIZE;
     int first = (gridDim.x - 1 - blockIdx.x) * ROWS; // the longest work comes first
     int tx = threadIdx.x % 16, ty = threadIdx.x / 16;
-    AttentionHead head = attention_head(s);
+    AttentionHead head = attention_head(s, s.T);
     const float *matrix = qkv + head.qkv;
     float dQ[EACH][Tile::COLUMNS] = {}, row_lse[EACH], row_delta[EACH];
     for (int i = 0; i < EACH; i++) {
@@ -1590,7 +1590,7 @@ attention_forward_kernel(real *out, float *lse, const real *qkv, AttentionShape 
     // key % RING.
     real *K = Q + OWN * D, *V = K + RING * D;
     int first = (gridDim.x - 1 - blockIdx.x) * OWN; // the longest work comes first
-    AttentionHead head = attention_head(s);
+    AttentionHead head = attention_head(s, s.past + s.T + s.spare);
     const real *q = qkv + head.qkv, *k = q + head.width, *v = k + head.width;
     int lane = threadIdx.x % WARP, own = threadIdx.x / WARP * 16 * M;
     int position = s.past + first, keys = s.past + s.T; // of the first query; rows of K and V
@@ -1688,7 +1688,7 @@ attention_backward_keys_kernel(real *dqkv, const real *dout, const float *lse,
     real *V = K + OWN * D, *Q = V + OWN * D, *dO = Q + RING * D;
     float *row_lse = reinterpret_cast<float *>(dO + RING * D), *row_delta = row_lse + RING;
     int first = blockIdx.x * OWN; // the first keys have the most queries
-    AttentionHead head = attention_head(s);
+    AttentionHead head = attention_head(s, s.T);
     const real *q = qkv + head.qkv;
     int lane = threadIdx.x % WARP, own = threadIdx.x / WARP * 16 * M;
     float factor = scale * (float)M_LOG2E;
@@ -1756,7 +1756,7 @@ attention_backward_queries_kernel(real *dqkv, const real *dout, const float *lse
     SHARED_DYNAMIC(real, Q);
     real *dO = Q + OWN * D, *K = dO + OWN * D, *V = K + RING * D;
     int first = (gridDim.x - 1 - blockIdx.x) * OWN; // the longest work comes first
-    AttentionHead head = attention_head(s);
+    AttentionHead head = attention_head(s, s.T);
     const real *q = qkv + head.qkv, *k = q + head.width, *v = k + head.width;
     int lane = threadIdx.x % WARP, own = threadIdx.x / WARP * 16 * M;
     int own_last = first + own + 16 * M - 1;
