@@ -2390,11 +2390,12 @@ static size_t activations_lay(GPT2 *m, char *block) {
         s->mean = CARVE(float, s->copies * BT);
         s->rstd = CARVE(float, s->copies * BT);
         if (final) break;
-        s->inner_width = k % 2 ? 4 * Cr : 3 * Cr;
-        s->outer_width = k % 2 ? 4 * Cr : Cr;
+        s->inner_width = is_mlp(k) ? 4 * Cr : 3 * Cr;
+        s->outer_width = is_mlp(k) ? 4 * Cr : Cr;
         s->inner = CARVE(real, F * BT * s->inner_width);
-        s->outer = k % 2 && recompute > 0 ? m->outer_scratch : CARVE(real, F * BT * s->outer_width);
-        s->lse = k % 2 ? NULL : CARVE(float, F * BT * (c->NH / c->R));
+        s->outer = is_mlp(k) && recompute > 0 ? m->outer_scratch
+                                              : CARVE(real, F * BT * s->outer_width);
+        s->lse = is_mlp(k) ? NULL : CARVE(float, F * BT * (c->NH / c->R));
     }
     m->bias_from = CARVE(int, 2 * c->L);
     m->bias_sums = CARVE(float, (size_t)2 * c->L * c->C);
@@ -2838,6 +2839,43 @@ static const SubParams sub_params[2] = {
     {P_ln2w, P_ln2b, P_fcw, P_fcb, P_fcprojw, P_fcprojb},
 };
 
+// The three products of a layer of tensor p, weights w (OC,IC) of all ranks that are here. g says
+// where activations lie, and their number of rows; these add the rest.
+
+// out (rows,OC) = or += a (rows,IC) wᵀ, with what else a product can do
+static void matmul_forward(GPT2 *m, int p, int layer, Matmul g) {
+    g.b = param_at(m, p, layer);
+    g.b_stride = param_stride(m, p);
+    g.b_transposed = 1;
+    g.N = m->local[p].rows;
+    g.K = m->local[p].cols;
+    g.batch = parts_of(m, p);
+    matmul(g, m->workspace);
+}
+
+// out (rows,IC) = a (rows,OC) w, from the gradient of the output to that of the input
+static void matmul_backward_input(GPT2 *m, int p, int layer, Matmul g) {
+    g.b = param_at(m, p, layer);
+    g.b_stride = param_stride(m, p);
+    g.N = m->local[p].cols;
+    g.K = m->local[p].rows;
+    g.batch = parts_of(m, p);
+    matmul(g, m->workspace);
+}
+
+// The gradient of w, = or += aᵀ b, of a (rows,OC), the gradient of the output, and the input b
+// (rows,IC)
+static void matmul_backward_weight(GPT2 *m, int p, int layer, Matmul g) {
+    g.out = grad_at(m, p, layer);
+    g.out_stride = param_stride(m, p);
+    g.out_float = 1;
+    g.a_transposed = 1;
+    g.M = m->local[p].rows;
+    g.N = m->local[p].cols;
+    g.batch = parts_of(m, p);
+    matmul(g, m->workspace);
+}
+
 static size_t stream_size(const GPT2 *m) { return (size_t)m->B * m->T * m->config.C; }
 // From one rank's copy of value v to the next's: 0 where all have the same.
 static size_t value_stride(const GPT2 *m, int v) {
@@ -2855,9 +2893,9 @@ static AttentionShape attention_shape(const GPT2 *m) {
 // final one for k = 2L.
 typedef struct { int w, b, layer; } NormTensors;
 static NormTensors norm_tensors(const GPT2 *m, int k) {
-    const SubParams *p = &sub_params[k % 2];
+    const SubParams *p = &sub_params[is_mlp(k)];
     if (k == 2 * m->config.L) return NormTensors{P_lnfw, P_lnfb, 0};
-    return NormTensors{p->ln_w, p->ln_b, k / 2};
+    return NormTensors{p->ln_w, p->ln_b, layer_of(k)};
 }
 
 static Norm norm_of(GPT2 *m, int k) {
@@ -2885,8 +2923,8 @@ static void merge_base(const GPT2 *m, Merge *g, int v, double scale) {
 static void subblock_forward(GPT2 *m, int k, real *to, int add) {
     RANGE();
     const SubBlock *s = &m->subs[k];
-    const SubParams *p = &sub_params[k % 2];
-    int layer = k / 2, rows = m->B * m->T, C = m->config.C, mlp = k % 2;
+    const SubParams *p = &sub_params[is_mlp(k)];
+    int layer = layer_of(k), rows = m->B * m->T, mlp = is_mlp(k);
     size_t inner = (size_t)rows * s->inner_width, outer = (size_t)rows * s->outer_width;
     int fused = mlp && gpu.fuses_gelu; // the product writes both sides of GELU
     real *fresh = s->inner; // queries, keys and values of new tokens lie behind those of the past
@@ -2894,22 +2932,17 @@ static void subblock_forward(GPT2 *m, int k, real *to, int add) {
         fresh += (size_t)m->past * s->inner_width;
         inner += (size_t)m->B * (m->past + m->spare) * s->inner_width;
     }
-    Matmul in = {.out = fused ? s->outer : fresh, .out_stride = inner, .a = s->normed,
-                 .b = param_at(m, p->in_w, layer),
-                 .a_stride = value_stride(m, stream_read(m, k)),
-                 .b_stride = param_stride(m, p->in_w), .b_transposed = 1,
-                 .bias = param_at(m, p->in_b, layer), .bias_stride = param_stride(m, p->in_b),
-                 .before_gelu = fused ? s->inner : NULL,
-                 .M = rows, .N = s->inner_width, .K = C, .batch = m->F};
-    matmul(in, m->workspace);
+    matmul_forward(m, p->in_w, layer,
+                   {.out = fused ? s->outer : fresh, .out_stride = inner, .a = s->normed,
+                    .a_stride = value_stride(m, stream_read(m, k)),
+                    .bias = param_at(m, p->in_b, layer), .bias_stride = param_stride(m, p->in_b),
+                    .before_gelu = fused ? s->inner : NULL, .M = rows});
     if (!mlp) attention_forward(s->outer, s->lse, s->inner, attention_shape(m), gpu.stream);
     else if (!gpu.fuses_gelu) gelu_forward(s->outer, s->inner, m->F * inner);
 
-    Matmul out = {.out = to, .out_stride = stream_size(m), .a = s->outer,
-                  .b = param_at(m, p->out_w, layer), .a_stride = outer,
-                  .b_stride = param_stride(m, p->out_w), .b_transposed = 1,
-                  .M = rows, .N = C, .K = s->outer_width, .batch = m->F, .accumulate = add};
-    matmul(out, m->workspace);
+    matmul_forward(m, p->out_w, layer,
+                   {.out = to, .out_stride = stream_size(m), .a = s->outer, .a_stride = outer,
+                    .M = rows, .accumulate = add});
 }
 
 // With -r, what the forward pass did not keep of sub-block k.
@@ -2918,7 +2951,7 @@ static void subblock_again(GPT2 *m, int k) {
     int rows = m->B * m->T;
     if (m->options.recompute > 1)
         norm_again(norm_of(m, k), value_at(m, stream_read(m, k)), s->copies, rows, m->config.C);
-    if (m->options.recompute > 0 && k % 2)
+    if (m->options.recompute > 0 && is_mlp(k))
         gelu_forward(s->outer, s->inner, (size_t)m->F * rows * s->inner_width);
 }
 
@@ -2930,33 +2963,28 @@ static void subblock_backward(GPT2 *m, int k, const real *dpartial, size_t dpart
                               real *dstream, int add_stream, int add_grads) {
     RANGE();
     const SubBlock *s = &m->subs[k];
-    const SubParams *p = &sub_params[k % 2];
-    int layer = k / 2, rows = m->B * m->T, C = m->config.C, mlp = k % 2, F = m->F;
+    const SubParams *p = &sub_params[is_mlp(k)];
+    int layer = layer_of(k), rows = m->B * m->T, C = m->config.C, mlp = is_mlp(k), F = m->F;
     size_t inner = (size_t)rows * s->inner_width, outer = (size_t)rows * s->outer_width;
     subblock_again(m, k);
 
-    Matmul dout_w = {.out = grad_at(m, p->out_w, layer), .out_stride = param_stride(m, p->out_w),
-                     .out_float = 1, .a = dpartial, .b = s->outer, .a_stride = dpartial_stride,
-                     .b_stride = outer, .a_transposed = 1, .M = C, .N = s->outer_width, .K = rows,
-                     .batch = F, .accumulate = add_grads};
-    matmul(dout_w, m->workspace);
+    matmul_backward_weight(m, p->out_w, layer,
+                           {.a = dpartial, .b = s->outer, .a_stride = dpartial_stride,
+                            .b_stride = outer, .K = rows, .accumulate = add_grads});
 
     int fused = mlp && gpu.fuses_gelu; // the product goes on through GELU
-    Matmul douter = {.out = fused ? m->dinner : m->douter, .out_stride = outer, .a = dpartial,
-                     .b = param_at(m, p->out_w, layer), .a_stride = dpartial_stride,
-                     .b_stride = param_stride(m, p->out_w), .gelu_in = fused ? s->inner : NULL,
-                     .M = rows, .N = s->outer_width, .K = C, .batch = F};
-    matmul(douter, m->workspace);
+    matmul_backward_input(m, p->out_w, layer,
+                          {.out = fused ? m->dinner : m->douter, .out_stride = outer,
+                           .a = dpartial, .a_stride = dpartial_stride,
+                           .gelu_in = fused ? s->inner : NULL, .M = rows});
     if (!mlp)
         attention_backward(m->dinner, m->delta, m->douter, s->outer, s->lse, s->inner,
                            attention_shape(m), gpu.stream);
     else if (!gpu.fuses_gelu) gelu_backward(m->dinner, m->douter, s->inner, F * inner);
 
-    Matmul dnormed = {.out = m->dnormed, .out_stride = stream_size(m), .a = m->dinner,
-                      .b = param_at(m, p->in_w, layer), .a_stride = inner,
-                      .b_stride = param_stride(m, p->in_w), .M = rows, .N = C,
-                      .K = s->inner_width, .batch = F};
-    matmul(dnormed, m->workspace);
+    matmul_backward_input(m, p->in_w, layer,
+                          {.out = m->dnormed, .out_stride = stream_size(m), .a = m->dinner,
+                           .a_stride = inner, .M = rows});
 
     NormTensors t = norm_tensors(m, k);
     NormBackward norm = {.dx = dstream, .add_dx = add_stream, .dout = m->dnormed,
@@ -2973,15 +3001,12 @@ static void subblock_backward(GPT2 *m, int k, const real *dpartial, size_t dpart
 static void subblock_weight_backward(GPT2 *m, int k, int add_grads) {
     RANGE();
     const SubBlock *s = &m->subs[k];
-    const SubParams *p = &sub_params[k % 2];
-    int layer = k / 2, rows = m->B * m->T, width = s->inner_width;
-    Matmul din_w = {.out = grad_at(m, p->in_w, layer), .out_stride = param_stride(m, p->in_w),
-                    .out_float = 1, .a = m->dinner, .b = s->normed,
-                    .a_stride = (size_t)rows * width,
-                    .b_stride = value_stride(m, stream_read(m, k)), .a_transposed = 1,
-                    .M = width, .N = m->config.C, .K = rows, .batch = m->F,
-                    .accumulate = add_grads};
-    matmul(din_w, m->workspace);
+    const SubParams *p = &sub_params[is_mlp(k)];
+    int layer = layer_of(k), rows = m->B * m->T, width = s->inner_width;
+    matmul_backward_weight(m, p->in_w, layer,
+                           {.a = m->dinner, .b = s->normed, .a_stride = (size_t)rows * width,
+                            .b_stride = value_stride(m, stream_read(m, k)), .K = rows,
+                            .accumulate = add_grads});
     bias_backward(grad_at(m, p->in_b, layer), param_stride(m, p->in_b), 1, m->dinner, m->F, rows,
                   width, add_grads, m->sums_scratch);
 }
@@ -3055,7 +3080,8 @@ static void stream_norm(GPT2 *m, int k) {
 static void step_bias(GPT2 *m, const Step *s, int add_grads) {
     int C = m->config.C, rows = m->B * m->T, add = add_grads || s->add;
     size_t stride = m->partials_size;
-    float *grad = grad_at(m, sub_params[s->k % 2].out_b, s->k / 2), *scratch = m->sums_scratch;
+    float *grad = grad_at(m, sub_params[is_mlp(s->k)].out_b, layer_of(s->k));
+    float *scratch = m->sums_scratch;
     int first = m->rank0 == 0 && s->from != s->parts; // ranks that differ from the others: 1 or 0
     if (first)
         bias_backward(grad, 0, (float)s->scale, value_at(m, s->from), 1, rows, C, add, scratch);
@@ -3073,14 +3099,14 @@ static void step_bias(GPT2 *m, const Step *s, int add_grads) {
 // have partial gradients come later.
 static void replica_sums_begin(GPT2 *m, int k) {
     RANGE();
-    const int tensors[3] = {sub_params[k % 2].in_w, sub_params[k % 2].in_b,
-                            sub_params[k % 2].out_w};
+    const int tensors[3] = {sub_params[is_mlp(k)].in_w, sub_params[is_mlp(k)].in_b,
+                            sub_params[is_mlp(k)].out_w};
     if (m->mesh.DP == 1 || comm_kind != COMM_NCCL) return;
     CUDA_CHECK(cudaEventRecord(m->ready, gpu.stream));
     CUDA_CHECK(cudaStreamWaitEvent(gpu.replica_stream, m->ready, 0));
     for (int i = 0; i < 3; i++) {
         size_t n = spec_layer_size(&m->local[tensors[i]]) * parts_of(m, tensors[i]);
-        group_reduce(m, MESH_DP, grad_at(m, tensors[i], k / 2), n, ELEMENT_FLOAT, 0,
+        group_reduce(m, MESH_DP, grad_at(m, tensors[i], layer_of(k)), n, ELEMENT_FLOAT, 0,
                      gpu.replica_stream);
     }
     m->replica_sums_begun = 1;
@@ -3180,12 +3206,9 @@ static void tokens_embed(GPT2 *m) {
 // past a part's tokens come out as zero.
 static void logits_compute(GPT2 *m) {
     size_t before = (size_t)(m->B * m->T - m->scored) * m->config.C;
-    Matmul head = {.out = m->logits, .out_stride = (size_t)m->scored * m->vocab_width,
-                   .a = m->subs[2 * m->config.L].normed + before, .b = m->params + wte_part(m, 0),
-                   .b_stride = spec_layer_size(&m->local[P_wte]), .b_transposed = 1,
-                   .M = m->scored, .N = m->vocab_width, .K = m->config.C,
-                   .batch = m->vocab_parts};
-    matmul(head, m->workspace);
+    matmul_forward(m, P_wte, 0,
+                   {.out = m->logits, .out_stride = (size_t)m->scored * m->vocab_width,
+                    .a = m->subs[2 * m->config.L].normed + before, .M = m->scored});
 }
 
 // Losses of all tokens; and the gradients of scale times their mean over the logits, unless scale
@@ -3264,20 +3287,16 @@ static void forward_pass(GPT2 *m, const int32_t *tokens, const int32_t *targets,
 // replace what the gradients were, or are added to it.
 static void backward_pass(GPT2 *m, int add_grads) {
     RANGE();
-    int C = m->config.C, rows = m->B * m->T, width = m->vocab_width;
-    size_t n = stream_size(m), logits = (size_t)rows * width,
-           wte = spec_layer_size(&m->local[P_wte]);
+    int C = m->config.C, rows = m->B * m->T;
+    size_t n = stream_size(m), logits = (size_t)rows * m->vocab_width;
     const SubBlock *last = &m->subs[2 * m->config.L];
     real *parts = value_at(m, V_D0), *G = value_at(m, V_G);
-    Matmul dwte = {.out = m->grads + wte_part(m, 0), .out_stride = wte, .out_float = 1,
-                   .a = m->logits, .b = last->normed, .a_stride = logits, .a_transposed = 1,
-                   .M = width, .N = C, .K = rows, .batch = m->vocab_parts,
-                   .accumulate = add_grads};
-    matmul(dwte, m->workspace);
-    Matmul dlast = {.out = parts, .out_stride = n, .a = m->logits,
-                    .b = m->params + wte_part(m, 0), .a_stride = logits, .b_stride = wte,
-                    .M = rows, .N = C, .K = width, .batch = m->vocab_parts};
-    matmul(dlast, m->workspace);
+    matmul_backward_weight(m, P_wte, 0,
+                           {.a = m->logits, .b = last->normed, .a_stride = logits, .K = rows,
+                            .accumulate = add_grads});
+    matmul_backward_input(m, P_wte, 0,
+                          {.out = parts, .out_stride = n, .a = m->logits, .a_stride = logits,
+                           .M = rows});
     if (m->vocab_cut) {
         Merge mine = merge_of(m, parts, 1);
         mine.parts = parts;
