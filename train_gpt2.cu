@@ -245,6 +245,86 @@ static void gpu_close(void) {
 }
 
 // ----------------------------------------------------------------------------
+// sums over rows, for gradients of biases and of LayerNorm
+//
+// In two steps and always in the same order: the kernel that has the rows at hand leaves the sums
+// of chunks of them, then one block per 32 columns adds up the chunks.
+
+static constexpr int CHUNKS_MAX = 256;
+
+// The sums of chunk i of batch b lie at from[(b * count + i) * stride].
+template <typename T> struct Chunks {
+    const T *from;
+    int count, stride;
+};
+
+// out (cols) of batch y, out_stride apart, = or += scale * the sum over chunks
+template <typename Out, typename T>
+__global__ void chunks_sum_kernel(Out *out, size_t out_stride, float scale, Chunks<T> chunks,
+                                  int cols, int add) {
+    __shared__ float sums[BLOCK_WARPS][WARP];
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, c = blockIdx.x * WARP + lane;
+    const T *from = chunks.from + (size_t)blockIdx.y * chunks.count * chunks.stride + c;
+    float sum = 0;
+    for (int i = warp; i < chunks.count && c < cols; i += BLOCK_WARPS) {
+        sum += to_float(from[(size_t)i * chunks.stride]);
+    }
+    sums[warp][lane] = sum;
+    __syncthreads();
+    if (warp || c >= cols) return;
+    for (int i = 1; i < BLOCK_WARPS; i++) sum += sums[i][lane];
+    out += blockIdx.y * out_stride + c;
+    *out = from_float<Out>(add ? to_float(*out) + scale * sum : scale * sum);
+}
+
+template <typename Out, typename T>
+static void chunks_sum(Out *out, size_t out_stride, float scale, Chunks<T> chunks, int batch,
+                       int cols, int add) {
+    LAUNCH((chunks_sum_kernel<Out, T>), dim3(ceil_div(cols, WARP), batch), BLOCK, 0, gpu.stream,
+           out, out_stride, scale, chunks, cols, add);
+}
+
+// Makes every pack of (batch,rows,cols) by pack_make(source, ..), which returns it as floats.
+// partial (batch,chunks,cols): the sums of what it made; NULL: nobody wants them.
+template <typename Source>
+__global__ void columns_kernel(float *partial, Source source, int rows, int cols, int chunk_rows) {
+    __shared__ float sums[BLOCK_WARPS][WARP * PACK];
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, c = (blockIdx.y * WARP + lane) * PACK;
+    int begin = blockIdx.x * chunk_rows, end = min(rows, begin + chunk_rows);
+    float sum[PACK] = {0};
+    for (int row = begin + warp; row < end && c < cols; row += BLOCK_WARPS) {
+        float made[PACK];
+        pack_make(source, blockIdx.z, row, c, made);
+#pragma unroll
+        for (int j = 0; j < PACK; j++) sum[j] += made[j];
+    }
+    if (!partial) return;
+#pragma unroll
+    for (int j = 0; j < PACK; j++) sums[warp][lane * PACK + j] = sum[j];
+    __syncthreads();
+    for (int i = threadIdx.x; i < WARP * PACK; i += BLOCK) {
+        int column = blockIdx.y * WARP * PACK + i;
+        if (column >= cols) return;
+        float total = 0;
+        for (int w = 0; w < BLOCK_WARPS; w++) total += sums[w][i];
+        partial[((size_t)blockIdx.z * gridDim.x + blockIdx.x) * cols + column] = total;
+    }
+}
+
+// scratch (batch,CHUNKS_MAX,cols), or NULL
+template <typename Source>
+static Chunks<float> columns_make(Source source, int batch, int rows, int cols, float *scratch) {
+    int across = ceil_div(cols, WARP * PACK);
+    int wanted = ceil_div(4 * gpu.properties.multiProcessorCount, across * batch);
+    int chunks = max(1, min(min(wanted, CHUNKS_MAX), ceil_div(rows, BLOCK_WARPS)));
+    int chunk_rows = ceil_div(rows, chunks);
+    chunks = ceil_div(rows, chunk_rows);
+    LAUNCH((columns_kernel<Source>), dim3(chunks, across, batch), BLOCK, 0, gpu.stream, scratch,
+           source, rows, cols, chunk_rows);
+    return {scratch, chunks, cols};
+}
+
+// ----------------------------------------------------------------------------
 // merges on one GPU: what a stream is made of, added up and, on the way, normalized
 //
 // One warp takes a row of C elements; a lane reads and writes 16 bytes at a time.
@@ -253,7 +333,7 @@ static void gpu_close(void) {
 // g of out takes parts g step .. g step + count - 1: ranks that go on by themselves are `copies` of
 // count 1, step 1; a merge has count F, step 0.
 typedef struct {
-    real *out;          // (copies,rows,C)
+    real *out;          // (copies,rows,C); NULL: it is only summed over rows
     const real *base;   // (base_rows,C) for each copy; NULL: none
     size_t base_stride; // elements from one copy's base to the next; 0: all have the same
     int base_rows;      // row r of out reads row r % base_rows
@@ -310,15 +390,14 @@ __device__ __forceinline__ Packed<real> pack_round(const float x[PACK]) {
     return p;
 }
 
-__global__ void merge_kernel(Merge g) {
-    int row = blockIdx.x * BLOCK_WARPS + threadIdx.x / WARP, copy = blockIdx.y;
-    if (row >= g.rows) return;
-    real *out = g.out + ((size_t)copy * g.rows + row) * g.C;
-    for (int c = threadIdx.x % WARP * PACK; c < g.C; c += WARP * PACK) {
-        float sum[PACK];
-        merge_pack(g, copy, row, c, sum);
-        pack_store(out + c, pack_round(sum));
-    }
+__device__ __forceinline__ void pack_make(const Merge &g, int copy, int row, int c,
+                                          float made[PACK]) {
+    merge_pack(g, copy, row, c, made);
+    if (!g.out) return;
+    Packed<real> rounded = pack_round(made);
+    pack_store(g.out + ((size_t)copy * g.rows + row) * g.C + c, rounded);
+#pragma unroll
+    for (int j = 0; j < PACK; j++) made[j] = to_float(rounded.at[j]);
 }
 
 // Where a warp keeps element j of the pack at column c of a row in shared memory: lanes that each
@@ -393,8 +472,19 @@ __global__ void norm_again_kernel(Norm norm, const real *x, int rows, int C) {
     }
 }
 
-static void merge(const Merge &g) {
-    LAUNCH(merge_kernel, dim3(ceil_div(g.rows, BLOCK_WARPS), g.copies), BLOCK, 0, gpu.stream, g);
+// Returns the sums over rows of each copy. scratch (copies,CHUNKS_MAX,C), or NULL: none
+static Chunks<float> merge(const Merge &g, float *scratch) {
+    return columns_make(g, g.copies, g.rows, g.C, scratch);
+}
+
+// Gradient of a bias: out (cols) of each of `batch`, out_stride apart, = or += scale * the sums
+// over the rows of d (batch,rows,cols), by a pass over d. scratch (batch,CHUNKS_MAX,cols)
+static void bias_backward(float *out, size_t out_stride, float scale, const real *d, int batch,
+                          int rows, int cols, int add, float *scratch) {
+    RANGE();
+    Merge all = {.parts = d, .count = 1, .step = 1, .parts_scale = 1, .copies = batch,
+                 .rows = rows, .C = cols};
+    chunks_sum(out, out_stride, scale, merge(all, scratch), batch, cols, add);
 }
 
 // Warps of a block of which each needs `bytes` of shared memory.
@@ -417,101 +507,44 @@ static void norm_again(const Norm &norm, const real *x, int copies, int rows, in
 }
 
 // ----------------------------------------------------------------------------
-// sums over rows, for gradients of biases and of LayerNorm
-//
-// In two steps and always in the same order: blocks add up chunks of rows, then one block per 32
-// columns the chunks.
-
-static constexpr int CHUNKS_MAX = 256;
-
-// out (cols) of batch y, out_stride apart, = or += scale * the sum over chunks of partial (batch,
-// chunks, chunk_stride)[.., first ..]
-__global__ void chunks_sum_kernel(float *out, size_t out_stride, float scale, const float *partial,
-                                  int chunks, int chunk_stride, int first, int cols, int add) {
-    __shared__ float sums[BLOCK_WARPS][WARP];
-    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, c = blockIdx.x * WARP + lane;
-    const float *from = partial + (size_t)blockIdx.y * chunks * chunk_stride + first + c;
-    float sum = 0;
-    for (int i = warp; i < chunks && c < cols; i += BLOCK_WARPS) {
-        sum += from[(size_t)i * chunk_stride];
-    }
-    sums[warp][lane] = sum;
-    __syncthreads();
-    if (warp || c >= cols) return;
-    for (int i = 1; i < BLOCK_WARPS; i++) sum += sums[i][lane];
-    out += blockIdx.y * out_stride + c;
-    *out = add ? *out + scale * sum : scale * sum;
-}
-
-static void chunks_sum(float *out, size_t out_stride, float scale, const float *partial, int batch,
-                       int chunks, int chunk_stride, int first, int cols, int add) {
-    LAUNCH(chunks_sum_kernel, dim3(ceil_div(cols, WARP), batch), BLOCK, 0, gpu.stream, out,
-           out_stride, scale, partial, chunks, chunk_stride, first, cols, add);
-}
-
-// partial (batch,chunks,cols): sums of chunk x of the rows of d (batch,rows,cols)
-__global__ void columns_sum_kernel(float *partial, const real *d, int rows, int cols,
-                                   int chunk_rows) {
-    __shared__ float sums[BLOCK_WARPS][WARP * PACK];
-    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, c = (blockIdx.y * WARP + lane) * PACK;
-    int begin = blockIdx.x * chunk_rows, end = min(rows, begin + chunk_rows);
-    float sum[PACK] = {0};
-    d += (size_t)blockIdx.z * rows * cols;
-    for (int row = begin + warp; row < end && c < cols; row += BLOCK_WARPS) {
-        pack_add(sum, d + (size_t)row * cols + c, 1);
-    }
-#pragma unroll
-    for (int j = 0; j < PACK; j++) sums[warp][lane * PACK + j] = sum[j];
-    __syncthreads();
-    for (int i = threadIdx.x; i < WARP * PACK; i += BLOCK) {
-        int column = blockIdx.y * WARP * PACK + i;
-        if (column >= cols) return;
-        float total = 0;
-        for (int w = 0; w < BLOCK_WARPS; w++) total += sums[w][i];
-        partial[((size_t)blockIdx.z * gridDim.x + blockIdx.x) * cols + column] = total;
-    }
-}
-
-// Gradient of a bias: out (cols) of each of `batch`, out_stride apart, = or += scale * the sums
-// over the rows of d (batch,rows,cols). scratch (batch,CHUNKS_MAX,cols)
-static void bias_backward(float *out, size_t out_stride, float scale, const real *d, int batch,
-                          int rows, int cols, int add, float *scratch) {
-    RANGE();
-    int across = ceil_div(cols, WARP * PACK);
-    int wanted = ceil_div(4 * gpu.properties.multiProcessorCount, across * batch);
-    int chunks = max(1, min(min(wanted, CHUNKS_MAX), ceil_div(rows, BLOCK_WARPS)));
-    int chunk_rows = ceil_div(rows, chunks);
-    chunks = ceil_div(rows, chunk_rows);
-    LAUNCH(columns_sum_kernel, dim3(chunks, across, batch), BLOCK, 0, gpu.stream, scratch, d, rows,
-           cols, chunk_rows);
-    chunks_sum(out, out_stride, scale, scratch, batch, chunks, cols, 0, cols, add);
-}
-
-// ----------------------------------------------------------------------------
 // LayerNorm, backward
 
 typedef struct {
     real *dx;                       // (F,rows,C) written, or added to
-    int add_dx;
-    const real *dout;               // (F,rows,C)
+    int add_dx, sum_dx;             // sum_dx: its sums over rows are left in `partial` too
+    const real *dout;               // (F,rows,C), or with F 1 (parts,rows,C): their sum
+    int parts;
     const real *x;                  // (copies,rows,C), x_stride apart
     const float *mean, *rstd;       // (copies,rows), stats_stride apart
     size_t x_stride, stats_stride;  // 0 where all ranks read the same stream
     const real *w;                  // (C)
-    float *partial;                 // (F,chunks,2,C): gradients of w and b from a chunk of rows
+    float *partial;                 // (F,chunks,2,C), with sum_dx (F,chunks,3,C): gradients of w
+                                    // and b from a chunk of rows, and the sums of dx
     int rows, C, chunk_rows;
 } NormBackward;
 
-// A warp takes a row at a time and keeps its sums in shared memory, (warps, 2, spread_size(C)): a
-// lane always meets the same columns.
+// The sum of `count` packs, n elements apart, rounded as a product rounds what it adds up.
+__device__ __forceinline__ Packed<real> parts_load(const real *from, int count, size_t n) {
+    if (count == 1) return pack_load(from);
+    float sum[PACK] = {0};
+    for (int i = 0; i < count; i++) pack_add(sum, from + i * n, 1);
+    return pack_round(sum);
+}
+
+// Sums over rows that norm_backward_kernel makes: of w, of b, and of dx.
+__host__ __device__ constexpr int norm_sums(const NormBackward &g) { return g.sum_dx ? 3 : 2; }
+
+// A warp takes a row at a time and keeps its sums in shared memory, (warps, 2 or 3,
+// spread_size(C)): a lane always meets the same columns.
 __global__ void __launch_bounds__(BLOCK) norm_backward_kernel(NormBackward g) {
     SHARED_DYNAMIC(float, shared);
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
     int f = blockIdx.y;
-    int C = g.C, size = spread_size(C);
-    float *dw = shared + (size_t)warp * 2 * size, *db = dw + size;
+    int C = g.C, size = spread_size(C), sums = norm_sums(g);
+    size_t n = (size_t)g.rows * C;
+    float *dw = shared + (size_t)warp * sums * size, *db = dw + size, *sum_dx = db + size;
     int begin = blockIdx.x * g.chunk_rows, end = min(g.rows, begin + g.chunk_rows);
-    for (int c = lane; c < 2 * size; c += WARP) dw[c] = 0;
+    for (int c = lane; c < sums * size; c += WARP) dw[c] = 0;
     __syncwarp();
     for (int row = begin + warp; row < end; row += warps) {
         const real *d = g.dout + ((size_t)f * g.rows + row) * C;
@@ -521,7 +554,8 @@ __global__ void __launch_bounds__(BLOCK) norm_backward_kernel(NormBackward g) {
         float mean = g.mean[f * g.stats_stride + row], rstd = g.rstd[f * g.stats_stride + row];
         float sum = 0, sum_norm = 0;
         for (int c = lane * PACK; c < C; c += WARP * PACK) {
-            Packed<real> dp = pack_load(d + c), xp = pack_load(x + c), wp = pack_load(w + c);
+            Packed<real> dp = parts_load(d + c, g.parts, n);
+            Packed<real> xp = pack_load(x + c), wp = pack_load(w + c);
 #pragma unroll
             for (int j = 0; j < PACK; j++) {
                 float dnorm = to_float(dp.at[j]) * to_float(wp.at[j]);
@@ -532,7 +566,8 @@ __global__ void __launch_bounds__(BLOCK) norm_backward_kernel(NormBackward g) {
         sum = warp_sum(sum) / C;
         sum_norm = warp_sum(sum_norm) / C;
         for (int c = lane * PACK; c < C; c += WARP * PACK) {
-            Packed<real> dp = pack_load(d + c), xp = pack_load(x + c), wp = pack_load(w + c);
+            Packed<real> dp = parts_load(d + c, g.parts, n);
+            Packed<real> xp = pack_load(x + c), wp = pack_load(w + c);
             float v[PACK] = {0};
             if (g.add_dx) pack_add(v, dx + c, 1);
 #pragma unroll
@@ -542,25 +577,29 @@ __global__ void __launch_bounds__(BLOCK) norm_backward_kernel(NormBackward g) {
                 dw[spread_at(c, j)] += dout * norm;
                 db[spread_at(c, j)] += dout;
             }
-            pack_store(dx + c, pack_round(v));
+            Packed<real> rounded = pack_round(v);
+            pack_store(dx + c, rounded);
+            if (!g.sum_dx) continue;
+#pragma unroll
+            for (int j = 0; j < PACK; j++) sum_dx[spread_at(c, j)] += to_float(rounded.at[j]);
         }
     }
     __syncthreads();
-    float *out = g.partial + ((size_t)f * gridDim.x + blockIdx.x) * 2 * C;
-    for (int i = threadIdx.x; i < 2 * C; i += blockDim.x) {
+    float *out = g.partial + ((size_t)f * gridDim.x + blockIdx.x) * sums * C;
+    for (int i = threadIdx.x; i < sums * C; i += blockDim.x) {
         const float *sum = shared + i / C * size + spread_at(i % C, i % C % PACK);
         float total = 0;
-        for (int w = 0; w < warps; w++) total += sum[(size_t)w * 2 * size];
+        for (int w = 0; w < warps; w++) total += sum[(size_t)w * sums * size];
         out[i] = total;
     }
 }
 
 // dw, db (C) of each of F ranks, grad_stride apart, are written, or added to. g.partial has room
-// for CHUNKS_MAX chunks.
-static void norm_backward(NormBackward g, float *dw, float *db, size_t grad_stride, int F,
-                          int add) {
+// for CHUNKS_MAX chunks. Returns the sums over rows of dx, if g.sum_dx.
+static Chunks<float> norm_backward(NormBackward g, float *dw, float *db, size_t grad_stride, int F,
+                                   int add) {
     RANGE();
-    size_t sums = 2 * spread_size(g.C) * sizeof(float);
+    size_t sums = norm_sums(g) * spread_size(g.C) * sizeof(float);
     int warps = warps_with(sums, 96 << 10);
     int chunks = min(2 * gpu.properties.multiProcessorCount,
                      min(ceil_div(g.rows, warps), CHUNKS_MAX));
@@ -569,8 +608,12 @@ static void norm_backward(NormBackward g, float *dw, float *db, size_t grad_stri
     CUDA_CHECK(cudaFuncSetAttribute(norm_backward_kernel,
                                     cudaFuncAttributeMaxDynamicSharedMemorySize, 96 << 10));
     LAUNCH(norm_backward_kernel, dim3(chunks, F), warps * WARP, warps * sums, gpu.stream, g);
-    chunks_sum(dw, grad_stride, 1, g.partial, F, chunks, 2 * g.C, 0, g.C, add);
-    chunks_sum(db, grad_stride, 1, g.partial, F, chunks, 2 * g.C, g.C, g.C, add);
+    Chunks<float> of_w = {g.partial, chunks, norm_sums(g) * g.C}, of_b = of_w, of_dx = of_w;
+    of_b.from += g.C;
+    of_dx.from += 2 * g.C;
+    chunks_sum(dw, grad_stride, 1, of_w, F, g.C, add);
+    chunks_sum(db, grad_stride, 1, of_b, F, g.C, add);
+    return of_dx;
 }
 
 // ----------------------------------------------------------------------------
@@ -671,18 +714,25 @@ __global__ void gelu_kernel(real *out, const real *in, size_t n) {
     pack_store(out + i, pack_round(v));
 }
 
-__global__ void gelu_backward_kernel(real *dx, const real *dout, const real *in, size_t n) {
-    size_t i = ((size_t)blockIdx.x * BLOCK + threadIdx.x) * PACK;
-    if (i >= n) return;
-    Packed<real> p = pack_load(in + i), d = pack_load(dout + i);
-    float v[PACK];
+// What columns_kernel makes of it: dx (rows,cols) of each of a batch = dout gelu'(in).
+typedef struct {
+    real *dx; // may be dout
+    const real *dout, *in;
+    int rows, cols;
+} GeluBackward;
+
+__device__ __forceinline__ void pack_make(const GeluBackward &g, int batch, int row, int c,
+                                          float made[PACK]) {
+    size_t at = ((size_t)batch * g.rows + row) * g.cols + c;
+    Packed<real> p = pack_load(g.in + at), d = pack_load(g.dout + at);
 #pragma unroll
     for (int j = 0; j < PACK; j++) {
         float x = to_float(p.at[j]), t = tanhf(GELU_SCALE * (x + GELU_CUBE * x * x * x));
-        v[j] = to_float(d.at[j]) *
-               (0.5f * (1 + t) + 0.5f * x * (1 - t * t) * GELU_SCALE * (1 + 3 * GELU_CUBE * x * x));
+        made[j] = to_float(d.at[j]) *
+                  (0.5f * (1 + t) +
+                   0.5f * x * (1 - t * t) * GELU_SCALE * (1 + 3 * GELU_CUBE * x * x));
     }
-    pack_store(dx + i, pack_round(v));
+    pack_store(g.dx + at, pack_round(made));
 }
 
 // n a multiple of PACK
@@ -691,10 +741,10 @@ static void gelu_forward(real *out, const real *in, size_t n) {
            n);
 }
 
-// dx = dout gelu'(in); dx may be dout
-static void gelu_backward(real *dx, const real *dout, const real *in, size_t n) {
-    LAUNCH(gelu_backward_kernel, (unsigned)ceil_div(n, (size_t)BLOCK * PACK), BLOCK, 0, gpu.stream,
-           dx, dout, in, n);
+// Returns the sums over the rows of dx. scratch (batch,CHUNKS_MAX,cols), or NULL: none
+static Chunks<float> gelu_backward(real *dx, const real *dout, const real *in, int batch, int rows,
+                                   int cols, float *scratch) {
+    return columns_make(GeluBackward{dx, dout, in, rows, cols}, batch, rows, cols, scratch);
 }
 
 // ----------------------------------------------------------------------------
@@ -1882,7 +1932,7 @@ static void attention_backward(real *dqkv, float *delta, const real *dout, const
 
 // out (M,N) = a (M,K) b (K,N) of each of `batch`, all without gaps between rows. Batches lie the
 // given strides apart; 0 says that all read the same. Of bias, before_gelu
-// and gelu_in at most one is given, or bias with before_gelu.
+// and gelu_in at most one is given, or bias with before_gelu, or gelu_in with bias_grad.
 typedef struct {
     void *out;
     size_t out_stride;
@@ -1892,7 +1942,8 @@ typedef struct {
     int a_transposed;      // a is stored as (K,M)
     int b_transposed;      // b is stored as (N,K)
     const real *bias;      // (N), added to every row; NULL: none
-    size_t bias_stride;
+    real *bias_grad;       // (N), gets the sums over the rows of out; NULL: nobody wants them
+    size_t bias_stride;    // of either
     real *before_gelu;     // (M,N), strides as out: gets a b + bias, of which out is the GELU
     const real *gelu_in;   // (M,N), strides as out: out = (a b) gelu'(gelu_in)
     int M, N, K, batch;
@@ -1949,6 +2000,7 @@ static cublasLtMatrixLayout_t matmul_layout(cudaDataType_t type, int rows, int c
 static void matmul_set_pointers(MatmulPlan *plan, const Matmul *m) {
     const void *aux = m->before_gelu ? m->before_gelu : m->gelu_in;
     if (m->bias) OPERATION_SET(plan, BIAS_POINTER, m->bias);
+    if (m->bias_grad) OPERATION_SET(plan, BIAS_POINTER, m->bias_grad);
     if (aux) OPERATION_SET(plan, EPILOGUE_AUX_POINTER, aux);
 }
 
@@ -1991,7 +2043,7 @@ static void matmul_plan_make(MatmulPlan *plan, const Matmul *m) {
     OPERATION_SET(plan, TRANSA, k->b_transposed ? yes : no); // its A is our b
     OPERATION_SET(plan, TRANSB, k->a_transposed ? yes : no);
     OPERATION_SET(plan, EPILOGUE, epilogue);
-    if (m->bias) {
+    if (m->bias || m->bias_grad) {
         int64_t stride = (int64_t)k->bias_stride;
         OPERATION_SET(plan, BIAS_DATA_TYPE, real_type);
         if (k->batch > 1) OPERATION_SET(plan, BIAS_BATCH_STRIDE, stride);
@@ -2029,6 +2081,7 @@ static MatmulPlan *matmul_plan(const Matmul *m) {
     if (m->bias) key.epilogue = CUBLASLT_EPILOGUE_BIAS;
     if (m->before_gelu) key.epilogue = CUBLASLT_EPILOGUE_GELU_AUX_BIAS;
     if (m->gelu_in) key.epilogue = CUBLASLT_EPILOGUE_DGELU;
+    if (m->bias_grad) key.epilogue = CUBLASLT_EPILOGUE_DGELU_BGRAD;
     key.a_stride = m->a_stride;
     key.b_stride = m->b_stride;
     key.out_stride = m->out_stride;
@@ -2135,10 +2188,12 @@ static void matmul(Matmul m, void *workspace) {
         one.a = m.a + i * m.a_stride;
         one.b = m.b + i * m.b_stride;
         one.bias = m.bias ? m.bias + i * m.bias_stride : NULL;
+        one.bias_grad = m.bias_grad ? m.bias_grad + i * m.bias_stride : NULL;
         one.before_gelu = m.before_gelu ? m.before_gelu + i * m.out_stride : NULL;
         one.gelu_in = m.gelu_in ? m.gelu_in + i * m.out_stride : NULL;
         Matmul plain = one;
         if (one.gelu_in) plain.gelu_in = NULL;
+        plain.bias_grad = NULL;
         if (one.before_gelu) {
             plain.out = one.before_gelu;
             plain.before_gelu = NULL;
@@ -2148,7 +2203,11 @@ static void matmul(Matmul m, void *workspace) {
             fail("cuBLASLt has no product of (%d,%d) and (%d,%d)", m.M, m.K, m.K, m.N);
         }
         size_t n = (size_t)m.M * m.N;
-        if (one.gelu_in) gelu_backward((real *)one.out, (const real *)one.out, one.gelu_in, n);
+        if (one.gelu_in) {
+            Chunks<float> sums = gelu_backward((real *)one.out, (const real *)one.out, one.gelu_in,
+                                               1, m.M, m.N, (float *)workspace);
+            if (one.bias_grad) chunks_sum(one.bias_grad, 0, 1, sums, 1, m.N, 0);
+        }
         if (one.before_gelu) gelu_forward((real *)one.out, one.before_gelu, n);
     }
 }
@@ -2226,7 +2285,9 @@ typedef struct GPT2 {
     real *outer_scratch;       // (F, B,T,4C/R) for -r 1
     real *dinner, *douter;     // (F, B,T,4C/R)
     float *delta;              // (F, B,NH/R,T)
-    float *sums_scratch;       // for bias_backward and norm_backward
+    float *sums_scratch;       // sums of chunks of rows,
+    Chunks<float> sums;        // which are there of
+    int sums_of;               // this value of the backward pass, as it was written last, or V_NONE
     void *workspace;           // cuBLASLt's
     unsigned long long *clock; // (2) when an all-reduce began, on an emulated network; [1] hidden
     Batch batch;               // on the GPU
@@ -2957,47 +3018,64 @@ static void subblock_again(GPT2 *m, int k) {
 
 // From the gradients `dpartial` of the ranks' partial outputs, dpartial_stride apart, to those of
 // the streams they read, written to dstream (F, B,T,C), or added to it if add_stream, and of their
-// parameters (added to if add_grads), without the input matrix and its bias: dinner waits for
-// subblock_weight_backward.
+// parameters (added to if add_grads), without the input matrix: dinner waits for
+// subblock_weight_backward. merged: all ranks read the same stream, and the sum over them is added
+// to dstream, G (B,T,C). Gradients of LayerNorm are then rank 0's; those of others stay zero.
 static void subblock_backward(GPT2 *m, int k, const real *dpartial, size_t dpartial_stride,
-                              real *dstream, int add_stream, int add_grads) {
+                              real *dstream, int add_stream, int merged, int add_grads) {
     RANGE();
     const SubBlock *s = &m->subs[k];
     const SubParams *p = &sub_params[is_mlp(k)];
     int layer = layer_of(k), rows = m->B * m->T, C = m->config.C, mlp = is_mlp(k), F = m->F;
     size_t inner = (size_t)rows * s->inner_width, outer = (size_t)rows * s->outer_width;
+    size_t b_stride = param_stride(m, p->in_b);
+    float *din_b = grad_at(m, p->in_b, layer);
     subblock_again(m, k);
 
     matmul_backward_weight(m, p->out_w, layer,
                            {.a = dpartial, .b = s->outer, .a_stride = dpartial_stride,
                             .b_stride = outer, .K = rows, .accumulate = add_grads});
 
-    int fused = mlp && gpu.fuses_gelu; // the product goes on through GELU
+    int fused = mlp && gpu.fuses_gelu; // the product goes on through GELU, and sums over rows
+    real *sums = (real *)(void *)m->sums_scratch;
     matmul_backward_input(m, p->out_w, layer,
                           {.out = fused ? m->dinner : m->douter, .out_stride = outer,
                            .a = dpartial, .a_stride = dpartial_stride,
+                           .bias_grad = fused ? sums : NULL,
+                           .bias_stride = (size_t)s->inner_width,
                            .gelu_in = fused ? s->inner : NULL, .M = rows});
-    if (!mlp)
+    if (fused) {
+        Chunks<real> whole = {sums, 1, s->inner_width};
+        chunks_sum(din_b, b_stride, 1, whole, F, s->inner_width, add_grads);
+    } else if (mlp) {
+        Chunks<float> chunks = gelu_backward(m->dinner, m->douter, s->inner, F, rows,
+                                             s->inner_width, m->sums_scratch);
+        chunks_sum(din_b, b_stride, 1, chunks, F, s->inner_width, add_grads);
+    } else {
         attention_backward(m->dinner, m->delta, m->douter, s->outer, s->lse, s->inner,
                            attention_shape(m), gpu.stream);
-    else if (!gpu.fuses_gelu) gelu_backward(m->dinner, m->douter, s->inner, F * inner);
+        bias_backward(din_b, b_stride, 1, m->dinner, F, rows, s->inner_width, add_grads,
+                      m->sums_scratch);
+    }
 
     matmul_backward_input(m, p->in_w, layer,
                           {.out = m->dnormed, .out_stride = stream_size(m), .a = m->dinner,
                            .a_stride = inner, .M = rows});
 
     NormTensors t = norm_tensors(m, k);
-    NormBackward norm = {.dx = dstream, .add_dx = add_stream, .dout = m->dnormed,
+    NormBackward norm = {.dx = dstream, .add_dx = add_stream || merged, .sum_dx = merged,
+                         .dout = m->dnormed, .parts = merged ? F : 1,
                          .x = value_at(m, stream_read(m, k)), .mean = s->mean, .rstd = s->rstd,
                          .x_stride = value_stride(m, stream_read(m, k)),
                          .stats_stride = s->copies > 1 ? (size_t)rows : 0,
                          .w = param_at(m, t.w, t.layer), .partial = m->sums_scratch,
                          .rows = rows, .C = C};
-    norm_backward(norm, grad_at(m, t.w, t.layer), grad_at(m, t.b, t.layer), grad_stride(m, t.w), F,
-                  add_grads);
+    m->sums = norm_backward(norm, grad_at(m, t.w, t.layer), grad_at(m, t.b, t.layer),
+                            grad_stride(m, t.w), merged ? 1 : F, add_grads);
+    m->sums_of = merged ? V_G : V_NONE;
 }
 
-// The rest: gradients of the input matrix and its bias.
+// The rest: the gradient of the input matrix.
 static void subblock_weight_backward(GPT2 *m, int k, int add_grads) {
     RANGE();
     const SubBlock *s = &m->subs[k];
@@ -3007,8 +3085,6 @@ static void subblock_weight_backward(GPT2 *m, int k, int add_grads) {
                            {.a = m->dinner, .b = s->normed, .a_stride = (size_t)rows * width,
                             .b_stride = value_stride(m, stream_read(m, k)), .K = rows,
                             .accumulate = add_grads});
-    bias_backward(grad_at(m, p->in_b, layer), param_stride(m, p->in_b), 1, m->dinner, m->F, rows,
-                  width, add_grads, m->sums_scratch);
 }
 
 // ----------------------------------------------------------------------------
@@ -3043,7 +3119,7 @@ static void parts_fold(const GPT2 *m, const Merge *g, real *parts) {
     mine.copies = 1;
     mine.base = NULL;
     mine.bias = NULL;
-    if (m->mesh.group > 1 && (m->F > 1 || mine.owns)) merge(mine);
+    if (m->mesh.group > 1 && (m->F > 1 || mine.owns)) merge(mine, NULL);
 }
 
 // The same merge after that, and after the sum over processes: one part is left.
@@ -3053,7 +3129,8 @@ static void parts_folded(const GPT2 *m, Merge *g) {
     g->owns = NULL;
 }
 
-static void step_sum(GPT2 *m, const Step *s) {
+// done: the sum over ranks in this process, by the sub-block before it.
+static void step_sum(GPT2 *m, const Step *s, int done) {
     RANGE();
     int reader = s->to >= V_STREAM ? m->plan.reader[s->to - V_STREAM] : -1;
     int traffic = s->to == V_G ? TRAFFIC_BACKWARD : TRAFFIC_FORWARD;
@@ -3064,9 +3141,14 @@ static void step_sum(GPT2 *m, const Step *s) {
     if (s->how == SUM_BEGIN) allreduce_begin(m, traffic, parts, stream_size(m));
     if (s->how == SUM_BEGIN) return;
     if (s->how == SUM_END) allreduce_end(m);
+    if (done) return;
     if (s->how != SUM_OWN) parts_folded(m, &g);
-    if (reader < 0) merge(g);
-    else merge_norm(g, norm_of(m, reader)); // normed for the first sub-block that reads it
+    if (reader >= 0) { // normed for the first sub-block that reads it
+        merge_norm(g, norm_of(m, reader));
+    } else {
+        m->sums = merge(g, m->sums_scratch);
+        m->sums_of = s->to;
+    }
 }
 
 // Sub-block k reads a stream that was normed for another one.
@@ -3076,22 +3158,35 @@ static void stream_norm(GPT2 *m, int k) {
     merge_norm(again, norm_of(m, k));
 }
 
-// Rank 0 of the model has a sum of its own.
-static void step_bias(GPT2 *m, const Step *s, int add_grads) {
-    int C = m->config.C, rows = m->B * m->T, add = add_grads || s->add;
+// Gradients of a bias (C), of `count` ranks from `first` on, = or += scale * the sums over the rows
+// of their copies of value v.
+static void value_bias_backward(GPT2 *m, float *grad, int v, int first, int count, float scale,
+                                int add) {
+    int C = m->config.C, rows = m->B * m->T;
     size_t stride = m->partials_size;
+    const real *d = value_at(m, v) + first * value_stride(m, v);
+    Chunks<float> sums = m->sums;
+    sums.from += (size_t)first * sums.count * sums.stride;
+    grad += first * stride;
+    if (m->sums_of == v) {
+        chunks_sum(grad, stride, scale, sums, count, C, add);
+    } else {
+        m->sums_of = V_NONE;
+        bias_backward(grad, stride, scale, d, count, rows, C, add, m->sums_scratch);
+    }
+}
+
+// Rank 0 of the model has a sum of its own. Where the others have none, their gradients were zero
+// from the start and stay so, except in the copy that gets the sum over ranks.
+static void step_bias(GPT2 *m, const Step *s, int add_grads) {
+    int C = m->config.C, add = add_grads || s->add;
     float *grad = grad_at(m, sub_params[is_mlp(s->k)].out_b, layer_of(s->k));
-    float *scratch = m->sums_scratch;
     int first = m->rank0 == 0 && s->from != s->parts; // ranks that differ from the others: 1 or 0
-    if (first)
-        bias_backward(grad, 0, (float)s->scale, value_at(m, s->from), 1, rows, C, add, scratch);
-    if (s->parts && first < m->F) {
-        const real *d = value_at(m, s->parts) + first * value_stride(m, s->parts);
-        bias_backward(grad + first * stride, stride, 1, d, m->F - first, rows, C, add, scratch);
-    }
-    for (int f = first; f < m->F && !s->parts && !add; f++) {
-        CUDA_CHECK(cudaMemsetAsync(grad + f * stride, 0, C * sizeof(float), gpu.stream));
-    }
+    if (first) value_bias_backward(m, grad, s->from, 0, 1, (float)s->scale, add);
+    if (s->parts && first < m->F)
+        value_bias_backward(m, grad, s->parts, first, m->F - first, 1, add);
+    if (!s->parts && m->rank0 > 0 && !add)
+        CUDA_CHECK(cudaMemsetAsync(grad, 0, C * sizeof(float), gpu.stream));
 }
 
 // The matrices and the inner bias of sub-block k have their gradients of this update, short of the
@@ -3112,18 +3207,33 @@ static void replica_sums_begin(GPT2 *m, int k) {
     m->replica_sums_begun = 1;
 }
 
+// The sum that s, a STEP_BACK, does on its way, or NULL: G += Σ D, of a D that s alone fills, and
+// nothing else happens to either in between. All ranks are in this process and read one stream.
+static const Step *back_merge(const GPT2 *m, const Step *s, const Step *end) {
+    const Step *sum = s + 1;
+    if (s->add || m->mesh.group > 1 || m->subs[s->k].copies != 1) return NULL;
+    for (; sum < end; sum++) {
+        if (sum->kind == STEP_WEIGHT || (sum->how == SUM_BEGIN && sum->parts == s->to)) continue;
+        int merges = sum->kind == STEP_SUM && sum->how != SUM_OWN && sum->scale == 1;
+        return merges && sum->parts == s->to ? sum : NULL;
+    }
+    return NULL;
+}
+
 static void steps_run(GPT2 *m, const Steps *steps, int add_grads) {
-    for (const Step *s = steps->at; s < steps->at + steps->count; s++) {
+    const Step *end = steps->at + steps->count, *merged = NULL;
+    for (const Step *s = steps->at; s < end; s++) {
         switch (s->kind) {
         case STEP_SUB:
             if (m->plan.reader[s->from - V_STREAM] != s->k) stream_norm(m, s->k);
             subblock_forward(m, s->k, value_at(m, s->to), s->add);
             break;
-        case STEP_SUM: step_sum(m, s); break;
+        case STEP_SUM: step_sum(m, s, s == merged); break;
         case STEP_BIAS: step_bias(m, s, add_grads); break;
         case STEP_BACK:
+            merged = back_merge(m, s, end);
             subblock_backward(m, s->k, value_at(m, s->from), value_stride(m, s->from),
-                              value_at(m, s->to), s->add, add_grads);
+                              value_at(m, merged ? V_G : s->to), s->add, merged != NULL, add_grads);
             break;
         case STEP_WEIGHT:
             subblock_weight_backward(m, s->k, add_grads);
@@ -3301,13 +3411,15 @@ static void backward_pass(GPT2 *m, int add_grads) {
         Merge mine = merge_of(m, parts, 1);
         mine.parts = parts;
         mine.count = m->F;
-        if (m->F > 1) merge(mine);
+        if (m->F > 1) merge(mine, NULL);
         allreduce(m, TRAFFIC_VOCABULARY, parts, n, ELEMENT_REAL, 0);
     }
-    NormBackward norm = {.dx = G, .dout = parts, .x = value_at(m, stream_read(m, 2 * m->config.L)),
+    NormBackward norm = {.dx = G, .sum_dx = 1, .dout = parts, .parts = 1,
+                         .x = value_at(m, stream_read(m, 2 * m->config.L)),
                          .mean = last->mean, .rstd = last->rstd, .w = param_at(m, P_lnfw, 0),
                          .partial = m->sums_scratch, .rows = rows, .C = C};
-    norm_backward(norm, grad_at(m, P_lnfw, 0), grad_at(m, P_lnfb, 0), 0, 1, add_grads);
+    m->sums = norm_backward(norm, grad_at(m, P_lnfw, 0), grad_at(m, P_lnfb, 0), 0, 1, add_grads);
+    m->sums_of = V_G;
     steps_run(m, &m->plan.backward, add_grads);
     for (int f = 0; f < m->vocab_parts; f++) {
         TokenRange r = vocab_range(m, f);
