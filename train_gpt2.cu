@@ -167,6 +167,12 @@ __device__ __forceinline__ void floats_store(float *to, const float x[PACK]) {
     }
 }
 
+__device__ __forceinline__ void pack_add(float sum[PACK], const real *from, float scale) {
+    Packed<real> p = pack_load(from);
+#pragma unroll
+    for (int j = 0; j < PACK; j++) sum[j] += scale * to_float(p.at[j]);
+}
+
 // Sums and maxima over a warp; every lane gets the result, always added in the same order.
 __device__ __forceinline__ float warp_sum(float x) {
     for (int step = WARP / 2; step > 0; step /= 2) x += __shfl_xor_sync(FULL_WARP, x, step);
@@ -324,6 +330,28 @@ static Chunks<float> columns_make(Source source, int batch, int rows, int cols, 
     return {scratch, chunks, cols};
 }
 
+// The rows of d (batch,rows,cols) as they are.
+typedef struct {
+    const real *d;
+    int rows, cols;
+} Rows;
+
+__device__ __forceinline__ void pack_make(const Rows &g, int batch, int row, int c,
+                                          float made[PACK]) {
+#pragma unroll
+    for (int j = 0; j < PACK; j++) made[j] = 0;
+    pack_add(made, g.d + ((size_t)batch * g.rows + row) * g.cols + c, 1);
+}
+
+// Gradient of a bias: out (cols) of each of `batch`, out_stride apart, = or += scale * the sums
+// over the rows of d (batch,rows,cols), by a pass over them. scratch (batch,CHUNKS_MAX,cols)
+static void bias_backward(float *out, size_t out_stride, float scale, const real *d, int batch,
+                          int rows, int cols, int add, float *scratch) {
+    RANGE();
+    Chunks<float> sums = columns_make(Rows{d, rows, cols}, batch, rows, cols, scratch);
+    chunks_sum(out, out_stride, scale, sums, batch, cols, add);
+}
+
 // ----------------------------------------------------------------------------
 // merges on one GPU: what a stream is made of, added up and, on the way, normalized
 //
@@ -333,7 +361,7 @@ static Chunks<float> columns_make(Source source, int batch, int rows, int cols, 
 // g of out takes parts g step .. g step + count - 1: ranks that go on by themselves are `copies` of
 // count 1, step 1; a merge has count F, step 0.
 typedef struct {
-    real *out;          // (copies,rows,C); NULL: it is only summed over rows
+    real *out;          // (copies,rows,C)
     const real *base;   // (base_rows,C) for each copy; NULL: none
     size_t base_stride; // elements from one copy's base to the next; 0: all have the same
     int base_rows;      // row r of out reads row r % base_rows
@@ -355,12 +383,6 @@ typedef struct {
     float *mean, *rstd; // (copies,rows)
     const real *w, *b;  // (C)
 } Norm;
-
-__device__ __forceinline__ void pack_add(float sum[PACK], const real *from, float scale) {
-    Packed<real> p = pack_load(from);
-#pragma unroll
-    for (int j = 0; j < PACK; j++) sum[j] += scale * to_float(p.at[j]);
-}
 
 __device__ __forceinline__ void merge_pack(const Merge &g, int copy, int row, int c,
                                            float sum[PACK]) {
@@ -393,7 +415,6 @@ __device__ __forceinline__ Packed<real> pack_round(const float x[PACK]) {
 __device__ __forceinline__ void pack_make(const Merge &g, int copy, int row, int c,
                                           float made[PACK]) {
     merge_pack(g, copy, row, c, made);
-    if (!g.out) return;
     Packed<real> rounded = pack_round(made);
     pack_store(g.out + ((size_t)copy * g.rows + row) * g.C + c, rounded);
 #pragma unroll
@@ -475,16 +496,6 @@ __global__ void norm_again_kernel(Norm norm, const real *x, int rows, int C) {
 // Returns the sums over rows of each copy. scratch (copies,CHUNKS_MAX,C), or NULL: none
 static Chunks<float> merge(const Merge &g, float *scratch) {
     return columns_make(g, g.copies, g.rows, g.C, scratch);
-}
-
-// Gradient of a bias: out (cols) of each of `batch`, out_stride apart, = or += scale * the sums
-// over the rows of d (batch,rows,cols), by a pass over d. scratch (batch,CHUNKS_MAX,cols)
-static void bias_backward(float *out, size_t out_stride, float scale, const real *d, int batch,
-                          int rows, int cols, int add, float *scratch) {
-    RANGE();
-    Merge all = {.parts = d, .count = 1, .step = 1, .parts_scale = 1, .copies = batch,
-                 .rows = rows, .C = cols};
-    chunks_sum(out, out_stride, scale, merge(all, scratch), batch, cols, add);
 }
 
 // Warps of a block of which each needs `bytes` of shared memory.
