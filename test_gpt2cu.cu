@@ -1487,6 +1487,37 @@ static void test_matmul(void) {
     check_kernel("matmul with GELU and its gradient", worst_gelu, cases, 2 * TOLERANCE_KERNEL);
 }
 
+// How many sub-blocks finish the gradient of their stream by themselves: broken by a pass over
+// memory that need not be, or by a gradient that is finished before all of it is there.
+static void test_back_merge(void) {
+    static const struct { const char *pattern; int R, merged; } cases[] = {
+        {"t", 1, 8}, {"t", 2, 8}, {"t", 4, 8}, // all
+        {"s", 2, 0}, {"p", 2, 0},              // the ranks' own gradients were there before
+        {"st", 2, 4},                          // those of the two t
+        {"l", 1, 0}, {"l", 2, 0},              // the sum goes on beside the sub-block before
+    };
+    for (auto c : cases) {
+        GPT2 m;
+        int merged = 0, in_two = 0;
+        model_open_for(&m, Case{.pattern = c.pattern, .R = c.R, .L = 4, .C = 32, .T = 7});
+        const Steps *steps = &m.plan.backward;
+        for (int group = 1; group <= 2; group++) {
+            m.mesh.group = group;
+            for (int i = 0; i < steps->count; i++) {
+                const Step *s = &steps->at[i];
+                if (s->kind != STEP_BACK || !back_merge(&m, s, steps->at + steps->count)) continue;
+                if (group == 1) merged++;
+                else in_two++;
+            }
+        }
+        m.mesh.group = 1;
+        check(merged == c.merged && in_two == 0,
+              "%s R %d: %d of 8 sub-blocks add to the merged gradient, expected %d; %d where ranks "
+              "are in two processes, expected 0", c.pattern, c.R, merged, c.merged, in_two);
+        gpt2_free(&m);
+    }
+}
+
 // Gradient norm, AdamW, and small sums over the flat block of a model.
 static void test_update(void) {
     GPT2 m;
@@ -1599,6 +1630,7 @@ static void test_kernels(void) {
     test_loss_mean();
     test_attention();
     test_matmul();
+    test_back_merge();
     test_update();
 }
 

@@ -7,7 +7,7 @@ steps are. What is different:
   - The F tensor ranks that are folded into one process are a batch dimension: every kernel and
     every matrix product does all of them in one launch. A merge of folded ranks costs no pass over
     memory of its own: the kernel that adds bias and residual and normalizes reads all F partial
-    outputs.
+    outputs, and in the backward pass of t the one that differentiates LayerNorm adds up all F.
   - Real ranks (one process and one GPU each, under mpirun) add NCCL. In the forward pass it runs on
     the compute stream, in the backward pass beside it, while weight gradients are computed, which
     no merge needs. Gradients are summed over data-parallel replicas on a stream of their own while
@@ -3039,40 +3039,39 @@ static void subblock_backward(GPT2 *m, int k, const real *dpartial, size_t dpart
     const SubBlock *s = &m->subs[k];
     const SubParams *p = &sub_params[is_mlp(k)];
     int layer = layer_of(k), rows = m->B * m->T, C = m->config.C, mlp = is_mlp(k), F = m->F;
-    size_t inner = (size_t)rows * s->inner_width, outer = (size_t)rows * s->outer_width;
-    size_t b_stride = param_stride(m, p->in_b);
-    float *din_b = grad_at(m, p->in_b, layer);
+    int width = s->inner_width;
+    size_t outer = (size_t)rows * s->outer_width;
     subblock_again(m, k);
 
     matmul_backward_weight(m, p->out_w, layer,
                            {.a = dpartial, .b = s->outer, .a_stride = dpartial_stride,
                             .b_stride = outer, .K = rows, .accumulate = add_grads});
 
-    int fused = mlp && gpu.fuses_gelu; // the product goes on through GELU, and sums over rows
+    int fused = mlp && gpu.fuses_gelu; // the product goes on through GELU, and sums its rows
     real *sums = (real *)(void *)m->sums_scratch;
     matmul_backward_input(m, p->out_w, layer,
                           {.out = fused ? m->dinner : m->douter, .out_stride = outer,
                            .a = dpartial, .a_stride = dpartial_stride,
-                           .bias_grad = fused ? sums : NULL,
-                           .bias_stride = (size_t)s->inner_width,
+                           .bias_grad = fused ? sums : NULL, .bias_stride = (size_t)width,
                            .gelu_in = fused ? s->inner : NULL, .M = rows});
+    float *din_b = grad_at(m, p->in_b, layer);
+    size_t din_b_stride = param_stride(m, p->in_b);
     if (fused) {
-        Chunks<real> whole = {sums, 1, s->inner_width};
-        chunks_sum(din_b, b_stride, 1, whole, F, s->inner_width, add_grads);
+        chunks_sum(din_b, din_b_stride, 1, Chunks<real>{sums, 1, width}, F, width, add_grads);
     } else if (mlp) {
-        Chunks<float> chunks = gelu_backward(m->dinner, m->douter, s->inner, F, rows,
-                                             s->inner_width, m->sums_scratch);
-        chunks_sum(din_b, b_stride, 1, chunks, F, s->inner_width, add_grads);
+        Chunks<float> chunks = gelu_backward(m->dinner, m->douter, s->inner, F, rows, width,
+                                             m->sums_scratch);
+        chunks_sum(din_b, din_b_stride, 1, chunks, F, width, add_grads);
     } else {
         attention_backward(m->dinner, m->delta, m->douter, s->outer, s->lse, s->inner,
                            attention_shape(m), gpu.stream);
-        bias_backward(din_b, b_stride, 1, m->dinner, F, rows, s->inner_width, add_grads,
+        bias_backward(din_b, din_b_stride, 1, m->dinner, F, rows, width, add_grads,
                       m->sums_scratch);
     }
 
     matmul_backward_input(m, p->in_w, layer,
                           {.out = m->dnormed, .out_stride = stream_size(m), .a = m->dinner,
-                           .a_stride = inner, .M = rows});
+                           .a_stride = (size_t)rows * width, .M = rows});
 
     NormTensors t = norm_tensors(m, k);
     NormBackward norm = {.dx = dstream, .add_dx = add_stream || merged, .sum_dx = merged,
