@@ -121,6 +121,17 @@ static constexpr int WARP = 32;
 
 #define FULL_WARP 0xFFFFFFFFu
 
+#ifdef CUDA_EMULATED
+#include "dev/emu/instructions.h" // what is PTX here and below, in plain code
+#else
+// 2^x to about 2 units in the last place, in one instruction
+__device__ __forceinline__ float exp2_fast(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
+    return y;
+}
+#endif
+
 template <typename A, typename B> static constexpr __host__ __device__ A ceil_div(A a, B b) {
     return (a + b - 1) / b;
 }
@@ -150,6 +161,19 @@ template <typename T> __device__ __forceinline__ void pack_store(T *to, const Pa
 // The same to global memory and in one instruction; nvcc 13 breaks some stores of bf16 into four.
 template <typename T> __device__ __forceinline__ void pack_store_whole(T *to, const Packed<T> &p) {
     __stcg(reinterpret_cast<int4 *>(to), *reinterpret_cast<const int4 *>(p.at));
+}
+
+// The elements of a pack as floats. A bf16 is the upper half of one: an instruction each.
+__device__ __forceinline__ void pack_unpack(float x[PACK], const Packed<real> &p) {
+#pragma unroll
+    for (int j = 0; j < PACK; j++) {
+        if (sizeof(real) == sizeof(float)) x[j] = to_float(p.at[j]);
+        else {
+            uint32_t pair;
+            memcpy(&pair, p.at + j / 2 * 2, sizeof pair);
+            x[j] = __uint_as_float(j % 2 ? pair & 0xFFFF0000u : pair << 16);
+        }
+    }
 }
 
 // PACK floats, to go with PACK elements of `real`.
@@ -702,42 +726,71 @@ static void gelu_backward(real *dx, const real *dout, const real *in, size_t n) 
 // classifier: softmax and cross-entropy over logits (rows,width) of the tokens first ..
 // first+count-1, in the first `count` columns; one block per row
 
+// Takes the pack at column v into the largest logit so far and the sum of exponentials relative to
+// it. Only a pack that is TESTED may reach past `count`.
+template <bool TESTED>
+__device__ __forceinline__ void pack_scan(const real *row, int v, int count, float *most,
+                                          float *sum) {
+    float x[PACK], here = -INFINITY;
+    pack_unpack(x, pack_load(row + v));
+#pragma unroll
+    for (int j = 0; j < PACK; j++) {
+        if (TESTED && v + j >= count) x[j] = -INFINITY;
+        here = fmaxf(here, x[j]);
+    }
+    if (here > *most) {
+        *sum *= exp2_fast((*most - here) * (float)M_LOG2E);
+        *most = here;
+    }
+    float shift = *most * (float)M_LOG2E;
+#pragma unroll
+    for (int j = 0; j < PACK; j++) *sum += exp2_fast(fmaf(x[j], (float)M_LOG2E, -shift));
+}
+
 // Largest of a row and the sum of exponentials relative to it, both over the block.
 __device__ __forceinline__ void row_scan(const real *row, int count, float *shared, float *most,
                                          float *sum) {
     float m = -INFINITY, s = 0; // of this thread: online, in one pass over memory
-    for (int v = threadIdx.x * PACK; v < count; v += blockDim.x * PACK) {
-        Packed<real> p = pack_load(row + v);
-        float here = -INFINITY;
-#pragma unroll
-        for (int j = 0; j < PACK; j++) {
-            here = fmaxf(here, v + j < count ? to_float(p.at[j]) : -INFINITY);
-        }
-        if (here > m) {
-            s *= __expf(m - here);
-            m = here;
-        }
-#pragma unroll
-        for (int j = 0; j < PACK; j++) s += v + j < count ? expf(to_float(p.at[j]) - m) : 0;
-    }
+    int v = threadIdx.x * PACK, step = blockDim.x * PACK;
+    for (; v + PACK <= count; v += step) pack_scan<false>(row, v, count, &m, &s);
+    if (v < count) pack_scan<true>(row, v, count, &m, &s);
     *most = block_reduce<true>(m, shared);
     *sum = block_reduce<false>(m == -INFINITY ? s : s * expf(m - *most), shared);
+}
+
+// The pack at column v becomes its gradient: see row_backward. shift is lse log2(e). Only a pack
+// that is TESTED may reach past `count` or hold the target.
+template <bool TESTED>
+__device__ __forceinline__ void pack_backward(real *row, int v, int target, float shift,
+                                              float scale, int count) {
+    float x[PACK];
+    pack_unpack(x, pack_load(row + v));
+#pragma unroll
+    for (int j = 0; j < PACK; j++) {
+        x[j] = exp2_fast(fmaf(x[j], (float)M_LOG2E, -shift)) * scale;
+        if (TESTED && v + j >= count) x[j] = 0;
+        if (TESTED && v + j == target) x[j] -= scale;
+    }
+    pack_store(row + v, pack_round(x));
 }
 
 // The row becomes its own gradient, (softmax - one at the target) scale; columns past `count`
 // become zero.
 __device__ __forceinline__ void row_backward(real *row, int target, float lse, float scale,
                                              int count, int width) {
-    for (int v = threadIdx.x * PACK; v < width; v += blockDim.x * PACK) {
-        Packed<real> p = pack_load(row + v);
-        float d[PACK];
-#pragma unroll
-        for (int j = 0; j < PACK; j++) {
-            float probability = v + j < count ? expf(to_float(p.at[j]) - lse) : 0;
-            d[j] = (probability - (v + j == target ? 1.0f : 0.0f)) * scale;
-        }
-        pack_store(row + v, pack_round(d));
+    float shift = lse * (float)M_LOG2E;
+    int v = threadIdx.x * PACK, step = blockDim.x * PACK;
+    int target_pack = target & -PACK, waits = 0; // till the end, so that the others need no test
+    for (; v + PACK <= count; v += step) {
+        if (v == target_pack) waits = 1;
+        else pack_backward<false>(row, v, target, shift, scale, count);
     }
+    if (v < count) {
+        pack_backward<true>(row, v, target, shift, scale, count);
+        v += step;
+    }
+    for (; v < width; v += step) pack_store(row + v, Packed<real>{});
+    if (waits) pack_backward<true>(row, target_pack, target, shift, scale, count);
 }
 
 // With the whole vocabulary here, all at once: losses (rows), and the gradient over the logits
@@ -1303,9 +1356,7 @@ attention_backward_queries_kernel(float *dqkv, const float *dout, const float *l
 enum { ATTENTION_WARPS = 4, ATTENTION_THREADS = ATTENTION_WARPS * WARP };
 
 // Special instructions, each in one function.
-#ifdef CUDA_EMULATED
-#include "dev/emu/instructions.h" // the same functions in plain code
-#else
+#ifndef CUDA_EMULATED
 __device__ __forceinline__ uint32_t shared_address(const void *p) {
     return (uint32_t)__cvta_generic_to_shared(p);
 }
@@ -1352,13 +1403,6 @@ __device__ __forceinline__ void copy_start(void *to, const void *from, bool ther
     }
 }
 __device__ __forceinline__ void copies_wait() { asm volatile("cp.async.wait_all;\n" ::: "memory"); }
-
-// 2^x to about 2 units in the last place, in one instruction
-__device__ __forceinline__ float exp2_fast(float x) {
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
-    return y;
-}
 #endif
 
 __device__ __forceinline__ uint32_t bf16_pair(float low, float high) {
