@@ -447,30 +447,29 @@ static void norm_again(const Norm &norm, const real *x, int copies, int rows, in
 // In two steps and always in the same order: blocks add up chunks of rows, then one block per 32
 // columns the chunks.
 
-static constexpr int CHUNKS_MAX = 256;
+static constexpr int CHUNKS_MAX = 1024;
 
 // out (cols) of batch y, out_stride apart, = or += scale * the sum over chunks of partial (batch,
 // chunks, chunk_stride)[.., first ..]
-__global__ void chunks_sum_kernel(float *out, size_t out_stride, float scale, const float *partial,
-                                  int chunks, int chunk_stride, int first, int cols, int add) {
-    __shared__ float sums[BLOCK_WARPS][WARP];
+__global__ void __launch_bounds__(WARP * WARP)
+chunks_sum_kernel(float *out, size_t out_stride, float scale, const float *partial, int chunks,
+                  int chunk_stride, int first, int cols, int add) {
+    __shared__ float sums[WARP][WARP];
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, c = blockIdx.x * WARP + lane;
     const float *from = partial + (size_t)blockIdx.y * chunks * chunk_stride + first + c;
     float sum = 0;
-    for (int i = warp; i < chunks && c < cols; i += BLOCK_WARPS) {
-        sum += from[(size_t)i * chunk_stride];
-    }
+    for (int i = warp; i < chunks && c < cols; i += WARP) sum += from[(size_t)i * chunk_stride];
     sums[warp][lane] = sum;
     __syncthreads();
     if (warp || c >= cols) return;
-    for (int i = 1; i < BLOCK_WARPS; i++) sum += sums[i][lane];
+    for (int i = 1; i < WARP; i++) sum += sums[i][lane];
     out += blockIdx.y * out_stride + c;
     *out = add ? *out + scale * sum : scale * sum;
 }
 
 static void chunks_sum(float *out, size_t out_stride, float scale, const float *partial, int batch,
                        int chunks, int chunk_stride, int first, int cols, int add) {
-    LAUNCH(chunks_sum_kernel, dim3(ceil_div(cols, WARP), batch), BLOCK, 0, gpu.stream, out,
+    LAUNCH(chunks_sum_kernel, dim3(ceil_div(cols, WARP), batch), WARP * WARP, 0, gpu.stream, out,
            out_stride, scale, partial, chunks, chunk_stride, first, cols, add);
 }
 
@@ -527,57 +526,80 @@ typedef struct {
     int rows, C, chunk_rows;
 } NormBackward;
 
-// A warp takes a row at a time and keeps its sums in shared memory, (warps, 2, spread_size(C)): a
-// lane always meets the same columns.
-__global__ void __launch_bounds__(BLOCK) norm_backward_kernel(NormBackward g) {
-    SHARED_DYNAMIC(float, shared);
+static constexpr int NORM_THREADS = 768, NORM_C_MAX = 1024 * PACK; // a thread takes a pack
+
+// A block goes through a chunk of rows, ROWS at a time. A thread has a pack of columns: of a row,
+// which it keeps between its two uses, and of the sums over rows. Blocks of more than NORM_THREADS
+// have registers for one row at a time.
+template <int ROWS>
+__global__ void __launch_bounds__(ROWS > 1 ? NORM_THREADS : 1024)
+norm_backward_kernel(NormBackward g) {
+    __shared__ float shared[2][2 * ROWS][WARP];
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
-    int f = blockIdx.y;
-    int C = g.C, size = spread_size(C);
-    float *dw = shared + (size_t)warp * 2 * size, *db = dw + size;
+    int f = blockIdx.y, C = g.C, c = threadIdx.x * PACK, turn = 0;
     int begin = blockIdx.x * g.chunk_rows, end = min(g.rows, begin + g.chunk_rows);
-    for (int c = lane; c < 2 * size; c += WARP) dw[c] = 0;
-    __syncwarp();
-    for (int row = begin + warp; row < end; row += warps) {
-        const real *d = g.dout + ((size_t)f * g.rows + row) * C;
-        const real *x = g.x + f * g.x_stride + (size_t)row * C;
-        const real *w = g.w;
-        real *dx = g.dx + ((size_t)f * g.rows + row) * C;
-        float mean = g.mean[f * g.stats_stride + row], rstd = g.rstd[f * g.stats_stride + row];
-        float sum = 0, sum_norm = 0;
-        for (int c = lane * PACK; c < C; c += WARP * PACK) {
-            Packed<real> dp = pack_load(d + c), xp = pack_load(x + c), wp = pack_load(w + c);
+    size_t in_rank = (size_t)begin * C + c, of_rank = (size_t)f * g.rows * C;
+    const real *dout = g.dout + of_rank + in_rank, *x = g.x + f * g.x_stride + in_rank;
+    real *dx = g.dx + of_rank + in_rank;
+    float w[PACK] = {0}, dw[PACK] = {0}, db[PACK] = {0}, each = 1.0f / C;
+    if (c < C) pack_unpack(w, pack_load(g.w + c));
+    for (int row = begin; row < end; row += ROWS, turn ^= 1) {
+        Packed<real> dp[ROWS] = {}, xp[ROWS] = {}, old[ROWS] = {};
+        float rstd[ROWS], norm[ROWS][PACK], dnorm[ROWS][PACK], sums[2 * ROWS] = {0};
+        size_t stat = f * g.stats_stride + min(row + lane, end - 1);
+        float means = lane < ROWS ? g.mean[stat] : 0, rstds = lane < ROWS ? g.rstd[stat] : 0;
+#pragma unroll
+        for (int i = 0; i < ROWS; i++) {
+            if (c >= C || row + i >= end) continue;
+            dp[i] = pack_load(dout + i * C);
+            xp[i] = pack_load(x + i * C);
+            if (g.add_dx) old[i] = pack_load(dx + i * C);
+        }
+#pragma unroll
+        for (int i = 0; i < ROWS; i++) {
+            float d[PACK], mean = __shfl_sync(FULL_WARP, means, i);
+            rstd[i] = __shfl_sync(FULL_WARP, rstds, i);
+            pack_unpack(d, dp[i]);
+            pack_unpack(norm[i], xp[i]);
 #pragma unroll
             for (int j = 0; j < PACK; j++) {
-                float dnorm = to_float(dp.at[j]) * to_float(wp.at[j]);
-                sum += dnorm;
-                sum_norm += dnorm * ((to_float(xp.at[j]) - mean) * rstd);
+                norm[i][j] = (norm[i][j] - mean) * rstd[i];
+                dnorm[i][j] = d[j] * w[j];
+                sums[2 * i] += dnorm[i][j];
+                sums[2 * i + 1] += dnorm[i][j] * norm[i][j];
+                dw[j] += d[j] * norm[i][j];
+                db[j] += d[j];
             }
         }
-        sum = warp_sum(sum) / C;
-        sum_norm = warp_sum(sum_norm) / C;
-        for (int c = lane * PACK; c < C; c += WARP * PACK) {
-            Packed<real> dp = pack_load(d + c), xp = pack_load(x + c), wp = pack_load(w + c);
-            float v[PACK] = {0};
-            if (g.add_dx) pack_add(v, dx + c, 1);
+#pragma unroll
+        for (int i = 0; i < 2 * ROWS; i++) {
+            sums[i] = warp_sum(sums[i]);
+            if (lane == 0) shared[turn][i][warp] = sums[i];
+        }
+        __syncthreads(); // one is enough: the next sums lie elsewhere
+#pragma unroll
+        for (int i = 0; i < 2 * ROWS; i++) {
+            sums[i] = warp_sum(lane < warps ? shared[turn][i][lane] : 0) * each;
+        }
+#pragma unroll
+        for (int i = 0; i < ROWS; i++) {
+            float v[PACK];
+            if (c >= C || row + i >= end) continue;
+            pack_unpack(v, old[i]);
 #pragma unroll
             for (int j = 0; j < PACK; j++) {
-                float norm = (to_float(xp.at[j]) - mean) * rstd, dout = to_float(dp.at[j]);
-                v[j] += (dout * to_float(wp.at[j]) - sum - norm * sum_norm) * rstd;
-                dw[spread_at(c, j)] += dout * norm;
-                db[spread_at(c, j)] += dout;
+                v[j] += (dnorm[i][j] - sums[2 * i] - norm[i][j] * sums[2 * i + 1]) * rstd[i];
             }
-            pack_store(dx + c, pack_round(v));
+            pack_store(dx + i * C, pack_round(v));
         }
+        dout += ROWS * C;
+        x += ROWS * C;
+        dx += ROWS * C;
     }
-    __syncthreads();
-    float *out = g.partial + ((size_t)f * gridDim.x + blockIdx.x) * 2 * C;
-    for (int i = threadIdx.x; i < 2 * C; i += blockDim.x) {
-        const float *sum = shared + i / C * size + spread_at(i % C, i % C % PACK);
-        float total = 0;
-        for (int w = 0; w < warps; w++) total += sum[(size_t)w * 2 * size];
-        out[i] = total;
-    }
+    if (c >= C) return;
+    float *sums_at = g.partial + ((size_t)f * gridDim.x + blockIdx.x) * 2 * C + c;
+    floats_store(sums_at, dw);
+    floats_store(sums_at + C, db);
 }
 
 // dw, db (C) of each of F ranks, grad_stride apart, are written, or added to. g.partial has room
@@ -585,15 +607,13 @@ __global__ void __launch_bounds__(BLOCK) norm_backward_kernel(NormBackward g) {
 static void norm_backward(NormBackward g, float *dw, float *db, size_t grad_stride, int F,
                           int add) {
     RANGE();
-    size_t sums = 2 * spread_size(g.C) * sizeof(float);
-    int warps = warps_with(sums, 96 << 10);
-    int chunks = min(2 * gpu.properties.multiProcessorCount,
-                     min(ceil_div(g.rows, warps), CHUNKS_MAX));
-    g.chunk_rows = ceil_div(g.rows, chunks);
-    chunks = ceil_div(g.rows, g.chunk_rows);
-    CUDA_CHECK(cudaFuncSetAttribute(norm_backward_kernel,
-                                    cudaFuncAttributeMaxDynamicSharedMemorySize, 96 << 10));
-    LAUNCH(norm_backward_kernel, dim3(chunks, F), warps * WARP, warps * sums, gpu.stream, g);
+    int threads = ceil_div(g.C, WARP * PACK) * WARP, rows = threads > NORM_THREADS ? 1 : 2, blocks;
+    auto kernel = rows > 1 ? norm_backward_kernel<2> : norm_backward_kernel<1>;
+    CUDA_CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, 0));
+    blocks = min(blocks * gpu.properties.multiProcessorCount, CHUNKS_MAX);
+    g.chunk_rows = ceil_div(ceil_div(g.rows, blocks), rows) * rows;
+    int chunks = ceil_div(g.rows, g.chunk_rows);
+    LAUNCH(kernel, dim3(chunks, F), threads, 0, gpu.stream, g);
     chunks_sum(dw, grad_stride, 1, g.partial, F, chunks, 2 * g.C, 0, g.C, add);
     chunks_sum(db, grad_stride, 1, g.partial, F, chunks, 2 * g.C, g.C, g.C, add);
 }
@@ -2481,7 +2501,7 @@ static void shape_check(const GPT2Config *c, int T) {
         fail("a head size of %d (%d channels, %d heads): on a GPU a multiple of 8 up to 128", HS,
              c->C, c->NH);
     }
-    if (c->C > 12288) fail("%d channels: on a GPU at most 12288", c->C);
+    if (c->C > NORM_C_MAX) fail("%d channels: on a GPU at most %d", c->C, NORM_C_MAX);
 }
 
 // Makes a model of this shape with room for batches (B,T), its parameters zero. Only FOR_TRAINING
