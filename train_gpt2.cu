@@ -121,6 +121,17 @@ static constexpr int WARP = 32;
 
 #define FULL_WARP 0xFFFFFFFFu
 
+#ifdef CUDA_EMULATED
+#include "dev/emu/instructions.h" // what is PTX here and below, in plain code
+#else
+// 2^x to about 2 units in the last place, in one instruction
+__device__ __forceinline__ float exp2_fast(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
+    return y;
+}
+#endif
+
 template <typename A, typename B> static constexpr __host__ __device__ A ceil_div(A a, B b) {
     return (a + b - 1) / b;
 }
@@ -150,6 +161,19 @@ template <typename T> __device__ __forceinline__ void pack_store(T *to, const Pa
 // The same to global memory and in one instruction; nvcc 13 breaks some stores of bf16 into four.
 template <typename T> __device__ __forceinline__ void pack_store_whole(T *to, const Packed<T> &p) {
     __stcg(reinterpret_cast<int4 *>(to), *reinterpret_cast<const int4 *>(p.at));
+}
+
+// The elements of a pack as floats. A bf16 is the upper half of one: an instruction each.
+__device__ __forceinline__ void pack_unpack(float x[PACK], const Packed<real> &p) {
+#pragma unroll
+    for (int j = 0; j < PACK; j++) {
+        if (sizeof(real) == sizeof(float)) x[j] = to_float(p.at[j]);
+        else {
+            uint32_t pair;
+            memcpy(&pair, p.at + j / 2 * 2, sizeof pair);
+            x[j] = __uint_as_float(j % 2 ? pair & 0xFFFF0000u : pair << 16);
+        }
+    }
 }
 
 // PACK floats, to go with PACK elements of `real`.
@@ -257,7 +281,7 @@ static void gpu_close(void) {
 // In two steps and always in the same order: the kernel that has the rows at hand leaves the sums
 // of chunks of them, then one block per 32 columns adds up the chunks.
 
-static constexpr int CHUNKS_MAX = 256;
+static constexpr int CHUNKS_MAX = 1024;
 
 // The sums of chunk i of batch b lie at from[(b * count + i) * stride].
 template <typename T> struct Chunks {
@@ -267,19 +291,19 @@ template <typename T> struct Chunks {
 
 // out (cols) of batch y, out_stride apart, = or += scale * the sum over chunks
 template <typename Out, typename T>
-__global__ void chunks_sum_kernel(Out *out, size_t out_stride, float scale, Chunks<T> chunks,
-                                  int cols, int add) {
-    __shared__ float sums[BLOCK_WARPS][WARP];
+__global__ void __launch_bounds__(WARP * WARP)
+chunks_sum_kernel(Out *out, size_t out_stride, float scale, Chunks<T> chunks, int cols, int add) {
+    __shared__ float sums[WARP][WARP];
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, c = blockIdx.x * WARP + lane;
     const T *from = chunks.from + (size_t)blockIdx.y * chunks.count * chunks.stride + c;
     float sum = 0;
-    for (int i = warp; i < chunks.count && c < cols; i += BLOCK_WARPS) {
+    for (int i = warp; i < chunks.count && c < cols; i += WARP) {
         sum += to_float(from[(size_t)i * chunks.stride]);
     }
     sums[warp][lane] = sum;
     __syncthreads();
     if (warp || c >= cols) return;
-    for (int i = 1; i < BLOCK_WARPS; i++) sum += sums[i][lane];
+    for (int i = 1; i < WARP; i++) sum += sums[i][lane];
     out += blockIdx.y * out_stride + c;
     *out = from_float<Out>(add ? to_float(*out) + scale * sum : scale * sum);
 }
@@ -287,8 +311,8 @@ __global__ void chunks_sum_kernel(Out *out, size_t out_stride, float scale, Chun
 template <typename Out, typename T>
 static void chunks_sum(Out *out, size_t out_stride, float scale, Chunks<T> chunks, int batch,
                        int cols, int add) {
-    LAUNCH((chunks_sum_kernel<Out, T>), dim3(ceil_div(cols, WARP), batch), BLOCK, 0, gpu.stream,
-           out, out_stride, scale, chunks, cols, add);
+    LAUNCH((chunks_sum_kernel<Out, T>), dim3(ceil_div(cols, WARP), batch), WARP * WARP, 0,
+           gpu.stream, out, out_stride, scale, chunks, cols, add);
 }
 
 // Makes every pack of (batch,rows,cols) by pack_make(source, ..), which returns it as floats.
@@ -539,6 +563,7 @@ typedef struct {
 __device__ __forceinline__ Packed<real> parts_load(const real *from, int count, size_t n) {
     if (count == 1) return pack_load(from);
     float sum[PACK] = {0};
+#pragma unroll 1
     for (int i = 0; i < count; i++) pack_add(sum, from + i * n, 1);
     return pack_round(sum);
 }
@@ -546,64 +571,91 @@ __device__ __forceinline__ Packed<real> parts_load(const real *from, int count, 
 // Sums over rows that norm_backward_kernel makes: of w, of b, and of dx.
 __host__ __device__ constexpr int norm_sums(const NormBackward &g) { return g.sum_dx ? 3 : 2; }
 
-// A warp takes a row at a time and keeps its sums in shared memory, (warps, 2 or 3,
-// spread_size(C)): a lane always meets the same columns.
-__global__ void __launch_bounds__(BLOCK) norm_backward_kernel(NormBackward g) {
-    SHARED_DYNAMIC(float, shared);
+static constexpr int NORM_THREADS = 512, NORM_C_MAX = 1024 * PACK; // a thread takes a pack
+
+// A block goes through a chunk of rows, ROWS at a time. A thread has a pack of columns: of a row,
+// which it keeps between its two uses, and of the sums over rows. Blocks of more than NORM_THREADS
+// have registers for one row at a time.
+template <int ROWS>
+__global__ void __launch_bounds__(ROWS > 1 ? NORM_THREADS : 1024)
+norm_backward_kernel(NormBackward g) {
+    __shared__ float shared[2][2 * ROWS][WARP];
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
-    int f = blockIdx.y;
-    int C = g.C, size = spread_size(C), sums = norm_sums(g);
-    size_t n = (size_t)g.rows * C;
-    float *dw = shared + (size_t)warp * sums * size, *db = dw + size, *sum_dx = db + size;
+    int f = blockIdx.y, C = g.C, c = threadIdx.x * PACK, turn = 0;
     int begin = blockIdx.x * g.chunk_rows, end = min(g.rows, begin + g.chunk_rows);
-    for (int c = lane; c < sums * size; c += WARP) dw[c] = 0;
-    __syncwarp();
-    for (int row = begin + warp; row < end; row += warps) {
-        const real *d = g.dout + ((size_t)f * g.rows + row) * C;
-        const real *x = g.x + f * g.x_stride + (size_t)row * C;
-        const real *w = g.w;
-        real *dx = g.dx + ((size_t)f * g.rows + row) * C;
-        float mean = g.mean[f * g.stats_stride + row], rstd = g.rstd[f * g.stats_stride + row];
-        float sum = 0, sum_norm = 0;
-        for (int c = lane * PACK; c < C; c += WARP * PACK) {
-            Packed<real> dp = parts_load(d + c, g.parts, n);
-            Packed<real> xp = pack_load(x + c), wp = pack_load(w + c);
+    size_t n = (size_t)g.rows * C;
+    size_t in_rank = (size_t)begin * C + c, of_rank = f * n;
+    const real *dout = g.dout + of_rank + in_rank, *x = g.x + f * g.x_stride + in_rank;
+    real *dx = g.dx + of_rank + in_rank;
+    float dw[PACK] = {0}, db[PACK] = {0}, sum_dx[PACK] = {0};
+    float each = 1.0f / C;
+    Packed<real> wp = {};
+    if (c < C) wp = pack_load(g.w + c);
+    for (int row = begin; row < end; row += ROWS, turn ^= 1) {
+        Packed<real> dp[ROWS] = {}, xp[ROWS] = {}, old[ROWS] = {};
+        float rstd[ROWS], norm[ROWS][PACK], dnorm[ROWS][PACK], sums[2 * ROWS] = {0};
+        size_t stat = f * g.stats_stride + min(row + lane, end - 1);
+        float means = lane < ROWS ? g.mean[stat] : 0, rstds = lane < ROWS ? g.rstd[stat] : 0;
+#pragma unroll
+        for (int i = 0; i < ROWS; i++) {
+            if (c >= C || row + i >= end) continue;
+            dp[i] = parts_load(dout + i * C, g.parts, n);
+            xp[i] = pack_load(x + i * C);
+            if (g.add_dx && ROWS > 1) old[i] = pack_load(dx + i * C);
+        }
+#pragma unroll
+        for (int i = 0; i < ROWS; i++) {
+            float d[PACK], w[PACK], mean = __shfl_sync(FULL_WARP, means, i);
+            rstd[i] = __shfl_sync(FULL_WARP, rstds, i);
+            pack_unpack(d, dp[i]);
+            pack_unpack(w, wp);
+            pack_unpack(norm[i], xp[i]);
 #pragma unroll
             for (int j = 0; j < PACK; j++) {
-                float dnorm = to_float(dp.at[j]) * to_float(wp.at[j]);
-                sum += dnorm;
-                sum_norm += dnorm * ((to_float(xp.at[j]) - mean) * rstd);
+                norm[i][j] = (norm[i][j] - mean) * rstd[i];
+                dnorm[i][j] = d[j] * w[j];
+                sums[2 * i] += dnorm[i][j];
+                sums[2 * i + 1] += dnorm[i][j] * norm[i][j];
+                dw[j] += d[j] * norm[i][j];
+                db[j] += d[j];
             }
         }
-        sum = warp_sum(sum) / C;
-        sum_norm = warp_sum(sum_norm) / C;
-        for (int c = lane * PACK; c < C; c += WARP * PACK) {
-            Packed<real> dp = parts_load(d + c, g.parts, n);
-            Packed<real> xp = pack_load(x + c), wp = pack_load(w + c);
-            float v[PACK] = {0};
-            if (g.add_dx) pack_add(v, dx + c, 1);
+#pragma unroll
+        for (int i = 0; i < 2 * ROWS; i++) {
+            sums[i] = warp_sum(sums[i]);
+            if (lane == 0) shared[turn][i][warp] = sums[i];
+        }
+        __syncthreads(); // one is enough: the next sums lie elsewhere
+#pragma unroll
+        for (int i = 0; i < 2 * ROWS; i++) {
+            sums[i] = warp_sum(lane < warps ? shared[turn][i][lane] : 0) * each;
+        }
+#pragma unroll
+        for (int i = 0; i < ROWS; i++) {
+            float v[PACK];
+            if (c >= C || row + i >= end) continue;
+            if (g.add_dx && ROWS == 1) old[i] = pack_load(dx + i * C); // no room for it before
+            pack_unpack(v, old[i]);
 #pragma unroll
             for (int j = 0; j < PACK; j++) {
-                float norm = (to_float(xp.at[j]) - mean) * rstd, dout = to_float(dp.at[j]);
-                v[j] += (dout * to_float(wp.at[j]) - sum - norm * sum_norm) * rstd;
-                dw[spread_at(c, j)] += dout * norm;
-                db[spread_at(c, j)] += dout;
+                v[j] += (dnorm[i][j] - sums[2 * i] - norm[i][j] * sums[2 * i + 1]) * rstd[i];
             }
             Packed<real> rounded = pack_round(v);
-            pack_store(dx + c, rounded);
+            pack_store(dx + i * C, rounded);
             if (!g.sum_dx) continue;
+            pack_unpack(v, rounded);
 #pragma unroll
-            for (int j = 0; j < PACK; j++) sum_dx[spread_at(c, j)] += to_float(rounded.at[j]);
+            for (int j = 0; j < PACK; j++) sum_dx[j] += v[j];
         }
+        dout += ROWS * C;
+        x += ROWS * C;
+        dx += ROWS * C;
     }
-    __syncthreads();
-    float *out = g.partial + ((size_t)f * gridDim.x + blockIdx.x) * sums * C;
-    for (int i = threadIdx.x; i < sums * C; i += blockDim.x) {
-        const float *sum = shared + i / C * size + spread_at(i % C, i % C % PACK);
-        float total = 0;
-        for (int w = 0; w < warps; w++) total += sum[(size_t)w * sums * size];
-        out[i] = total;
-    }
+    if (c >= C) return;
+    float *sums_at = g.partial + ((size_t)f * gridDim.x + blockIdx.x) * norm_sums(g) * C + c;
+    floats_store(sums_at, dw);
+    floats_store(sums_at + C, db);
+    if (g.sum_dx) floats_store(sums_at + 2 * C, sum_dx);
 }
 
 // dw, db (C) of each of F ranks, grad_stride apart, are written, or added to. g.partial has room
@@ -611,15 +663,13 @@ __global__ void __launch_bounds__(BLOCK) norm_backward_kernel(NormBackward g) {
 static Chunks<float> norm_backward(NormBackward g, float *dw, float *db, size_t grad_stride, int F,
                                    int add) {
     RANGE();
-    size_t sums = norm_sums(g) * spread_size(g.C) * sizeof(float);
-    int warps = warps_with(sums, 96 << 10);
-    int chunks = min(2 * gpu.properties.multiProcessorCount,
-                     min(ceil_div(g.rows, warps), CHUNKS_MAX));
-    g.chunk_rows = ceil_div(g.rows, chunks);
-    chunks = ceil_div(g.rows, g.chunk_rows);
-    CUDA_CHECK(cudaFuncSetAttribute(norm_backward_kernel,
-                                    cudaFuncAttributeMaxDynamicSharedMemorySize, 96 << 10));
-    LAUNCH(norm_backward_kernel, dim3(chunks, F), warps * WARP, warps * sums, gpu.stream, g);
+    int threads = ceil_div(g.C, WARP * PACK) * WARP, rows = threads > NORM_THREADS ? 1 : 2, blocks;
+    auto kernel = rows > 1 ? norm_backward_kernel<2> : norm_backward_kernel<1>;
+    CUDA_CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, 0));
+    blocks = min(blocks * gpu.properties.multiProcessorCount, CHUNKS_MAX);
+    g.chunk_rows = ceil_div(ceil_div(g.rows, blocks), rows) * rows;
+    int chunks = ceil_div(g.rows, g.chunk_rows);
+    LAUNCH(kernel, dim3(chunks, F), threads, 0, gpu.stream, g);
     Chunks<float> of_w = {g.partial, chunks, norm_sums(g) * g.C}, of_b = of_w, of_dx = of_w;
     of_b.from += g.C;
     of_dx.from += 2 * g.C;
@@ -763,42 +813,71 @@ static Chunks<float> gelu_backward(real *dx, const real *dout, const real *in, i
 // classifier: softmax and cross-entropy over logits (rows,width) of the tokens first ..
 // first+count-1, in the first `count` columns; one block per row
 
+// Takes the pack at column v into the largest logit so far and the sum of exponentials relative to
+// it. Only a pack that is TESTED may reach past `count`.
+template <bool TESTED>
+__device__ __forceinline__ void pack_scan(const real *row, int v, int count, float *most,
+                                          float *sum) {
+    float x[PACK], here = -INFINITY;
+    pack_unpack(x, pack_load(row + v));
+#pragma unroll
+    for (int j = 0; j < PACK; j++) {
+        if (TESTED && v + j >= count) x[j] = -INFINITY;
+        here = fmaxf(here, x[j]);
+    }
+    if (here > *most) {
+        *sum *= exp2_fast((*most - here) * (float)M_LOG2E);
+        *most = here;
+    }
+    float shift = *most * (float)M_LOG2E;
+#pragma unroll
+    for (int j = 0; j < PACK; j++) *sum += exp2_fast(fmaf(x[j], (float)M_LOG2E, -shift));
+}
+
 // Largest of a row and the sum of exponentials relative to it, both over the block.
 __device__ __forceinline__ void row_scan(const real *row, int count, float *shared, float *most,
                                          float *sum) {
     float m = -INFINITY, s = 0; // of this thread: online, in one pass over memory
-    for (int v = threadIdx.x * PACK; v < count; v += blockDim.x * PACK) {
-        Packed<real> p = pack_load(row + v);
-        float here = -INFINITY;
-#pragma unroll
-        for (int j = 0; j < PACK; j++) {
-            here = fmaxf(here, v + j < count ? to_float(p.at[j]) : -INFINITY);
-        }
-        if (here > m) {
-            s *= __expf(m - here);
-            m = here;
-        }
-#pragma unroll
-        for (int j = 0; j < PACK; j++) s += v + j < count ? expf(to_float(p.at[j]) - m) : 0;
-    }
+    int v = threadIdx.x * PACK, step = blockDim.x * PACK;
+    for (; v + PACK <= count; v += step) pack_scan<false>(row, v, count, &m, &s);
+    if (v < count) pack_scan<true>(row, v, count, &m, &s);
     *most = block_reduce<true>(m, shared);
     *sum = block_reduce<false>(m == -INFINITY ? s : s * expf(m - *most), shared);
+}
+
+// The pack at column v becomes its gradient: see row_backward. shift is lse log2(e). Only a pack
+// that is TESTED may reach past `count` or hold the target.
+template <bool TESTED>
+__device__ __forceinline__ void pack_backward(real *row, int v, int target, float shift,
+                                              float scale, int count) {
+    float x[PACK];
+    pack_unpack(x, pack_load(row + v));
+#pragma unroll
+    for (int j = 0; j < PACK; j++) {
+        x[j] = exp2_fast(fmaf(x[j], (float)M_LOG2E, -shift)) * scale;
+        if (TESTED && v + j >= count) x[j] = 0;
+        if (TESTED && v + j == target) x[j] -= scale;
+    }
+    pack_store(row + v, pack_round(x));
 }
 
 // The row becomes its own gradient, (softmax - one at the target) scale; columns past `count`
 // become zero.
 __device__ __forceinline__ void row_backward(real *row, int target, float lse, float scale,
                                              int count, int width) {
-    for (int v = threadIdx.x * PACK; v < width; v += blockDim.x * PACK) {
-        Packed<real> p = pack_load(row + v);
-        float d[PACK];
-#pragma unroll
-        for (int j = 0; j < PACK; j++) {
-            float probability = v + j < count ? expf(to_float(p.at[j]) - lse) : 0;
-            d[j] = (probability - (v + j == target ? 1.0f : 0.0f)) * scale;
-        }
-        pack_store(row + v, pack_round(d));
+    float shift = lse * (float)M_LOG2E;
+    int v = threadIdx.x * PACK, step = blockDim.x * PACK;
+    int target_pack = target & -PACK, waits = 0; // till the end, so that the others need no test
+    for (; v + PACK <= count; v += step) {
+        if (v == target_pack) waits = 1;
+        else pack_backward<false>(row, v, target, shift, scale, count);
     }
+    if (v < count) {
+        pack_backward<true>(row, v, target, shift, scale, count);
+        v += step;
+    }
+    for (; v < width; v += step) pack_store(row + v, Packed<real>{});
+    if (waits) pack_backward<true>(row, target_pack, target, shift, scale, count);
 }
 
 // With the whole vocabulary here, all at once: losses (rows), and the gradient over the logits
@@ -1364,9 +1443,7 @@ attention_backward_queries_kernel(float *dqkv, const float *dout, const float *l
 enum { ATTENTION_WARPS = 4, ATTENTION_THREADS = ATTENTION_WARPS * WARP };
 
 // Special instructions, each in one function.
-#ifdef CUDA_EMULATED
-#include "dev/emu/instructions.h" // the same functions in plain code
-#else
+#ifndef CUDA_EMULATED
 __device__ __forceinline__ uint32_t shared_address(const void *p) {
     return (uint32_t)__cvta_generic_to_shared(p);
 }
@@ -1413,13 +1490,6 @@ __device__ __forceinline__ void copy_start(void *to, const void *from, bool ther
     }
 }
 __device__ __forceinline__ void copies_wait() { asm volatile("cp.async.wait_all;\n" ::: "memory"); }
-
-// 2^x to about 2 units in the last place, in one instruction
-__device__ __forceinline__ float exp2_fast(float x) {
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
-    return y;
-}
 #endif
 
 __device__ __forceinline__ uint32_t bf16_pair(float low, float high) {
@@ -2510,7 +2580,7 @@ static void shape_check(const GPT2Config *c, int T) {
         fail("a head size of %d (%d channels, %d heads): on a GPU a multiple of 8 up to 128", HS,
              c->C, c->NH);
     }
-    if (c->C > 12288) fail("%d channels: on a GPU at most 12288", c->C);
+    if (c->C > NORM_C_MAX) fail("%d channels: on a GPU at most %d", c->C, NORM_C_MAX);
 }
 
 // Makes a model of this shape with room for batches (B,T), its parameters zero. Only FOR_TRAINING

@@ -104,11 +104,12 @@ static void bench_norm_backward(Shape shape, int F, int shared, int add, int par
     }
     row.bytes = ((reads + 1.0 + (add || parts)) * F + streams) * n +
                 2.0 * streams * s.rows * sizeof(float) + s.C * sizeof(real) + (1 + add) * sums;
-    row.again = ((reads + 4) * F - streams) * n +
-                (WARP * F - streams) * 2.0 * s.rows * sizeof(float);
-    row.why = "each row reads dout, x and w twice; x is read by each rank, mean and rstd by each "
-              "lane";
-    row.scratch = 2.0 * min(CHUNKS_MAX, 2 * gpu.properties.multiProcessorCount) * sums;
+    int warps = ceil_div(s.C, WARP * PACK), chunks = min(CHUNKS_MAX, ceil_div(s.rows, 2));
+    row.again = (double)F * chunks * s.C * sizeof(real) +
+                (warps * F - streams) * 2.0 * s.rows * sizeof(float);
+    row.why = "x is read by each rank, w by each chunk, mean and rstd by each warp";
+    row.again += (F - streams) * n;
+    row.scratch = 2.0 * chunks * sums;
     NormOperands o(s, sets_for(row.bytes));
     row.error = norm_backward_error(o);
     bench(row, o.dx.count, [&](int set) { o.launch(set); });
