@@ -561,7 +561,7 @@ static void test_ladder(void) {
             RankActs a = rank_acts(&t, &t.subs[k], 0);
             Norm norm = norm_of(&t, &t.params, k);
             real *out = t.values[V_O0].at;
-            const real *bias = whole_layer(&t, &t.params, sub_params[k % 2].out_b, k / 2);
+            const real *bias = whole_layer(&t, &t.params, sub_params[is_mlp(k)].out_b, layer_of(k));
             const real *read = S[k - 1 > begin ? k - 1 : begin];
             layernorm_forward(a.normed, a.mean, a.rstd, read, norm.w, norm.b, B * T, C);
             subblock_forward(&t, k, 0, out, 0);

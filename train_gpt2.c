@@ -1133,7 +1133,7 @@ static void subblock_lay(GPT2 *m, int k, real *block, size_t *used, size_t rows)
     if (k == 2 * c->L) return;
     s->inner = carve(block, used, F * rows * s->width);
     s->outer = carve(block, used, F * rows * s->width);
-    s->lse = carve(block, used, k % 2 ? 0 : F * rows * (c->NH / c->R));
+    s->lse = carve(block, used, is_mlp(k) ? 0 : F * rows * (c->NH / c->R));
 }
 
 // Lays all activations out in `block`, or only counts them if it is NULL. Returns the number of
@@ -1147,9 +1147,9 @@ static size_t activations_lay(GPT2 *m, real *block) {
     values_lay(m, block, &used, rows * c->C);
     for (int k = 0; k < 2 * c->L; k++) {
         SubBlock *s = &m->subs[k];
-        s->width = k % 2 ? 4 * Cr : Cr;
-        s->in_width = k % 2 ? 4 * Cr : 3 * Cr;
-        s->kv = carve(block, &used, k % 2 ? 0 : F * m->B_max * m->T_max * 2 * Cr);
+        s->width = is_mlp(k) ? 4 * Cr : Cr;
+        s->in_width = is_mlp(k) ? 4 * Cr : 3 * Cr;
+        s->kv = carve(block, &used, is_mlp(k) ? 0 : F * m->B_max * m->T_max * 2 * Cr);
     }
     // Without a backward pass all sub-blocks use the same memory: between the LayerNorm that a sum
     // ends with and the sub-block that reads it, the plan has no other of both.
@@ -1350,8 +1350,8 @@ static RankActs rank_acts(const GPT2 *m, const SubBlock *s, int f) {
 typedef struct { real *w, *b; } Norm;
 static Norm norm_of(const GPT2 *m, const Tensors *t, int k) {
     if (k == 2 * m->config.L) return (Norm){t->at[P_lnfw], t->at[P_lnfb]};
-    const SubParams *p = &sub_params[k % 2];
-    return (Norm){whole_layer(m, t, p->ln_w, k / 2), whole_layer(m, t, p->ln_b, k / 2)};
+    const SubParams *p = &sub_params[is_mlp(k)];
+    return (Norm){whole_layer(m, t, p->ln_w, layer_of(k)), whole_layer(m, t, p->ln_b, layer_of(k))};
 }
 
 // LayerNorm of rank f's stream for sub-block k.
@@ -1363,8 +1363,8 @@ static void subblock_norm(GPT2 *m, int k, int f, const real *stream) {
 
 // out (B,T,cols) = LN(stream) . Win[row0 .. row0+cols-1 of part f]^T + b
 static void subblock_in(GPT2 *m, int k, int f, real *out, int row0, int cols) {
-    const SubParams *p = &sub_params[k % 2];
-    int C = m->config.C, layer = k / 2;
+    const SubParams *p = &sub_params[is_mlp(k)];
+    int C = m->config.C, layer = layer_of(k);
     matmul((Matmul){.out = view_of(out, cols), .a = view_of(rank_acts(m, &m->subs[k], f).normed, C),
                     .b = view_from(part_view(m, &m->params, p->in_w, layer, f), row0),
                     .b_transposed = 1,
@@ -1379,13 +1379,13 @@ static void subblock_forward(GPT2 *m, int k, int f, real *out, int add) {
     RankActs a = rank_acts(m, s, f);
     int C = m->config.C, rows = m->B * m->T, width = s->width;
     subblock_in(m, k, f, a.inner, 0, width);
-    if (k % 2 == 0) subblock_in(m, k, f, a.kv + (size_t)m->past * 2 * width, width, 2 * width);
+    if (!is_mlp(k)) subblock_in(m, k, f, a.kv + (size_t)m->past * 2 * width, width, 2 * width);
     sums_progress(&m->merge_sums);
-    if (k % 2) gelu_forward(a.outer, a.inner, (size_t)rows * width);
+    if (is_mlp(k)) gelu_forward(a.outer, a.inner, (size_t)rows * width);
     else attention_forward(a.outer, a.lse, a.inner, a.kv, attention_shape(m));
     sums_progress(&m->merge_sums);
     matmul((Matmul){.out = view_of(out, C), .a = view_of(a.outer, width),
-                    .b = part_view(m, &m->params, sub_params[k % 2].out_w, k / 2, f),
+                    .b = part_view(m, &m->params, sub_params[is_mlp(k)].out_w, layer_of(k), f),
                     .b_transposed = 1, .M = rows, .N = C, .K = width, .accumulate = add});
 }
 
@@ -1401,10 +1401,10 @@ static real *dinner_at(const GPT2 *m, int k, int f) {
 static void subblock_backward(GPT2 *m, int k, int f, real *dout, real *dstream, int add_stream,
                               int add_grads) {
     const SubBlock *s = &m->subs[k];
-    const SubParams *p = &sub_params[k % 2];
+    const SubParams *p = &sub_params[is_mlp(k)];
     const Tensors *w = &m->params, *grads = &m->rank_grads[f];
     RankActs a = rank_acts(m, s, f);
-    int C = m->config.C, layer = k / 2, rows = m->B * m->T;
+    int C = m->config.C, layer = layer_of(k), rows = m->B * m->T;
     real *dinner = dinner_at(m, k, f);
     View d = view_of(dout, C);
 
@@ -1416,7 +1416,7 @@ static void subblock_backward(GPT2 *m, int k, int f, real *dout, real *dstream, 
                     .b = part_view(m, w, p->out_w, layer, f),
                     .M = rows, .N = s->width, .K = C});
     sums_progress(&m->merge_sums);
-    if (k % 2) gelu_backward(dinner, m->douter, a.inner, (size_t)rows * s->width);
+    if (is_mlp(k)) gelu_backward(dinner, m->douter, a.inner, (size_t)rows * s->width);
     else attention_backward(dinner, m->douter, a.outer, a.lse, a.inner, a.kv, attention_shape(m));
     sums_progress(&m->merge_sums);
     matmul((Matmul){.out = view_of(m->dnormed, C), .a = view_of(dinner, s->in_width),
@@ -1431,9 +1431,9 @@ static void subblock_backward(GPT2 *m, int k, int f, real *dout, real *dstream, 
 // The rest: gradients of the input matrix and its bias.
 static void subblock_weight_backward(GPT2 *m, int k, int f, int add_grads) {
     const SubBlock *s = &m->subs[k];
-    const SubParams *p = &sub_params[k % 2];
+    const SubParams *p = &sub_params[is_mlp(k)];
     const Tensors *grads = &m->rank_grads[f];
-    int C = m->config.C, layer = k / 2, rows = m->B * m->T;
+    int C = m->config.C, layer = layer_of(k), rows = m->B * m->T;
     real *dinner = dinner_at(m, k, f);
     matmul((Matmul){.out = part_view(m, grads, p->in_w, layer, f),
                     .a = view_of(dinner, s->in_width), .a_transposed = 1,
@@ -1453,7 +1453,7 @@ static const real *biases_sum(GPT2 *m, const Step *s) {
     if (s->first == s->end) return m->zeros;
     memset(m->bias_sum, 0, (size_t)C * sizeof(real));
     for (int k = s->first; k < s->end; k++) {
-        const real *bias = whole_layer(m, &m->params, sub_params[k % 2].out_b, k / 2);
+        const real *bias = whole_layer(m, &m->params, sub_params[is_mlp(k)].out_b, layer_of(k));
         for (int c = 0; c < C; c++) m->bias_sum[c] += bias[c];
     }
     real times = (real)s->bias;
@@ -1512,7 +1512,8 @@ static void step_sum(GPT2 *m, const Step *s) {
 static void step_bias(GPT2 *m, const Step *s, int add_grads) {
     for (int f = 0; f < m->F; f++) {
         int first = m->rank0 + f == 0, v = first ? s->from : s->parts;
-        View grad = part_view(m, &m->rank_grads[f], sub_params[s->k % 2].out_b, s->k / 2, f);
+        View grad = part_view(m, &m->rank_grads[f], sub_params[is_mlp(s->k)].out_b,
+                              layer_of(s->k), f);
         real scale = (real)(first ? s->scale : 1), *d = value_at(m, v, f);
         bias_backward(grad, scale, d, m->B * m->T, m->config.C, add_grads || s->add);
     }
@@ -1522,11 +1523,11 @@ static void step_bias(GPT2 *m, const Step *s, int add_grads) {
 // sum over data-parallel replicas: it goes on while earlier sub-blocks compute. Tensors of which
 // ranks have partial gradients come later.
 static void replica_sums_begin(GPT2 *m, int k) {
-    const int tensors[3] = {sub_params[k % 2].in_w, sub_params[k % 2].in_b,
-                            sub_params[k % 2].out_w};
+    const int tensors[3] = {sub_params[is_mlp(k)].in_w, sub_params[is_mlp(k)].in_b,
+                            sub_params[is_mlp(k)].out_w};
     for (int i = 0; i < 3; i++) {
         size_t n = spec_layer_size(&m->local[tensors[i]]);
-        real *grad = whole_layer(m, &m->grads, tensors[i], k / 2);
+        real *grad = whole_layer(m, &m->grads, tensors[i], layer_of(k));
         sums_begin(&m->replica_sums, &m->mesh, MESH_DP, grad, n, sizeof(real));
     }
     sums_progress(&m->replica_sums);
