@@ -302,9 +302,10 @@ typedef struct {
 } Norm;
 
 __device__ __forceinline__ void pack_add(float sum[PACK], const real *from, float scale) {
-    Packed<real> p = pack_load(from);
+    float x[PACK];
+    pack_unpack(x, pack_load(from));
 #pragma unroll
-    for (int j = 0; j < PACK; j++) sum[j] += scale * to_float(p.at[j]);
+    for (int j = 0; j < PACK; j++) sum[j] += scale * x[j];
 }
 
 __device__ __forceinline__ void merge_pack(const Merge &g, int copy, int row, int c,
@@ -698,36 +699,39 @@ static void position_backward(float *dwpe, const real *dout, int B, int T, int C
 }
 
 // ----------------------------------------------------------------------------
-// GELU: 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), GPT-2's
+// GELU: 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), GPT-2's. As 0.5 (1 + tanh(u / 2)) is the
+// logistic function of u, it is x logistic(u) with u = 2 sqrt(2/pi) (x + 0.044715 x^3).
 
-#define GELU_SCALE 0.7978845608028654f
+#define GELU_SCALE (2 * 0.7978845608028654f)
 #define GELU_CUBE 0.044715f
+
+__device__ __forceinline__ float gelu_logistic(float x) {
+    float u = GELU_SCALE * (x + GELU_CUBE * x * x * x);
+    return __fdividef(1, 1 + exp2_fast(-(float)M_LOG2E * u));
+}
 
 __global__ void gelu_kernel(real *out, const real *in, size_t n) {
     size_t i = ((size_t)blockIdx.x * BLOCK + threadIdx.x) * PACK;
     if (i >= n) return;
-    Packed<real> p = pack_load(in + i);
-    float v[PACK];
+    float x[PACK];
+    pack_unpack(x, pack_load(in + i));
 #pragma unroll
-    for (int j = 0; j < PACK; j++) {
-        float x = to_float(p.at[j]);
-        v[j] = 0.5f * x * (1 + tanhf(GELU_SCALE * (x + GELU_CUBE * x * x * x)));
-    }
-    pack_store(out + i, pack_round(v));
+    for (int j = 0; j < PACK; j++) x[j] *= gelu_logistic(x[j]);
+    pack_store(out + i, pack_round(x));
 }
 
 __global__ void gelu_backward_kernel(real *dx, const real *dout, const real *in, size_t n) {
     size_t i = ((size_t)blockIdx.x * BLOCK + threadIdx.x) * PACK;
     if (i >= n) return;
-    Packed<real> p = pack_load(in + i), d = pack_load(dout + i);
-    float v[PACK];
+    float x[PACK], d[PACK];
+    pack_unpack(x, pack_load(in + i));
+    pack_unpack(d, pack_load(dout + i));
 #pragma unroll
     for (int j = 0; j < PACK; j++) {
-        float x = to_float(p.at[j]), t = tanhf(GELU_SCALE * (x + GELU_CUBE * x * x * x));
-        v[j] = to_float(d.at[j]) *
-               (0.5f * (1 + t) + 0.5f * x * (1 - t * t) * GELU_SCALE * (1 + 3 * GELU_CUBE * x * x));
+        float s = gelu_logistic(x[j]), du = GELU_SCALE * (1 + 3 * GELU_CUBE * x[j] * x[j]);
+        d[j] *= s + x[j] * s * (1 - s) * du;
     }
-    pack_store(dx + i, pack_round(v));
+    pack_store(dx + i, pack_round(d));
 }
 
 // n a multiple of PACK
