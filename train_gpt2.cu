@@ -423,16 +423,9 @@ static void merge(const Merge &g) {
     LAUNCH(merge_kernel, dim3(ceil_div(g.rows, BLOCK_WARPS), g.copies), BLOCK, 0, gpu.stream, g);
 }
 
-// Warps of a block of which each needs `bytes` of shared memory.
-static int warps_with(size_t bytes, size_t all) {
-    size_t warps = all / bytes;
-    if (warps < 1) return 1;
-    return warps < BLOCK_WARPS ? (int)warps : BLOCK_WARPS;
-}
-
 static void merge_norm(const Merge &g, const Norm &norm) {
     size_t row = spread_size(g.C) * sizeof(float);
-    int warps = warps_with(row, 48 << 10);
+    int warps = max(1, min(BLOCK_WARPS, (int)((48 << 10) / row)));
     LAUNCH(merge_norm_kernel, dim3(ceil_div(g.rows, warps), g.copies), warps * WARP, warps * row,
            gpu.stream, g, norm);
 }
