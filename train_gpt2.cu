@@ -193,9 +193,10 @@ __device__ __forceinline__ void floats_store(float *to, const float x[PACK]) {
 }
 
 __device__ __forceinline__ void pack_add(float sum[PACK], const real *from, float scale) {
-    Packed<real> p = pack_load(from);
+    float x[PACK];
+    pack_unpack(x, pack_load(from));
 #pragma unroll
-    for (int j = 0; j < PACK; j++) sum[j] += scale * to_float(p.at[j]);
+    for (int j = 0; j < PACK; j++) sum[j] += scale * x[j];
 }
 
 // Sums and maxima over a warp; every lane gets the result, always added in the same order.
@@ -523,16 +524,9 @@ static Chunks<float> merge(const Merge &g, float *scratch) {
     return columns_make(g, g.copies, g.rows, g.C, scratch);
 }
 
-// Warps of a block of which each needs `bytes` of shared memory.
-static int warps_with(size_t bytes, size_t all) {
-    size_t warps = all / bytes;
-    if (warps < 1) return 1;
-    return warps < BLOCK_WARPS ? (int)warps : BLOCK_WARPS;
-}
-
 static void merge_norm(const Merge &g, const Norm &norm) {
     size_t row = spread_size(g.C) * sizeof(float);
-    int warps = warps_with(row, 48 << 10);
+    int warps = max(1, min(BLOCK_WARPS, (int)((48 << 10) / row)));
     LAUNCH(merge_norm_kernel, dim3(ceil_div(g.rows, warps), g.copies), warps * WARP, warps * row,
            gpu.stream, g, norm);
 }
@@ -758,22 +752,25 @@ static void position_backward(float *dwpe, const real *dout, int B, int T, int C
 }
 
 // ----------------------------------------------------------------------------
-// GELU: 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), GPT-2's
+// GELU: 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), GPT-2's. As 0.5 (1 + tanh(u / 2)) is the
+// logistic function of u, it is x logistic(u) with u = 2 sqrt(2/pi) (x + 0.044715 x^3).
 
-#define GELU_SCALE 0.7978845608028654f
+#define GELU_SCALE (2 * 0.7978845608028654f)
 #define GELU_CUBE 0.044715f
+
+__device__ __forceinline__ float gelu_logistic(float x) {
+    float u = GELU_SCALE * (x + GELU_CUBE * x * x * x);
+    return __fdividef(1, 1 + exp2_fast(-(float)M_LOG2E * u));
+}
 
 __global__ void gelu_kernel(real *out, const real *in, size_t n) {
     size_t i = ((size_t)blockIdx.x * BLOCK + threadIdx.x) * PACK;
     if (i >= n) return;
-    Packed<real> p = pack_load(in + i);
-    float v[PACK];
+    float x[PACK];
+    pack_unpack(x, pack_load(in + i));
 #pragma unroll
-    for (int j = 0; j < PACK; j++) {
-        float x = to_float(p.at[j]);
-        v[j] = 0.5f * x * (1 + tanhf(GELU_SCALE * (x + GELU_CUBE * x * x * x)));
-    }
-    pack_store(out + i, pack_round(v));
+    for (int j = 0; j < PACK; j++) x[j] *= gelu_logistic(x[j]);
+    pack_store(out + i, pack_round(x));
 }
 
 // What columns_kernel makes of it: dx (rows,cols) of each of a batch = dout gelu'(in).
@@ -786,13 +783,13 @@ typedef struct {
 __device__ __forceinline__ void pack_make(const GeluBackward &g, int batch, int row, int c,
                                           float made[PACK]) {
     size_t at = ((size_t)batch * g.rows + row) * g.cols + c;
-    Packed<real> p = pack_load(g.in + at), d = pack_load(g.dout + at);
+    float x[PACK];
+    pack_unpack(x, pack_load(g.in + at));
+    pack_unpack(made, pack_load(g.dout + at));
 #pragma unroll
     for (int j = 0; j < PACK; j++) {
-        float x = to_float(p.at[j]), t = tanhf(GELU_SCALE * (x + GELU_CUBE * x * x * x));
-        made[j] = to_float(d.at[j]) *
-                  (0.5f * (1 + t) +
-                   0.5f * x * (1 - t * t) * GELU_SCALE * (1 + 3 * GELU_CUBE * x * x));
+        float s = gelu_logistic(x[j]), du = GELU_SCALE * (1 + 3 * GELU_CUBE * x[j] * x[j]);
+        made[j] *= s + x[j] * s * (1 - s) * du;
     }
     pack_store(g.dx + at, pack_round(made));
 }
