@@ -131,6 +131,18 @@ PY
 
 # ----------------------------------------------------------------------------
 
+echo "# builds: broken by a precision that is not the one asked for, or an nvcc that cannot compile"
+for precision in BF16 FP32 TF32; do
+    same "make train_gpt2cu_emu PRECISION=$precision" "$(make -n -W train_gpt2.cu \
+        train_gpt2cu_emu PRECISION=$precision | grep -o -e '-DPRECISION_[A-Z0-9]*')" \
+        "-DPRECISION_$precision"
+done
+for script in dev/test/nvcc.sh "dev/cuda/resources --test"; do # `false` in the place of nvcc
+    same "$script: skipped where nvcc has no g++, and why" \
+        "$(NVCC=false $script | sed -nE 's/^skip .*(no g\+\+).*/\1/p; s/.*: (0 passed.*)/\1/p')" \
+        "no g++"$'\n'"0 passed, 0 failed, 1 skipped"
+done
+
 echo "# each letter, fp32, as the CPU trainer: broken by another order of data, another" \
     "schedule, or a wrong gradient"
 while read -r name args; do
