@@ -3240,6 +3240,63 @@ static void logits_collect(GPT2 *m, int row, float *out) {
 // ----------------------------------------------------------------------------
 // forward and backward pass: launches only; the host runs ahead of the GPU
 
+// The launches of an update of `-p t` at R 1 with one micro-batch, in order. Folded ranks are in
+// the same launches. Where GELU is apart from its products, it is one kernel more. dev/test/cuda.sh
+// compares the list with what is launched.
+//
+//   bias_sums_kernel                              what merges add
+//   embedding_kernel
+//   merge_norm_kernel                             + positions; LayerNorm of the first block
+//   L times:
+//     cublasLtMatmul BIAS (BT,C) (C,3C)           queries, keys, values
+//     attention_forward_kernel
+//     cublasLtMatmul (BT,C) (C,C)
+//     merge_norm_kernel                           x + it + bias; LayerNorm before the MLP
+//     cublasLtMatmul GELU_AUX_BIAS (BT,C) (C,4C)
+//     cublasLtMatmul (BT,4C) (4C,C)
+//     merge_norm_kernel                           x + it + bias; LayerNorm of the next block
+//   cublasLtMatmul (BT,C) (C,Vp)                  logits
+//   classifier_kernel                             losses; logits become their gradients
+//   loss_mean_kernel
+//   cublasLtMatmul (Vp,BT) (BT,C)                 wte
+//   cublasLtMatmul (BT,Vp) (Vp,C)
+//   norm_backward_kernel                          the last LayerNorm; sums of chunks of rows
+//   chunks_sum_kernel                             lnfw
+//   chunks_sum_kernel                             lnfb
+//   L times:
+//     columns_sum_kernel                          the MLP
+//     chunks_sum_kernel                           fcprojb
+//     cublasLtMatmul (C,BT) (BT,4C)               fcprojw
+//     cublasLtMatmul DGELU (BT,C) (C,4C)
+//     cublasLtMatmul (BT,4C) (4C,C)
+//     norm_backward_kernel
+//     chunks_sum_kernel                           ln2w
+//     chunks_sum_kernel                           ln2b
+//     cublasLtMatmul (4C,BT) (BT,C)               fcw
+//     columns_sum_kernel
+//     chunks_sum_kernel                           fcb
+//     merge_kernel                                dx + what came past the MLP
+//     columns_sum_kernel                          attention
+//     chunks_sum_kernel                           attprojb
+//     cublasLtMatmul (C,BT) (BT,C)                attprojw
+//     cublasLtMatmul (BT,C) (C,C)
+//     attention_delta_kernel
+//     attention_backward_keys_kernel
+//     attention_backward_queries_kernel
+//     cublasLtMatmul (BT,3C) (3C,C)
+//     norm_backward_kernel
+//     chunks_sum_kernel                           ln1w
+//     chunks_sum_kernel                           ln1b
+//     cublasLtMatmul (3C,BT) (BT,C)               qkvw
+//     columns_sum_kernel
+//     chunks_sum_kernel                           qkvb
+//     merge_kernel                                dx + what came past attention
+//   embedding_backward_kernel                     wte
+//   position_backward_kernel                      wpe
+//   squares_kernel                                norm of the gradient
+//   squares_sum_kernel
+//   adamw_kernel
+
 // T new tokens of each of B sequences, and logits of the last `scored` of all. With a `past`, B is
 // 1, and the keys and values of so many tokens before them are there. There is room for `spare`
 // more.

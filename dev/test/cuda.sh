@@ -161,6 +161,31 @@ vp -p sp -vp 1 -d 64
 R1 -p t -tp 1 -sh 0
 ARGS
 
+echo "# launches: broken by one that the list above forward_pass lacks, or has too many"
+EMU_LAUNCHES=$W/launches run cuda -p t -tp 1 -e 2x4x64 -x 1
+holds "the launches of an update are those of the list" compute train_gpt2.cu "$W/launches" <<'PY'
+import re, sys
+letters = {"32": "BT", "64": "C", "192": "3C", "256": "4C", "128": "Vp"}
+def launched(line): # products as the list has them: (M,K) (K,N)
+    if not line.startswith("cublasLtMatmul"): return line
+    name, epilogue, *sizes, batch = line.split()
+    N, M, K = (letters.get(size, size) for size in sizes)
+    epilogue = epilogue.replace("DEFAULT", "")
+    return " ".join(f"{name} {epilogue} ({M},{K}) ({K},{N})".split())
+text = re.search(r"// The launches of an update(.*?)\n\n", open(sys.argv[1]).read(), re.S)
+if not text: sys.exit("there is no list")
+parts = [(1, [])]
+for indent, item in re.findall(r"^//( {3,})(\S.*?)(?:  .*)?$", text[1], re.M):
+    if item == "L times:": parts.append((2, []))
+    elif len(indent) == 3 and parts[-1][0] == 2: parts.append((1, [item]))
+    else: parts[-1][1].append(item)
+listed = [item for times, items in parts for item in items * times]
+found = [launched(line) for line in open(sys.argv[2]).read().splitlines()]
+if len(listed) < 60: sys.exit("only %d launches in the list" % len(listed))
+for i, (a, b) in enumerate(zip(found + ["nothing"], listed + ["nothing"])):
+    if a != b: sys.exit("launch %d is %s, the list has %s" % (i + 1, a, b))
+PY
+
 echo "# bf16: broken by a sum in bf16, or by weights that lose small updates"
 for p in t p; do
     run cpu -p $p -x 20 -v 20 -o cpu_long_$p
