@@ -19,6 +19,7 @@ export OMPI_MCA_btl_vader_backing_directory=$W # killed processes leave their sh
 trap 'end_all; rm -rf "$W"' EXIT
 trap 'exit 1' INT TERM HUP
 mkdir "$W/runs"
+root=$PWD
 
 . "$(dirname "$0")/verdicts.sh"
 
@@ -70,6 +71,10 @@ steps() {
 }
 keys()    { sed -nE '/^s:/ { s/:[^ ]+//g; p }' "$W/runs/$1/main.log" | sort -u; }
 traffic() { sed -nE 's/^s:([0-9]+) .*(ar:[0-9]+ mb:[0-9.]+).*/\1 \2/p' "$W/runs/$1/main.log"; }
+memory_all() { # folder: a sum
+    local kinds='parameters ([0-9.]+) gradients ([0-9.]+) optimizer ([0-9.]+) activations ([0-9.]+)'
+    sed -nE "s/^# memory_MiB $kinds/\\1 + \\2 + \\3 + \\4/p" "$W/runs/$1/main.log" | head -n 1
+}
 memory()  { sed -nE "s/^# memory_MiB.* $2 ([0-9.]+).*/\\1/p" "$W/runs/$1/main.log"; } # folder, kind
 
 # near A B FIRST LAST TOLERANCE: losses of updates FIRST to LAST of two folders.
@@ -124,6 +129,7 @@ def tokens(seed, n):
     while len(ids) < n: ids.append((ids[-1] * 7 + random.randrange(9)) % V)
     return struct.pack("<256i", 20240520, 1, n, V, *[0] * 252) + struct.pack("<%dH" % n, *ids)
 write("train.bin", tokens(1, 4000)), write("val.bin", tokens(2, 500))
+write("long.bin", tokens(3, 8000))
 write("tokenizer.bin", struct.pack("<256i", 20240328, 2, V, 0, *[0] * 252) +
       b"".join(bytes([1, 48 + i]) for i in range(V)))
 PY
@@ -318,10 +324,35 @@ same "-cm nccl and -z 1 in one process run" "$rc" 0
 refused "a loss that is not a number names update and tensor" \
     "update [0-9]+: .*gradient of [a-z0-9]+ is not finite" try cuda_fp32 -l 1e3 -gc 0
 
+echo "# gpt2_124m.sh: broken by a batch that does not fit, or one smaller than what does"
+experiment() { # MiB of memory, OUT, options
+    (cd "$W/runs" && EMU_MEMORY_MIB=$1 TRAINER=$W/cuda timeout -k 5 200 \
+        "$root/dev/runs/gpt2_124m.sh" "$2" t 2 sum 1337 -i long.bin -e 1x2x16 -t 128 \
+        -d 30720 -x 1 -v 0 "${@:3}") </dev/null >"$W/stdout" 2>"$W/stderr"
+    rc=$?
+}
+experiment 16384 unlimited
+worked "gpt2_124m.sh"
+same "with memory to spare: 60" "$(sed -n 's/^# -b //p' "$W/runs/unlimited/main.log")" 60
+run cuda -i long.bin -e 1x2x16 -t 128 -b 48 -x 0 -o of_48
+experiment "$(awk "BEGIN { print int(1 + $(memory_all of_48)) }")" limited
+worked "gpt2_124m.sh"
+same "with memory for 48" "$(sed -n 's/^# -b //p' "$W/runs/limited/main.log")" 48
+holds "it says why not 60, and what 48 takes" awk '/-b 60: .*out of GPU memory/ { a = 1 }
+    /-b 48: memory_MiB parameters .* activations/ { b = 1 } END { exit !(a && b) }' "$W/stderr"
+experiment 16384 limited -x 2 -y 1
+worked "gpt2_124m.sh"
+same "resumed, it keeps its batch" "$(sed -n 's/^# -b //p' "$W/runs/limited/main.log")" "48
+48"
+experiment 16384 given -b 12
+same "-b at the end is taken as it is" "$(sed -n 's/^# -b //p' "$W/runs/given/main.log")" 12
+experiment 16384 wrong -l nothing
+same "another error is said at once, and no other batch tried" \
+    "$rc $(grep -c "^error: -l 'nothing'" "$W/stderr") $(grep -c -e '-b 48' "$W/stderr")" "1 1 0"
+
 echo "# memory: broken by an allocation that nobody counts, or an error that does not help"
 run cuda -x 0 -o mem
-kinds='parameters ([0-9.]+) gradients ([0-9.]+) optimizer ([0-9.]+) activations ([0-9.]+)'
-whole=$(sed -nE "s/^# memory_MiB $kinds/\\1 + \\2 + \\3 + \\4/p" "$W/runs/mem/main.log" | head -n 1)
+whole=$(memory_all mem)
 asked() { # NAME, MiB too few, kind, advice: of a model of 8 x 512 channels
     EMU_MEMORY_MIB=$2 refused "$1" \
         "out of GPU memory: [0-9.]+ MiB asked for $3, .*parameters [0-9.]+.*MiB are free; .*$4" \
