@@ -2362,8 +2362,16 @@ static size_t activations_lay(GPT2 *m, char *block) {
     size_t parts = m->vocab_parts;
     int Cr = c->C / c->R, recompute = m->options.recompute;
     // Logits live from the product that makes them to the two that read their gradients. The
-    // scratch of the blocks is in use before and after that, so it lies in the same place. (On the
-    // stand-in, which has fences between tensors, it lies beside it.)
+    // scratch of the blocks is in use before and after that, so it lies in the same place. What
+    // lies there in turn:
+    //
+    //   blocks forward   |                  | O0 O1     |                                  |
+    //   head and losses  | logits (parts, BT, width), which become their gradients         |
+    //   blocks backward  | -r: normed outer |       G P | dnormed dinner douter delta sums |
+    //
+    // Behind it lies what lasts: streams, what sub-blocks keep, and D0 and D1, since the head
+    // writes D0 while it reads logits. (With the address sanitizer, for which the stand-in has
+    // fences between tensors, the scratch lies behind the logits.)
     m->logits = CARVE(real, parts * BT * m->vocab_width);
     size_t logits_end = used;
 #ifndef EMU_ASAN
@@ -2505,7 +2513,11 @@ static void gpt2_free(GPT2 *m) {
     CUDA_CHECK(cudaEventDestroy(m->finished));
     CUDA_CHECK(cudaEventDestroy(m->hidden));
     plan_free(&m->plan);
-    free(m->subs), free(m->values), free(m->spans), free(m->snapshot), free(m->token_count);
+    free(m->subs);
+    free(m->values);
+    free(m->spans);
+    free(m->snapshot);
+    free(m->token_count);
     memset(m, 0, sizeof *m);
 }
 
@@ -3141,7 +3153,11 @@ static void batch_send(GPT2 *m, const int32_t *tokens, const int32_t *targets, i
     memset(at, 0, (size_t)(V + 1) * sizeof *at);
     for (int i = 0; i < rows; i++) at[tokens[i] + 1]++;
     for (int v = 0; v < V; v++) {
-        if (at[v + 1]) group_token[groups] = v, group_begin[groups++] = at[v];
+        if (at[v + 1]) {
+            group_token[groups] = v;
+            group_begin[groups] = at[v];
+            groups++;
+        }
         at[v + 1] += at[v];
     }
     group_begin[groups] = rows;
@@ -3386,7 +3402,8 @@ static void gpt2_read(GPT2 *m, const int32_t *tokens, int T, int past, int score
 static void gpt2_micro_step(GPT2 *m, const int32_t *tokens, const int32_t *targets, int B, int T,
                             int micro, int micro_steps) {
     RANGE();
-    if (micro == 0) m->micro_steps = micro_steps, m->replica_sums_begun = 0;
+    if (micro == 0) m->replica_sums_begun = 0;
+    m->micro_steps = micro_steps;
     m->last_pass = micro == micro_steps - 1;
     forward_pass(m, tokens, targets, B, T, 0, 0, B * T);
     classify(m, 1.0 / ((double)micro_steps * m->mesh.DP));
