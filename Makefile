@@ -144,7 +144,7 @@ GPUS_HERE = $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/
 GPU_ARCHS ?= $(or $(GPUS_HERE),80 90)
 TRAINER_CU := train_gpt2.cu $(HEADERS)
 
-# Machine code for each of them, and PTX of the last, which newer GPUs compile as the program starts.
+# Machine code for each of them, and PTX of the last: newer GPUs compile it as the program starts.
 GPU_NEWEST = $(lastword $(GPU_ARCHS))
 NVCC_FLAGS = -std=c++20 -O3 -lineinfo \
     $(foreach a,$(GPU_ARCHS),-gencode=arch=compute_$(a),code=sm_$(a)) \

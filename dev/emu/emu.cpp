@@ -217,7 +217,8 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties, int device) {
     p.sharedMemPerBlockOptin = SHARED_MOST;
     p.sharedMemPerMultiprocessor = SHARED_OF_SM;
     p.totalConstMem = 64 << 10;
-    p.major = 9;
+    p.major = (int)environment_number("EMU_CAPABILITY", 90) / 10;
+    p.minor = (int)environment_number("EMU_CAPABILITY", 90) % 10;
     p.multiProcessorCount = 4;
     p.l2CacheSize = 1 << 20;
     p.warpSize = warpSize;

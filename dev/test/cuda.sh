@@ -250,6 +250,54 @@ same "and changes no number" "$(steps net)" "$(steps net0)"
 run cuda_fp32 -p s -x 4 -d 64 -b 2 -o first
 run cuda_fp32 -p s -x 4 -d 64 -b 2 -ms 3 -o fastest
 holds "-ms 3, the fastest of three algorithms, trains the same" near first fastest 1 4 1e-5
+echo "# choices by time: broken by one that is made anew in every run, or a file that nobody reads"
+choices=$W/cuda_fp32.choices
+rm -f "$choices"
+run cuda_fp32 -p s -x 4 -ms 3 -o chosen
+EMU_SEED=5 run cuda_fp32 -p s -x 4 -ms 3 -o chosen_again
+holds "-ms, run twice: the same bits" files_identical chosen chosen_again 00000004
+summed() { # the stand-in's algorithms: how many terms one adds up at a time
+    sed -i -E "/ -ms 3,/ s/: (.{96}).{8}/: \\1$1/" "$choices"
+}
+same "one choice for each shape, by GPU and library" \
+    "$(sed -E 's/ [0-9]+ x .*//' "$choices" | sort | uniq -c | wc -l)" 1
+shapes=$(wc -l <"$choices")
+run cuda_fp32 -p s -x 4 -o plain
+for algorithm in 10000000 00010000; do # 16 terms, and the first choice's 256
+    summed $algorithm
+    run cuda_fp32 -p s -x 4 -ms 3 -o "sum_$algorithm"
+    EMU_SEED=5 run cuda_fp32 -p s -x 4 -ms 3 -o "again_$algorithm"
+    holds "and so with what somebody writes there" files_identical \
+        "sum_$algorithm" "again_$algorithm" 00000004
+done
+differs "another choice, other bits" "$(md5sum <"$W/runs/sum_10000000/model_00000004.bin")" \
+    "$(md5sum <"$W/runs/plain/model_00000004.bin")"
+holds "the first choice, those without -ms" files_identical sum_00010000 plain 00000004
+mkdir "$W/cuda.choices"
+refused "-ms where nothing can be kept" "-ms keeps its choices in .*cuda.choices: Is a directory" \
+    try cuda -ms 3 -o never
+rmdir "$W/cuda.choices"
+gelus() { grep -cE '^gelu' "$W/launches_$1"; }
+capable() { # NAME, capability: a run of two updates, two blocks
+    EMU_LAUNCHES=$W/launches_$1 EMU_CAPABILITY=$2 run cuda_fp32 -p t -x 2 -o "$1"
+}
+capable hopper 90
+same "on 9.0 GELU is part of the products, untimed" "$(gelus hopper) $(wc -l <"$choices")" \
+    "0 $shapes"
+capable timed 80
+same "elsewhere both ways are timed once: forward and backward" "$(grep -c ' GELU ' "$choices")" 2
+sed -i '/ GELU /s/: ..$/: 01/' "$choices"
+capable fused 80
+sed -i '/ GELU /s/: ..$/: 00/' "$choices"
+capable apart 80
+same "and then it is as the file says" "$(gelus fused) $(gelus apart)" "0 8"
+holds "GELU apart trains the same" near hopper apart 1 2 1e-5
+holds "GELU timed trains the same" near hopper timed 1 2 1e-5
+rm "$choices" && mkdir "$choices"
+capable unkept 80
+same "where nothing can be kept, GELU is apart" "$(gelus unkept)" 8
+rmdir "$choices"
+
 run cuda_fp32 -p l -x 3 -o hidden0
 run cuda_fp32 -p l -x 3 -nl 1000 -o hidden
 same "nor where it is hidden behind computation" "$(steps hidden)" "$(steps hidden0)"
@@ -515,6 +563,7 @@ if [ -x "$W/faulty" ]; then
     mpi 2 faulty -p t -v 2 -x 4 -o faultless
     holds "no fault: two processes as one" near one_t faultless 0 4 1e-5
     for seed in 1 2 3; do
+        rm -f "$W/faulty.choices"
         EMU_SEED=$seed mpi 2 faulty -p t -v 2 -x 4 -ms 3 -o agreed$seed
         holds "-ms 3 on two processes, replicas compared: which algorithm is fastest is agreed on" \
             near one_t agreed$seed 0 4 1e-5
