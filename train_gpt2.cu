@@ -3198,7 +3198,8 @@ static size_t wte_part(const GPT2 *m, int f) {
 // Sorts the rows of a micro-batch by token, for embedding_backward, and sends all of it to the GPU
 // in one copy.
 static void batch_send(GPT2 *m, const int32_t *tokens, const int32_t *targets, int rows) {
-    int V = m->config.V, groups = 0, turn = m->batch_turn ^= 1;
+    m->batch_turn ^= 1;
+    int V = m->config.V, groups = 0, turn = m->batch_turn;
     int32_t *host = m->batch_host[turn], *order = host + 2 * rows;
     int32_t *group_token = order + rows, *group_begin = group_token + rows;
     int32_t *at = m->token_count; // (V+1) becomes where the next row of each token goes
