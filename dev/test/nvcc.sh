@@ -1,7 +1,8 @@
 #!/bin/sh
 # Compiles the CUDA trainer and its tests with nvcc for compute capability 8.0 and 9.0, in both
-# precisions: any warning fails, and so does a trainer without PTX for newer GPUs. Nothing runs here;
-# the rest of the CUDA tests run the same files on a CPU (dev/emu), dev/cuda/gpu_check.sh on a GPU.
+# precisions: any warning fails, and so does a trainer without PTX for newer GPUs. Nothing runs
+# here; the rest of the CUDA tests run the same files on a CPU (dev/emu), dev/cuda/gpu_check.sh runs
+# them on a GPU.
 cd "$(dirname "$0")/../.." || exit 1
 passed=0 failed=0
 if ! why=$(make -s nvcc 2>&1); then
