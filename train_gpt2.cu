@@ -18,7 +18,7 @@ steps are. What is different:
   - Nothing is summed by floating-point atomics: a run repeats itself bit by bit.
 
   make train_gpt2cu                              for the GPU of this machine; without one, for
-                                                 compute capability 8.0 and 9.0
+                                                 compute capability 8.0, 9.0 and newer
   ./train_gpt2cu -e 4x4x128 -t 64 -p sppp        one GPU, both tensor ranks on it
   mpirun -n 2 ./train_gpt2cu -p sppp             two GPUs, one rank each
   make train_gpt2cu_emu && ./train_gpt2cu_emu    the same file on a CPU, by dev/emu: slow, and for
