@@ -19,10 +19,10 @@ make plots       figures of a sweep of experiments (dev/runs/sweep), from its ta
                  SWEEP=folder, by gnuplot
 make report      a page on it, with what each pattern costs and how sure that is
 
-make train_gpt2cu        the CUDA trainer for this machine's GPU (for 8.0 and 9.0 where there is
-                         none); PRECISION=BF16 (default), FP32 or TF32
+make train_gpt2cu        the CUDA trainer for this machine's GPU (where there is none: for 8.0, 9.0
+                         and newer); PRECISION=BF16 (default), FP32 or TF32
 make train_gpt2cu_emu    the same file built by g++ with dev/emu, which stands in for a GPU: slow,
-                         for tests
+                         for tests; PRECISION as above
 dev/cuda/all             benchmarks of its kernels, made by make dev/cuda/NAME
 endef
 
@@ -140,12 +140,15 @@ $(error PRECISION=$(PRECISION): expected BF16, FP32 or TF32)
 endif
 # Compute capabilities, such as "90": those of the GPUs here.
 GPUS_HERE = $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | \
-    grep -E '^[0-9.]+$$' | tr -d . | sort -u)
+    grep -E '^[0-9.]+$$' | tr -d . | sort -nu)
 GPU_ARCHS ?= $(or $(GPUS_HERE),80 90)
 TRAINER_CU := train_gpt2.cu $(HEADERS)
 
+# Machine code for each of them, and PTX of the last: newer GPUs compile it as the program starts.
+GPU_NEWEST = $(lastword $(GPU_ARCHS))
 NVCC_FLAGS = -std=c++20 -O3 -lineinfo \
     $(foreach a,$(GPU_ARCHS),-gencode=arch=compute_$(a),code=sm_$(a)) \
+    -gencode=arch=compute_$(GPU_NEWEST),code=compute_$(GPU_NEWEST) \
     -Xcompiler -Wall,-Wextra,-Wno-missing-field-initializers,-fopenmp
 NVCC_LIBS = -lcublasLt -lm
 ifneq ($(NVCC),)
@@ -162,15 +165,23 @@ MPICXX ?= mpicxx
 NVCC_FLAGS += -ccbin $(MPICXX) -DUSE_MPI
 endif
 
-# A change of PRECISION, of the GPU or of the libraries builds train_gpt2cu anew.
+# A change of PRECISION, of the GPU or of the libraries builds train_gpt2cu and train_gpt2cu_emu
+# anew.
 BUILD = $(PRECISION) $(GPU_ARCHS) $(HAS_MPI)$(HAS_NCCL)
 dev/.precision: always
 	@echo "$(BUILD)" | cmp -s - $@ || echo "$(BUILD)" >$@
 
 NO_NVCC := error: no nvcc here; train_gpt2cu needs the CUDA toolkit 12 or 13 with cuBLAS \
     (make train_gpt2cu_emu needs none)
+NO_GXX = error: $(NVCC) finds no g++ to leave the host's part to (Debian: apt-get install g++):
+ifeq ($(shell command -v $(NVCC)),)
 nvcc:
-	@$(if $(NVCC),:,echo "$(NO_NVCC)" >&2; exit 1)
+	@echo "$(NO_NVCC)" >&2; exit 1
+else
+NVCC_TRY = $(NVCC) $(filter -std=% -ccbin $(MPICXX),$(NVCC_FLAGS)) -x cu -E /dev/null
+nvcc:
+	@why=$$($(NVCC_TRY) 2>&1 >/dev/null) || { echo "$(NO_GXX)" $$why >&2; exit 1; }
+endif
 
 train_gpt2cu: $(TRAINER_CU) dev/.precision | nvcc $(DATA)
 	$(NVCC) $(NVCC_FLAGS) -DPRECISION_$(PRECISION) $< -o $@ $(NVCC_LIBS)
@@ -206,7 +217,8 @@ dev/test/faults_gpt2cu_fp32: $(FAULTS_CU) | nvcc
 # ---- the stand-in for a GPU, and both on it
 #
 # Static shared memory is fresh NaN without the address sanitizer, fenced with it: the tests run in
-# both builds. The name of a program says which it is: _asan, and fp32 or else bf16.
+# both builds. The name of a program says which it is: _asan, and fp32 or else bf16. The trainer,
+# where it has no fp32 in its name, is of PRECISION.
 
 CXX ?= g++
 EMU := $(wildcard dev/emu/*.h dev/emu/nvtx3/*.h) dev/emu/emu.cpp
@@ -237,6 +249,8 @@ $(EMU_TRAINERS) $(EMU_TESTERS) dev/emu/test_emu: $(EMU_STEM).o
 $(EMU_FAULTS) dev/test/train_faulty_emu: $(EMU_STEM).o
 $(EMU_TRAINERS_ASAN) $(EMU_TESTERS_ASAN) dev/emu/test_emu_asan: $(EMU_STEM)_asan.o
 
+train_gpt2cu_emu $(EMU_TRAINERS_ASAN): private EMU_PRECISION = -DPRECISION_$(PRECISION)
+train_gpt2cu_emu $(EMU_TRAINERS_ASAN): dev/.precision
 $(EMU_TRAINERS) $(EMU_TRAINERS_ASAN): $(TRAINER_CU) | $(DATA)
 	$(EMU_CXX) $(EMU_FLAGS) $(EMU_PRECISION) $< -x none $(EMU_OBJECT) -o $@ $(LIBS)
 

@@ -1371,6 +1371,23 @@ static void test_attention(void) {
     }
 }
 
+// A product that the library offers, and then does not do, goes on as one that it does not have.
+static void test_matmul_fails_late(void) {
+    if (!emulated) return; // what NVIDIA's library does with such an algorithm nobody says
+    Device<char> workspace(MATMUL_WORKSPACE);
+    Device<real> a(random_values(2 * 24 * 32)), b(random_values(2 * 32 * 40)), out(2 * 24 * 40);
+    Matmul m = {.out = out.at, .out_stride = 24 * 40, .a = a.at, .b = b.at, .a_stride = 24 * 32,
+                .b_stride = 32 * 40, .M = 24, .N = 40, .K = 32, .batch = 2};
+    matmul(m, workspace.at);
+    std::vector<float> expected = out.get();
+    MatmulPlan *plan = matmul_plan(&m);
+    memset(&plan->algorithm, 0xFF, sizeof plan->algorithm);
+    out.poison();
+    matmul(m, workspace.at);
+    check(out.get() == expected && plan->state == 2,
+          "matmul goes on where cublasLtMatmul fails, one product at a time");
+}
+
 // Makes as if cuBLASLt had no such products: 1: with a batch; 2: nor with a GELU; 0: as it is.
 static void plans_refuse(int what) {
     static std::vector<MatmulPlan *> refused;
@@ -1631,6 +1648,7 @@ static void test_kernels(void) {
     test_attention();
     test_matmul();
     test_back_merge();
+    test_matmul_fails_late();
     test_update();
 }
 

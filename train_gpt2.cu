@@ -18,7 +18,7 @@ steps are. What is different:
   - Nothing is summed by floating-point atomics: a run repeats itself bit by bit.
 
   make train_gpt2cu                              for the GPU of this machine; without one, for
-                                                 compute capability 8.0 and 9.0
+                                                 compute capability 8.0, 9.0 and newer
   ./train_gpt2cu -e 4x4x128 -t 64 -p sppp        one GPU, both tensor ranks on it
   mpirun -n 2 ./train_gpt2cu -p sppp             two GPUs, one rank each
   make train_gpt2cu_emu && ./train_gpt2cu_emu    the same file on a CPU, by dev/emu: slow, and for
@@ -54,6 +54,7 @@ per block), p parameter tensors; rows = B T.
 #endif
 #include "tp_blocks.h"
 #include "data/checkpoint.h"
+#include "data/choices.h"
 #include "data/options.h"
 #include "data/runlog.h"
 #include "data/tokenizer.h"
@@ -64,11 +65,13 @@ per block), p parameter tensors; rows = B T.
 
 #ifdef PRECISION_TF32 // as fp32; products of matrices round their inputs to TF32
 #define PRECISION_FP32
+#define REAL_NAME "tf32"
+#elif defined(PRECISION_FP32)
+#define REAL_NAME "fp32"
 #endif
 #ifdef PRECISION_FP32
 typedef float real; // activations and the weights that products read
 #define REAL_TYPE CUDA_R_32F
-#define REAL_NAME "fp32"
 #else
 typedef __nv_bfloat16 real;
 #define REAL_TYPE CUDA_R_16BF
@@ -242,8 +245,9 @@ typedef struct {
     cudaStream_t replica_stream;    // sums of gradients over replicas
     cudaStream_t hidden_stream;     // merges that go on while something else computes
     cublasLtHandle_t blas;
-    int fuses_gelu;                 // 1, from Hopper on: products write or differentiate GELU
+    int fuses_gelu;                 // whether products write or differentiate GELU: GELU_...
 } Gpu;
+enum { GELU_APART, GELU_FUSED, GELU_TIMED }; // TIMED: of each product, what is faster
 static Gpu gpu;
 
 static constexpr int BLOCK_WARPS = 8, BLOCK = BLOCK_WARPS * WARP;
@@ -264,7 +268,8 @@ static void gpu_open(int index) {
     CUDA_CHECK(cudaDeviceGetStreamPriorityRange(&lowest, &highest));
     CUDA_CHECK(cudaStreamCreateWithPriority(&gpu.hidden_stream, cudaStreamNonBlocking, highest));
     CUBLAS_CHECK(cublasLtCreate(&gpu.blas));
-    gpu.fuses_gelu = gpu.properties.major >= 9;
+    // Hopper does both faster in one, and so does llm.c there; elsewhere it is tried.
+    gpu.fuses_gelu = gpu.properties.major == 9 ? GELU_FUSED : GELU_TIMED;
 }
 
 static void gpu_close(void) {
@@ -2023,8 +2028,9 @@ typedef struct {
     const real *bias;      // (N), added to every row; NULL: none
     real *bias_grad;       // (N), gets the sums over the rows of out; NULL: nobody wants them
     size_t bias_stride;    // of either
-    real *before_gelu;     // (M,N), strides as out: gets a b + bias, of which out is the GELU
-    const real *gelu_in;   // (M,N), strides as out: out = (a b) gelu'(gelu_in)
+    // (M,N) for each of the batch, as out without gaps:
+    real *before_gelu;     // gets a b + bias, of which out is the GELU
+    const real *gelu_in;   // out = (a b) gelu'(gelu_in)
     int M, N, K, batch;
     int accumulate;        // out += a b; otherwise what out was is never read
 } Matmul;
@@ -2038,8 +2044,10 @@ typedef struct {
 
 typedef struct {
     MatmulKey key;
-    int state;    // 0: free; 1: can be had; 2: cuBLASLt has no such thing
-    int searched; // its algorithm is the fastest of several
+    int state;             // 0: free; 1: can be had; 2: cuBLASLt has no such thing
+    cublasStatus_t status; // why not
+    int searched;          // its algorithm is the fastest of several
+    int gelu_timed;        // 1: whether it is faster with the GELU in it is known
     cublasLtMatmulDesc_t operation;
     cublasLtMatrixLayout_t a, b, out; // ours
     cublasLtMatmulAlgo_t algorithm;
@@ -2049,12 +2057,26 @@ static constexpr int MATMUL_PLANS = 1 << 14, MATMUL_WORKSPACE = 32 << 20;
 static MatmulPlan *matmul_plans; // hash table
 
 // How many algorithms `-ms` times for each shape, to take the fastest. 0 takes cuBLASLt's first
-// choice, which is the same in every run. Where times are close together, now one wins and now
-// another, and with it the last bits of the result. Processes of a TP group agree on one, since
-// tensors that all of them have must stay the same.
+// choice.
 enum { MATMUL_SEARCH_MAX = 64 };
 static int matmul_search;
 static Mesh matmul_mesh;
+
+// Makes a choice by time, unless one is kept from before (data/choices.h). `choice` stays as it is
+// where none can be kept, since then the next run could choose otherwise. Processes of a TP group
+// agree on what the first chooses: tensors that all of them have must stay the same.
+template <typename F>
+static void matmul_choose(const char *what, void *choice, size_t bytes, F by_time) {
+    char key[CHOICE_KEY];
+    snprintf(key, sizeof key, "%s, cuBLASLt %zu, %s, %s", gpu.properties.name,
+             cublasLtGetVersion(), REAL_NAME, what);
+    int kept = matmul_mesh.group_rank || choice_find(key, choice, bytes);
+    if (!kept && choices_can_be_kept()) {
+        by_time();
+        choice_keep(key, choice, bytes);
+    }
+    mesh_broadcast(&matmul_mesh, MESH_TP, 0, choice, bytes);
+}
 
 static cublasLtMatrixLayout_t matmul_layout(cudaDataType_t type, int rows, int cols, int batch,
                                             size_t stride) {
@@ -2085,7 +2107,7 @@ static void matmul_set_pointers(MatmulPlan *plan, const Matmul *m) {
 
 // The algorithms that cuBLASLt thinks best, up to `room` of them, best first; returns how many, 0
 // if it has none.
-static int matmul_algorithms(const MatmulPlan *plan, cublasLtMatmulHeuristicResult_t *found,
+static int matmul_algorithms(MatmulPlan *plan, cublasLtMatmulHeuristicResult_t *found,
                              int room) {
     cublasLtMatmulPreference_t preference;
     size_t workspace = MATMUL_WORKSPACE;
@@ -2102,11 +2124,11 @@ static int matmul_algorithms(const MatmulPlan *plan, cublasLtMatmulHeuristicResu
     PREFERENCE_SET(MIN_ALIGNMENT_C_BYTES, alignment);
     PREFERENCE_SET(MIN_ALIGNMENT_D_BYTES, alignment);
 #undef PREFERENCE_SET
-    cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(gpu.blas, plan->operation, plan->b,
-                                                           plan->a, plan->out, plan->out,
-                                                           preference, room, found, &count);
+    plan->status = cublasLtMatmulAlgoGetHeuristic(gpu.blas, plan->operation, plan->b, plan->a,
+                                                  plan->out, plan->out, preference, room, found,
+                                                  &count);
     CUBLAS_CHECK(cublasLtMatmulPreferenceDestroy(preference));
-    return status == CUBLAS_STATUS_SUCCESS ? count : 0;
+    return plan->status == CUBLAS_STATUS_SUCCESS ? count : 0;
 }
 
 static void matmul_plan_make(MatmulPlan *plan, const Matmul *m) {
@@ -2187,10 +2209,8 @@ static cublasStatus_t matmul_launch(const MatmulPlan *plan, const cublasLtMatmul
                           MATMUL_WORKSPACE, gpu.stream);
 }
 
-// Milliseconds of a product by one algorithm, the least of a few runs; INFINITY where it cannot be
-// done that way.
-static float matmul_time(const MatmulPlan *plan, const cublasLtMatmulAlgo_t *algorithm,
-                         const Matmul *m, void *workspace) {
+// Milliseconds that a launch takes, the least of a few; INFINITY where it cannot be done.
+template <typename F> static float launch_time(F launch) {
     cudaEvent_t begin, end;
     float least = INFINITY;
     CUDA_CHECK(cudaEventCreate(&begin));
@@ -2198,7 +2218,7 @@ static float matmul_time(const MatmulPlan *plan, const cublasLtMatmulAlgo_t *alg
     for (int run = 0; run < 4; run++) {
         float ms;
         CUDA_CHECK(cudaEventRecord(begin, gpu.stream));
-        if (matmul_launch(plan, algorithm, m, workspace) != CUBLAS_STATUS_SUCCESS) break;
+        if (launch() != CUBLAS_STATUS_SUCCESS) break;
         CUDA_CHECK(cudaEventRecord(end, gpu.stream));
         CUDA_CHECK(cudaEventSynchronize(end));
         CUDA_CHECK(cudaEventElapsedTime(&ms, begin, end));
@@ -2209,85 +2229,120 @@ static float matmul_time(const MatmulPlan *plan, const cublasLtMatmulAlgo_t *alg
     return least;
 }
 
-// Takes the fastest algorithm for plan. Process 0 of the TP group times them; what it adds to `out`
-// meanwhile it takes back.
-static void matmul_plan_search(MatmulPlan *plan, const Matmul *m, void *workspace) {
+// The fastest algorithm for plan. What timing adds to `out` is taken back.
+static cublasLtMatmulAlgo_t matmul_fastest(MatmulPlan *plan, const Matmul *m, void *workspace) {
     cublasLtMatmulHeuristicResult_t found[MATMUL_SEARCH_MAX];
-    int count = matmul_algorithms(plan, found, matmul_search), best = 0;
+    int count = matmul_algorithms(plan, found, matmul_search);
     size_t bytes = ((m->batch - 1) * m->out_stride + (size_t)m->M * m->N) *
                    (m->out_float ? sizeof(float) : sizeof(real));
     void *kept = NULL;
+    cublasLtMatmulAlgo_t fastest = plan->algorithm;
+    float least = INFINITY;
+    if (m->accumulate) {
+        CUDA_CHECK(cudaMalloc(&kept, bytes));
+        CUDA_CHECK(cudaMemcpyAsync(kept, m->out, bytes, cudaMemcpyDeviceToDevice, gpu.stream));
+    }
+    for (int i = 0; i < count; i++) {
+        auto launch = [&] { return matmul_launch(plan, &found[i].algo, m, workspace); };
+        float ms = launch_time(launch);
+        if (ms >= least) continue;
+        least = ms;
+        fastest = found[i].algo;
+    }
+    if (kept) {
+        CUDA_CHECK(cudaMemcpyAsync(m->out, kept, bytes, cudaMemcpyDeviceToDevice, gpu.stream));
+        CUDA_CHECK(cudaStreamSynchronize(gpu.stream));
+        CUDA_CHECK(cudaFree(kept));
+    }
+    return fastest;
+}
+
+static void matmul_plan_search(MatmulPlan *plan, const Matmul *m, void *workspace) {
+    char what[128];
+    const MatmulKey *k = &plan->key;
+    snprintf(what, sizeof what, "-ms %d, product %d x %d x %d of %d, shape %016llx", matmul_search,
+             k->M, k->N, k->K, k->batch, (unsigned long long)words_hash(0, k, sizeof *k));
     plan->searched = 1;
-    if (matmul_mesh.group_rank == 0) {
-        if (m->accumulate) {
-            CUDA_CHECK(cudaMalloc(&kept, bytes));
-            CUDA_CHECK(cudaMemcpyAsync(kept, m->out, bytes, cudaMemcpyDeviceToDevice, gpu.stream));
-        }
-        float least = INFINITY;
-        for (int i = 0; i < count; i++) {
-            float ms = matmul_time(plan, &found[i].algo, m, workspace);
-            if (ms < least) {
-                least = ms;
-                best = i;
-            }
-        }
-        if (kept) {
-            CUDA_CHECK(cudaMemcpyAsync(m->out, kept, bytes, cudaMemcpyDeviceToDevice, gpu.stream));
-            CUDA_CHECK(cudaStreamSynchronize(gpu.stream));
-            CUDA_CHECK(cudaFree(kept));
-        }
+    matmul_choose(what, &plan->algorithm, sizeof plan->algorithm,
+                  [&] { plan->algorithm = matmul_fastest(plan, m, workspace); });
+}
+
+static void matmul(Matmul m, void *workspace);
+
+// A product with a GELU in two launches.
+static cublasStatus_t matmul_gelu_apart(const Matmul *m, void *workspace) {
+    size_t n = (size_t)m->batch * m->M * m->N;
+    Matmul plain = *m;
+    plain.before_gelu = NULL;
+    plain.gelu_in = NULL;
+    plain.bias_grad = NULL;
+    if (m->before_gelu) plain.out = m->before_gelu;
+    matmul(plain, workspace);
+    if (m->before_gelu) {
+        gelu_forward((real *)m->out, m->before_gelu, n);
+        return CUBLAS_STATUS_SUCCESS;
     }
-    mesh_broadcast(&matmul_mesh, MESH_TP, 0, &best, sizeof best);
-    if (best >= count) {
-        fail("-ms %d: process 0 chose algorithm %d of a product, but there are %d here",
-             matmul_search, best, count);
-    }
-    plan->algorithm = found[best].algo;
+    Chunks<float> sums = gelu_backward((real *)m->out, (real *)m->out, m->gelu_in, m->batch, m->M,
+                                       m->N, m->bias_grad ? (float *)workspace : NULL);
+    if (m->bias_grad) chunks_sum(m->bias_grad, m->bias_stride, 1, sums, m->batch, m->N, 0);
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+// Takes the plan for one that cuBLASLt does not have where its GELU is faster by itself.
+static void matmul_plan_time_gelu(MatmulPlan *plan, const Matmul *m, void *workspace) {
+    char what[128];
+    const MatmulKey *k = &plan->key;
+    int search = matmul_search;
+    unsigned char fused = 0;
+    snprintf(what, sizeof what, "GELU in the product %d x %d x %d of %d, shape %016llx", k->M, k->N,
+             k->K, k->batch, (unsigned long long)words_hash(0, k, sizeof *k));
+    plan->gelu_timed = 1;
+    matmul_search = 0; // it would ask the whole TP group
+    matmul_choose(what, &fused, sizeof fused, [&] {
+        fused = launch_time([&] { return matmul_launch(plan, &plan->algorithm, m, workspace); }) <
+                launch_time([&] { return matmul_gelu_apart(m, workspace); });
+    });
+    matmul_search = search;
+    if (!fused) plan->state = 2;
 }
 
 // Returns 0, having done nothing, where cuBLASLt cannot do it in one call.
 static int matmul_try(const Matmul *m, void *workspace) {
     MatmulPlan *plan = matmul_plan(m);
+    int gelu = m->before_gelu || m->gelu_in;
     if (plan->state == 2) return 0;
     matmul_set_pointers(plan, m);
     if (matmul_search > 1 && !plan->searched) matmul_plan_search(plan, m, workspace);
-    CUBLAS_CHECK(matmul_launch(plan, &plan->algorithm, m, workspace));
-    return 1;
+    if (gelu && gpu.fuses_gelu == GELU_TIMED && !plan->gelu_timed) {
+        matmul_plan_time_gelu(plan, m, workspace);
+        if (plan->state == 2) return 0;
+    }
+    plan->status = matmul_launch(plan, &plan->algorithm, m, workspace);
+    if (plan->status == CUBLAS_STATUS_SUCCESS) return 1;
+    plan->state = 2;
+    cudaGetLastError(); // the launch's own; what is wrong with the GPU will be said again
+    return 0;
 }
 
 static void matmul(Matmul m, void *workspace) {
     RANGE();
     if (matmul_try(&m, workspace)) return;
-    int batch = m.batch;
-    Matmul one = m;
-    one.batch = 1;
+    if (m.before_gelu || m.gelu_in) {
+        matmul_gelu_apart(&m, workspace);
+        return;
+    }
     // One product at a time, for versions of cuBLASLt whose epilogues have no strides.
-    for (int i = 0; i < batch; i++) {
+    for (int i = 0; i < m.batch; i++) {
+        Matmul one = m;
+        one.batch = 1;
         one.out = (char *)m.out + i * m.out_stride * (m.out_float ? sizeof(float) : sizeof(real));
         one.a = m.a + i * m.a_stride;
         one.b = m.b + i * m.b_stride;
         one.bias = m.bias ? m.bias + i * m.bias_stride : NULL;
-        one.bias_grad = m.bias_grad ? m.bias_grad + i * m.bias_stride : NULL;
-        one.before_gelu = m.before_gelu ? m.before_gelu + i * m.out_stride : NULL;
-        one.gelu_in = m.gelu_in ? m.gelu_in + i * m.out_stride : NULL;
-        Matmul plain = one;
-        if (one.gelu_in) plain.gelu_in = NULL;
-        plain.bias_grad = NULL;
-        if (one.before_gelu) {
-            plain.out = one.before_gelu;
-            plain.before_gelu = NULL;
+        if (!matmul_try(&one, workspace)) {
+            fail("cuBLASLt has no product of (%d,%d) and (%d,%d): %s", m.M, m.K, m.K, m.N,
+                 cublasLtGetStatusString(matmul_plan(&one)->status));
         }
-        if (batch > 1 && matmul_try(&one, workspace)) continue;
-        if (!matmul_try(&plain, workspace)) {
-            fail("cuBLASLt has no product of (%d,%d) and (%d,%d)", m.M, m.K, m.K, m.N);
-        }
-        size_t n = (size_t)m.M * m.N;
-        if (one.gelu_in) {
-            Chunks<float> sums = gelu_backward((real *)one.out, (const real *)one.out, one.gelu_in,
-                                               1, m.M, m.N, (float *)workspace);
-            if (one.bias_grad) chunks_sum(one.bias_grad, 0, 1, sums, 1, m.N, 0);
-        }
-        if (one.before_gelu) gelu_forward((real *)one.out, one.before_gelu, n);
     }
 }
 
@@ -2502,8 +2557,16 @@ static size_t activations_lay(GPT2 *m, char *block) {
     size_t parts = m->vocab_parts;
     int Cr = c->C / c->R, recompute = m->options.recompute;
     // Logits live from the product that makes them to the two that read their gradients. The
-    // scratch of the blocks is in use before and after that, so it lies in the same place. (On the
-    // stand-in, which has fences between tensors, it lies beside it.)
+    // scratch of the blocks is in use before and after that, so it lies in the same place. What
+    // lies there in turn:
+    //
+    //   blocks forward   |                  | O0 O1     |                                  |
+    //   head and losses  | logits (parts, BT, width), which become their gradients         |
+    //   blocks backward  | -r: normed outer |       G P | dnormed dinner douter delta sums |
+    //
+    // Behind it lies what lasts: streams, what sub-blocks keep, and D0 and D1, since the head
+    // writes D0 while it reads logits. (With the address sanitizer, for which the stand-in has
+    // fences between tensors, the scratch lies behind the logits.)
     m->logits = CARVE(real, parts * BT * m->vocab_width);
     size_t logits_end = used;
 #ifndef EMU_ASAN
@@ -2646,7 +2709,11 @@ static void gpt2_free(GPT2 *m) {
     CUDA_CHECK(cudaEventDestroy(m->finished));
     CUDA_CHECK(cudaEventDestroy(m->hidden));
     plan_free(&m->plan);
-    free(m->subs), free(m->values), free(m->spans), free(m->snapshot), free(m->token_count);
+    free(m->subs);
+    free(m->values);
+    free(m->spans);
+    free(m->snapshot);
+    free(m->token_count);
     memset(m, 0, sizeof *m);
 }
 
@@ -3345,7 +3412,8 @@ static size_t wte_part(const GPT2 *m, int f) {
 // Sorts the rows of a micro-batch by token, for embedding_backward, and sends all of it to the GPU
 // in one copy.
 static void batch_send(GPT2 *m, const int32_t *tokens, const int32_t *targets, int rows) {
-    int V = m->config.V, groups = 0, turn = m->batch_turn ^= 1;
+    m->batch_turn ^= 1;
+    int V = m->config.V, groups = 0, turn = m->batch_turn;
     int32_t *host = m->batch_host[turn], *order = host + 2 * rows;
     int32_t *group_token = order + rows, *group_begin = group_token + rows;
     int32_t *at = m->token_count; // (V+1) becomes where the next row of each token goes
@@ -3355,7 +3423,11 @@ static void batch_send(GPT2 *m, const int32_t *tokens, const int32_t *targets, i
     memset(at, 0, (size_t)(V + 1) * sizeof *at);
     for (int i = 0; i < rows; i++) at[tokens[i] + 1]++;
     for (int v = 0; v < V; v++) {
-        if (at[v + 1]) group_token[groups] = v, group_begin[groups++] = at[v];
+        if (at[v + 1]) {
+            group_token[groups] = v;
+            group_begin[groups] = at[v];
+            groups++;
+        }
         at[v + 1] += at[v];
     }
     group_begin[groups] = rows;
@@ -3451,6 +3523,63 @@ static void logits_collect(GPT2 *m, int row, float *out) {
 // ----------------------------------------------------------------------------
 // forward and backward pass: launches only; the host runs ahead of the GPU
 
+// The launches of an update of `-p t` at R 1 with one micro-batch, in order. Folded ranks are in
+// the same launches. Where GELU is apart from its products, it is one kernel more. dev/test/cuda.sh
+// compares the list with what is launched.
+//
+//   bias_sums_kernel                              what merges add
+//   embedding_kernel
+//   merge_norm_kernel                             + positions; LayerNorm of the first block
+//   L times:
+//     cublasLtMatmul BIAS (BT,C) (C,3C)           queries, keys, values
+//     attention_forward_kernel
+//     cublasLtMatmul (BT,C) (C,C)
+//     merge_norm_kernel                           x + it + bias; LayerNorm before the MLP
+//     cublasLtMatmul GELU_AUX_BIAS (BT,C) (C,4C)
+//     cublasLtMatmul (BT,4C) (4C,C)
+//     merge_norm_kernel                           x + it + bias; LayerNorm of the next block
+//   cublasLtMatmul (BT,C) (C,Vp)                  logits
+//   classifier_kernel                             losses; logits become their gradients
+//   loss_mean_kernel
+//   cublasLtMatmul (Vp,BT) (BT,C)                 wte
+//   cublasLtMatmul (BT,Vp) (Vp,C)
+//   norm_backward_kernel                          the last LayerNorm; sums of chunks of rows
+//   chunks_sum_kernel                             lnfw
+//   chunks_sum_kernel                             lnfb
+//   L times:
+//     columns_sum_kernel                          the MLP
+//     chunks_sum_kernel                           fcprojb
+//     cublasLtMatmul (C,BT) (BT,4C)               fcprojw
+//     cublasLtMatmul DGELU (BT,C) (C,4C)
+//     cublasLtMatmul (BT,4C) (4C,C)
+//     norm_backward_kernel
+//     chunks_sum_kernel                           ln2w
+//     chunks_sum_kernel                           ln2b
+//     cublasLtMatmul (4C,BT) (BT,C)               fcw
+//     columns_sum_kernel
+//     chunks_sum_kernel                           fcb
+//     merge_kernel                                dx + what came past the MLP
+//     columns_sum_kernel                          attention
+//     chunks_sum_kernel                           attprojb
+//     cublasLtMatmul (C,BT) (BT,C)                attprojw
+//     cublasLtMatmul (BT,C) (C,C)
+//     attention_delta_kernel
+//     attention_backward_keys_kernel
+//     attention_backward_queries_kernel
+//     cublasLtMatmul (BT,3C) (3C,C)
+//     norm_backward_kernel
+//     chunks_sum_kernel                           ln1w
+//     chunks_sum_kernel                           ln1b
+//     cublasLtMatmul (3C,BT) (BT,C)               qkvw
+//     columns_sum_kernel
+//     chunks_sum_kernel                           qkvb
+//     merge_kernel                                dx + what came past attention
+//   embedding_backward_kernel                     wte
+//   position_backward_kernel                      wpe
+//   squares_kernel                                norm of the gradient
+//   squares_sum_kernel
+//   adamw_kernel
+
 // T new tokens of each of B sequences, and logits of the last `scored` of all. With a `past`, B is
 // 1, and the keys and values of so many tokens before them are there. There is room for `spare`
 // more.
@@ -3538,7 +3667,8 @@ static void gpt2_read(GPT2 *m, const int32_t *tokens, int T, int past, int score
 static void gpt2_micro_step(GPT2 *m, const int32_t *tokens, const int32_t *targets, int B, int T,
                             int micro, int micro_steps) {
     RANGE();
-    if (micro == 0) m->micro_steps = micro_steps, m->replica_sums_begun = 0;
+    if (micro == 0) m->replica_sums_begun = 0;
+    m->micro_steps = micro_steps;
     m->last_pass = micro == micro_steps - 1;
     forward_pass(m, tokens, targets, B, T, 0, 0, B * T);
     classify(m, 1.0 / ((double)micro_steps * m->mesh.DP));
@@ -3828,6 +3958,7 @@ static void gpt2_create_for(GPT2 *m, const GPT2Config *config, Mesh mesh, const 
     options.network.gbits = o->net_gbits;
     comm_open(&mesh, o->comm);
     matmul_search = (int)o->matmul_search;
+    if (matmul_search > 1) choices_check("-ms");
     matmul_mesh = mesh;
     int B = purpose == FOR_SAMPLES ? 1 : (int)o->batch;
     gpt2_create(m, config, mesh, B, (int)o->length, options, purpose);

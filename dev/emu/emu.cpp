@@ -10,6 +10,10 @@ run, with MPI as long as messages arrive alike.
   EMU_SEED        any number
   EMU_GPUS        how many devices there are (8)
   EMU_MEMORY_MIB  what a process may hold of device memory (16384)
+  EMU_CAPABILITY  compute capability, times ten (90)
+  EMU_LAUNCHES    a file to which each kernel and product is added as it is launched: a kernel's
+                  name; or cublasLtMatmul, its epilogue, the rows and columns of D as cuBLASLt
+                  counts them, what is summed over, and the size of the batch
 */
 #include "cublasLt.h"
 #include "cuda_bf16.h"
@@ -102,6 +106,19 @@ static uint64_t chance() { // splitmix64
 }
 static size_t chance_below(size_t n) { return (size_t)((unsigned __int128)chance() * n >> 64); }
 void emu_seed(uint64_t seed) { chance_state = seed * 0xD1342543DE82EF95u + 0x2545F4914F6CDD1Du; }
+
+static void launch_note(const char *format, ...) __attribute__((format(printf, 1, 2)));
+static void launch_note(const char *format, ...) {
+    static const char *path = getenv("EMU_LAUNCHES");
+    static FILE *file = path ? fopen(path, "a") : nullptr;
+    if (path && !file) die("EMU_LAUNCHES=%s: %s", path, strerror(errno));
+    if (!file) return;
+    va_list arguments;
+    va_start(arguments, format);
+    vfprintf(file, format, arguments);
+    va_end(arguments);
+    fflush(file);
+}
 
 #define ERRORS(X)                                                           \
     X(cudaSuccess, "no error")                                              \
@@ -200,7 +217,8 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties, int device) {
     p.sharedMemPerBlockOptin = SHARED_MOST;
     p.sharedMemPerMultiprocessor = SHARED_OF_SM;
     p.totalConstMem = 64 << 10;
-    p.major = 9;
+    p.major = (int)environment_number("EMU_CAPABILITY", 90) / 10;
+    p.minor = (int)environment_number("EMU_CAPABILITY", 90) % 10;
     p.multiProcessorCount = 4;
     p.l2CacheSize = 1 << 20;
     p.warpSize = warpSize;
@@ -1363,6 +1381,8 @@ void emu_launch_queue(const char *name, const void *kernel, dim3 grid, dim3 thre
                shared_most);
         return;
     }
+    name += *name == '('; // of a template: (kernel<arguments>)
+    launch_note("%.*s\n", (int)strcspn(name, "<)"), name);
     auto launch = std::make_shared<Launch>(Launch{name, grid, threads, shared, std::move(thread)});
     stream_queue(s, [launch]() {
         launch_run(*launch);
@@ -1428,6 +1448,24 @@ const char *cublasLtGetStatusName(cublasStatus_t status) {
     return "unknown cuBLAS status";
 }
 const char *cublasLtGetStatusString(cublasStatus_t status) { return cublasLtGetStatusName(status); }
+
+static const char *epilogue_name(uint32_t epilogue) {
+    switch (epilogue) {
+#define EPILOGUE_NAME(name) \
+    case CUBLASLT_EPILOGUE_##name: return #name;
+        EPILOGUE_NAME(DEFAULT)
+        EPILOGUE_NAME(BIAS)
+        EPILOGUE_NAME(GELU)
+        EPILOGUE_NAME(GELU_AUX)
+        EPILOGUE_NAME(GELU_BIAS)
+        EPILOGUE_NAME(GELU_AUX_BIAS)
+        EPILOGUE_NAME(DGELU)
+        EPILOGUE_NAME(DGELU_BGRAD)
+        EPILOGUE_NAME(BGRADA)
+        EPILOGUE_NAME(BGRADB)
+    }
+    return "UNKNOWN";
+}
 
 // A refusal says why: on a GPU one has to guess.
 static cublasStatus_t refuse_product(cublasStatus_t status, const char *format, ...)
@@ -1973,6 +2011,8 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
     }
     CUstream_st *s = stream_find(stream);
     if (!s) return CUBLAS_STATUS_INVALID_VALUE;
+    launch_note("cublasLtMatmul %s %zu %zu %zu %d\n", epilogue_name(desc->epilogue), p.m, p.n, p.k,
+                p.d_layout.batch);
     stream_queue(s, [p]() {
         product_run(p);
         return DONE;

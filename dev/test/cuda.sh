@@ -19,6 +19,7 @@ export OMPI_MCA_btl_vader_backing_directory=$W # killed processes leave their sh
 trap 'end_all; rm -rf "$W"' EXIT
 trap 'exit 1' INT TERM HUP
 mkdir "$W/runs"
+root=$PWD
 
 . "$(dirname "$0")/verdicts.sh"
 
@@ -70,6 +71,10 @@ steps() {
 }
 keys()    { sed -nE '/^s:/ { s/:[^ ]+//g; p }' "$W/runs/$1/main.log" | sort -u; }
 traffic() { sed -nE 's/^s:([0-9]+) .*(ar:[0-9]+ mb:[0-9.]+).*/\1 \2/p' "$W/runs/$1/main.log"; }
+memory_all() { # folder: a sum
+    local kinds='parameters ([0-9.]+) gradients ([0-9.]+) optimizer ([0-9.]+) activations ([0-9.]+)'
+    sed -nE "s/^# memory_MiB $kinds/\\1 + \\2 + \\3 + \\4/p" "$W/runs/$1/main.log" | head -n 1
+}
 memory()  { sed -nE "s/^# memory_MiB.* $2 ([0-9.]+).*/\\1/p" "$W/runs/$1/main.log"; } # folder, kind
 
 # near A B FIRST LAST TOLERANCE: losses of updates FIRST to LAST of two folders.
@@ -124,12 +129,25 @@ def tokens(seed, n):
     while len(ids) < n: ids.append((ids[-1] * 7 + random.randrange(9)) % V)
     return struct.pack("<256i", 20240520, 1, n, V, *[0] * 252) + struct.pack("<%dH" % n, *ids)
 write("train.bin", tokens(1, 4000)), write("val.bin", tokens(2, 500))
+write("long.bin", tokens(3, 8000))
 write("tokenizer.bin", struct.pack("<256i", 20240328, 2, V, 0, *[0] * 252) +
       b"".join(bytes([1, 48 + i]) for i in range(V)))
 PY
 ) || { echo "FAILED setup: python3"; exit 1; }
 
 # ----------------------------------------------------------------------------
+
+echo "# builds: broken by a precision that is not the one asked for, or an nvcc that cannot compile"
+for precision in BF16 FP32 TF32; do
+    same "make train_gpt2cu_emu PRECISION=$precision" "$(make -n -W train_gpt2.cu \
+        train_gpt2cu_emu PRECISION=$precision | grep -o -e '-DPRECISION_[A-Z0-9]*')" \
+        "-DPRECISION_$precision"
+done
+for script in dev/test/nvcc.sh "dev/cuda/resources --test"; do # `false` in the place of nvcc
+    same "$script: skipped where nvcc has no g++, and why" \
+        "$(NVCC=false $script | sed -nE 's/^skip .*(no g\+\+).*/\1/p; s/.*: (0 passed.*)/\1/p')" \
+        "no g++"$'\n'"0 passed, 0 failed, 1 skipped"
+done
 
 echo "# each letter, fp32, as the CPU trainer: broken by another order of data, another" \
     "schedule, or a wrong gradient"
@@ -148,6 +166,31 @@ pp -p pp. -e 4x4x32 -pm streams -tp 4
 vp -p sp -vp 1 -d 64
 R1 -p t -tp 1 -sh 0
 ARGS
+
+echo "# launches: broken by one that the list above forward_pass lacks, or has too many"
+EMU_LAUNCHES=$W/launches run cuda -p t -tp 1 -e 2x4x64 -x 1
+holds "the launches of an update are those of the list" compute train_gpt2.cu "$W/launches" <<'PY'
+import re, sys
+letters = {"32": "BT", "64": "C", "192": "3C", "256": "4C", "128": "Vp"}
+def launched(line): # products as the list has them: (M,K) (K,N)
+    if not line.startswith("cublasLtMatmul"): return line
+    name, epilogue, *sizes, batch = line.split()
+    N, M, K = (letters.get(size, size) for size in sizes)
+    epilogue = epilogue.replace("DEFAULT", "")
+    return " ".join(f"{name} {epilogue} ({M},{K}) ({K},{N})".split())
+text = re.search(r"// The launches of an update(.*?)\n\n", open(sys.argv[1]).read(), re.S)
+if not text: sys.exit("there is no list")
+parts = [(1, [])]
+for indent, item in re.findall(r"^//( {3,})(\S.*?)(?:  .*)?$", text[1], re.M):
+    if item == "L times:": parts.append((2, []))
+    elif len(indent) == 3 and parts[-1][0] == 2: parts.append((1, [item]))
+    else: parts[-1][1].append(item)
+listed = [item for times, items in parts for item in items * times]
+found = [launched(line) for line in open(sys.argv[2]).read().splitlines()]
+if len(listed) < 60: sys.exit("only %d launches in the list" % len(listed))
+for i, (a, b) in enumerate(zip(found + ["nothing"], listed + ["nothing"])):
+    if a != b: sys.exit("launch %d is %s, the list has %s" % (i + 1, a, b))
+PY
 
 echo "# bf16: broken by a sum in bf16, or by weights that lose small updates"
 for p in t p; do
@@ -207,6 +250,54 @@ same "and changes no number" "$(steps net)" "$(steps net0)"
 run cuda_fp32 -p s -x 4 -d 64 -b 2 -o first
 run cuda_fp32 -p s -x 4 -d 64 -b 2 -ms 3 -o fastest
 holds "-ms 3, the fastest of three algorithms, trains the same" near first fastest 1 4 1e-5
+echo "# choices by time: broken by one that is made anew in every run, or a file that nobody reads"
+choices=$W/cuda_fp32.choices
+rm -f "$choices"
+run cuda_fp32 -p s -x 4 -ms 3 -o chosen
+EMU_SEED=5 run cuda_fp32 -p s -x 4 -ms 3 -o chosen_again
+holds "-ms, run twice: the same bits" files_identical chosen chosen_again 00000004
+summed() { # the stand-in's algorithms: how many terms one adds up at a time
+    sed -i -E "/ -ms 3,/ s/: (.{96}).{8}/: \\1$1/" "$choices"
+}
+same "one choice for each shape, by GPU and library" \
+    "$(sed -E 's/ [0-9]+ x .*//' "$choices" | sort | uniq -c | wc -l)" 1
+shapes=$(wc -l <"$choices")
+run cuda_fp32 -p s -x 4 -o plain
+for algorithm in 10000000 00010000; do # 16 terms, and the first choice's 256
+    summed $algorithm
+    run cuda_fp32 -p s -x 4 -ms 3 -o "sum_$algorithm"
+    EMU_SEED=5 run cuda_fp32 -p s -x 4 -ms 3 -o "again_$algorithm"
+    holds "and so with what somebody writes there" files_identical \
+        "sum_$algorithm" "again_$algorithm" 00000004
+done
+differs "another choice, other bits" "$(md5sum <"$W/runs/sum_10000000/model_00000004.bin")" \
+    "$(md5sum <"$W/runs/plain/model_00000004.bin")"
+holds "the first choice, those without -ms" files_identical sum_00010000 plain 00000004
+mkdir "$W/cuda.choices"
+refused "-ms where nothing can be kept" "-ms keeps its choices in .*cuda.choices: Is a directory" \
+    try cuda -ms 3 -o never
+rmdir "$W/cuda.choices"
+gelus() { grep -cE '^gelu' "$W/launches_$1"; }
+capable() { # NAME, capability: a run of two updates, two blocks
+    EMU_LAUNCHES=$W/launches_$1 EMU_CAPABILITY=$2 run cuda_fp32 -p t -x 2 -o "$1"
+}
+capable hopper 90
+same "on 9.0 GELU is part of the products, untimed" "$(gelus hopper) $(wc -l <"$choices")" \
+    "0 $shapes"
+capable timed 80
+same "elsewhere both ways are timed once: forward and backward" "$(grep -c ' GELU ' "$choices")" 2
+sed -i '/ GELU /s/: ..$/: 01/' "$choices"
+capable fused 80
+sed -i '/ GELU /s/: ..$/: 00/' "$choices"
+capable apart 80
+same "and then it is as the file says" "$(gelus fused) $(gelus apart)" "0 8"
+holds "GELU apart trains the same" near hopper apart 1 2 1e-5
+holds "GELU timed trains the same" near hopper timed 1 2 1e-5
+rm "$choices" && mkdir "$choices"
+capable unkept 80
+same "where nothing can be kept, GELU is apart" "$(gelus unkept)" 8
+rmdir "$choices"
+
 run cuda_fp32 -p l -x 3 -o hidden0
 run cuda_fp32 -p l -x 3 -nl 1000 -o hidden
 same "nor where it is hidden behind computation" "$(steps hidden)" "$(steps hidden0)"
@@ -281,10 +372,35 @@ same "-cm nccl and -z 1 in one process run" "$rc" 0
 refused "a loss that is not a number names update and tensor" \
     "update [0-9]+: .*gradient of [a-z0-9]+ is not finite" try cuda_fp32 -l 1e3 -gc 0
 
+echo "# gpt2_124m.sh: broken by a batch that does not fit, or one smaller than what does"
+experiment() { # MiB of memory, OUT, options
+    (cd "$W/runs" && EMU_MEMORY_MIB=$1 TRAINER=$W/cuda timeout -k 5 200 \
+        "$root/dev/runs/gpt2_124m.sh" "$2" t 2 sum 1337 -i long.bin -e 1x2x16 -t 128 \
+        -d 30720 -x 1 -v 0 "${@:3}") </dev/null >"$W/stdout" 2>"$W/stderr"
+    rc=$?
+}
+experiment 16384 unlimited
+worked "gpt2_124m.sh"
+same "with memory to spare: 60" "$(sed -n 's/^# -b //p' "$W/runs/unlimited/main.log")" 60
+run cuda -i long.bin -e 1x2x16 -t 128 -b 48 -x 0 -o of_48
+experiment "$(awk "BEGIN { print int(1 + $(memory_all of_48)) }")" limited
+worked "gpt2_124m.sh"
+same "with memory for 48" "$(sed -n 's/^# -b //p' "$W/runs/limited/main.log")" 48
+holds "it says why not 60, and what 48 takes" awk '/-b 60: .*out of GPU memory/ { a = 1 }
+    /-b 48: memory_MiB parameters .* activations/ { b = 1 } END { exit !(a && b) }' "$W/stderr"
+experiment 16384 limited -x 2 -y 1
+worked "gpt2_124m.sh"
+same "resumed, it keeps its batch" "$(sed -n 's/^# -b //p' "$W/runs/limited/main.log")" "48
+48"
+experiment 16384 given -b 12
+same "-b at the end is taken as it is" "$(sed -n 's/^# -b //p' "$W/runs/given/main.log")" 12
+experiment 16384 wrong -l nothing
+same "another error is said at once, and no other batch tried" \
+    "$rc $(grep -c "^error: -l 'nothing'" "$W/stderr") $(grep -c -e '-b 48' "$W/stderr")" "1 1 0"
+
 echo "# memory: broken by an allocation that nobody counts, or an error that does not help"
 run cuda -x 0 -o mem
-kinds='parameters ([0-9.]+) gradients ([0-9.]+) optimizer ([0-9.]+) activations ([0-9.]+)'
-whole=$(sed -nE "s/^# memory_MiB $kinds/\\1 + \\2 + \\3 + \\4/p" "$W/runs/mem/main.log" | head -n 1)
+whole=$(memory_all mem)
 asked() { # NAME, MiB too few, kind, advice: of a model of 8 x 512 channels
     EMU_MEMORY_MIB=$2 refused "$1" \
         "out of GPU memory: [0-9.]+ MiB asked for $3, .*parameters [0-9.]+.*MiB are free; .*$4" \
@@ -447,6 +563,7 @@ if [ -x "$W/faulty" ]; then
     mpi 2 faulty -p t -v 2 -x 4 -o faultless
     holds "no fault: two processes as one" near one_t faultless 0 4 1e-5
     for seed in 1 2 3; do
+        rm -f "$W/faulty.choices"
         EMU_SEED=$seed mpi 2 faulty -p t -v 2 -x 4 -ms 3 -o agreed$seed
         holds "-ms 3 on two processes, replicas compared: which algorithm is fastest is agreed on" \
             near one_t agreed$seed 0 4 1e-5

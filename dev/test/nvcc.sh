@@ -1,17 +1,12 @@
 #!/bin/sh
 # Compiles the CUDA trainer and its tests with nvcc for compute capability 8.0 and 9.0, in both
-# precisions: any warning fails. Nothing runs here; the rest of the CUDA tests run the same files on
-# a CPU (dev/emu), dev/cuda/gpu_check.sh runs them on a GPU.
+# precisions: any warning fails, and so does a trainer without PTX for newer GPUs. Nothing runs
+# here; the rest of the CUDA tests run the same files on a CPU (dev/emu), dev/cuda/gpu_check.sh runs
+# them on a GPU.
 cd "$(dirname "$0")/../.." || exit 1
 passed=0 failed=0
-if ! command -v nvcc >/dev/null && ! [ -x /usr/local/cuda/bin/nvcc ]; then
-    echo "skip    nvcc: not installed (the CUDA toolkit," \
-        "https://developer.nvidia.com/cuda-downloads)"
-    echo "test_nvcc: 0 passed, 0 failed, 1 skipped"
-    exit 0
-fi
-if ! command -v "${CXX:-g++}" >/dev/null; then
-    echo "skip    nvcc: it needs ${CXX:-g++}, which is not installed (Debian: apt-get install g++)"
+if ! why=$(make -s nvcc 2>&1); then
+    echo "skip    nvcc: $(echo "$why" | sed -n 's/^error: //p')"
     echo "test_nvcc: 0 passed, 0 failed, 1 skipped"
     exit 0
 fi
@@ -27,6 +22,33 @@ for target in train_gpt2cu train_gpt2cu_fp32 test_gpt2cu test_gpt2cu_fp32 \
         passed=$((passed + 1)) && echo "ok      $target compiles for 8.0 and 9.0 without a warning"
     else
         failed=$((failed + 1)) && echo "FAILED  $target" && tail -n 30 "$log"
+    fi
+done
+
+# What the fat binary's entries say of themselves: kind 1 is PTX, 2 machine code.
+entries() {
+    python3 - "$1" <<'PY'
+import re, struct, sys
+data = open(sys.argv[1], "rb").read()
+found = set()
+for at in (m.start() for m in re.finditer(re.escape(struct.pack("<I", 0xBA55ED50)), data)):
+    version, header, size = struct.unpack_from("<HHQ", data, at + 4)
+    entry, end = at + header, at + header + size
+    while entry < end:
+        kind, _, header, size = struct.unpack_from("<HHIQ", data, entry)
+        arch, = struct.unpack_from("<I", data, entry + 28)
+        found.add("%s of %d" % ({1: "PTX", 2: "code"}.get(kind, kind), arch))
+        entry += header + size
+print(*sorted(found), sep=", ")
+PY
+}
+expected="PTX of 90, code of 80, code of 90"
+for target in train_gpt2cu train_gpt2cu_fp32; do
+    found=$(entries $target)
+    if [ "$found" = "$expected" ]; then
+        passed=$((passed + 1)) && echo "ok      $target starts on GPUs newer than 9.0: $found"
+    else
+        failed=$((failed + 1)) && echo "FAILED  $target has $found, expected $expected"
     fi
 done
 echo "test_nvcc: $passed passed, $failed failed, 0 skipped"
