@@ -3109,8 +3109,8 @@ static void steps_run(GPT2 *m, const Steps *steps, int add_grads) {
 
 // ----------------------------------------------------------------------------
 // embedding and head, which share wte. Either every rank has all of it, or its rows are cut over
-// the tensor ranks (`-vp 1`; Megatron-LM, arXiv 1909.08053, section 3), and a rank embeds and
-// scores the tokens it has the rows of.
+// the tensor ranks (`-vp 1`, the default; Megatron-LM, arXiv 1909.08053, section 3), and a rank
+// embeds and scores the tokens it has the rows of.
 
 typedef struct { int first, count; } TokenRange;
 
@@ -3234,7 +3234,17 @@ static void logits_collect(GPT2 *m, int row, float *out) {
         for (int v = 0; v < r.count; v++) out[r.first + v] = (float)part[v];
     }
     free(part);
-    if (m->vocab_cut) mesh_sum(&m->mesh, MESH_TP, out, (size_t)m->config.V, sizeof *out);
+    if (!m->vocab_cut) return;
+    Traffic *t = &m->traffic[TRAFFIC_VOCABULARY];
+    size_t V = (size_t)m->config.V, bytes = V * sizeof *out;
+    double start = seconds_now();
+    mesh_sum(&m->mesh, MESH_TP, out, V, sizeof *out);
+    if (network_emulated(m)) {
+        wait_until(start + network_seconds(&m->options.network, m->config.R, bytes));
+    }
+    t->count++;
+    t->bytes += bytes;
+    t->seconds += seconds_now() - start;
 }
 
 // ----------------------------------------------------------------------------
