@@ -406,6 +406,7 @@ static void run_open(Run *run, int world, int rank) {
         tokens_open(&run->train, o->train_data);
     }
     run_find_model(run, &config);
+    if (o->vocab_parallel < 0) o->vocab_parallel = config.R > 1;
     Mesh mesh = mesh_make(world, rank, config.R, (int)o->fold);
     mesh.vocab_parallel = (int)o->vocab_parallel;
     watch_start(&mesh, o->wait_say, o->wait_end);
