@@ -1903,6 +1903,7 @@ typedef struct {
 typedef struct {
     int M, N, K, batch, a_transposed, b_transposed, out_float, accumulate;
     int epilogue; // cublasLtEpilogue_t
+    int spared;
     size_t a_stride, b_stride, out_stride, bias_stride;
 } MatmulKey;
 
@@ -1917,6 +1918,7 @@ typedef struct {
 
 static constexpr int MATMUL_PLANS = 1 << 14, MATMUL_WORKSPACE = 32 << 20;
 static MatmulPlan *matmul_plans; // hash table
+static int matmul_spared;        // multiprocessors that products leave to sums beside them
 
 // How many algorithms `-ms` times for each shape, to take the fastest. 0 takes cuBLASLt's first
 // choice, which is the same in every run. Where times are close together, now one wins and now
@@ -1991,6 +1993,10 @@ static void matmul_plan_make(MatmulPlan *plan, const Matmul *m) {
     OPERATION_SET(plan, TRANSA, k->b_transposed ? yes : no); // its A is our b
     OPERATION_SET(plan, TRANSB, k->a_transposed ? yes : no);
     OPERATION_SET(plan, EPILOGUE, epilogue);
+    if (k->spared) {
+        int32_t target = max(1, gpu.properties.multiProcessorCount - k->spared);
+        OPERATION_SET(plan, SM_COUNT_TARGET, target);
+    }
     if (m->bias) {
         int64_t stride = (int64_t)k->bias_stride;
         OPERATION_SET(plan, BIAS_DATA_TYPE, real_type);
@@ -2025,6 +2031,7 @@ static MatmulPlan *matmul_plan(const Matmul *m) {
     key.b_transposed = m->b_transposed;
     key.out_float = m->out_float;
     key.accumulate = m->accumulate;
+    key.spared = matmul_spared;
     key.epilogue = CUBLASLT_EPILOGUE_DEFAULT;
     if (m->bias) key.epilogue = CUBLASLT_EPILOGUE_BIAS;
     if (m->before_gelu) key.epilogue = CUBLASLT_EPILOGUE_GELU_AUX_BIAS;
@@ -2522,18 +2529,39 @@ static size_t element_size(Element e) { return e == ELEMENT_FLOAT ? sizeof(float
 
 // ---- NCCL, on the GPU's streams
 
+// So many blocks of NCCL's each have a multiprocessor, at most, and products beside its sums leave
+// it as many: some of cuBLAS's stay until they are done. A guess, not measured.
+static constexpr int NCCL_BLOCKS = 16;
+
 #ifdef USE_NCCL
 static const int nccl_built_in = 1;
 static ncclComm_t nccl_comms[2]; // MESH_TP, MESH_DP
+static int nccl_in_order;        // sums of both may go on at once
 
 static ncclDataType_t nccl_type(Element e) {
     return e == ELEMENT_FLOAT || sizeof(real) == sizeof(float) ? ncclFloat32 : ncclBfloat16;
+}
+
+// Defaults, which the environment overrules. NVLink SHARP adds up in another order from call to
+// call (NVIDIA/nccl issues 1497 and 2360). Where sums of two communicators go on at once, all GPUs
+// have to begin them in one order, or wait for each other for ever: from 2.26 on NCCL sees to it.
+static void nccl_choose(const Mesh *mesh) {
+    const char *order = "NCCL_LAUNCH_ORDER_IMPLICIT";
+    int version;
+    setenv("NCCL_ALGO", "^NVLS,NVLSTree", 0);
+    if (mesh->group == 1 || mesh->DP == 1) return;
+    setenv(order, "1", 0);
+    NCCL_CHECK(ncclGetVersion(&version));
+    nccl_in_order = version >= NCCL_VERSION(2, 26, 0) && !strcmp(getenv(order), "1");
 }
 
 static void nccl_open(const Mesh *mesh) {
 #ifdef CUDA_EMULATED
     emu_set_world(world_comm);
 #endif
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    config.maxCTAs = NCCL_BLOCKS;
+    nccl_choose(mesh);
     for (int which = MESH_TP; which <= MESH_DP; which++) {
         ncclUniqueId id;
         if (mesh_size(mesh, which) == 1) continue;
@@ -2541,7 +2569,8 @@ static void nccl_open(const Mesh *mesh) {
         if (rank == 0) NCCL_CHECK(ncclGetUniqueId(&id));
         mesh_broadcast(mesh, which, 0, &id, sizeof id);
         wait_begin(which);
-        NCCL_CHECK(ncclCommInitRank(&nccl_comms[which], mesh_size(mesh, which), id, rank));
+        NCCL_CHECK(ncclCommInitRankConfig(&nccl_comms[which], mesh_size(mesh, which), id, rank,
+                                          &config));
         wait_end();
     }
 }
@@ -2580,7 +2609,7 @@ static void nccl_gather(real *x, size_t begin, size_t n) {
                              gpu.stream));
 }
 #else
-static const int nccl_built_in = 0;
+static const int nccl_built_in = 0, nccl_in_order = 0;
 static void nccl_open(const Mesh *) {}
 static void nccl_close(void) {}
 static void nccl_wait(cudaEvent_t) {}
@@ -2711,6 +2740,11 @@ static void group_reduce(GPT2 *m, int which, void *x, size_t n, Element element,
     if (comm_kind == COMM_NCCL) nccl_reduce(which, x, n, element, largest, on);
 }
 
+// While sums go on beside them, products leave NCCL multiprocessors.
+static void products_spare(int beside) {
+    matmul_spared = beside && comm_kind == COMM_NCCL ? NCCL_BLOCKS : 0;
+}
+
 // Every replica has owned_size elements of x, its own part of flat_size: all get all of it.
 static void replicas_gather(GPT2 *m, real *x) {
     if (comm_kind == COMM_NCCL) nccl_gather(x, m->owned_begin, m->owned_size);
@@ -2817,6 +2851,7 @@ static void allreduce_begin(GPT2 *m, int kind, real *x, size_t n) {
     CUDA_CHECK(cudaStreamWaitEvent(gpu.hidden_stream, m->ready, 0));
     allreduce_launch(m, x, n, ELEMENT_REAL, 0, gpu.hidden_stream, &m->clock[1]);
     CUDA_CHECK(cudaEventRecord(m->hidden, gpu.hidden_stream));
+    products_spare(1);
 }
 
 static void allreduce_end(GPT2 *m) {
@@ -2826,6 +2861,7 @@ static void allreduce_end(GPT2 *m) {
     CUDA_CHECK(cudaEventRecord(span->begin, gpu.stream));
     CUDA_CHECK(cudaStreamWaitEvent(gpu.stream, m->hidden, 0));
     CUDA_CHECK(cudaEventRecord(span->end, gpu.stream));
+    products_spare(m->replica_sums_begun);
 }
 
 // ----------------------------------------------------------------------------
@@ -3076,6 +3112,7 @@ static void replica_sums_begin(GPT2 *m, int k) {
     const int tensors[3] = {sub_params[k % 2].in_w, sub_params[k % 2].in_b,
                             sub_params[k % 2].out_w};
     if (m->mesh.DP == 1 || comm_kind != COMM_NCCL) return;
+    if (m->mesh.group > 1 && !nccl_in_order) return; // beside sums over the TP group
     CUDA_CHECK(cudaEventRecord(m->ready, gpu.stream));
     CUDA_CHECK(cudaStreamWaitEvent(gpu.replica_stream, m->ready, 0));
     for (int i = 0; i < 3; i++) {
@@ -3084,6 +3121,7 @@ static void replica_sums_begin(GPT2 *m, int k) {
                      gpu.replica_stream);
     }
     m->replica_sums_begun = 1;
+    products_spare(1);
 }
 
 static void steps_run(GPT2 *m, const Steps *steps, int add_grads) {
@@ -3376,6 +3414,8 @@ static void gradients_reduce(GPT2 *m) {
     }
     CUDA_CHECK(cudaEventRecord(m->ready, gpu.replica_stream));
     CUDA_CHECK(cudaStreamWaitEvent(gpu.stream, m->ready, 0));
+    m->replica_sums_begun = 0;
+    products_spare(0);
 }
 
 // After the last micro-step. Norm of the whole gradient: sharded tensors over all ranks, replicated
