@@ -836,27 +836,37 @@ typedef struct {
     int decays[P_COUNT];
 } FlatTable;
 
-static constexpr int NORM_BLOCKS = 1024; // at most
+static constexpr int NORM_BLOCKS = 1024; // at most, of one slice or all
 
-// partial (P_COUNT,blocks): sums of squares of slices of each tensor's gradient. Every block has a
-// slice of every tensor, so that none is left with a large tensor alone.
-__global__ void squares_kernel(double *partial, const float *grads, FlatTable table) {
+// The flat block in as many slices as there are replicas; `count` of them, from element `first` on,
+// are here. A slice is added up by itself, so that with -z 1, where each replica has one, the norm
+// has the same bits.
+typedef struct {
+    size_t first, size; // of a slice
+    int count, blocks;  // blocks of threads for each
+} NormSlices;
+
+// partial (count,P_COUNT,blocks): sums of squares of what each tensor's gradient has in a slice.
+// Every block has a part of every tensor, so that none is left with a large tensor alone.
+__global__ void squares_kernel(double *partial, const float *grads, FlatTable table,
+                               NormSlices slices) {
     __shared__ float shared[WARP];
+    size_t low = slices.first + blockIdx.y * slices.size, high = low + slices.size;
     for (int p = 0; p < P_COUNT; p++) {
-        const float *g = grads + table.begin[p];
+        size_t begin = max(table.begin[p], low), end = min(table.begin[p] + table.size[p], high);
         double sum = 0;
 #pragma unroll 4
-        for (size_t i = ((size_t)blockIdx.x * BLOCK + threadIdx.x) * 4; i < table.size[p];
+        for (size_t i = begin + ((size_t)blockIdx.x * BLOCK + threadIdx.x) * 4; i < end;
              i += (size_t)gridDim.x * BLOCK * 4) {
-            Packed<float> v = pack_load(g + i);
+            Packed<float> v = pack_load(grads + i);
             sum += v.at[0] * v.at[0] + v.at[1] * v.at[1] + v.at[2] * v.at[2] + v.at[3] * v.at[3];
         }
         float total = block_reduce<false>((float)sum, shared);
-        if (threadIdx.x == 0) partial[p * gridDim.x + blockIdx.x] = total;
+        if (threadIdx.x == 0) partial[(blockIdx.y * P_COUNT + p) * gridDim.x + blockIdx.x] = total;
     }
 }
 
-// squares (P_COUNT): one warp each
+// squares (count,P_COUNT): one warp each
 __global__ void squares_sum_kernel(double *squares, const double *partial, int blocks) {
     double sum = 0;
     for (int i = threadIdx.x; i < blocks; i += WARP) sum += partial[blockIdx.x * blocks + i];
@@ -864,14 +874,18 @@ __global__ void squares_sum_kernel(double *squares, const double *partial, int b
     if (threadIdx.x == 0) squares[blockIdx.x] = sum;
 }
 
-static int norm_blocks(void) { return min(NORM_BLOCKS, 4 * gpu.properties.multiProcessorCount); }
+// For each of `slices` slices.
+static int norm_blocks(int slices) {
+    return max(1, min(NORM_BLOCKS, 4 * gpu.properties.multiProcessorCount) / slices);
+}
 
-// squares (P_COUNT) of each tensor's gradient; partial (P_COUNT,NORM_BLOCKS) is scratch
+// squares (count,P_COUNT) of each tensor's gradient; partial (count,P_COUNT,blocks) is scratch
 static void gradients_square(double *squares, double *partial, const float *grads,
-                             const FlatTable &table) {
-    int blocks = norm_blocks();
-    LAUNCH(squares_kernel, blocks, BLOCK, 0, gpu.stream, partial, grads, table);
-    LAUNCH(squares_sum_kernel, P_COUNT, WARP, 0, gpu.stream, squares, partial, blocks);
+                             const FlatTable &table, const NormSlices &slices) {
+    dim3 grid((unsigned)slices.blocks, (unsigned)slices.count);
+    LAUNCH(squares_kernel, grid, BLOCK, 0, gpu.stream, partial, grads, table, slices);
+    LAUNCH(squares_sum_kernel, slices.count * P_COUNT, WARP, 0, gpu.stream, squares, partial,
+           slices.blocks);
 }
 
 typedef struct { float rate, beta1, beta2, eps, decay, scale, correct1, correct2; } AdamWStep;
@@ -2227,7 +2241,8 @@ typedef struct GPT2 {
     real *logits;              // (vocab_parts, scored,vocab_width), and then their gradient
     float *part_most, *part_sums; // (vocab_parts,B,T), (vocab_parts,2,B,T)
     float *most, *lse, *losses;   // (B,T)
-    double *loss_total, *squares, *squares_partial; // (1), (P_COUNT), (P_COUNT,NORM_BLOCKS)
+    double *loss_total;        // (1)
+    double *squares, *squares_partial; // (DP,P_COUNT), (DP,P_COUNT,norm_blocks(DP))
     real *dnormed;             // (F, B,T,C)
     real *normed_scratch;      // (F, B,T,C) for -r 2
     real *outer_scratch;       // (F, B,T,4C/R) for -r 1
@@ -2250,7 +2265,7 @@ typedef struct GPT2 {
     int hidden_kind;
     Span *spans;
     int span_count, span_room;
-    double *host_results;      // pinned: loss and squares of an update, whether to stop
+    double *host_results;      // pinned: loss and squares of an update
     float *snapshot;           // a copy of the parameter table on the host, to read or write files
     int snapshot_set;
     Traffic traffic[TRAFFIC_KINDS];
@@ -2411,8 +2426,8 @@ static size_t activations_lay(GPT2 *m, char *block) {
     m->lse = CARVE(float, BT);
     m->losses = CARVE(float, BT);
     m->loss_total = CARVE(double, 1);
-    m->squares = CARVE(double, P_COUNT);
-    m->squares_partial = CARVE(double, (size_t)P_COUNT * NORM_BLOCKS);
+    m->squares = CARVE(double, (size_t)m->mesh.DP * P_COUNT);
+    m->squares_partial = CARVE(double, (size_t)m->mesh.DP * P_COUNT * norm_blocks(m->mesh.DP));
     value_carve(m, V_D0, block, &used); // the head writes it while it reads logits
     value_carve(m, V_D1, block, &used);
     m->workspace = CARVE(char, MATMUL_WORKSPACE);
@@ -2485,7 +2500,8 @@ static void gpt2_create(GPT2 *m, const GPT2Config *config, Mesh mesh, int B, int
         CUDA_CHECK(cudaMallocHost((void **)&m->batch_host[i], bytes));
         CUDA_CHECK(cudaEventCreateWithFlags(&m->batch_copied[i], cudaEventDisableTiming));
     }
-    CUDA_CHECK(cudaMallocHost((void **)&m->host_results, (2 + P_COUNT) * sizeof(double)));
+    CUDA_CHECK(cudaMallocHost((void **)&m->host_results,
+                              (1 + (size_t)mesh.DP * P_COUNT) * sizeof(double)));
     CUDA_CHECK(cudaEventCreateWithFlags(&m->ready, cudaEventDisableTiming));
     CUDA_CHECK(cudaEventCreateWithFlags(&m->finished, cudaEventDisableTiming));
     CUDA_CHECK(cudaEventCreateWithFlags(&m->hidden, cudaEventDisableTiming));
@@ -2604,6 +2620,15 @@ static void nccl_reduce(int which, void *x, size_t n, Element element, int large
                              nccl_comms[which], on));
 }
 
+// Into the owner's x alone, among the replicas.
+static void nccl_reduce_to(int owner, float *x, size_t n, cudaStream_t on) {
+    NCCL_CHECK(ncclReduce(x, x, n, ncclFloat32, ncclSum, owner, nccl_comms[MESH_DP], on));
+}
+
+// One launch for all that is asked for in between.
+static void nccl_group_begin(void) { NCCL_CHECK(ncclGroupStart()); }
+static void nccl_group_end(void) { NCCL_CHECK(ncclGroupEnd()); }
+
 static void nccl_gather(real *x, size_t begin, size_t n) {
     NCCL_CHECK(ncclAllGather(x + begin, x, n, nccl_type(ELEMENT_REAL), nccl_comms[MESH_DP],
                              gpu.stream));
@@ -2614,6 +2639,9 @@ static void nccl_open(const Mesh *) {}
 static void nccl_close(void) {}
 static void nccl_wait(cudaEvent_t) {}
 static void nccl_reduce(int, void *, size_t, Element, int, cudaStream_t) {}
+static void nccl_reduce_to(int, float *, size_t, cudaStream_t) {}
+static void nccl_group_begin(void) {}
+static void nccl_group_end(void) {}
 static void nccl_gather(real *, size_t, size_t) {}
 #endif
 
@@ -2642,10 +2670,18 @@ static void mpi_reduce(const Mesh *mesh, int which, void *x, size_t n, size_t si
     MPI_WAIT(which, MPI_Allreduce(MPI_IN_PLACE, x, (int)n, is_float ? MPI_FLOAT : MPI_UINT16_T, op,
                                   mesh_comm(mesh, which)));
 }
+
+// Into the owner's x alone, among the replicas.
+static void mpi_reduce_to(const Mesh *mesh, int owner, float *x, size_t n) {
+    int mine = mesh->dp_rank == owner;
+    MPI_WAIT(MESH_DP, MPI_Reduce(mine ? MPI_IN_PLACE : x, mine ? x : NULL, (int)n, MPI_FLOAT,
+                                 MPI_SUM, owner, mesh_comm(mesh, MESH_DP)));
+}
 #else
 static void mpi_open(void) {}
 static void mpi_close(void) {}
 static void mpi_reduce(const Mesh *, int, void *, size_t, size_t, int) {}
+static void mpi_reduce_to(const Mesh *, int, float *, size_t) {}
 #endif
 
 static void *host_buffer(GPT2 *m) {
@@ -2671,6 +2707,17 @@ static void host_reduce(GPT2 *m, int which, char *x, size_t n, Element element, 
         host_take(host, x + done * size, here * size);
         mpi_reduce(&m->mesh, which, host, here, size, largest);
         host_put(x + done * size, host, here * size);
+    }
+}
+
+static void host_reduce_to(GPT2 *m, int owner, float *x, size_t n) {
+    size_t piece = MPI_PIECE / sizeof(float);
+    float *host = (float *)host_buffer(m);
+    for (size_t done = 0; done < n; done += piece) {
+        size_t here = n - done < piece ? n - done : piece;
+        host_take(host, x + done, here * sizeof(float));
+        mpi_reduce_to(&m->mesh, owner, host, here);
+        if (m->mesh.dp_rank == owner) host_put(x + done, host, here * sizeof(float));
     }
 }
 
@@ -2738,6 +2785,21 @@ static void group_reduce(GPT2 *m, int which, void *x, size_t n, Element element,
     if (mesh_size(&m->mesh, which) == 1 || n == 0) return;
     if (comm_kind == COMM_MPI) host_reduce(m, which, (char *)x, n, element, largest);
     if (comm_kind == COMM_NCCL) nccl_reduce(which, x, n, element, largest, on);
+}
+
+// Sums elements begin .. begin+n-1 of the gradients over the replicas. With -z 1 each goes to the
+// replica alone that updates it, half as many bytes: a reduce-scatter of unequal parts.
+static void replicas_reduce(GPT2 *m, size_t begin, size_t n, cudaStream_t on) {
+    if (!m->options.zero) {
+        group_reduce(m, MESH_DP, m->grads + begin, n, ELEMENT_FLOAT, 0, on);
+        return;
+    }
+    for (size_t at = begin, end = begin + n; at < end;) {
+        size_t owner = at / m->owned_size, next = min(end, (owner + 1) * m->owned_size);
+        if (comm_kind == COMM_MPI) host_reduce_to(m, (int)owner, m->grads + at, next - at);
+        if (comm_kind == COMM_NCCL) nccl_reduce_to((int)owner, m->grads + at, next - at, on);
+        at = next;
+    }
 }
 
 // While sums go on beside them, products leave NCCL multiprocessors.
@@ -3115,11 +3177,12 @@ static void replica_sums_begin(GPT2 *m, int k) {
     if (m->mesh.group > 1 && !nccl_in_order) return; // beside sums over the TP group
     CUDA_CHECK(cudaEventRecord(m->ready, gpu.stream));
     CUDA_CHECK(cudaStreamWaitEvent(gpu.replica_stream, m->ready, 0));
+    nccl_group_begin();
     for (int i = 0; i < 3; i++) {
         size_t n = spec_layer_size(&m->local[tensors[i]]) * parts_of(m, tensors[i]);
-        group_reduce(m, MESH_DP, grad_at(m, tensors[i], k / 2), n, ELEMENT_FLOAT, 0,
-                     gpu.replica_stream);
+        replicas_reduce(m, layer_offset(m, tensors[i], k / 2), n, gpu.replica_stream);
     }
+    nccl_group_end();
     m->replica_sums_begun = 1;
     products_spare(1);
 }
@@ -3401,21 +3464,28 @@ static void gradients_reduce(GPT2 *m) {
     allreduce(m, TRAFFIC_GRADIENTS, partials, m->partials_size, ELEMENT_FLOAT, 0);
     if (m->mesh.DP == 1) return;
     if (!m->replica_sums_begun) {
-        group_reduce(m, MESH_DP, m->grads, m->flat_size, ELEMENT_FLOAT, 0, gpu.stream);
+        replicas_reduce(m, 0, m->flat_size, gpu.stream);
         return;
     }
     CUDA_CHECK(cudaEventRecord(m->ready, gpu.stream));
     CUDA_CHECK(cudaStreamWaitEvent(gpu.replica_stream, m->ready, 0));
-    group_reduce(m, MESH_DP, partials, m->partials_size, ELEMENT_FLOAT, 0, gpu.replica_stream);
+    nccl_group_begin();
+    replicas_reduce(m, m->partials_begin, m->partials_size, gpu.replica_stream);
     for (int p = 0; p < P_COUNT; p++) {
         if (m->whole[p].cut == WHOLE_PARTIAL_GRAD || m->whole[p].fan_in) continue; // done, or begun
-        group_reduce(m, MESH_DP, m->grads + m->flat.begin[p], m->flat.size[p], ELEMENT_FLOAT, 0,
-                     gpu.replica_stream);
+        replicas_reduce(m, m->flat.begin[p], m->flat.size[p], gpu.replica_stream);
     }
+    nccl_group_end();
     CUDA_CHECK(cudaEventRecord(m->ready, gpu.replica_stream));
     CUDA_CHECK(cudaStreamWaitEvent(gpu.stream, m->ready, 0));
     m->replica_sums_begun = 0;
     products_spare(0);
+}
+
+static NormSlices norm_slices(const GPT2 *m) {
+    int DP = m->mesh.DP;
+    return NormSlices{.first = m->owned_begin, .size = m->flat_size / DP,
+                      .count = m->options.zero ? 1 : DP, .blocks = norm_blocks(DP)};
 }
 
 // After the last micro-step. Norm of the whole gradient: sharded tensors over all ranks, replicated
@@ -3423,19 +3493,25 @@ static void gradients_reduce(GPT2 *m) {
 static UpdateSums gpt2_gradients(GPT2 *m) {
     RANGE();
     UpdateSums sums = {};
-    double *squares = m->host_results + 1;
     const int n = P_COUNT + 1; // and whether this process was asked to stop
-    double *all = ALLOC(double, (size_t)m->mesh.group * n, "norm"), total = 0;
+    double *all = ALLOC(double, (size_t)m->mesh.group * n, "norm"), total = 0, mine[n] = {};
+    size_t slices = (size_t)m->mesh.DP * P_COUNT;
+    NormSlices here = norm_slices(m);
     gradients_reduce(m);
-    gradients_square(m->squares, m->squares_partial, m->grads, m->flat);
+    gradients_square(m->squares, m->squares_partial, m->grads, m->flat, here);
     CUDA_CHECK(cudaMemcpyAsync(m->host_results, m->loss_total, sizeof(double),
                                cudaMemcpyDeviceToHost, gpu.stream));
-    CUDA_CHECK(cudaMemcpyAsync(squares, m->squares, P_COUNT * sizeof(double),
-                               cudaMemcpyDeviceToHost, gpu.stream));
+    double *squares = m->host_results + 1; // (DP,P_COUNT)
+    memset(squares, 0, slices * sizeof *squares);
+    CUDA_CHECK(cudaMemcpyAsync(squares + here.first / here.size * P_COUNT, m->squares,
+                               here.count * P_COUNT * sizeof(double), cudaMemcpyDeviceToHost,
+                               gpu.stream));
     stream_wait(m);
     spans_collect(m);
-    squares[P_COUNT] = stop_asked != 0;
-    mesh_gather(&m->mesh, squares, n, all);
+    if (m->options.zero) mesh_sum(&m->mesh, MESH_DP, squares, slices, sizeof *squares);
+    for (size_t i = 0; i < slices; i++) mine[i % P_COUNT] += squares[i];
+    mine[P_COUNT] = stop_asked != 0;
+    mesh_gather(&m->mesh, mine, n, all);
     for (int p = 0; p < P_COUNT; p++) {
         int processes = spec_is_cut(&m->whole[p]) ? m->mesh.group : 1;
         for (int i = 0; i < processes; i++) {

@@ -134,7 +134,7 @@ enum {
     X("-r",    recompute,      COUNT,  "0",           BETWEEN(0, 2),            CUDA,              \
       "recompute in backward: 1 = GELU, 2 = LayerNorm too")                                        \
     X("-z",    zero,           COUNT,  "0",           BETWEEN(0, 1),            CUDA,              \
-      "1 = ZeRO-1: optimizer state cut over the replicas")
+      "1 = ZeRO-1: optimizer state, gradients' sums cut over replicas")
 // clang-format on
 
 enum { HELD_FP32, HELD_BF16 }; // -w

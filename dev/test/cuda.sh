@@ -355,9 +355,13 @@ same "products beside NCCL's sums leave it multiprocessors, in all processes" \
     "$(grep -cE 'of [1-9][0-9]* products beside them 0 leave no multiprocessor' "$W/stderr")" 4
 holds "-z 1 as -z 0, bit for bit" identical dp2 dp2_zero
 holds "and so are its files" files_identical dp2 dp2_zero 00000006
-mpi 2 cuda -p p -fold 2 -x 4 -n 2 -o bf16_dp2
+sent() { sed -nE 's/^emu: NCCL: .* sent ([0-9]+) bytes.*/\1/p' "$W/stderr" | sort -un; }
+EMU_NCCL=1 mpi 2 cuda -p p -fold 2 -x 4 -n 2 -o bf16_dp2; plain=$(sent)
 mpi 2 cuda -p p -fold 2 -x 4 -n 2 -z 1 -cm mpi -o bf16_dp2_zero
 holds "bf16 and -cm mpi too, with two replicas" files_identical bf16_dp2 bf16_dp2_zero 00000004
+EMU_NCCL=1 mpi 2 cuda -p p -fold 2 -x 4 -z 1 -o bf16_dp2_nccl
+# A gradient is 4 bytes to one replica and 4 back; with -z 1 4 there, and a parameter's 2 back.
+same "-z 1 sends three quarters of the bytes" "$(($(sent) * 4 / plain))" 3
 holds "-z 1 halves the optimizer state" awk \
     "BEGIN { whole = $(memory bf16_dp2 optimizer | head -n 1)
         half = $(memory bf16_dp2_zero optimizer | head -n 1)
