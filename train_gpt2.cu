@@ -2202,6 +2202,7 @@ typedef struct {
 typedef struct {
     int recompute; // in the backward pass: 1 GELU, 2 LayerNorm too
     int zero;      // 1: optimizer state is cut over the replicas (ZeRO stage 1, arXiv 1910.02054)
+    int chunks;    // of rows, in which forward merges between processes are begun; 0 and 1: whole
     Network network;
 } ModelOptions;
 
@@ -2263,6 +2264,7 @@ typedef struct GPT2 {
     int replica_sums_begun;
     cudaEvent_t ready, finished, hidden; // hidden: the merge that goes on has ended
     int hidden_kind;
+    int chunks;                // in which the product under way is merged; see matmul_merged
     Span *spans;
     int span_count, span_room;
     double *host_results;      // pinned: loss and squares of an update
@@ -2926,6 +2928,22 @@ static void allreduce_end(GPT2 *m) {
     products_spare(m->replica_sums_begun);
 }
 
+// A product, and if it is in chunks of rows the sum of each over the ranks, which goes on while the
+// next chunk is computed. allreduce_end waits for the last.
+static void matmul_merged(GPT2 *m, Matmul product) {
+    int rows = product.M, chunks = max(1, m->chunks);
+    const real *a = product.a;
+    real *out = (real *)product.out;
+    for (int c = 0, first = 0; c < chunks; c++, first += product.M) {
+        product.M = (int)((int64_t)rows * (c + 1) / chunks) - first;
+        product.a = a + (size_t)first * product.K;
+        product.out = out + (size_t)first * product.N;
+        matmul(product, m->workspace);
+        if (chunks == 1) return;
+        allreduce_begin(m, TRAFFIC_FORWARD, (real *)product.out, (size_t)product.M * product.N);
+    }
+}
+
 // ----------------------------------------------------------------------------
 // sub-blocks: attention (even k) and MLP (odd k) differ in what stands between their two matrices
 
@@ -3007,7 +3025,7 @@ static void subblock_forward(GPT2 *m, int k, real *to, int add) {
                   .b = param_at(m, p->out_w, layer), .a_stride = outer,
                   .b_stride = param_stride(m, p->out_w), .b_transposed = 1,
                   .M = rows, .N = C, .K = s->outer_width, .batch = m->F, .accumulate = add};
-    matmul(out, m->workspace);
+    matmul_merged(m, out);
 }
 
 // With -r, what the forward pass did not keep of sub-block k.
@@ -3133,10 +3151,13 @@ static void step_sum(GPT2 *m, const Step *s) {
     real *parts = value_at(m, s->parts);
     Merge g = merge_of_step(m, s);
     if (step_is_merge(s)) parts_fold(m, &g, parts);
-    if (s->how == SUM_WHOLE) allreduce(m, traffic, parts, stream_size(m), ELEMENT_REAL, 0);
+    int begun = s->how == SUM_WHOLE && m->chunks > 1;
+    m->chunks = 1;
+    if (s->how == SUM_WHOLE && !begun)
+        allreduce(m, traffic, parts, stream_size(m), ELEMENT_REAL, 0);
     if (s->how == SUM_BEGIN) allreduce_begin(m, traffic, parts, stream_size(m));
     if (s->how == SUM_BEGIN) return;
-    if (s->how == SUM_END) allreduce_end(m);
+    if (s->how == SUM_END || begun) allreduce_end(m);
     if (s->how != SUM_OWN) parts_folded(m, &g);
     if (reader < 0) merge(g);
     else merge_norm(g, norm_of(m, reader)); // normed for the first sub-block that reads it
@@ -3187,10 +3208,20 @@ static void replica_sums_begin(GPT2 *m, int k) {
     products_spare(1);
 }
 
+// In how many chunks of rows what step s computes is merged, if that is all that the next step
+// merges, and NCCL can do it meanwhile.
+static int merge_chunks(const GPT2 *m, const Step *s, const Step *next) {
+    int apart = comm_kind == COMM_NCCL && m->mesh.group > 1 && m->F == 1;
+    int alone = next->kind == STEP_SUM && next->how == SUM_WHOLE && next->parts == s->to &&
+                value_is_shared(&m->plan, next->from);
+    return apart && alone ? min(m->options.chunks, m->B * m->T) : 1;
+}
+
 static void steps_run(GPT2 *m, const Steps *steps, int add_grads) {
     for (const Step *s = steps->at; s < steps->at + steps->count; s++) {
         switch (s->kind) {
-        case STEP_SUB:
+        case STEP_SUB: // never the last
+            m->chunks = merge_chunks(m, s, s + 1);
             if (m->plan.reader[s->from - V_STREAM] != s->k) stream_norm(m, s->k);
             subblock_forward(m, s->k, value_at(m, s->to), s->add);
             break;
@@ -3740,6 +3771,7 @@ static void gpt2_create_for(GPT2 *m, const GPT2Config *config, Mesh mesh, const 
                             int purpose) {
     ModelOptions options = {};
     options.recompute = (int)o->recompute;
+    options.chunks = (int)o->chunks;
     options.zero = (int)o->zero && mesh.DP > 1;
     options.network.latency_us = o->net_latency;
     options.network.gbits = o->net_gbits;

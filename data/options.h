@@ -131,6 +131,8 @@ enum {
       "all-reduce between processes")                                                              \
     X("-ms",   matmul_search,  COUNT,  "0",           BETWEEN(0, 64),           CUDA,              \
       "per product, time N algorithms; 0 = trust cuBLASLt")                                        \
+    X("-mc",   chunks,         COUNT,  "1",           BETWEEN(1, 16),           CUDA,              \
+      "forward merges between processes begin in N chunks of rows")                                \
     X("-r",    recompute,      COUNT,  "0",           BETWEEN(0, 2),            CUDA,              \
       "recompute in backward: 1 = GELU, 2 = LayerNorm too")                                        \
     X("-z",    zero,           COUNT,  "0",           BETWEEN(0, 1),            CUDA,              \

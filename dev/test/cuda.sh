@@ -331,6 +331,17 @@ same "mpirun -n 2 train_gpt2cu_emu -p sppp -tp 2 trains, with every other option
 run cuda -p p -x 4 -o bf16_one
 mpi 2 cuda -p p -x 4 -n 2 -o bf16_two
 holds "bf16, two processes as one" near bf16_one bf16_two 1 4 1e-2
+mpi 2 cuda_fp32 -p sppp -e 4x4x32 -x 4 -n 4 -o merged_whole
+mpi 2 cuda_fp32 -p sppp -e 4x4x32 -x 4 -n 4 -mc 3 -o merged_chunks
+holds "-mc 3, merges in three chunks of rows: the same model, bit for bit" files_identical \
+    merged_whole merged_chunks 00000004
+# Two batches of two merges, of which each has a product that makes its first chunk.
+for row in "1 0" "3 8"; do
+    read -r chunks beside <<<"$row"
+    EMU_NCCL=1 mpi 2 cuda_fp32 -p sppp -e 4x4x32 -x 0 -v 1 -mc "$chunks"
+    same "-mc $chunks: products of the forward pass while NCCL sums" \
+        "$(sed -nE 's/^emu: NCCL: .* of ([0-9]+) products.*/\1/p' "$W/stderr" | uniq)" "$beside"
+done
 mpi 2 cuda_fp32 -p sppp -e 4x4x32 -pm mean -x 4 -v 2 -d 64 -cm mpi -o two_mpi
 holds "-cm mpi" near one_sppp two_mpi 0 4 1e-5
 same "and says so" \
