@@ -1,6 +1,7 @@
 /*
-GPT-2 training on the CPU with tensor parallelism (TP) that needs few all-reduces. The numerical
-oracle of the project: train_gpt2.cu, the CUDA trainer, has to give the same numbers.
+GPT-2 on the CPU, training and generating text, with tensor parallelism (TP) that needs few
+all-reduces. The numerical oracle of the project: train_gpt2.cu, the CUDA trainer, has to give the
+same numbers.
 
 A transformer block is two sub-blocks, attention and MLP. Cut over R tensor ranks, each rank
 computes a partial output of every sub-block, and an all-reduce ("merge") adds them up. How often
@@ -10,6 +11,7 @@ that is done is the block's letter (`-p`):
   s  SPD            merge after the MLP only                    1
   p  Parallel       merge after the last p of a run             1 per run
   l  Ladder         as t, hidden behind the next sub-block      2 per block
+  d  delayed        as l, with the rank's own part at once      2 per block
 
 Ranks live in processes of their own under mpirun, or together in one process ("folded"), each on
 views of the same tensors; what they exchange goes through `allreduce`, which counts and times it. A
@@ -19,6 +21,7 @@ simulation and a real run are the same code and, for two ranks, the same bits.
   ./train_gpt2 -p sppp -x 500 -l 1e-3        trains the 4x4x128 model on Shakespeare's characters
   OMP_NUM_THREADS=1 ./train_gpt2 -p sppp     the same numbers, bit for bit
   mpirun -n 2 ./train_gpt2 -p sppp           the same again, each process with its half of the model
+  ./train_gpt2 -e model.bin -x 0 -gp Once    no update: text that goes on from "Once"
   ./train_gpt2 --help                        every option
 
 Shapes are written beside every tensor: B sequences, T tokens each, C channels, NH heads, HS = C/NH,

@@ -15,13 +15,8 @@ file includes train_gpt2.c.
 
 enum { ROUNDS = 21, SUMMED = 512 << 20 };
 
-static int compare_doubles(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 static double median(double *x, int n) {
-    qsort(x, (size_t)n, sizeof *x, compare_doubles);
+    qsort(x, (size_t)n, sizeof *x, compare_ascending);
     return x[n / 2];
 }
 
