@@ -1546,7 +1546,7 @@ static void test_update(void) {
     for (float &v : m2) v = fabsf(v);
     Device<float> dg(g);
     Device<double> partial((size_t)P_COUNT * NORM_BLOCKS), squares(P_COUNT);
-    gradients_square(squares.at, partial.at, dg.at, m.flat);
+    gradients_square(squares.at, partial.at, dg.at, m.flat, norm_slices(&m));
     double worst = 0;
     Values found = squares.get();
     for (int p = 0; p < P_COUNT; p++) {

@@ -1564,8 +1564,8 @@ static void steps_run(GPT2 *m, const Steps *steps, int add_grads) {
 
 // ----------------------------------------------------------------------------
 // embedding and head, which share wte. Either every rank has all of it, or its rows are cut over
-// the tensor ranks (`-vp 1`; Megatron-LM, arXiv 1909.08053, section 3), and a rank embeds and
-// scores the tokens it has the rows of.
+// the tensor ranks (`-vp 1`, the default; Megatron-LM, arXiv 1909.08053, section 3), and a rank
+// embeds and scores the tokens it has the rows of.
 
 typedef struct { int first, count; } TokenRange;
 
@@ -1643,7 +1643,10 @@ static void logits_collect(GPT2 *m, int row, float *out) {
         const real *logits = logits_part(m, f) + (size_t)row * m->vocab_width;
         for (int v = 0; v < r.count; v++) out[r.first + v] = (float)logits[v];
     }
-    if (spec_is_cut(&m->whole[P_wte])) mesh_sum(&m->mesh, MESH_TP, out, V, sizeof *out);
+    if (!spec_is_cut(&m->whole[P_wte])) return;
+    double start = seconds_now();
+    mesh_sum(&m->mesh, MESH_TP, out, V, sizeof *out);
+    traffic_count(m, TRAFFIC_VOCABULARY, V * sizeof *out, start, start);
 }
 
 // ----------------------------------------------------------------------------

@@ -979,27 +979,37 @@ typedef struct {
     int decays[P_COUNT];
 } FlatTable;
 
-static constexpr int NORM_BLOCKS = 1024; // at most
+static constexpr int NORM_BLOCKS = 1024; // at most, of one slice or all
 
-// partial (P_COUNT,blocks): sums of squares of slices of each tensor's gradient. Every block has a
-// slice of every tensor, so that none is left with a large tensor alone.
-__global__ void squares_kernel(double *partial, const float *grads, FlatTable table) {
+// The flat block in as many slices as there are replicas; `count` of them, from element `first` on,
+// are here. A slice is added up by itself, so that with -z 1, where each replica has one, the norm
+// has the same bits.
+typedef struct {
+    size_t first, size; // of a slice
+    int count, blocks;  // blocks of threads for each
+} NormSlices;
+
+// partial (count,P_COUNT,blocks): sums of squares of what each tensor's gradient has in a slice.
+// Every block has a part of every tensor, so that none is left with a large tensor alone.
+__global__ void squares_kernel(double *partial, const float *grads, FlatTable table,
+                               NormSlices slices) {
     __shared__ float shared[WARP];
+    size_t low = slices.first + blockIdx.y * slices.size, high = low + slices.size;
     for (int p = 0; p < P_COUNT; p++) {
-        const float *g = grads + table.begin[p];
+        size_t begin = max(table.begin[p], low), end = min(table.begin[p] + table.size[p], high);
         double sum = 0;
 #pragma unroll 4
-        for (size_t i = ((size_t)blockIdx.x * BLOCK + threadIdx.x) * 4; i < table.size[p];
+        for (size_t i = begin + ((size_t)blockIdx.x * BLOCK + threadIdx.x) * 4; i < end;
              i += (size_t)gridDim.x * BLOCK * 4) {
-            Packed<float> v = pack_load(g + i);
+            Packed<float> v = pack_load(grads + i);
             sum += v.at[0] * v.at[0] + v.at[1] * v.at[1] + v.at[2] * v.at[2] + v.at[3] * v.at[3];
         }
         float total = block_reduce<false>((float)sum, shared);
-        if (threadIdx.x == 0) partial[p * gridDim.x + blockIdx.x] = total;
+        if (threadIdx.x == 0) partial[(blockIdx.y * P_COUNT + p) * gridDim.x + blockIdx.x] = total;
     }
 }
 
-// squares (P_COUNT): one warp each
+// squares (count,P_COUNT): one warp each
 __global__ void squares_sum_kernel(double *squares, const double *partial, int blocks) {
     double sum = 0;
     for (int i = threadIdx.x; i < blocks; i += WARP) sum += partial[blockIdx.x * blocks + i];
@@ -1007,14 +1017,18 @@ __global__ void squares_sum_kernel(double *squares, const double *partial, int b
     if (threadIdx.x == 0) squares[blockIdx.x] = sum;
 }
 
-static int norm_blocks(void) { return min(NORM_BLOCKS, 4 * gpu.properties.multiProcessorCount); }
+// For each of `slices` slices.
+static int norm_blocks(int slices) {
+    return max(1, min(NORM_BLOCKS, 4 * gpu.properties.multiProcessorCount) / slices);
+}
 
-// squares (P_COUNT) of each tensor's gradient; partial (P_COUNT,NORM_BLOCKS) is scratch
+// squares (count,P_COUNT) of each tensor's gradient; partial (count,P_COUNT,blocks) is scratch
 static void gradients_square(double *squares, double *partial, const float *grads,
-                             const FlatTable &table) {
-    int blocks = norm_blocks();
-    LAUNCH(squares_kernel, blocks, BLOCK, 0, gpu.stream, partial, grads, table);
-    LAUNCH(squares_sum_kernel, P_COUNT, WARP, 0, gpu.stream, squares, partial, blocks);
+                             const FlatTable &table, const NormSlices &slices) {
+    dim3 grid((unsigned)slices.blocks, (unsigned)slices.count);
+    LAUNCH(squares_kernel, grid, BLOCK, 0, gpu.stream, partial, grads, table, slices);
+    LAUNCH(squares_sum_kernel, slices.count * P_COUNT, WARP, 0, gpu.stream, squares, partial,
+           slices.blocks);
 }
 
 typedef struct { float rate, beta1, beta2, eps, decay, scale, correct1, correct2; } AdamWStep;
@@ -2039,6 +2053,7 @@ typedef struct {
 typedef struct {
     int M, N, K, batch, a_transposed, b_transposed, out_float, accumulate;
     int epilogue; // cublasLtEpilogue_t
+    int spared;
     size_t a_stride, b_stride, out_stride, bias_stride;
 } MatmulKey;
 
@@ -2055,6 +2070,7 @@ typedef struct {
 
 static constexpr int MATMUL_PLANS = 1 << 14, MATMUL_WORKSPACE = 32 << 20;
 static MatmulPlan *matmul_plans; // hash table
+static int matmul_spared;        // multiprocessors that products leave to sums beside them
 
 // How many algorithms `-ms` times for each shape, to take the fastest. 0 takes cuBLASLt's first
 // choice.
@@ -2144,6 +2160,10 @@ static void matmul_plan_make(MatmulPlan *plan, const Matmul *m) {
     OPERATION_SET(plan, TRANSA, k->b_transposed ? yes : no); // its A is our b
     OPERATION_SET(plan, TRANSB, k->a_transposed ? yes : no);
     OPERATION_SET(plan, EPILOGUE, epilogue);
+    if (k->spared) {
+        int32_t target = max(1, gpu.properties.multiProcessorCount - k->spared);
+        OPERATION_SET(plan, SM_COUNT_TARGET, target);
+    }
     if (m->bias || m->bias_grad) {
         int64_t stride = (int64_t)k->bias_stride;
         OPERATION_SET(plan, BIAS_DATA_TYPE, real_type);
@@ -2178,6 +2198,7 @@ static MatmulPlan *matmul_plan(const Matmul *m) {
     key.b_transposed = m->b_transposed;
     key.out_float = m->out_float;
     key.accumulate = m->accumulate;
+    key.spared = matmul_spared;
     key.epilogue = CUBLASLT_EPILOGUE_DEFAULT;
     if (m->bias) key.epilogue = CUBLASLT_EPILOGUE_BIAS;
     if (m->before_gelu) key.epilogue = CUBLASLT_EPILOGUE_GELU_AUX_BIAS;
@@ -2374,6 +2395,7 @@ typedef struct {
 typedef struct {
     int recompute; // in the backward pass: 1 GELU, 2 LayerNorm too
     int zero;      // 1: optimizer state is cut over the replicas (ZeRO stage 1, arXiv 1910.02054)
+    int chunks;    // of rows, in which forward merges between processes are begun; 0 and 1: whole
     Network network;
 } ModelOptions;
 
@@ -2413,7 +2435,8 @@ typedef struct GPT2 {
     real *logits;              // (vocab_parts, scored,vocab_width), and then their gradient
     float *part_most, *part_sums; // (vocab_parts,B,T), (vocab_parts,2,B,T)
     float *most, *lse, *losses;   // (B,T)
-    double *loss_total, *squares, *squares_partial; // (1), (P_COUNT), (P_COUNT,NORM_BLOCKS)
+    double *loss_total;        // (1)
+    double *squares, *squares_partial; // (DP,P_COUNT), (DP,P_COUNT,norm_blocks(DP))
     real *dnormed;             // (F, B,T,C)
     real *normed_scratch;      // (F, B,T,C) for -r 2
     real *outer_scratch;       // (F, B,T,4C/R) for -r 1
@@ -2436,9 +2459,10 @@ typedef struct GPT2 {
     int replica_sums_begun;
     cudaEvent_t ready, finished, hidden; // hidden: the merge that goes on has ended
     int hidden_kind;
+    int chunks;                // in which the product under way is merged; see matmul_merged
     Span *spans;
     int span_count, span_room;
-    double *host_results;      // pinned: loss and squares of an update, whether to stop
+    double *host_results;      // pinned: loss and squares of an update
     float *snapshot;           // a copy of the parameter table on the host, to read or write files
     int snapshot_set;
     Traffic traffic[TRAFFIC_KINDS];
@@ -2608,8 +2632,8 @@ static size_t activations_lay(GPT2 *m, char *block) {
     m->lse = CARVE(float, BT);
     m->losses = CARVE(float, BT);
     m->loss_total = CARVE(double, 1);
-    m->squares = CARVE(double, P_COUNT);
-    m->squares_partial = CARVE(double, (size_t)P_COUNT * NORM_BLOCKS);
+    m->squares = CARVE(double, (size_t)m->mesh.DP * P_COUNT);
+    m->squares_partial = CARVE(double, (size_t)m->mesh.DP * P_COUNT * norm_blocks(m->mesh.DP));
     value_carve(m, V_D0, block, &used); // the head writes it while it reads logits
     value_carve(m, V_D1, block, &used);
     m->workspace = CARVE(char, MATMUL_WORKSPACE);
@@ -2682,7 +2706,8 @@ static void gpt2_create(GPT2 *m, const GPT2Config *config, Mesh mesh, int B, int
         CUDA_CHECK(cudaMallocHost((void **)&m->batch_host[i], bytes));
         CUDA_CHECK(cudaEventCreateWithFlags(&m->batch_copied[i], cudaEventDisableTiming));
     }
-    CUDA_CHECK(cudaMallocHost((void **)&m->host_results, (2 + P_COUNT) * sizeof(double)));
+    CUDA_CHECK(cudaMallocHost((void **)&m->host_results,
+                              (1 + (size_t)mesh.DP * P_COUNT) * sizeof(double)));
     CUDA_CHECK(cudaEventCreateWithFlags(&m->ready, cudaEventDisableTiming));
     CUDA_CHECK(cudaEventCreateWithFlags(&m->finished, cudaEventDisableTiming));
     CUDA_CHECK(cudaEventCreateWithFlags(&m->hidden, cudaEventDisableTiming));
@@ -2730,18 +2755,39 @@ static size_t element_size(Element e) { return e == ELEMENT_FLOAT ? sizeof(float
 
 // ---- NCCL, on the GPU's streams
 
+// So many blocks of NCCL's each have a multiprocessor, at most, and products beside its sums leave
+// it as many: some of cuBLAS's stay until they are done. A guess, not measured.
+static constexpr int NCCL_BLOCKS = 16;
+
 #ifdef USE_NCCL
 static const int nccl_built_in = 1;
 static ncclComm_t nccl_comms[2]; // MESH_TP, MESH_DP
+static int nccl_in_order;        // sums of both may go on at once
 
 static ncclDataType_t nccl_type(Element e) {
     return e == ELEMENT_FLOAT || sizeof(real) == sizeof(float) ? ncclFloat32 : ncclBfloat16;
+}
+
+// Defaults, which the environment overrules. NVLink SHARP adds up in another order from call to
+// call (NVIDIA/nccl issues 1497 and 2360). Where sums of two communicators go on at once, all GPUs
+// have to begin them in one order, or wait for each other for ever: from 2.26 on NCCL sees to it.
+static void nccl_choose(const Mesh *mesh) {
+    const char *order = "NCCL_LAUNCH_ORDER_IMPLICIT";
+    int version;
+    setenv("NCCL_ALGO", "^NVLS,NVLSTree", 0);
+    if (mesh->group == 1 || mesh->DP == 1) return;
+    setenv(order, "1", 0);
+    NCCL_CHECK(ncclGetVersion(&version));
+    nccl_in_order = version >= NCCL_VERSION(2, 26, 0) && !strcmp(getenv(order), "1");
 }
 
 static void nccl_open(const Mesh *mesh) {
 #ifdef CUDA_EMULATED
     emu_set_world(world_comm);
 #endif
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    config.maxCTAs = NCCL_BLOCKS;
+    nccl_choose(mesh);
     for (int which = MESH_TP; which <= MESH_DP; which++) {
         ncclUniqueId id;
         if (mesh_size(mesh, which) == 1) continue;
@@ -2749,7 +2795,8 @@ static void nccl_open(const Mesh *mesh) {
         if (rank == 0) NCCL_CHECK(ncclGetUniqueId(&id));
         mesh_broadcast(mesh, which, 0, &id, sizeof id);
         wait_begin(which);
-        NCCL_CHECK(ncclCommInitRank(&nccl_comms[which], mesh_size(mesh, which), id, rank));
+        NCCL_CHECK(ncclCommInitRankConfig(&nccl_comms[which], mesh_size(mesh, which), id, rank,
+                                          &config));
         wait_end();
     }
 }
@@ -2783,16 +2830,28 @@ static void nccl_reduce(int which, void *x, size_t n, Element element, int large
                              nccl_comms[which], on));
 }
 
+// Into the owner's x alone, among the replicas.
+static void nccl_reduce_to(int owner, float *x, size_t n, cudaStream_t on) {
+    NCCL_CHECK(ncclReduce(x, x, n, ncclFloat32, ncclSum, owner, nccl_comms[MESH_DP], on));
+}
+
+// One launch for all that is asked for in between.
+static void nccl_group_begin(void) { NCCL_CHECK(ncclGroupStart()); }
+static void nccl_group_end(void) { NCCL_CHECK(ncclGroupEnd()); }
+
 static void nccl_gather(real *x, size_t begin, size_t n) {
     NCCL_CHECK(ncclAllGather(x + begin, x, n, nccl_type(ELEMENT_REAL), nccl_comms[MESH_DP],
                              gpu.stream));
 }
 #else
-static const int nccl_built_in = 0;
+static const int nccl_built_in = 0, nccl_in_order = 0;
 static void nccl_open(const Mesh *) {}
 static void nccl_close(void) {}
 static void nccl_wait(cudaEvent_t) {}
 static void nccl_reduce(int, void *, size_t, Element, int, cudaStream_t) {}
+static void nccl_reduce_to(int, float *, size_t, cudaStream_t) {}
+static void nccl_group_begin(void) {}
+static void nccl_group_end(void) {}
 static void nccl_gather(real *, size_t, size_t) {}
 #endif
 
@@ -2821,10 +2880,18 @@ static void mpi_reduce(const Mesh *mesh, int which, void *x, size_t n, size_t si
     MPI_WAIT(which, MPI_Allreduce(MPI_IN_PLACE, x, (int)n, is_float ? MPI_FLOAT : MPI_UINT16_T, op,
                                   mesh_comm(mesh, which)));
 }
+
+// Into the owner's x alone, among the replicas.
+static void mpi_reduce_to(const Mesh *mesh, int owner, float *x, size_t n) {
+    int mine = mesh->dp_rank == owner;
+    MPI_WAIT(MESH_DP, MPI_Reduce(mine ? MPI_IN_PLACE : x, mine ? x : NULL, (int)n, MPI_FLOAT,
+                                 MPI_SUM, owner, mesh_comm(mesh, MESH_DP)));
+}
 #else
 static void mpi_open(void) {}
 static void mpi_close(void) {}
 static void mpi_reduce(const Mesh *, int, void *, size_t, size_t, int) {}
+static void mpi_reduce_to(const Mesh *, int, float *, size_t) {}
 #endif
 
 static void *host_buffer(GPT2 *m) {
@@ -2850,6 +2917,17 @@ static void host_reduce(GPT2 *m, int which, char *x, size_t n, Element element, 
         host_take(host, x + done * size, here * size);
         mpi_reduce(&m->mesh, which, host, here, size, largest);
         host_put(x + done * size, host, here * size);
+    }
+}
+
+static void host_reduce_to(GPT2 *m, int owner, float *x, size_t n) {
+    size_t piece = MPI_PIECE / sizeof(float);
+    float *host = (float *)host_buffer(m);
+    for (size_t done = 0; done < n; done += piece) {
+        size_t here = n - done < piece ? n - done : piece;
+        host_take(host, x + done, here * sizeof(float));
+        mpi_reduce_to(&m->mesh, owner, host, here);
+        if (m->mesh.dp_rank == owner) host_put(x + done, host, here * sizeof(float));
     }
 }
 
@@ -2917,6 +2995,26 @@ static void group_reduce(GPT2 *m, int which, void *x, size_t n, Element element,
     if (mesh_size(&m->mesh, which) == 1 || n == 0) return;
     if (comm_kind == COMM_MPI) host_reduce(m, which, (char *)x, n, element, largest);
     if (comm_kind == COMM_NCCL) nccl_reduce(which, x, n, element, largest, on);
+}
+
+// Sums elements begin .. begin+n-1 of the gradients over the replicas. With -z 1 each goes to the
+// replica alone that updates it, half as many bytes: a reduce-scatter of unequal parts.
+static void replicas_reduce(GPT2 *m, size_t begin, size_t n, cudaStream_t on) {
+    if (!m->options.zero) {
+        group_reduce(m, MESH_DP, m->grads + begin, n, ELEMENT_FLOAT, 0, on);
+        return;
+    }
+    for (size_t at = begin, end = begin + n; at < end;) {
+        size_t owner = at / m->owned_size, next = min(end, (owner + 1) * m->owned_size);
+        if (comm_kind == COMM_MPI) host_reduce_to(m, (int)owner, m->grads + at, next - at);
+        if (comm_kind == COMM_NCCL) nccl_reduce_to((int)owner, m->grads + at, next - at, on);
+        at = next;
+    }
+}
+
+// While sums go on beside them, products leave NCCL multiprocessors.
+static void products_spare(int beside) {
+    matmul_spared = beside && comm_kind == COMM_NCCL ? NCCL_BLOCKS : 0;
 }
 
 // Every replica has owned_size elements of x, its own part of flat_size: all get all of it.
@@ -3025,6 +3123,7 @@ static void allreduce_begin(GPT2 *m, int kind, real *x, size_t n) {
     CUDA_CHECK(cudaStreamWaitEvent(gpu.hidden_stream, m->ready, 0));
     allreduce_launch(m, x, n, ELEMENT_REAL, 0, gpu.hidden_stream, &m->clock[1]);
     CUDA_CHECK(cudaEventRecord(m->hidden, gpu.hidden_stream));
+    products_spare(1);
 }
 
 static void allreduce_end(GPT2 *m) {
@@ -3034,6 +3133,7 @@ static void allreduce_end(GPT2 *m) {
     CUDA_CHECK(cudaEventRecord(span->begin, gpu.stream));
     CUDA_CHECK(cudaStreamWaitEvent(gpu.stream, m->hidden, 0));
     CUDA_CHECK(cudaEventRecord(span->end, gpu.stream));
+    products_spare(m->replica_sums_begun);
 }
 
 // ----------------------------------------------------------------------------
@@ -3058,6 +3158,22 @@ static void matmul_forward(GPT2 *m, int p, int layer, Matmul g) {
     g.K = m->local[p].cols;
     g.batch = parts_of(m, p);
     matmul(g, m->workspace);
+}
+
+// A product, and if it is in chunks of rows the sum of each over the ranks, which goes on while the
+// next chunk is computed. allreduce_end waits for the last.
+static void matmul_merged(GPT2 *m, int p, int layer, Matmul g) {
+    int rows = g.M, chunks = max(1, m->chunks), N = m->local[p].rows, K = m->local[p].cols;
+    const real *a = g.a;
+    real *out = (real *)g.out;
+    for (int c = 0, first = 0; c < chunks; c++, first += g.M) {
+        g.M = (int)((int64_t)rows * (c + 1) / chunks) - first;
+        g.a = a + (size_t)first * K;
+        g.out = out + (size_t)first * N;
+        matmul_forward(m, p, layer, g);
+        if (chunks == 1) return;
+        allreduce_begin(m, TRAFFIC_FORWARD, (real *)g.out, (size_t)g.M * N);
+    }
 }
 
 // out (rows,IC) = a (rows,OC) w, from the gradient of the output to that of the input
@@ -3147,9 +3263,9 @@ static void subblock_forward(GPT2 *m, int k, real *to, int add) {
     if (!mlp) attention_forward(s->outer, s->lse, s->inner, attention_shape(m), gpu.stream);
     else if (!gpu.fuses_gelu) gelu_forward(s->outer, s->inner, m->F * inner);
 
-    matmul_forward(m, p->out_w, layer,
-                   {.out = to, .out_stride = stream_size(m), .a = s->outer, .a_stride = outer,
-                    .M = rows, .accumulate = add});
+    matmul_merged(m, p->out_w, layer,
+                  {.out = to, .out_stride = stream_size(m), .a = s->outer, .a_stride = outer,
+                   .M = rows, .accumulate = add});
 }
 
 // With -r, what the forward pass did not keep of sub-block k.
@@ -3282,10 +3398,14 @@ static void step_sum(GPT2 *m, const Step *s, int done) {
     real *parts = value_at(m, s->parts);
     Merge g = merge_of_step(m, s);
     if (step_is_merge(s)) parts_fold(m, &g, parts);
-    if (s->how == SUM_WHOLE) allreduce(m, traffic, parts, stream_size(m), ELEMENT_REAL, 0);
+    int begun = s->how == SUM_WHOLE && m->chunks > 1;
+    m->chunks = 1;
+    if (s->how == SUM_WHOLE && !begun) {
+        allreduce(m, traffic, parts, stream_size(m), ELEMENT_REAL, 0);
+    }
     if (s->how == SUM_BEGIN) allreduce_begin(m, traffic, parts, stream_size(m));
     if (s->how == SUM_BEGIN) return;
-    if (s->how == SUM_END) allreduce_end(m);
+    if (s->how == SUM_END || begun) allreduce_end(m);
     if (done) return;
     if (s->how != SUM_OWN) parts_folded(m, &g);
     if (reader >= 0) { // normed for the first sub-block that reads it
@@ -3342,14 +3462,27 @@ static void replica_sums_begin(GPT2 *m, int k) {
     const int tensors[3] = {sub_params[is_mlp(k)].in_w, sub_params[is_mlp(k)].in_b,
                             sub_params[is_mlp(k)].out_w};
     if (m->mesh.DP == 1 || comm_kind != COMM_NCCL) return;
+    if (m->mesh.group > 1 && !nccl_in_order) return; // beside sums over the TP group
     CUDA_CHECK(cudaEventRecord(m->ready, gpu.stream));
     CUDA_CHECK(cudaStreamWaitEvent(gpu.replica_stream, m->ready, 0));
+    nccl_group_begin();
     for (int i = 0; i < 3; i++) {
         size_t n = spec_layer_size(&m->local[tensors[i]]) * parts_of(m, tensors[i]);
-        group_reduce(m, MESH_DP, grad_at(m, tensors[i], layer_of(k)), n, ELEMENT_FLOAT, 0,
-                     gpu.replica_stream);
+        size_t offset = layer_offset(m, tensors[i], layer_of(k));
+        replicas_reduce(m, offset, n, gpu.replica_stream);
     }
+    nccl_group_end();
     m->replica_sums_begun = 1;
+    products_spare(1);
+}
+
+// In how many chunks of rows what step s computes is merged, if that is all that the next step
+// merges, and NCCL can do it meanwhile.
+static int merge_chunks(const GPT2 *m, const Step *s, const Step *next) {
+    int apart = comm_kind == COMM_NCCL && m->mesh.group > 1 && m->F == 1;
+    int alone = next->kind == STEP_SUM && next->how == SUM_WHOLE && next->parts == s->to &&
+                value_is_shared(&m->plan, next->from);
+    return apart && alone ? min(m->options.chunks, m->B * m->T) : 1;
 }
 
 // The sum that s, a STEP_BACK, does on its way, or NULL: G += Σ D, of a D that s alone fills, and
@@ -3369,7 +3502,8 @@ static void steps_run(GPT2 *m, const Steps *steps, int add_grads) {
     const Step *end = steps->at + steps->count, *merged = NULL;
     for (const Step *s = steps->at; s < end; s++) {
         switch (s->kind) {
-        case STEP_SUB:
+        case STEP_SUB: // never the last
+            m->chunks = merge_chunks(m, s, s + 1);
             if (m->plan.reader[s->from - V_STREAM] != s->k) stream_norm(m, s->k);
             subblock_forward(m, s->k, value_at(m, s->to), s->add);
             break;
@@ -3390,8 +3524,8 @@ static void steps_run(GPT2 *m, const Steps *steps, int add_grads) {
 
 // ----------------------------------------------------------------------------
 // embedding and head, which share wte. Either every rank has all of it, or its rows are cut over
-// the tensor ranks (`-vp 1`; Megatron-LM, arXiv 1909.08053, section 3), and a rank embeds and
-// scores the tokens it has the rows of.
+// the tensor ranks (`-vp 1`, the default; Megatron-LM, arXiv 1909.08053, section 3), and a rank
+// embeds and scores the tokens it has the rows of.
 
 typedef struct { int first, count; } TokenRange;
 
@@ -3517,7 +3651,17 @@ static void logits_collect(GPT2 *m, int row, float *out) {
         for (int v = 0; v < r.count; v++) out[r.first + v] = (float)part[v];
     }
     free(part);
-    if (m->vocab_cut) mesh_sum(&m->mesh, MESH_TP, out, (size_t)m->config.V, sizeof *out);
+    if (!m->vocab_cut) return;
+    Traffic *t = &m->traffic[TRAFFIC_VOCABULARY];
+    size_t V = (size_t)m->config.V, bytes = V * sizeof *out;
+    double start = seconds_now();
+    mesh_sum(&m->mesh, MESH_TP, out, V, sizeof *out);
+    if (network_emulated(m)) {
+        wait_until(start + network_seconds(&m->options.network, m->config.R, bytes));
+    }
+    t->count++;
+    t->bytes += bytes;
+    t->seconds += seconds_now() - start;
 }
 
 // ----------------------------------------------------------------------------
@@ -3692,19 +3836,28 @@ static void gradients_reduce(GPT2 *m) {
     allreduce(m, TRAFFIC_GRADIENTS, partials, m->partials_size, ELEMENT_FLOAT, 0);
     if (m->mesh.DP == 1) return;
     if (!m->replica_sums_begun) {
-        group_reduce(m, MESH_DP, m->grads, m->flat_size, ELEMENT_FLOAT, 0, gpu.stream);
+        replicas_reduce(m, 0, m->flat_size, gpu.stream);
         return;
     }
     CUDA_CHECK(cudaEventRecord(m->ready, gpu.stream));
     CUDA_CHECK(cudaStreamWaitEvent(gpu.replica_stream, m->ready, 0));
-    group_reduce(m, MESH_DP, partials, m->partials_size, ELEMENT_FLOAT, 0, gpu.replica_stream);
+    nccl_group_begin();
+    replicas_reduce(m, m->partials_begin, m->partials_size, gpu.replica_stream);
     for (int p = 0; p < P_COUNT; p++) {
         if (m->whole[p].cut == WHOLE_PARTIAL_GRAD || m->whole[p].fan_in) continue; // done, or begun
-        group_reduce(m, MESH_DP, m->grads + m->flat.begin[p], m->flat.size[p], ELEMENT_FLOAT, 0,
-                     gpu.replica_stream);
+        replicas_reduce(m, m->flat.begin[p], m->flat.size[p], gpu.replica_stream);
     }
+    nccl_group_end();
     CUDA_CHECK(cudaEventRecord(m->ready, gpu.replica_stream));
     CUDA_CHECK(cudaStreamWaitEvent(gpu.stream, m->ready, 0));
+    m->replica_sums_begun = 0;
+    products_spare(0);
+}
+
+static NormSlices norm_slices(const GPT2 *m) {
+    int DP = m->mesh.DP;
+    return NormSlices{.first = m->owned_begin, .size = m->flat_size / DP,
+                      .count = m->options.zero ? 1 : DP, .blocks = norm_blocks(DP)};
 }
 
 // After the last micro-step. Norm of the whole gradient: sharded tensors over all ranks, replicated
@@ -3712,19 +3865,25 @@ static void gradients_reduce(GPT2 *m) {
 static UpdateSums gpt2_gradients(GPT2 *m) {
     RANGE();
     UpdateSums sums = {};
-    double *squares = m->host_results + 1;
     const int n = P_COUNT + 1; // and whether this process was asked to stop
-    double *all = ALLOC(double, (size_t)m->mesh.group * n, "norm"), total = 0;
+    double *all = ALLOC(double, (size_t)m->mesh.group * n, "norm"), total = 0, mine[n] = {};
+    size_t slices = (size_t)m->mesh.DP * P_COUNT;
+    NormSlices here = norm_slices(m);
     gradients_reduce(m);
-    gradients_square(m->squares, m->squares_partial, m->grads, m->flat);
+    gradients_square(m->squares, m->squares_partial, m->grads, m->flat, here);
     CUDA_CHECK(cudaMemcpyAsync(m->host_results, m->loss_total, sizeof(double),
                                cudaMemcpyDeviceToHost, gpu.stream));
-    CUDA_CHECK(cudaMemcpyAsync(squares, m->squares, P_COUNT * sizeof(double),
-                               cudaMemcpyDeviceToHost, gpu.stream));
+    double *squares = m->host_results + 1; // (DP,P_COUNT)
+    memset(squares, 0, slices * sizeof *squares);
+    CUDA_CHECK(cudaMemcpyAsync(squares + here.first / here.size * P_COUNT, m->squares,
+                               here.count * P_COUNT * sizeof(double), cudaMemcpyDeviceToHost,
+                               gpu.stream));
     stream_wait(m);
     spans_collect(m);
-    squares[P_COUNT] = stop_asked != 0;
-    mesh_gather(&m->mesh, squares, n, all);
+    if (m->options.zero) mesh_sum(&m->mesh, MESH_DP, squares, slices, sizeof *squares);
+    for (size_t i = 0; i < slices; i++) mine[i % P_COUNT] += squares[i];
+    mine[P_COUNT] = stop_asked != 0;
+    mesh_gather(&m->mesh, mine, n, all);
     for (int p = 0; p < P_COUNT; p++) {
         int processes = spec_is_cut(&m->whole[p]) ? m->mesh.group : 1;
         for (int i = 0; i < processes; i++) {
@@ -3953,6 +4112,7 @@ static void gpt2_create_for(GPT2 *m, const GPT2Config *config, Mesh mesh, const 
                             int purpose) {
     ModelOptions options = {};
     options.recompute = (int)o->recompute;
+    options.chunks = (int)o->chunks;
     options.zero = (int)o->zero && mesh.DP > 1;
     options.network.latency_us = o->net_latency;
     options.network.gbits = o->net_gbits;

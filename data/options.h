@@ -59,8 +59,8 @@ enum {
       "what a run of p blocks is merged to")                                                       \
     X("-fold", fold,           COUNT,  "0",           BETWEEN(0, 4096),         ALWAYS,            \
       "tensor ranks run by one process; 0 = choose")                                               \
-    X("-vp",   vocab_parallel, COUNT,  "0",           BETWEEN(0, 1),            NUMBERS,           \
-      "1 = vocabulary cut over the ranks too: embedding, head, loss")                              \
+    X("-vp",   vocab_parallel, COUNT,  "-1",          BETWEEN(-1, 1),           NUMBERS,           \
+      "1 = embedding, head and loss cut over the ranks too; -1 = where R > 1")                     \
     X("-wd",   wait_say,       COUNT,  "60",          BETWEEN(0, INT_MAX),      ALWAYS,            \
       "after S seconds in one collective, say what rank 0 waits for; 0 = off")                     \
     X("-wk",   wait_end,       COUNT,  "0",           BETWEEN(0, INT_MAX),      ALWAYS,            \
@@ -131,10 +131,12 @@ enum {
       "all-reduce between processes")                                                              \
     X("-ms",   matmul_search,  COUNT,  "0",           BETWEEN(0, 64),           CUDA,              \
       "per product, time N algorithms; 0 = trust cuBLASLt")                                        \
+    X("-mc",   chunks,         COUNT,  "1",           BETWEEN(1, 16),           CUDA,              \
+      "forward merges between processes begin in N chunks of rows")                                \
     X("-r",    recompute,      COUNT,  "0",           BETWEEN(0, 2),            CUDA,              \
       "recompute in backward: 1 = GELU, 2 = LayerNorm too")                                        \
     X("-z",    zero,           COUNT,  "0",           BETWEEN(0, 1),            CUDA,              \
-      "1 = ZeRO-1: optimizer state cut over the replicas")
+      "1 = ZeRO-1: optimizer state, gradients' sums cut over replicas")
 // clang-format on
 
 enum { HELD_FP32, HELD_BF16 }; // -w

@@ -406,6 +406,7 @@ static void run_open(Run *run, int world, int rank) {
         tokens_open(&run->train, o->train_data);
     }
     run_find_model(run, &config);
+    if (o->vocab_parallel < 0) o->vocab_parallel = config.R > 1;
     Mesh mesh = mesh_make(world, rank, config.R, (int)o->fold);
     mesh.vocab_parallel = (int)o->vocab_parallel;
     watch_start(&mesh, o->wait_say, o->wait_end);
@@ -626,6 +627,13 @@ static int run_stop_signal(const Run *run) {
     return asked;
 }
 
+// What was executed since `before`.
+static Traffic traffic_since(const Traffic *now, const Traffic *before) {
+    Traffic t = {now->count - before->count, now->bytes - before->bytes,
+                 now->seconds - before->seconds};
+    return t;
+}
+
 // Update number N (from 1). From the first one on signals stop the run, after the update under way;
 // before, and where there are no updates, they end it at once. Fails when loss or gradient is not a
 // finite number; checkpoints of before stay.
@@ -665,14 +673,15 @@ static RunlogUpdate run_update(Run *run, int64_t N) {
     u.tokens_per_second = (double)o->update_tokens / u.ms * 1e3;
     run->seconds += u.ms * 1e-3;
     for (int kind = 0; kind < TRAFFIC_KINDS; kind++) {
-        Traffic *executed = &run->executed[kind], *now = &m->traffic[kind];
-        executed->count += now->count - before[kind].count;
-        executed->bytes += now->bytes - before[kind].bytes;
-        executed->seconds += now->seconds - before[kind].seconds;
+        Traffic *executed = &run->executed[kind];
+        Traffic now = traffic_since(&m->traffic[kind], &before[kind]);
+        executed->count += now.count;
+        executed->bytes += now.bytes;
+        executed->seconds += now.seconds;
         if (kind != TRAFFIC_FORWARD && kind != TRAFFIC_BACKWARD) continue; // reported apart
-        u.allreduces += now->count - before[kind].count;
-        u.mib += (double)(now->bytes - before[kind].bytes) / (1 << 20);
-        u.comm_ms += 1e3 * (now->seconds - before[kind].seconds);
+        u.allreduces += now.count;
+        u.mib += (double)now.bytes / (1 << 20);
+        u.comm_ms += 1e3 * now.seconds;
     }
 #ifdef DEBUG
     run_check_replicas(run, N);
@@ -718,16 +727,27 @@ static void run_validate(Run *run, int64_t updates) {
     run_say(run, "s:%lld tel:%.6f", (long long)updates, sum / (double)(run->val_sequences * T));
 }
 
+// For dev/net/plan: sums of a cut vocabulary are in the time of updates and tokens, but not in
+// their `comm`.
+static void run_log_vocabulary(Run *run, const char *each, double n, const Traffic *t) {
+    if (!t->count) return;
+    runlog_line(&run->log, "# vocabulary per %s: %g all-reduces, %.6f MiB, %.4f ms", each,
+                (double)t->count / n, (double)t->bytes / n / (1 << 20), 1e3 * t->seconds / n);
+}
+
 // What a sample took. The first of its n tokens comes from the pass over the prompt, the others
-// from one each, in which `sums` all-reduces were executed.
-static void run_sample_say(Run *run, int64_t updates, int n, int64_t sums) {
+// from one each, in which `sums` and those of the cut vocabulary were executed.
+static void run_sample_say(Run *run, int64_t updates, int n, const Traffic *sums,
+                           const Traffic *vocabulary) {
     Sampler *s = &run->sampler;
     double prompt_ms = s->ms[0], *ms = s->ms + 1, *comm = s->comm + 1, each = n > 1 ? n - 1 : 1;
     qsort(ms, (size_t)(n - 1), sizeof *ms, compare_ascending);
     qsort(comm, (size_t)(n - 1), sizeof *comm, compare_ascending);
     run_say(run, "g:%lld new:%d prompt:%d prompt_ms:%.3f ms:%.3f p99:%.3f comm:%.3f ar:%g",
             (long long)updates, n, s->prompt, prompt_ms, share_below(ms, n - 1, 0.5),
-            share_below(ms, n - 1, 0.99), share_below(comm, n - 1, 0.5), (double)sums / each);
+            share_below(ms, n - 1, 0.99), share_below(comm, n - 1, 0.5),
+            (double)sums->count / each);
+    run_log_vocabulary(run, "token", each, vocabulary);
 }
 
 // Prints the prompt and -g tokens after it, as they are made.
@@ -735,8 +755,8 @@ static void run_sample(Run *run, int64_t updates) {
     const Options *o = &run->options;
     GPT2 *m = &run->model;
     Sampler *s = &run->sampler;
-    const Traffic *traffic = &m->traffic[TRAFFIC_FORWARD];
-    int64_t prompt_sums = 0;
+    const Traffic *traffic = m->traffic;
+    Traffic prompt[TRAFFIC_KINDS] = {};
     int count = (int)o->sample_tokens, V = m->config.V;
     watch_stage("sample after update", updates);
     printf("--- sample after update %lld\n", (long long)updates);
@@ -745,7 +765,7 @@ static void run_sample(Run *run, int64_t updates) {
     s->first = s->read = 0;
     for (int i = 0; i < count; i++) {
         int n = s->prompt + i, finite = 1;
-        double start = seconds_now(), waited = traffic->seconds;
+        double start = seconds_now(), waited = traffic[TRAFFIC_FORWARD].seconds;
         sampler_read(s, m, n, (int)o->length);
         for (int v = 0; v < V; v++) finite &= isfinite(s->logits[v]) != 0;
         // All processes have the same logits. To ask them for every token would cost as much as
@@ -755,14 +775,16 @@ static void run_sample(Run *run, int64_t updates) {
                                               (uint64_t)n));
         s->ids[n] = token_draw(s->logits, s->scratch, V, o->temperature, (int)o->top_k, u);
         s->ms[i] = 1e3 * (seconds_now() - start);
-        s->comm[i] = 1e3 * (traffic->seconds - waited);
-        if (i == 0) prompt_sums = traffic->count;
+        s->comm[i] = 1e3 * (traffic[TRAFFIC_FORWARD].seconds - waited);
+        if (i == 0) memcpy(prompt, traffic, sizeof prompt);
         tokenizer_print(&s->tokenizer, s->ids[n], stdout);
         fflush(stdout);
     }
     tokenizer_print_end(&s->tokenizer, stdout);
     printf("\n---\n");
-    run_sample_say(run, updates, count, traffic->count - prompt_sums);
+    Traffic sums = traffic_since(&traffic[TRAFFIC_FORWARD], &prompt[TRAFFIC_FORWARD]);
+    Traffic vocabulary = traffic_since(&traffic[TRAFFIC_VOCABULARY], &prompt[TRAFFIC_VOCABULARY]);
+    run_sample_say(run, updates, count, &sums, &vocabulary);
 }
 
 static void run_checkpoint(Run *run, int64_t updates) {
@@ -799,6 +821,7 @@ static void run_summary(Run *run) {
                                                      "partial gradients of parameters",
                                                      "the cut vocabulary"};
     double n = (double)(run->done - run->first);
+    run_log_vocabulary(run, "update", n, &run->executed[TRAFFIC_VOCABULARY]);
     if (run->stop) {
         run_say(run, "# stopped by %s after update %lld of %lld: %s", stop_name(run->stop),
                 (long long)run->done, (long long)run->updates,

@@ -9,7 +9,7 @@ set -eu
 updates=${UPDATES:-500}
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
-model="-e 4x4x128 -b 12 -t 64 -tp 2"
+model="-e 4x4x128 -b 12 -t 64 -tp 2 -vp 0" # the all-reduces of the blocks alone
 settings="-x $updates -l 1e-3 -q 0.1 -u 100 -b2 0.99 -c 0.1 -v $updates -m -1 -s $updates -g 200"
 network="-nl 5000 -nb 1"
 

@@ -31,9 +31,9 @@ static void bench_norm(GPT2 *m) {
     Row row{.kernel = "gradient_norm", .shape = text("%zu", n), .bytes = (double)n * sizeof(float),
             .tolerance = 1e-5};
     row.error = fabs(gpt2_gradients(m).norm / sqrt(squares) - 1);
-    row.scratch = (double)(sizeof(double) * P_COUNT * (2 * norm_blocks() + 1));
+    row.scratch = (double)(sizeof(double) * P_COUNT * (2 * norm_blocks(1) + 1));
     bench(row, 1, [&](int) { // gpt2_gradients would wait for the GPU
-        gradients_square(m->squares, m->squares_partial, m->grads, m->flat);
+        gradients_square(m->squares, m->squares_partial, m->grads, m->flat, norm_slices(m));
     });
 }
 

@@ -14,6 +14,8 @@ run, with MPI as long as messages arrive alike.
   EMU_LAUNCHES    a file to which each kernel and product is added as it is launched: a kernel's
                   name; or cublasLtMatmul, its epilogue, the rows and columns of D as cuBLASLt
                   counts them, what is summed over, and the size of the batch
+  EMU_NVLS        1: NVLink SHARP, whose sums differ between calls, unless NCCL_ALGO forbids it
+  EMU_NCCL        1: each process says at its end what NCCL sent, and which products ran beside it
 */
 #include "cublasLt.h"
 #include "cuda_bf16.h"
@@ -522,11 +524,20 @@ struct Operation {
     uint64_t order; // in which it was queued, over all streams
     std::function<Progress()> run;
 };
+// What has been done for sure when the next operation begins, by what it was told to wait for: of
+// each stream, by its number, all operations up to one.
+typedef std::map<uint64_t, uint64_t> Past;
+static void past_join(Past &past, const Past &other) {
+    for (auto &[stream, order] : other) past[stream] = std::max(past[stream], order);
+}
 struct CUstream_st {
     std::deque<Operation> queue;
     bool blocking; // it and the null stream wait for each other
+    uint64_t number;
+    Past past;
 };
 struct EventRecord {
+    Past past;
     bool done = false;
     std::chrono::steady_clock::time_point time;
 };
@@ -534,8 +545,9 @@ struct CUevent_st {
     unsigned flags;
     std::shared_ptr<EventRecord> record; // the most recent one; null before the first
 };
-static auto &null_stream = *new CUstream_st{{}, true};
+static auto &null_stream = *new CUstream_st{{}, true, 0, {}};
 static auto &streams = *new std::vector<CUstream_st *>{&null_stream};
+static auto &host_past = *new Past; // what the host has waited for
 static uint64_t operations_queued;
 
 static CUstream_st *stream_find(cudaStream_t stream) {
@@ -543,8 +555,21 @@ static CUstream_st *stream_find(cudaStream_t stream) {
     return std::find(streams.begin(), streams.end(), stream) == streams.end() ? nullptr : stream;
 }
 
+// What has been done before an operation that is queued now.
+static const Past &stream_past(CUstream_st *stream) {
+    past_join(stream->past, host_past);
+    for (CUstream_st *other : streams) {
+        bool waits = other->blocking && stream->blocking;
+        if (waits && (stream == &null_stream || other == &null_stream))
+            past_join(stream->past, other->past);
+    }
+    return stream->past;
+}
+
 static void stream_queue(CUstream_st *stream, std::function<Progress()> run) {
-    stream->queue.push_back({++operations_queued, std::move(run)});
+    stream_past(stream);
+    stream->past[stream->number] = ++operations_queued;
+    stream->queue.push_back({operations_queued, std::move(run)});
 }
 
 // The legacy null stream runs after everything queued earlier in blocking streams, and
@@ -605,13 +630,15 @@ static bool device_idle() {
 }
 cudaError_t cudaDeviceSynchronize(void) {
     device_run_until(device_idle);
+    for (CUstream_st *stream : streams) past_join(host_past, stream->past);
     return device_check();
 }
 cudaError_t cudaDeviceReset(void) { return cudaDeviceSynchronize(); }
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags) {
     if (device_check()) return cudaErrorNoDevice;
-    *stream = new CUstream_st{{}, !(flags & cudaStreamNonBlocking)};
+    static uint64_t made = 0;
+    *stream = new CUstream_st{{}, !(flags & cudaStreamNonBlocking), ++made, {}};
     streams.push_back(*stream);
     return cudaSuccess;
 }
@@ -625,6 +652,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
     if (!stream || !stream_find(stream)) return error_keep(cudaErrorInvalidResourceHandle);
     device_run_until([=]() { return stream->queue.empty(); });
     streams.erase(std::find(streams.begin(), streams.end(), stream));
+    past_join(host_past, stream->past);
     delete stream;
     return cudaSuccess;
 }
@@ -632,6 +660,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
     CUstream_st *s = stream_find(stream);
     if (!s) return error_keep(cudaErrorInvalidResourceHandle);
     device_run_until([=]() { return s->queue.empty(); });
+    past_join(host_past, s->past);
     return device_check();
 }
 // A question is answered after one more step, so that asking again and again comes to an end.
@@ -640,7 +669,9 @@ cudaError_t cudaStreamQuery(cudaStream_t stream) {
     if (!s) return error_keep(cudaErrorInvalidResourceHandle);
     if (!s->queue.empty()) device_step();
     memory_close();
-    return s->queue.empty() ? cudaSuccess : cudaErrorNotReady;
+    if (!s->queue.empty()) return cudaErrorNotReady;
+    past_join(host_past, s->past);
+    return cudaSuccess;
 }
 cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void *data) {
     CUstream_st *s = stream_find(stream);
@@ -675,6 +706,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
         record->done = true;
         return DONE;
     });
+    record->past = s->past;
     return device_check();
 }
 // Waits for the most recent record at the time of this call, whatever is recorded later;
@@ -682,19 +714,26 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
     CUstream_st *s = stream_find(stream);
     if (!s || !event) return error_keep(cudaErrorInvalidResourceHandle);
-    if (auto record = event->record)
+    if (auto record = event->record) {
         stream_queue(s, [record]() { return record->done ? DONE : BLOCKED; });
+        past_join(s->past, record->past);
+    }
     return device_check();
 }
 cudaError_t cudaEventQuery(cudaEvent_t event) {
     if (!event) return error_keep(cudaErrorInvalidResourceHandle);
     if (event->record && !event->record->done) device_step();
     memory_close();
-    return !event->record || event->record->done ? cudaSuccess : cudaErrorNotReady;
+    if (event->record && !event->record->done) return cudaErrorNotReady;
+    if (event->record) past_join(host_past, event->record->past);
+    return cudaSuccess;
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
     if (!event) return error_keep(cudaErrorInvalidResourceHandle);
-    if (auto record = event->record) device_run_until([=]() { return record->done; });
+    if (auto record = event->record) {
+        device_run_until([=]() { return record->done; });
+        past_join(host_past, record->past);
+    }
     return device_check();
 }
 cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t start, cudaEvent_t end) {
@@ -1393,6 +1432,9 @@ void emu_launch_queue(const char *name, const void *kernel, dim3 grid, dim3 thre
 // ----------------------------------------------------------------------------
 // cuBLASLt: matrix products
 
+// A product for so many multiprocessors (0: all) is queued.
+static void nccl_beside(CUstream_st *stream, int32_t sm_target);
+
 struct cublasLtContext {
     int unused;
 };
@@ -2013,6 +2055,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
     if (!s) return CUBLAS_STATUS_INVALID_VALUE;
     launch_note("cublasLtMatmul %s %zu %zu %zu %d\n", epilogue_name(desc->epilogue), p.m, p.n, p.k,
                 p.d_layout.batch);
+    nccl_beside(s, desc->sm_target);
     stream_queue(s, [p]() {
         product_run(p);
         return DONE;
@@ -2089,11 +2132,15 @@ int MPI_Allgather(const void *send, int send_count, MPI_Datatype send_type, void
 
 struct ncclComm {
     int ranks, rank, device;
+    bool in_order; // its operations begin in the host's order, together with those of others
+    bool sharp;    // NVLink SHARP may add up
     uint64_t queued, compared, begun, ended; // how many operations have come how far
+    Past last;     // the last operation on each stream
 #ifdef USE_MPI
     MPI_Comm calls, data; // the ranks compare their calls over one, and move data over the other
 #endif
 };
+static auto &nccl_comms = *new std::vector<ncclComm *>;
 static char nccl_text[400] = "";
 static ncclResult_t nccl_refuse(ncclResult_t result, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
@@ -2105,6 +2152,39 @@ static ncclResult_t nccl_refuse(ncclResult_t result, const char *format, ...) {
     fflush(stdout);
     fprintf(stderr, "emu: NCCL: %s\n", nccl_text);
     return result;
+}
+
+// What one process did, for EMU_NCCL. The bytes are those that a ring sends, on average over ranks.
+static struct {
+    bool says;
+    uint64_t calls, beside, crowded; // products beside collectives; which leave them no processor
+    double bytes;
+} nccl_count;
+static void nccl_say() {
+    fprintf(stderr, "emu: NCCL: %llu calls sent %.0f bytes; of %llu products beside them %llu "
+            "leave no multiprocessor\n", (unsigned long long)nccl_count.calls, nccl_count.bytes,
+            (unsigned long long)nccl_count.beside, (unsigned long long)nccl_count.crowded);
+}
+
+// Whether an operation of comm may still be at work, on another stream, when one begins that is
+// queued now on this one: nothing orders the two.
+static bool nccl_unordered(const ncclComm *comm, CUstream_st *stream) {
+    const Past &past = stream_past(stream);
+    for (auto &[other, order] : comm->last) {
+        auto known = past.find(other);
+        if (known == past.end() || known->second < order) return true;
+    }
+    return false;
+}
+
+static void nccl_beside(CUstream_st *stream, int32_t sm_target) {
+    bool beside = std::any_of(nccl_comms.begin(), nccl_comms.end(),
+                              [=](const ncclComm *comm) { return nccl_unordered(comm, stream); });
+    cudaDeviceProp properties;
+    cudaGetDeviceProperties(&properties, device_current);
+    bool leaves = sm_target > 0 && sm_target < properties.multiProcessorCount;
+    nccl_count.beside += beside;
+    nccl_count.crowded += beside && !leaves;
 }
 
 const char *ncclGetErrorString(ncclResult_t result) {
@@ -2164,7 +2244,12 @@ ncclResult_t ncclCommInitRank(ncclComm_t *comm, int ranks, ncclUniqueId id, int 
         return nccl_refuse(ncclInvalidUsage, "%d ranks need MPI here: build with mpicxx -DUSE_MPI",
                            ranks);
 #endif
+    const char *order = getenv("NCCL_LAUNCH_ORDER_IMPLICIT"), *algorithms = getenv("NCCL_ALGO");
+    made.in_order = order && atoi(order) != 0;
+    made.sharp = environment_number("EMU_NVLS", 0) && !(algorithms && strstr(algorithms, "^NVLS"));
     *comm = new ncclComm(made);
+    nccl_comms.push_back(*comm);
+    if (environment_number("EMU_NCCL", 0) && !nccl_count.says) nccl_count.says = !atexit(nccl_say);
     return ncclSuccess;
 }
 ncclResult_t ncclCommInitRankConfig(ncclComm_t *comm, int ranks, ncclUniqueId id, int rank,
@@ -2187,6 +2272,7 @@ ncclResult_t ncclCommDestroy(ncclComm_t comm) {
         MPI_Comm_free(&comm->data);
     }
 #endif
+    nccl_comms.erase(std::find(nccl_comms.begin(), nccl_comms.end(), comm));
     delete comm;
     return ncclSuccess;
 }
@@ -2259,13 +2345,14 @@ struct Collective {
 #endif
 };
 
-// to[i] = what the ranks sent for i, reduced in their order. W is what T is reduced in.
+// to[i] = what the ranks sent for i, reduced in their order from `first` on. W is what T is reduced
+// in.
 template <typename T, typename W>
-static void reduce_typed(char *to, const char *from, size_t count, int ranks, int op) {
+static void reduce_typed(char *to, const char *from, size_t count, int ranks, int first, int op) {
     for (size_t i = 0; i < count; i++) {
-        W sum = (W)((const T *)from)[i];
+        W sum = (W)((const T *)from)[(size_t)first * count + i];
         for (int rank = 1; rank < ranks; rank++) {
-            W x = (W)((const T *)from)[(size_t)rank * count + i];
+            W x = (W)((const T *)from)[(size_t)((first + rank) % ranks) * count + i];
             if (op == ncclSum || op == ncclAvg) sum = sum + x;
             if (op == ncclMax) sum = sum > x || sum != sum ? sum : x;
             if (op == ncclMin) sum = sum < x || sum != sum ? sum : x;
@@ -2275,15 +2362,16 @@ static void reduce_typed(char *to, const char *from, size_t count, int ranks, in
         ((T *)to)[i] = (T)sum;
     }
 }
-static void reduce_ranks(char *to, const char *from, size_t count, int ranks, int type, int op) {
+static void reduce_ranks(char *to, const char *from, size_t count, int ranks, int first, int type,
+                         int op) {
     switch (type) {
-    case ncclFloat32: return reduce_typed<float, float>(to, from, count, ranks, op);
-    case ncclFloat64: return reduce_typed<double, double>(to, from, count, ranks, op);
-    case ncclBfloat16: return reduce_typed<__nv_bfloat16, float>(to, from, count, ranks, op);
-    case ncclInt32: return reduce_typed<int32_t, int32_t>(to, from, count, ranks, op);
-    case ncclUint32: return reduce_typed<uint32_t, uint32_t>(to, from, count, ranks, op);
-    case ncclInt64: return reduce_typed<int64_t, int64_t>(to, from, count, ranks, op);
-    case ncclUint64: return reduce_typed<uint64_t, uint64_t>(to, from, count, ranks, op);
+    case ncclFloat32: return reduce_typed<float, float>(to, from, count, ranks, first, op);
+    case ncclFloat64: return reduce_typed<double, double>(to, from, count, ranks, first, op);
+    case ncclBfloat16: return reduce_typed<__nv_bfloat16, float>(to, from, count, ranks, first, op);
+    case ncclInt32: return reduce_typed<int32_t, int32_t>(to, from, count, ranks, first, op);
+    case ncclUint32: return reduce_typed<uint32_t, uint32_t>(to, from, count, ranks, first, op);
+    case ncclInt64: return reduce_typed<int64_t, int64_t>(to, from, count, ranks, first, op);
+    case ncclUint64: return reduce_typed<uint64_t, uint64_t>(to, from, count, ranks, first, op);
     default: die("NCCL reduces no type %d here", type);
     }
 }
@@ -2357,8 +2445,12 @@ static void collective_end(Collective &c) {
         memcpy(c.receive, c.theirs.data(), c.theirs.size());
     } else if (!c.theirs.empty()) {
         std::vector<char> reduced(c.call.count * nccl_bytes((ncclDataType_t)c.call.type));
-        reduce_ranks(reduced.data(), c.theirs.data(), c.call.count, c.comm->ranks, c.call.type,
-                     c.call.op);
+        // NVLink SHARP: the same on all ranks, another in each run.
+        uint64_t run = (uint64_t)environment_number("EMU_SEED", 1) + c.turn;
+        bool sharp = c.comm->sharp && c.call.kind == Call::ALL_REDUCE;
+        int first = sharp ? (int)(run % (uint64_t)c.comm->ranks) : 0;
+        reduce_ranks(reduced.data(), c.theirs.data(), c.call.count, c.comm->ranks, first,
+                     c.call.type, c.call.op);
         memcpy(c.receive, reduced.data(), reduced.size());
     }
     c.comm->ended++;
@@ -2429,8 +2521,21 @@ static ncclResult_t collective_queue(Call call, const void *send, void *receive,
         return nccl_refuse(ncclInvalidArgument, "%s: %zu elements of %zu bytes; see above", name,
                            (size_t)call.count, bytes);
     }
+    // GPUs may begin the two in another order each, and then wait for each other for ever.
+    for (const ncclComm *other : nccl_comms) {
+        if (other == comm || (comm->in_order && other->in_order)) continue;
+        if (other->ranks == 1 || comm->ranks == 1 || !nccl_unordered(other, s)) continue;
+        return nccl_refuse(ncclInvalidUsage, "%s while an operation of another communicator may be "
+                           "at work on another stream: order them by events, or set "
+                           "NCCL_LAUNCH_ORDER_IMPLICIT=1", name);
+    }
+    double ring = (double)(comm->ranks - 1) / comm->ranks;
+    size_t all = std::max(collective_send_bytes(*c), collective_receive_bytes(*c));
+    nccl_count.calls++;
+    nccl_count.bytes += (call.kind == Call::ALL_REDUCE ? 2 : 1) * ring * (double)all;
     c->turn = comm->queued++;
     stream_queue(s, [c]() { return collective_run(*c); });
+    comm->last[s->number] = operations_queued;
     return ncclSuccess;
 }
 

@@ -1183,7 +1183,9 @@ static void test_collectives() {
 // Two communicators on two streams, queued in another order by each rank, as real ranks
 // may; and a host that waits in MPI.
 static void test_overlap() {
+    setenv("NCCL_LAUNCH_ORDER_IMPLICIT", "1", 1);
     ncclComm_t comms[2] = {nccl_world(), nccl_world()};
+    unsetenv("NCCL_LAUNCH_ORDER_IMPLICIT");
     cudaStream_t streams[2];
     std::vector<float> ones(1000, 1);
     Array<float> x(ones), y(ones);
@@ -1227,6 +1229,34 @@ static void test_overlap() {
     for (auto &stream : streams) CUDA_CHECK(cudaStreamDestroy(stream));
     ncclCommDestroy(comm);
 }
+
+// Two communicators that nothing orders are refused; an event or the host that waits orders them.
+static void test_order() {
+    ncclComm_t comms[2] = {nccl_world(), nccl_world()};
+    cudaStream_t streams[2];
+    cudaEvent_t event;
+    Array<float> x(std::vector<float>(4, 1));
+    for (auto &stream : streams)
+        CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+    CUDA_CHECK(cudaEventCreate(&event));
+    auto sum = [&](int comm, int stream) {
+        return ncclAllReduce(x.at, x.at, 4, ncclFloat32, ncclMax, comms[comm], streams[stream]);
+    };
+    bool good = !sum(0, 0) && sum(1, 1) == ncclInvalidUsage;
+    good &= !sum(0, 1) && sum(1, 0) == ncclInvalidUsage;
+    check(good, "two communicators on two streams are refused");
+    CUDA_CHECK(cudaDeviceSynchronize());
+    check(!sum(1, 1), "and are not after the host has waited");
+    check(sum(0, 0) == ncclInvalidUsage, "but are again after that");
+    CUDA_CHECK(cudaEventRecord(event, streams[1]));
+    check(sum(0, 0) == ncclInvalidUsage, "also when an event is recorded that nobody waits for");
+    CUDA_CHECK(cudaStreamWaitEvent(streams[0], event));
+    check(!sum(0, 0) && !sum(1, 0), "and are not behind the event, nor on one stream");
+    CUDA_CHECK(cudaDeviceSynchronize());
+    CUDA_CHECK(cudaEventDestroy(event));
+    for (auto &stream : streams) CUDA_CHECK(cudaStreamDestroy(stream));
+    for (auto &comm : comms) ncclCommDestroy(comm);
+}
 #endif
 
 // ----------------------------------------------------------------------------
@@ -1252,8 +1282,10 @@ int main(int argc, char **argv) {
     else skip("mistakes that end a program", "run with one process");
     test_collectives();
 #ifdef USE_MPI
-    if (processes > 1) test_overlap();
-    else skip("collectives of several processes", "run with mpirun -n 2");
+    if (processes > 1) {
+        test_overlap();
+        test_order();
+    } else skip("collectives of several processes", "run with mpirun -n 2");
     MPI_Allreduce(MPI_IN_PLACE, &failed, 1, MPI_INT, MPI_SUM, MPI_COMM_WORLD);
     MPI_Finalize();
 #else

@@ -63,7 +63,7 @@ pair() {
 }
 
 updates() {
-    settings="-e 4x4x128 -b 12 -t 64 -v 0 -tp 2"
+    settings="-e 4x4x128 -b 12 -t 64 -v 0 -tp 2 -vp 0"
     echo "predicted from: OMP_NUM_THREADS=$OMP_NUM_THREADS $train $settings -p t -x 20"
     echo "measured:       $pairs"
     echo
@@ -105,7 +105,7 @@ token_pair() {
 }
 
 tokens() {
-    settings="-e $shape -t 64 -x 0 -v 0 -tp 2 -g 200"
+    settings="-e $shape -t 64 -x 0 -v 0 -tp 2 -vp 0 -g 200"
     echo "predicted from: OMP_NUM_THREADS=$OMP_NUM_THREADS $train $settings -p t"
     echo "measured:       $pairs"
     echo "two processes:  the same by $ranks"

@@ -14,11 +14,11 @@ The run may be of any pattern, with or without -nl and -nb. Where its log has up
 table of updates; where it has samples, a table of tokens.
 
 The log gives the shape, R, the micro-batches of an update, and the milliseconds of an update or a
-token without its all-reduces: the median of `ms` - `comm`. From an update's the sum of partial
-gradients is taken too, which `comm` leaves out, where the run had an emulated network. The number
-of merges is that of the trainer's own plan_make, the time of an all-reduce that of its own
-network_seconds, the same that `-nl` and `-nb` wait for. dev/net/bench_allreduce finds the two
-numbers of a real network.
+token without its all-reduces: the median of `ms` - `comm`. `comm` leaves out the sums of a cut
+vocabulary (-vp 1), whose mean the log has in a line of its own, and from an update's the sum of
+partial gradients, which is taken where the run had an emulated network. The number of merges is
+that of the trainer's own plan_make, the time of an all-reduce that of its own network_seconds, the
+same that `-nl` and `-nb` wait for. dev/net/bench_allreduce finds the two numbers of a real network.
 
 It prints the patterns by time, with `t` for comparison, then what meets the budget: the pattern
 with the most merges, which is the closest to plain GPT-2.
@@ -32,9 +32,9 @@ pattern that is faster learns something else.
 
 A token takes as long as its weights take to be read. So where the measured process ran several
 ranks, the table of tokens says a second time what it would be with a process for each, on
-processors like this one: of the compute, the share of the weights that one rank reads. The head,
-which is wte, is not cut. So a run with -tp 4 in one process predicts four PCs. The window, and
-what attention reads of it, is not in that share.
+processors like this one: of the compute, the share of the weights that one rank reads. So a run
+with -tp 4 in one process predicts four PCs. The head, which is wte, is cut with -vp 1 only. The
+window, and what attention reads of it, is not in that share.
 */
 #include "../../data/options.h"
 #include "../../data/runlog.h"
@@ -101,9 +101,12 @@ typedef struct {
     size_t count, room;
 } Series;
 
+// Sums of embedding, head and loss of a cut vocabulary.
+typedef struct { double count, mib, ms; } Vocabulary;
+
 typedef struct {
     const char *path;
-    Options options; // those of `wanted`
+    Options options; // those of `wanted`, and -vp
     GPT2Config shape;
     int fold;                // ranks in one process, or 0: not said
     long long micro_batches; // per update
@@ -112,6 +115,7 @@ typedef struct {
     double mib;
     long long made;           // tokens of a sample
     double token_allreduces;
+    Vocabulary of_update, of_token;
 } Measured;
 
 static const int wanted[] = {O_pattern, O_tp, O_rule, O_batch, O_length, O_net_latency,
@@ -142,10 +146,8 @@ static void measured_take_option(Measured *m, const char *line) {
         option_set(&m->options, &spec, strdup(value));
         m->options.given[wanted[i]] = 1;
     }
-    if (!strcmp(flag, "-vp") && strcmp(value, "0")) {
-        fail("%s: measured with -vp %s, whose sums of embedding and head are not in `comm` and are "
-             "not planned here; measure with -vp 0", m->path, value);
-    }
+    const OptionSpec *cut = &option_specs[O_vocab_parallel];
+    if (!strcmp(flag, cut->flag)) option_set(&m->options, cut, value);
 }
 
 static void series_add(Series *s, double x) {
@@ -169,6 +171,24 @@ static void measured_take_sample(Measured *m, const char *line) {
     m->token_allreduces = line_number(m, line, " ar:");
 }
 
+// Sums of a cut vocabulary have to be `count` per update or token, or a little more where a window
+// is read anew; `bytes` of an update.
+static void measured_check_vocabulary(const Measured *m, const char *each, const Vocabulary *found,
+                                      double count, double bytes) {
+    const double anew = 1.02;
+    double mib = bytes > 0 ? bytes / (1 << 20) : found->mib;
+    if (!m->options.vocab_parallel) return;
+    if (!found->count) {
+        fail("%s: measured with -vp 1, but no line '# vocabulary per %s: ..', which a run writes "
+             "at its end, says what the sums of embedding and head took", m->path, each);
+    }
+    if (found->count < count || found->count > anew * count || fabs(found->mib - mib) > 1e-6) {
+        fail("%s: -vp 1 executed %g all-reduces of %g MiB per %s, expected %g of %g; is the log of "
+             "another program, or its element size not %zu bytes?", m->path, found->count,
+             found->mib, each, count, mib, element_size);
+    }
+}
+
 static void measured_check_updates(const Measured *m, int merges) {
     const Options *o = &m->options;
     if (m->updates.count < 3)
@@ -182,6 +202,9 @@ static void measured_check_updates(const Measured *m, int merges) {
              "is the log of another program, or its element size not %zu bytes?",
              m->path, o->pattern, m->allreduces, m->mib, expected, mib, element_size);
     }
+    double micro = (double)m->micro_batches, rows = (double)(o->batch * o->length);
+    measured_check_vocabulary(m, "update", &m->of_update, 4 * micro,
+                              micro * rows * (2 * m->shape.C + 3) * (double)element_size);
 }
 
 // A window that is read anew takes more than one pass where it is long: a little above `merges`.
@@ -197,6 +220,7 @@ static void measured_check_samples(const Measured *m, int merges) {
     if (m->fold < 1 || m->options.tp % m->fold)
         fail("%s: no line '# mesh .. of which each process runs F tensor ranks' with an F that "
              "divides -tp %lld", m->path, (long long)m->options.tp);
+    measured_check_vocabulary(m, "token", &m->of_token, 2, 0);
 }
 
 // Fails unless the log's facts fit each other: then what is computed here is what the trainer would
@@ -254,6 +278,11 @@ static void measured_read(Measured *m, const char *path) {
         sscanf(line, "# mesh %*d %*s = DP %*d x TP %*d, of which each process runs %4d", &m->fold);
         if (!strncmp(line, "s:", 2) && strstr(line, " trl:")) measured_take_update(m, line);
         if (!strncmp(line, "g:", 2)) measured_take_sample(m, line);
+        Vocabulary *update = &m->of_update, *token = &m->of_token;
+        sscanf(line, "# vocabulary per update: %lf all-reduces, %lf MiB, %lf ms", &update->count,
+               &update->mib, &update->ms);
+        sscanf(line, "# vocabulary per token: %lf all-reduces, %lf MiB, %lf ms", &token->count,
+               &token->mib, &token->ms);
     }
     free(line);
     if (ferror(file.stream)) fail("%s: read error: %s", path, strerror(errno));
@@ -282,6 +311,11 @@ static double median_of(double *x, size_t n) {
     return n % 2 ? x[n / 2] : (x[n / 2 - 1] + x[n / 2]) / 2;
 }
 
+// Milliseconds of an all-reduce of n elements.
+static double elements_ms(const Measured *m, const Network *net, int64_t n) {
+    return 1e3 * network_seconds(net, (int)m->options.tp, (size_t)n * element_size);
+}
+
 // Median milliseconds of an update without all-reduces. The first fifth of the
 // updates, at most ten, is warming up.
 static double measured_update(Measured *m, size_t *used) {
@@ -289,7 +323,7 @@ static double measured_update(Measured *m, size_t *used) {
     Network own = {.latency_us = o->net_latency, .gbits = o->net_gbits};
     double gradients = 1e3 * network_seconds(&own, (int)o->tp, gradients_bytes(&m->shape));
     size_t n = m->updates.count, first = n / 5 < 1 ? 1 : n / 5 > 10 ? 10 : n / 5;
-    double median = median_of(m->updates.at + first, n - first) - gradients;
+    double median = median_of(m->updates.at + first, n - first) - gradients - m->of_update.ms;
     if (median <= 0)
         fail("%s: updates of %.1f ms without their all-reduces, expected more than 0", m->path,
              median);
@@ -299,7 +333,7 @@ static double measured_update(Measured *m, size_t *used) {
 
 // The same of a token; samples are medians themselves.
 static double measured_token(Measured *m) {
-    double median = median_of(m->samples.at, m->samples.count);
+    double median = median_of(m->samples.at, m->samples.count) - m->of_token.ms;
     if (median <= 0)
         fail("%s: tokens of %.3f ms without their all-reduces, expected more than 0", m->path,
              median);
@@ -307,7 +341,7 @@ static double measured_token(Measured *m) {
 }
 
 // Elements of weights that a process of `ranks` ranks reads for a token, of which *cut lie in
-// sub-blocks and are cut over the ranks. Of wte it reads all, as the head; of wpe a row.
+// sub-blocks and are cut over the ranks. As the head it reads all of wte that it has; of wpe a row.
 static double weights_read(const Measured *m, int ranks, double *cut) {
     ParamSpec specs[P_COUNT];
     double whole = 0;
@@ -316,9 +350,9 @@ static double weights_read(const Measured *m, int ranks, double *cut) {
     specs[P_wte].rows = m->shape.V;
     specs[P_wpe].rows = 1;
     for (int p = 0; p < P_COUNT; p++) {
-        double n = (double)spec_size(&specs[p]);
-        if (spec_is_cut(&specs[p])) *cut += n * ranks / (double)m->options.tp;
-        else whole += n;
+        double n = (double)spec_size(&specs[p]), share = ranks / (double)m->options.tp;
+        if (spec_is_cut(&specs[p])) *cut += n * share;
+        else whole += p == P_wte && m->options.vocab_parallel ? n * share : n;
     }
     return whole + *cut;
 }
@@ -344,7 +378,8 @@ typedef struct {
     size_t bytes;            // of a merge
     double forward_passes;   // of an update, each with a backward pass; 0: tokens, one pass each
     double compute;          // ms that every pattern has: arithmetic,
-    double gradients;        // and the sum of partial gradients
+    double gradients;        // the sum of partial gradients,
+    double vocabulary;       // and those of a cut vocabulary
     double sub;              // forward, of one sub-block
     double apart, sub_apart; // of a token: compute and sub with a process for each rank
 } Table;
@@ -384,10 +419,12 @@ static void table_add(Table *table, const Measured *m, const char *pattern, cons
     double forward = steps_wait_ms(&plan.forward, each, table->sub);
     if (table->forward_passes > 0) {
         double backward = steps_wait_ms(&plan.backward, each, 2 * table->sub);
-        row->network = table->gradients + table->forward_passes * (forward + backward);
+        row->network = table->gradients + table->vocabulary +
+                       table->forward_passes * (forward + backward);
     } else {
-        row->network = forward;
-        row->apart = table->apart + steps_wait_ms(&plan.forward, each, table->sub_apart);
+        row->network = table->vocabulary + forward;
+        row->apart = table->apart + table->vocabulary +
+                     steps_wait_ms(&plan.forward, each, table->sub_apart);
     }
     row->ms = table->compute + row->network;
     plan_free(&plan);
@@ -462,6 +499,13 @@ static void updates_print(Measured *m, Network net, char **patterns, int count, 
     table.forward_passes = (double)m->micro_batches;
     table.compute = measured_update(m, &used);
     table.gradients = 1e3 * network_seconds(&net, (int)o->tp, gradients_bytes(c));
+    if (o->vocab_parallel) {
+        // Embeddings and their gradient; of each token the largest logit, then two sums.
+        int64_t rows = o->batch * o->length;
+        table.vocabulary = table.forward_passes * (2 * elements_ms(m, &net, rows * c->C) +
+                                                   elements_ms(m, &net, rows) +
+                                                   elements_ms(m, &net, 2 * rows));
+    }
     table.sub = table.compute / table.forward_passes / (2 * c->L) / 3;
     table_fill(&table, m, patterns, count);
     printf("measured: %s, -p %s, %dx%dx%d, R %d, %lld x %lld tokens x %lld micro-batches\n",
@@ -469,7 +513,9 @@ static void updates_print(Measured *m, Network net, char **patterns, int count, 
            (long long)o->length, m->micro_batches);
     printf("compute:  %.1f ms per update, median of %zu updates\n", table.compute, used);
     network_print(&net);
-    printf("; partial gradients take %.1f ms per update of it in every row\n\n", table.gradients);
+    printf("; partial gradients take %.1f ms per update of it in every row", table.gradients);
+    if (o->vocab_parallel) printf(", the cut vocabulary %.1f ms", table.vocabulary);
+    printf("\n\n");
     printf("           merges    all-reduces  MiB         compute    network    ms per     saving\n"
            "pattern    /forward  /update      /update     ms         ms         update     "
            "against t\n");
@@ -494,6 +540,9 @@ static void tokens_print(Measured *m, Network net, char **patterns, int count, d
     table.sub = table.compute * cut / all / (2 * c->L);
     table.apart = table.compute * share;
     table.sub_apart = table.sub / m->fold;
+    if (o->vocab_parallel) { // its embedding and its logits
+        table.vocabulary = elements_ms(m, &net, c->C) + elements_ms(m, &net, c->V);
+    }
     table_fill(&table, m, patterns, count);
     printf("measured: %s, -p %s, %dx%dx%d, R %d, %zu sample%s of %lld tokens\n", m->path,
            o->pattern, c->L, c->NH, c->C, (int)o->tp, m->samples.count,
@@ -505,8 +554,11 @@ static void tokens_print(Measured *m, Network net, char **patterns, int count, d
                table.apart, share);
     }
     network_print(&net);
-    printf("; an all-reduce of a token takes %.3f ms\n\n",
-           1e3 * network_seconds(&net, (int)o->tp, table.bytes));
+    printf("; an all-reduce of a token takes %.3f ms", elements_ms(m, &net, c->C));
+    if (o->vocab_parallel) {
+        printf(", the cut vocabulary %.3f ms of it in every row", table.vocabulary);
+    }
+    printf("\n\n");
     const char *above = m->fold > 1 ? "     apart: ms  tokens" : "";
     const char *below = m->fold > 1 ? "         per token  /s" : "";
     printf("           merges    compute    network    ms per     saving     tokens%s\n"

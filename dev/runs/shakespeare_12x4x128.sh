@@ -5,5 +5,5 @@
 data=${DATA:-data/shakespeare_char}
 what="12x4x128 on Shakespeare's characters" trainer=./train_gpt2
 settings="-i $data/train.bin -j $data/val.bin -e 12x4x128 -t 64 -b 12 -x 2000
-    -l 1e-3 -q 0.1 -u 100 -b2 0.99 -c 0.1 -gc 1 -v 250 -m -1"
+    -l 1e-3 -q 0.1 -u 100 -b2 0.99 -c 0.1 -gc 1 -v 250 -m -1 -vp 0"
 . "$(dirname "$0")/run.sh"

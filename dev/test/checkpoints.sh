@@ -261,7 +261,7 @@ while read -r flag now was; do
     same "$flag $now" "$(changes $flag $now)" "${flag##* } $now was $was;"
 done <<'TABLE'
 -rs 7 1337
--vp 1 0
+-vp 0 1
 -b 1 2
 -t 8 16
 -x 7 6
@@ -277,6 +277,10 @@ done <<'TABLE'
 -gc 1 0.5
 -d 64 32
 TABLE
+train -x 6 -n 2 -vp 0 -o uncut
+same "a run of -vp 0, the default of before, goes on as it was" \
+    "$(from=uncut changes)$(grep -c '^# -vp 0$' go/main.log) $(column trl go/main.log)" \
+    "2 $(column trl uncut/main.log)"
 train -x 6 -n 2 -o plain -k constant -q 0.1
 same "-tp of a run of t" "$(from=plain changes -tp 1)" "-tp 1 was 2;"
 same "-x, where the learning rate does not depend on it" "$(from=plain changes -x 7)" ""

@@ -369,6 +369,14 @@ same "-d of two micro-steps doubles ar and mb, in every update" "$(column ar)$(c
     "16 16 0.50 0.50 "
 train -p s -tp 1
 same "-tp 1 has no all-reduces" "$(column ar)" "0 0 "
+for row in "1 0" "2 1" "4 1"; do
+    read -r R cut <<<"$row"
+    train -e 2x4x16 -tp "$R"
+    sums=$(grep -c '^  4 all-reduces of the cut vocabulary' "$W/stdout")
+    same "-tp $R: the vocabulary is cut where R > 1, and its sums are not in ar" \
+        "$(banner -vp)$sums $(column ar)" \
+        "-vp $cut $cut $((8 * cut)) $((8 * cut)) "
+done
 
 # ----------------------------------------------------------------------------
 # stopping and going on
@@ -731,6 +739,8 @@ holds "the same run twice, 1 and 2 threads: model" cmp "$W/runs/twin1/model_0000
     "$W/runs/twin2/model_00000008.bin"
 holds "the same run twice, 1 and 2 threads: state" cmp "$W/runs/twin1/state_00000008.bin" \
     "$W/runs/twin2/state_00000008.bin"
+train "${LONG[@]}" -p s -vp 1
+holds "-vp 1 is the default of two ranks" diff <(steps "$W/twin1") <(steps "$W/stdout")
 train "${LONG[@]}" -p s -fold 2 -tp 2
 holds "-fold 2 -tp 2 is the default mesh" diff <(steps "$W/twin1") <(steps "$W/stdout")
 train "${LONG[@]}" -tp 1; one="$(column trl)$(column tel)"

@@ -447,6 +447,17 @@ same "mpirun -n 2 train_gpt2cu_emu -p sppp -tp 2 trains, with every other option
 run cuda -p p -x 4 -o bf16_one
 mpi 2 cuda -p p -x 4 -n 2 -o bf16_two
 holds "bf16, two processes as one" near bf16_one bf16_two 1 4 1e-2
+mpi 2 cuda_fp32 -p sppp -e 4x4x32 -x 4 -n 4 -o merged_whole
+mpi 2 cuda_fp32 -p sppp -e 4x4x32 -x 4 -n 4 -mc 3 -o merged_chunks
+holds "-mc 3, merges in three chunks of rows: the same model, bit for bit" files_identical \
+    merged_whole merged_chunks 00000004
+# Two batches of two merges, of which each has a product that makes its first chunk.
+for row in "1 0" "3 8"; do
+    read -r chunks beside <<<"$row"
+    EMU_NCCL=1 mpi 2 cuda_fp32 -p sppp -e 4x4x32 -x 0 -v 1 -mc "$chunks"
+    same "-mc $chunks: products of the forward pass while NCCL sums" \
+        "$(sed -nE 's/^emu: NCCL: .* of ([0-9]+) products.*/\1/p' "$W/stderr" | uniq)" "$beside"
+done
 mpi 2 cuda_fp32 -p sppp -e 4x4x32 -pm mean -x 4 -v 2 -d 64 -cm mpi -o two_mpi
 holds "-cm mpi" near one_sppp two_mpi 0 4 1e-5
 same "and says so" \
@@ -463,12 +474,21 @@ mpi 4 cuda_fp32 -p p -b 2 -x 6 -d 64 -v 6 -m 4 -n 3 -o dp2
 holds "DP 2 x TP 2 as one process" near dp1 dp2 0 6 1e-5
 mpi 4 cuda_fp32 -p p -b 1 -x 6 -d 64 -v 6 -m 8 -cm mpi -o dp2_mpi
 holds "DP 2 x TP 2 by -cm mpi, with accumulation, as one process" near dp1 dp2_mpi 0 6 1e-5
-mpi 4 cuda_fp32 -p p -b 2 -x 6 -d 64 -v 6 -m 4 -z 1 -n 3 -o dp2_zero
+NCCL_LAUNCH_ORDER_IMPLICIT=0 mpi 4 cuda_fp32 -p p -b 2 -x 6 -d 64 -v 6 -m 4 -o dp2_unordered
+holds "NCCL orders no launches: sums over replicas come after those over ranks, the same bits" \
+    identical dp2 dp2_unordered
+EMU_NCCL=1 mpi 4 cuda_fp32 -p p -b 2 -x 6 -d 64 -v 6 -m 4 -z 1 -n 3 -o dp2_zero
+same "products beside NCCL's sums leave it multiprocessors, in all processes" \
+    "$(grep -cE 'of [1-9][0-9]* products beside them 0 leave no multiprocessor' "$W/stderr")" 4
 holds "-z 1 as -z 0, bit for bit" identical dp2 dp2_zero
 holds "and so are its files" files_identical dp2 dp2_zero 00000006
-mpi 2 cuda -p p -fold 2 -x 4 -n 2 -o bf16_dp2
+sent() { sed -nE 's/^emu: NCCL: .* sent ([0-9]+) bytes.*/\1/p' "$W/stderr" | sort -un; }
+EMU_NCCL=1 mpi 2 cuda -p p -fold 2 -x 4 -n 2 -o bf16_dp2; plain=$(sent)
 mpi 2 cuda -p p -fold 2 -x 4 -n 2 -z 1 -cm mpi -o bf16_dp2_zero
 holds "bf16 and -cm mpi too, with two replicas" files_identical bf16_dp2 bf16_dp2_zero 00000004
+EMU_NCCL=1 mpi 2 cuda -p p -fold 2 -x 4 -z 1 -o bf16_dp2_nccl
+# A gradient is 4 bytes to one replica and 4 back; with -z 1 4 there, and a parameter's 2 back.
+same "-z 1 sends three quarters of the bytes" "$(($(sent) * 4 / plain))" 3
 holds "-z 1 halves the optimizer state" awk \
     "BEGIN { whole = $(memory bf16_dp2 optimizer | head -n 1)
         half = $(memory bf16_dp2_zero optimizer | head -n 1)
@@ -482,6 +502,15 @@ mkdir "$W/runs/crossed" &&
 run cpu -p p -b 4 -x 6 -d 64 -v 6 -y 1 -o crossed
 holds "a checkpoint of DP 2 x TP 2 with -z 1 goes on in the CPU trainer, alone" near dp1 crossed 4 \
     6 1e-4
+
+echo "# NVLink SHARP, whose sums differ from call to call: broken when NCCL may use it unasked"
+for seed in 1 2; do
+    EMU_NVLS=1 EMU_SEED=$seed mpi 4 cuda_fp32 -p p -tp 4 -x 4 -n 4 -o sharp$seed
+    EMU_NVLS=1 EMU_SEED=$seed NCCL_ALGO=NVLS mpi 4 cuda_fp32 -p p -tp 4 -x 4 -n 4 -o asked$seed
+done
+holds "the same run twice is the same model, bit for bit" files_identical sharp1 sharp2 00000004
+differs "and is not where NCCL_ALGO asks for it" "$(cksum <"$W/runs/asked1/model_00000004.bin")" \
+    "$(cksum <"$W/runs/asked2/model_00000004.bin")"
 
 echo "# processes and GPUs: broken by two ranks on one GPU, or a process that waits for ever"
 EMU_GPUS=1 mpi 3 cuda_fp32 -p p -x 4 -o aside

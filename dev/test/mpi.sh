@@ -269,12 +269,12 @@ mpi 4 "${GO[@]}" -b 2 -y 1 -o back
 holds "the way back to four processes" goes_on near whole back 11 20
 
 echo "# memory: broken by a process that holds more than its shards"
-memory() { # folder, processes of a TP group
-    compute "$W/runs/$1/main.log" "$2" <<'PY'
+memory() { # folder, processes of a TP group, whether the vocabulary is cut
+    compute "$W/runs/$1/main.log" "$2" "$3" <<'PY'
 import re, sys
-n, L, C, Vp, T = int(sys.argv[2]), 4, 256, 128, 16
-sharded = L * (3 * C * C + 3 * C + C * C + 4 * C * C + 4 * C + 4 * C * C)
-replicated = Vp * C + T * C + L * 6 * C + 2 * C
+n, cut, L, C, Vp, T = int(sys.argv[2]), int(sys.argv[3]), 4, 256, 128, 16
+sharded = L * (3 * C * C + 3 * C + C * C + 4 * C * C + 4 * C + 4 * C * C) + cut * Vp * C
+replicated = (1 - cut) * Vp * C + T * C + L * 6 * C + 2 * C
 expected = (sharded / n + replicated) * 4 / 2 ** 20
 lines = re.findall(r"^# .*memory_MiB.*? parameters (\S+).*? gradients (\S+).*? moments (\S+)",
                    open(sys.argv[1]).read(), re.M)
@@ -288,8 +288,11 @@ PY
 }
 fold -e 4x4x256 -tp 1 -x 1 -v 0 -o mem1
 mpi 2 -e 4x4x256 -x 1 -v 0 -o mem2
-mpi 4 -e 4x4x256 -tp 4 -x 1 -v 0 -o mem4
-for n in 1 2 4; do holds "1/$n of the sharded tensors, and the others whole" memory mem$n $n; done
+mpi 4 -e 4x4x256 -tp 4 -x 1 -v 0 -vp 0 -o mem4
+for row in "1 0" "2 1" "4 0"; do
+    read -r n cut <<<"$row"
+    holds "1/$n of the sharded tensors, -vp $cut, and the others whole" memory mem$n $n $cut
+done
 
 echo "# emulated networks: broken by a wait that is left out where ranks are folded, or a wrong" \
     "number of hops"
@@ -596,7 +599,7 @@ stopped() {
 said() { head -c 600 "$W/stderr" | tr '\n' ' '; }
 stopped_and_on() { # ranks, rank, folder, folder of a run that was never stopped
     local whom at text sums="all-reduce [1-4] of the (for|back)ward pass"
-    sums+="|an all-reduce of partial gradients"
+    sums+="|an all-reduce of (partial gradients|the cut vocabulary)"
     stopped "$1" "$2" "$3" -wd 2
     until_true waits
     whom="rank $2 (process $pid of this host)"

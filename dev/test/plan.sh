@@ -47,6 +47,17 @@ check "plan: the known answer" '^t +8 +16 +6\.00 +25\.0 +84\.4 +109\.4 ' \
     '^l +8 +16 +6\.00 +25\.0 +62\.6 +87\.6 '
 check "plan: the budget is met by the pattern with the most merges" \
     '^budget 70 ms .*s.* with 4 merges and 68\.3 ms'
+# A cut vocabulary: 2 sums of 393,216 bytes, one of 768*4 and one of twice that are 10.291 + 2.025 +
+# 2.049 = 14.365 ms in every row, and (2*128 + 3)*768*4 bytes are 0.758789 MiB.
+{ sed 's/# -vp 0/# -vp 1/; s/ ms:25.2/ ms:28.2/' "$W/main.log"
+  echo "# vocabulary per update: 4 all-reduces, 0.758789 MiB, 3.0000 ms"; } >"$W/vocabulary.log"
+dev/net/plan "$W/vocabulary.log" 1000 1 >"$W/out" 2>&1
+check "plan: the known answer with a cut vocabulary" 'the cut vocabulary 14\.4 ms$' \
+    '^t +8 +16 +6\.00 +25\.0 +98\.8 +123\.8 ' '^p +1 +2 +0\.75 +25\.0 +26\.8 +51\.8 '
+sed -i 's/4 all-red/3 all-red/' "$W/vocabulary.log"
+dev/net/plan "$W/vocabulary.log" 1000 1 >"$W/out" 2>&1
+check "plan: sums of a cut vocabulary that are not the trainer's" \
+    '^error: .*executed 3 all-reduces of 0\.758789 MiB per update, expected 4 of 0\.758789'
 dev/net/plan "$W/main.log" 1000 1 5 >"$W/out" 2>&1
 check "plan: a budget that nothing meets names the cheapest" '^budget 5 ms.*p'
 dev/net/plan "$W/missing.log" 1000 1 >"$W/out" 2>&1
@@ -83,6 +94,14 @@ check "tokens: the known answer" \
     '^l +8 +2\.000 +46\.549 +48\.549 +3\.5% +20\.6 +48\.362 ' \
     '^apart: +0\.504 ms .*0\.252 of the weights'
 check "tokens: the budget" '^budget 26\.2 ms per token: s, sp with 4 merges and 26\.147 ms'
+# A cut vocabulary: sums of 768 and of 65 elements, 6.036864 + 6.003120 ms, in every row. The 49,920
+# of wte are cut too: (28333056/4 + 49920/4 + 20736) / 28403712 = 0.250548 of the weights.
+{ sed 's/# -vp 0/# -vp 1/; s/ ms:2.2/ ms:5.2/' "$W/tokens.log"
+  echo "# vocabulary per token: 2 all-reduces, 0.003178 MiB, 3.0000 ms"; } >"$W/vocabulary.log"
+dev/net/plan "$W/vocabulary.log" 1000 1 >"$W/out" 2>&1
+check "tokens: the known answer with a cut vocabulary" 'the cut vocabulary 12\.040 ms' \
+    '^t +8 +2\.000 +60\.335 +62\.335 .* 60\.836 ' '^s +4 +2\.000 +36\.187 +38\.187 ' \
+    '^apart: +0\.501 ms .*0\.251 of the weights'
 # Two samples more: their median; the first is of ranks apart already, and waited on a network.
 sed -e 's/runs 4 tensor ranks/runs 1 tensor rank/' -e 's/# -nl 0/# -nl 1000/' \
     -e 's/ms:2.200 p99:3.000 comm:0.200/ms:50.0 p99:60 comm:48.0/' "$W/tokens.log" >"$W/apart.log"
