@@ -1253,9 +1253,9 @@ static double attention_error(int B, int T, int heads, int HS) {
     AttentionShape s = {B, T, heads, HS};
     Values qkv = random_values((size_t)B * T * 3 * W), dout = random_values((size_t)B * T * W);
     Device<real> dqkv(qkv), ddout(dout), out(dout.size()), grad(qkv.size());
-    Device<float> lse((size_t)B * heads * T), delta((size_t)B * heads * T);
+    Device<float> lse((size_t)B * heads * T), rows(2 * lse.n);
     attention_forward(out.at, lse.at, dqkv.at, s, gpu.stream);
-    attention_backward(grad.at, delta.at, ddout.at, out.at, lse.at, dqkv.at, s, gpu.stream);
+    attention_backward(grad.at, rows.at, ddout.at, out.at, lse.at, dqkv.at, s, gpu.stream);
     Doubles expected((size_t)B * T * W), sums((size_t)B * heads * T), back(qkv.size());
     double scale = 1 / sqrt(HS);
     for (int b = 0; b < B; b++) {

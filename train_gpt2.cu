@@ -939,10 +939,11 @@ __global__ void bias_sums_kernel(float *sums, const real *attprojb, const real *
 //   delta = rowsum(dout * out)    dS = P * (dout Vᵀ - delta)
 //   dV = Pᵀ dout    dK = scale dSᵀ Q    dQ = scale dS K
 //
-// It runs as two kernels, one that owns keys and sums over queries (dK, dV) and one that owns
-// queries and sums over keys (dQ). That makes P twice, 7 products of matrices for the 5 that there
-// are, but needs neither atomics nor a second buffer: every sum has one owner and one order, so
-// that a run can be repeated to the bit.
+// It runs as two kernels. The first owns queries and sums over keys (dQ); it has the rows of dout
+// that delta is made of, and leaves what the second one needs of each row. That one owns keys and
+// sums over queries (dK, dV). This makes P twice, 7 products of matrices for the 5 that there are,
+// but needs neither atomics nor a second buffer: every sum has one owner and one order, so that a
+// run can be repeated to the bit. (dev/cuda/NOTES.md counts what 5 products would move.)
 //
 // Causality also takes care of the end of a sequence: rows from T on read as 0, and since they come
 // after every real query, no real query sees them as keys, and as queries they add 0 to dK and dV.
@@ -956,11 +957,15 @@ typedef struct {
 
 // Where the matrices of one (sequence, head) start, in elements, and how far apart their rows are.
 typedef struct {
-    // In qkv (B,past+T+spare,3,heads,HS), out (B,T,heads,HS), lse and delta (B,heads,T).
+    // In qkv (B,past+T+spare,3,heads,HS), out (B,T,heads,HS), lse (B,heads,T).
     size_t qkv, out, row;
     int width;            // heads*HS: the stride of out, and the way from Q to K and from K to V
     int qkv_stride;       // 3*heads*HS
 } AttentionHead;
+
+// What the first kernel of the backward pass leaves to the second of each row, (B,heads,T) each.
+// The precisions have their own idea of it.
+typedef struct { float *lse, *delta; } AttentionRows;
 
 // The grid is (tiles, heads, B), the last two up to 65535: what depends on them alone lives in
 // uniform registers then, and the blocks of a head run one after the other, while its keys and
@@ -984,27 +989,6 @@ __device__ __forceinline__ bool attention_sees(int query, int key) {
 // The barrier between the loading of a tile and its use.
 __device__ __forceinline__ void attention_tile_barrier() {
     __syncthreads();
-}
-
-// delta (B,heads,T): each row of dout * out summed. LANES neighbours share a row and take 16 bytes
-// of it each.
-template <int LANES>
-__global__ void attention_delta_kernel(float *delta, const real *dout, const real *out,
-                                       AttentionShape s) {
-    size_t row = ((size_t)blockIdx.x * blockDim.x + threadIdx.x) / LANES;
-    size_t rows = (size_t)s.B * s.T * s.heads;
-    int column = threadIdx.x % LANES * PACK;
-    float sum = 0;
-    if (row < rows && column < s.HS) {
-        Packed<real> d = pack_load(dout + row * s.HS + column);
-        Packed<real> o = pack_load(out + row * s.HS + column);
-        for (int i = 0; i < PACK; i++) sum += to_float(d.at[i]) * to_float(o.at[i]);
-    }
-    for (int step = LANES / 2; step > 0; step /= 2) sum += __shfl_xor_sync(FULL_WARP, sum, step);
-    if (row < rows && column == 0) {
-        size_t h = row % s.heads, t = row / s.heads % s.T, b = row / s.heads / s.T;
-        delta[(b * s.heads + h) * s.T + t] = sum;
-    }
 }
 
 #ifdef PRECISION_FP32
@@ -1342,13 +1326,104 @@ template <int D> struct AttentionBackward {
     };
 };
 
+// Of this warp's rows, own .. of a tile dO and first+own .. of the matrices: rows.lse, -lse as a
+// power of 2, and rows.delta, -delta
+template <int ROWS, int D, bool FULL>
+__device__ __forceinline__ void rows_prepare(AttentionRows rows, const real *dO, const real *out,
+                                             const float *lse, AttentionHead head, int first,
+                                             int own, int T, int HS) {
+    constexpr int PACKS = D / 8; // lanes of a row
+    int lane = threadIdx.x % WARP, pack = lane % PACKS;
+    #pragma unroll
+    for (int i = lane / PACKS; i < ROWS; i += WARP / PACKS) {
+        int row = first + own + i;
+        float sum = 0;
+        if (row < T && (FULL || pack * 8 < HS)) {
+            Packed<real> d = pack_load(dO + tile_at<D>(own + i, pack));
+            Packed<real> o = pack_load(out + head.out + (size_t)row * head.width + pack * 8);
+            for (int j = 0; j < 8; j++) sum -= to_float(d.at[j]) * to_float(o.at[j]);
+        }
+        for (int step = PACKS / 2; step > 0; step /= 2) {
+            sum += __shfl_xor_sync(FULL_WARP, sum, step);
+        }
+        if (row < T && pack == 0) {
+            rows.lse[head.row + row] = lse[head.row + row] * -(float)M_LOG2E;
+            rows.delta[head.row + row] = sum;
+        }
+    }
+    __syncwarp();
+}
+
+// dQ of a tile of queries, and `rows` of them
+template <int D, bool FULL>
+__global__ void __launch_bounds__(ATTENTION_THREADS, 2)
+attention_backward_queries_kernel(real *dqkv, AttentionRows rows, const real *dout,
+                                  const real *out, const float *lse, const real *qkv,
+                                  AttentionShape s, float scale) {
+    using Sizes = AttentionBackward<D>;
+    constexpr int M = Sizes::M, OWN = Sizes::OWN, STEP = Sizes::STEP;
+    constexpr int RING = 2 * STEP; // a power of 2
+    SHARED_DYNAMIC(real, Q);
+    real *dO = Q + OWN * D, *K = dO + OWN * D, *V = K + RING * D;
+    int first = (gridDim.x - 1 - blockIdx.x) * OWN; // the longest work comes first
+    AttentionHead head = attention_head(s, s.T);
+    const real *q = qkv + head.qkv, *k = q + head.width, *v = k + head.width;
+    int lane = threadIdx.x % WARP, own = threadIdx.x / WARP * 16 * M;
+    int own_last = first + own + 16 * M - 1;
+    int end = min(first + OWN, s.T); // of the keys
+    float factor = scale * (float)M_LOG2E;
+
+    auto step_start = [&](int key) {
+        tile_start<STEP, D, FULL>(K + (key & (RING - 1)) * D, k, head.qkv_stride, key, s.T, s.HS);
+        tile_start<STEP, D, FULL>(V + (key & (RING - 1)) * D, v, head.qkv_stride, key, s.T, s.HS);
+    };
+    tile_start<OWN, D, FULL>(Q, q, head.qkv_stride, first, s.T, s.HS);
+    tile_start<OWN, D, FULL>(dO, dout + head.out, head.width, first, s.T, s.HS);
+    step_start(0);
+    copies_wait();
+    __syncthreads(); // Q and dO are there; the loop waits once more, which takes no time
+    rows_prepare<16 * M, D, FULL>(rows, dO, out, lse, head, first, own, s.T, s.HS);
+    float row_lse[M][2], row_delta[M][2]; // of rows g and g+8 of each C
+    for (int i = 0; i < 2 * M; i++) {
+        int row = first + own + 16 * (i / 2) + lane / 4 + 8 * (i % 2);
+        row_lse[i / 2][i % 2] = row < s.T ? rows.lse[head.row + row] : 0;
+        row_delta[i / 2][i % 2] = row < s.T ? rows.delta[head.row + row] : 0;
+    }
+    uint32_t queries[M][D / 16][4], douts[M][D / 16][4];
+    fragments_load<M, D>(queries, Q, own);
+    fragments_load<M, D>(douts, dO, own);
+    float dQ[M][D / 8][4] = {};
+
+    for (int key = 0; key < end; key += STEP) {
+        copies_wait();
+        __syncthreads(); // as in the forward pass: this tile is there, the other one is free
+        if (key + STEP < end) step_start(key + STEP);
+        #pragma unroll 1
+        for (int at = key; at < key + STEP && at <= own_last; at += 16) {
+            int row = at & (RING - 1);
+            float p[M][2][4] = {}, ds[M][2][4];
+            uint32_t a[M][4];
+            multiply_by_rows<M, D>(p, queries, K, row);
+            if (at + 15 > first + own) scores_mask<M, false>(p, first + own, at);
+            each_held<M>([&](int m, int n, int i) {
+                p[m][n][i] = exp2_fast(fmaf(p[m][n][i], factor, row_lse[m][i / 2]));
+                ds[m][n][i] = row_delta[m][i / 2];
+            });
+            multiply_by_rows<M, D>(ds, douts, V, row);
+            each_held<M>([&](int m, int n, int i) { ds[m][n][i] *= p[m][n][i]; });
+            fragments_from<M>(a, ds);
+            multiply_by_columns<M, D>(dQ, a, K, row);
+        }
+    }
+    rows_store<M, D, FULL>(dqkv + head.qkv, head.qkv_stride, Q, own, dQ, scale, first, s.T, s.HS);
+}
+
 // dK and dV of a tile of keys. Rows of P and dS are keys here, columns queries: they are born
 // transposed, as A fragments of the products that need them so.
 template <int D, bool FULL>
 __global__ void __launch_bounds__(ATTENTION_THREADS, 2)
-attention_backward_keys_kernel(real *dqkv, const real *dout, const float *lse,
-                               const float *delta, const real *qkv, AttentionShape s,
-                               float scale) {
+attention_backward_keys_kernel(real *dqkv, AttentionRows rows, const real *dout, const real *qkv,
+                               AttentionShape s, float scale) {
     using Sizes = AttentionBackward<D>;
     constexpr int M = Sizes::M, OWN = Sizes::OWN, STEP = Sizes::STEP;
     constexpr int RING = 2 * STEP; // a power of 2
@@ -1366,8 +1441,8 @@ attention_backward_keys_kernel(real *dqkv, const real *dout, const float *lse,
         int to = query & (RING - 1);
         tile_start<STEP, D, FULL>(Q + to * D, q, head.qkv_stride, query, s.T, s.HS);
         tile_start<STEP, D, FULL>(dO + to * D, dout + head.out, head.width, query, s.T, s.HS);
-        row_start<STEP>(row_lse + to, lse + head.row, query, s.T);
-        row_start<STEP>(row_delta + to, delta + head.row, query, s.T);
+        row_start<STEP>(row_lse + to, rows.lse + head.row, query, s.T);
+        row_start<STEP>(row_delta + to, rows.delta + head.row, query, s.T);
     };
     tile_start<OWN, D, FULL>(K, q + head.width, head.qkv_stride, first, s.T, s.HS);
     tile_start<OWN, D, FULL>(V, q + 2 * head.width, head.qkv_stride, first, s.T, s.HS);
@@ -1394,9 +1469,9 @@ attention_backward_keys_kernel(real *dqkv, const real *dout, const float *lse,
             multiply_by_rows<M, D>(p, keys, Q, row);
             if (at < first + own + 16 * M - 1) scores_mask<M, true>(p, first + own, at);
             each_held<M>([&](int m, int n, int i) {
-                float shift = row_lse[column + 8 * n + i % 2] * (float)M_LOG2E;
-                p[m][n][i] = exp2_fast(fmaf(p[m][n][i], factor, -shift));
-                ds[m][n][i] = -row_delta[column + 8 * n + i % 2];
+                int its = column + 8 * n + i % 2;
+                p[m][n][i] = exp2_fast(fmaf(p[m][n][i], factor, row_lse[its]));
+                ds[m][n][i] = row_delta[its];
             });
             fragments_from<M>(pa, p);
             multiply_by_rows<M, D>(ds, values, dO, row);
@@ -1411,68 +1486,6 @@ attention_backward_keys_kernel(real *dqkv, const real *dout, const float *lse,
     real *dk = dqkv + head.qkv + head.width, *dv = dk + head.width;
     rows_store<M, D, FULL>(dk, head.qkv_stride, K, own, dK, scale, first, s.T, s.HS);
     rows_store<M, D, FULL>(dv, head.qkv_stride, V, own, dV, 1, first, s.T, s.HS);
-}
-
-// dQ of a tile of queries
-template <int D, bool FULL>
-__global__ void __launch_bounds__(ATTENTION_THREADS, 2)
-attention_backward_queries_kernel(real *dqkv, const real *dout, const float *lse,
-                                  const float *delta, const real *qkv, AttentionShape s,
-                                  float scale) {
-    using Sizes = AttentionBackward<D>;
-    constexpr int M = Sizes::M, OWN = Sizes::OWN, STEP = Sizes::STEP;
-    constexpr int RING = 2 * STEP; // a power of 2
-    SHARED_DYNAMIC(real, Q);
-    real *dO = Q + OWN * D, *K = dO + OWN * D, *V = K + RING * D;
-    int first = (gridDim.x - 1 - blockIdx.x) * OWN; // the longest work comes first
-    AttentionHead head = attention_head(s, s.T);
-    const real *q = qkv + head.qkv, *k = q + head.width, *v = k + head.width;
-    int lane = threadIdx.x % WARP, own = threadIdx.x / WARP * 16 * M;
-    int own_last = first + own + 16 * M - 1;
-    int end = min(first + OWN, s.T); // of the keys
-    float factor = scale * (float)M_LOG2E, row_lse[M][2], row_delta[M][2];
-
-    auto step_start = [&](int key) {
-        tile_start<STEP, D, FULL>(K + (key & (RING - 1)) * D, k, head.qkv_stride, key, s.T, s.HS);
-        tile_start<STEP, D, FULL>(V + (key & (RING - 1)) * D, v, head.qkv_stride, key, s.T, s.HS);
-    };
-    tile_start<OWN, D, FULL>(Q, q, head.qkv_stride, first, s.T, s.HS);
-    tile_start<OWN, D, FULL>(dO, dout + head.out, head.width, first, s.T, s.HS);
-    step_start(0);
-    for (int i = 0; i < 2 * M; i++) { // rows g and g+8 of each C
-        int row = first + own + 16 * (i / 2) + lane / 4 + 8 * (i % 2);
-        row_lse[i / 2][i % 2] = row < s.T ? lse[head.row + row] * (float)M_LOG2E : 0;
-        row_delta[i / 2][i % 2] = row < s.T ? delta[head.row + row] : 0;
-    }
-    uint32_t queries[M][D / 16][4], douts[M][D / 16][4];
-    float dQ[M][D / 8][4] = {};
-
-    for (int key = 0; key < end; key += STEP) {
-        copies_wait();
-        __syncthreads(); // as in the forward pass: this tile is there, the other one is free
-        if (key + STEP < end) step_start(key + STEP);
-        if (key == 0) {
-            fragments_load<M, D>(queries, Q, own);
-            fragments_load<M, D>(douts, dO, own);
-        }
-        #pragma unroll 1
-        for (int at = key; at < key + STEP && at <= own_last; at += 16) {
-            int row = at & (RING - 1);
-            float p[M][2][4] = {}, ds[M][2][4];
-            uint32_t a[M][4];
-            multiply_by_rows<M, D>(p, queries, K, row);
-            if (at + 15 > first + own) scores_mask<M, false>(p, first + own, at);
-            each_held<M>([&](int m, int n, int i) {
-                p[m][n][i] = exp2_fast(fmaf(p[m][n][i], factor, -row_lse[m][i / 2]));
-                ds[m][n][i] = -row_delta[m][i / 2];
-            });
-            multiply_by_rows<M, D>(ds, douts, V, row);
-            each_held<M>([&](int m, int n, int i) { ds[m][n][i] *= p[m][n][i]; });
-            fragments_from<M>(a, ds);
-            multiply_by_columns<M, D>(dQ, a, K, row);
-        }
-    }
-    rows_store<M, D, FULL>(dqkv + head.qkv, head.qkv_stride, Q, own, dQ, scale, first, s.T, s.HS);
 }
 
 #endif
@@ -1516,33 +1529,24 @@ static void attention_forward(real *out, float *lse, const real *qkv, AttentionS
     });
 }
 
-// delta (B,heads,T) = the dot products of the rows of dout and out (B,T,heads,HS), each by LANES
-// threads with a pack
-template <int LANES>
-static void attention_delta(float *delta, const real *dout, const real *out, AttentionShape s,
-                            cudaStream_t on) {
-    unsigned blocks = (unsigned)ceil_div<size_t>((size_t)s.B * s.T * s.heads * LANES, 256);
-    LAUNCH((attention_delta_kernel<LANES>), blocks, 256, 0, on, delta, dout, out, s);
-}
-
-// dqkv (B,T,3,heads,HS) is written, and so is delta (B,heads,T), which is of no use later. dout,
-// out (B,T,heads,HS). Nothing is past or spare.
-static void attention_backward(real *dqkv, float *delta, const real *dout, const real *out,
+// dqkv (B,T,3,heads,HS) is written; scratch (2,B,heads,T). dout, out (B,T,heads,HS). Nothing is
+// past or spare.
+static void attention_backward(real *dqkv, float *scratch, const real *dout, const real *out,
                                const float *lse, const real *qkv, AttentionShape s,
                                cudaStream_t on) {
     RANGE();
+    AttentionRows rows = {scratch, scratch + (size_t)s.B * s.heads * s.T};
     attention_by_size(s.HS, [&]<int D, bool FULL>() {
         using Sizes = AttentionBackward<D>;
         constexpr int SHARED = Sizes::SHARED;
         dim3 blocks(ceil_div<int>(s.T, Sizes::OWN), s.heads, s.B);
         float scale = 1 / sqrtf((float)s.HS);
-        attention_delta<D / PACK>(delta, dout, out, s, on);
-        attention_allow_shared<attention_backward_keys_kernel<D, FULL>>(SHARED);
-        LAUNCH((attention_backward_keys_kernel<D, FULL>), blocks, ATTENTION_THREADS, SHARED, on,
-               dqkv, dout, lse, delta, qkv, s, scale);
         attention_allow_shared<attention_backward_queries_kernel<D, FULL>>(SHARED);
         LAUNCH((attention_backward_queries_kernel<D, FULL>), blocks, ATTENTION_THREADS, SHARED, on,
-               dqkv, dout, lse, delta, qkv, s, scale);
+               dqkv, rows, dout, out, lse, qkv, s, scale);
+        attention_allow_shared<attention_backward_keys_kernel<D, FULL>>(SHARED);
+        LAUNCH((attention_backward_keys_kernel<D, FULL>), blocks, ATTENTION_THREADS, SHARED, on,
+               dqkv, rows, dout, qkv, s, scale);
     });
 }
 
@@ -1894,7 +1898,7 @@ typedef struct GPT2 {
     real *normed_scratch;      // (F, B,T,C) for -r 2
     real *outer_scratch;       // (F, B,T,4C/R) for -r 1
     real *dinner, *douter;     // (F, B,T,4C/R)
-    float *delta;              // (F, B,NH/R,T)
+    float *row_scratch;        // (2, F, B,NH/R,T) for attention_backward
     float *sums_scratch;       // for bias_backward and norm_backward
     void *workspace;           // cuBLASLt's
     unsigned long long *clock; // (2) when an all-reduce began, on an emulated network; [1] hidden
@@ -2043,7 +2047,7 @@ static size_t activations_lay(GPT2 *m, char *block) {
     m->dnormed = CARVE(real, F * BTC);
     m->dinner = CARVE(real, F * BT * 4 * Cr);
     m->douter = CARVE(real, F * BT * 4 * Cr);
-    m->delta = CARVE(float, F * BT * (c->NH / c->R));
+    m->row_scratch = CARVE(float, 2 * F * BT * (c->NH / c->R));
     m->sums_scratch = CARVE(float, F * CHUNKS_MAX * 4 * c->C);
     if (used < logits_end) used = logits_end;
 
@@ -2602,7 +2606,7 @@ static void subblock_backward(GPT2 *m, int k, const real *dpartial, size_t dpart
                      .M = rows, .N = s->outer_width, .K = C, .batch = F};
     matmul(douter, m->workspace);
     if (!mlp)
-        attention_backward(m->dinner, m->delta, m->douter, s->outer, s->lse, s->inner,
+        attention_backward(m->dinner, m->row_scratch, m->douter, s->outer, s->lse, s->inner,
                            attention_shape(m), gpu.stream);
     else if (!gpu.fuses_gelu) gelu_backward(m->dinner, m->douter, s->inner, F * inner);
 

@@ -187,12 +187,63 @@ __device__ __forceinline__ void attention_backward_pair(float &p, float &ds, int
     ds = p * (ds - delta);
 }
 
+// dQ of a tile of queries, and `rows` of them: lse and delta
+template <int D, bool FULL>
+__global__ void __launch_bounds__(ATTENTION_THREADS, 1)
+attention_backward_queries_kernel(float *dqkv, AttentionRows rows, const float *dout,
+                                  const float *out, const float *lse, const float *qkv,
+                                  AttentionShape s, float scale) {
+    using Tile = AttentionTile<D>;
+    constexpr int ROWS = Tile::ROWS, EACH = Tile::EACH;
+    SHARED_DYNAMIC(float, K);
+    float *V = K + Tile::SIZE, *Q = V + Tile::SIZE, *dO = Q + Tile::SIZE, *P = dO + Tile::SIZE;
+    int first = (gridDim.x - 1 - blockIdx.x) * ROWS; // the longest work comes first
+    int tx = threadIdx.x % 16, ty = threadIdx.x / 16;
+    AttentionHead head = attention_head(s, s.T);
+    const float *matrix = qkv + head.qkv;
+    float dQ[EACH][Tile::COLUMNS] = {}, row_lse[EACH], row_delta[EACH];
+    for (int i = 0; i < EACH; i++) {
+        int row = first + ty + 16 * i;
+        row_lse[i] = row < s.T ? lse[head.row + row] : 0;
+        row_delta[i] = 0;
+        for (int c = tx; c < s.HS && row < s.T; c += 16) {
+            size_t at = head.out + (size_t)row * head.width + c;
+            row_delta[i] += dout[at] * out[at];
+        }
+        for (int step = 8; step > 0; step /= 2) {
+            row_delta[i] += __shfl_xor_sync(FULL_WARP, row_delta[i], step);
+        }
+        if (tx == 0 && row < s.T) {
+            rows.lse[head.row + row] = row_lse[i];
+            rows.delta[head.row + row] = row_delta[i];
+        }
+    }
+    tile_load<D, FULL>(Q, matrix, head.qkv_stride, first, s.T, s.HS);
+    tile_load<D, FULL>(dO, dout + head.out, head.width, first, s.T, s.HS);
+    for (int key = 0; key <= first; key += ROWS) {
+        __syncthreads(); // the previous tile is read no more
+        tile_load<D, FULL>(K, matrix + head.width, head.qkv_stride, key, s.T, s.HS);
+        tile_load<D, FULL>(V, matrix + 2 * head.width, head.qkv_stride, key, s.T, s.HS);
+        __syncthreads();
+        float p[EACH][EACH], ds[EACH][EACH];
+        tile_scores<D>(p, Q, K, ty, tx);
+        tile_scores<D>(ds, dO, V, ty, tx);
+        for (int i = 0; i < EACH; i++) {
+            for (int j = 0; j < EACH; j++) {
+                attention_backward_pair(p[i][j], ds[i][j], first + ty + 16 * i, key + tx + 16 * j,
+                                        scale, row_lse[i], row_delta[i]);
+            }
+        }
+        tile_accumulate<D>(dQ, P, ds, K, ty, tx);
+    }
+    tile_store<D>(dqkv + head.qkv, head.qkv_stride, dQ, scale, first, s.T, s.HS, ty, tx);
+}
+
 // dK and dV of a tile of keys. Rows of P and dS are keys here, columns queries.
 template <int D, bool FULL>
 __global__ void __launch_bounds__(ATTENTION_THREADS, 1)
-attention_backward_keys_kernel(float *dqkv, const float *dout, const float *lse,
-                               const float *delta, const float *qkv, AttentionShape s,
-                               float scale) {
+attention_backward_keys_kernel(float *dqkv, AttentionRows rows, const float *dout,
+                               const float *qkv, AttentionShape s, float scale) {
     using Tile = AttentionTile<D>;
     constexpr int ROWS = Tile::ROWS, EACH = Tile::EACH;
     SHARED_DYNAMIC(float, K);
@@ -214,8 +265,8 @@ attention_backward_keys_kernel(float *dqkv, const float *dout, const float *lse,
         tile_scores<D>(ds, V, dO, ty, tx);
         for (int j = 0; j < EACH; j++) {
             int column = query + tx + 16 * j;
-            float row_lse = column < s.T ? lse[head.row + column] : 0;
-            float row_delta = column < s.T ? delta[head.row + column] : 0;
+            float row_lse = column < s.T ? rows.lse[head.row + column] : 0;
+            float row_delta = column < s.T ? rows.delta[head.row + column] : 0;
             for (int i = 0; i < EACH; i++) {
                 attention_backward_pair(p[i][j], ds[i][j], column, first + ty + 16 * i, scale,
                                         row_lse, row_delta);
@@ -227,45 +278,4 @@ attention_backward_keys_kernel(float *dqkv, const float *dout, const float *lse,
     float *dmatrix = dqkv + head.qkv;
     tile_store<D>(dmatrix + head.width, head.qkv_stride, dK, scale, first, s.T, s.HS, ty, tx);
     tile_store<D>(dmatrix + 2 * head.width, head.qkv_stride, dV, 1, first, s.T, s.HS, ty, tx);
-}
-
-// dQ of a tile of queries
-template <int D, bool FULL>
-__global__ void __launch_bounds__(ATTENTION_THREADS, 1)
-attention_backward_queries_kernel(float *dqkv, const float *dout, const float *lse,
-                                  const float *delta, const float *qkv, AttentionShape s,
-                                  float scale) {
-    using Tile = AttentionTile<D>;
-    constexpr int ROWS = Tile::ROWS, EACH = Tile::EACH;
-    SHARED_DYNAMIC(float, K);
-    float *V = K + Tile::SIZE, *Q = V + Tile::SIZE, *dO = Q + Tile::SIZE, *P = dO + Tile::SIZE;
-    int first = (gridDim.x - 1 - blockIdx.x) * ROWS; // the longest work comes first
-    int tx = threadIdx.x % 16, ty = threadIdx.x / 16;
-    AttentionHead head = attention_head(s, s.T);
-    const float *matrix = qkv + head.qkv;
-    float dQ[EACH][Tile::COLUMNS] = {}, row_lse[EACH], row_delta[EACH];
-    for (int i = 0; i < EACH; i++) {
-        int row = first + ty + 16 * i;
-        row_lse[i] = row < s.T ? lse[head.row + row] : 0;
-        row_delta[i] = row < s.T ? delta[head.row + row] : 0;
-    }
-    tile_load<D, FULL>(Q, matrix, head.qkv_stride, first, s.T, s.HS);
-    tile_load<D, FULL>(dO, dout + head.out, head.width, first, s.T, s.HS);
-    for (int key = 0; key <= first; key += ROWS) {
-        __syncthreads(); // the previous tile is read no more
-        tile_load<D, FULL>(K, matrix + head.width, head.qkv_stride, key, s.T, s.HS);
-        tile_load<D, FULL>(V, matrix + 2 * head.width, head.qkv_stride, key, s.T, s.HS);
-        __syncthreads();
-        float p[EACH][EACH], ds[EACH][EACH];
-        tile_scores<D>(p, Q, K, ty, tx);
-        tile_scores<D>(ds, dO, V, ty, tx);
-        for (int i = 0; i < EACH; i++) {
-            for (int j = 0; j < EACH; j++) {
-                attention_backward_pair(p[i][j], ds[i][j], first + ty + 16 * i, key + tx + 16 * j,
-                                        scale, row_lse[i], row_delta[i]);
-            }
-        }
-        tile_accumulate<D>(dQ, P, ds, K, ty, tx);
-    }
-    tile_store<D>(dqkv + head.qkv, head.qkv_stride, dQ, scale, first, s.T, s.HS, ty, tx);
 }
