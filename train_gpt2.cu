@@ -1041,12 +1041,12 @@ __device__ __forceinline__ void tile_start(real *tile, const real *matrix, int s
     constexpr int PACKS = D / 8;
     constexpr int AT_ONCE = ATTENTION_THREADS / PACKS; // rows that the block copies at once
     static_assert(ROWS % AT_ONCE == 0);
-    int row = threadIdx.x / PACKS, pack = threadIdx.x % PACKS;
+    int thread = made_again(threadIdx.x), row = thread / PACKS, pack = thread % PACKS;
     const real *from = matrix + (ptrdiff_t)(first + row) * stride + pack * 8;
     int end = FULL || pack * 8 < HS ? T : 0;
-    #pragma unroll 1 // addresses of copies yet to come would crowd out the sums
+    #pragma unroll
     for (int n = 0; n < ROWS; n += AT_ONCE, from += AT_ONCE * stride) {
-        copy_start<16>(tile + tile_at<D>(row + n, pack), from, first + row + n < end);
+        copy_start<16>(tile + tile_at<D>(row, pack) + n * D, from, first + row + n < end);
     }
 }
 
@@ -1054,7 +1054,7 @@ __device__ __forceinline__ void tile_start(real *tile, const real *matrix, int s
 template <int ROWS>
 __device__ __forceinline__ void row_start(float *to, const float *from, int first, int T) {
     static_assert(ROWS <= ATTENTION_THREADS);
-    int i = threadIdx.x;
+    int i = made_again(threadIdx.x);
     if (i < ROWS) copy_start<4>(to + i, from + first + i, first + i < T);
 }
 
@@ -1072,13 +1072,14 @@ __device__ __forceinline__ void fragments_load(uint32_t (&a)[M][D / 16][4], cons
     }
 }
 
-// c (16*M,16) += A times the transpose of rows row .. row+15 of a tile. c[m][n] is
-// the C of columns 8n ..
+// c (16*M,16) += A times the transpose of rows row .. row+15 of a tile, row a multiple of 16, which
+// does not change the order of packs. c[m][n] is the C of columns 8n ..
 template <int M, int D>
 __device__ __forceinline__ void multiply_by_rows(float (&c)[M][2][4],
                                                  const uint32_t (&a)[M][D / 16][4],
                                                  const real *tile, int row) {
-    int lane = threadIdx.x % WARP, at = tile_at<D>(row + lane / 16 * 8 + lane % 8, lane / 8 % 2);
+    int lane = threadIdx.x % WARP;
+    int at = row * D + tile_at<D>(lane / 16 * 8 + lane % 8, lane / 8 % 2);
     #pragma unroll
     for (int k = 0; k < D / 16; k++) {
         uint32_t b[4]; // rows 0-7 and 8-15, two registers each
@@ -1091,12 +1092,12 @@ __device__ __forceinline__ void multiply_by_rows(float (&c)[M][2][4],
     }
 }
 
-// c (16*M,D) += A (16*M,16) · (rows row .. row+15 of a tile)
+// c (16*M,D) += A (16*M,16) · (rows row .. row+15 of a tile), row a multiple of 16
 template <int M, int D>
 __device__ __forceinline__ void multiply_by_columns(float (&c)[M][D / 8][4],
                                                     const uint32_t (&a)[M][4], const real *tile,
                                                     int row) {
-    int lane = threadIdx.x % WARP, at = tile_at<D>(row + lane % 16, lane / 16);
+    int lane = threadIdx.x % WARP, at = row * D + tile_at<D>(lane % 16, lane / 16);
     #pragma unroll
     for (int n = 0; n < D / 16; n++) {
         uint32_t b[4]; // columns 0-7 and 8-15, two registers each
@@ -1197,37 +1198,53 @@ template <int D> struct AttentionForward {
 };
 
 // Scores of a tile, scores[n] those of keys 16n .. 16n+15, become exponentials relative to each
-// row's largest score so far; output and sum, which were relative to an older one, follow. Every
-// query sees key 0, so that the largest is above -inf after the first tile. A NaN is never the
-// largest, but its exponential is NaN and stays. factor makes scores powers of 2.
+// row's `largest`; factor makes scores powers of 2. `largest` follows a row's largest score only
+// when that has grown by a factor of 2^8, which float and bf16 have room for: most tiles need not
+// rescale output and sum. Every query sees key 0, so that it is above -inf after the first tile.
+// A NaN is never the largest, but its exponential is NaN and stays.
 template <int M, int N, int PACKS>
 __device__ __forceinline__ void softmax_step(float (&scores)[N][M][2][4],
                                              float (&output)[M][PACKS][4], float (&largest)[M][2],
                                              float (&sum)[M][2], float factor) {
+    const float room = 8 / factor;
+    float most[M][2];
+    bool grown = false;
     #pragma unroll
-    for (int m = 0; m < M; m++) {
+    for (int r = 0; r < 2 * M; r++) { // rows g and g+8 of each C
+        int m = r / 2, half = r % 2;
+        float top = -INFINITY;
         #pragma unroll
-        for (int half = 0; half < 2; half++) { // rows g and g+8
-            float most = largest[m][half], more = 0;
-            #pragma unroll
-            for (int i = 0; i < 4 * N; i++) {
-                most = fmaxf(most, scores[i / 4][m][i / 2 % 2][2 * half + i % 2]);
-            }
-            most = fmaxf(most, __shfl_xor_sync(FULL_WARP, most, 1));
-            most = fmaxf(most, __shfl_xor_sync(FULL_WARP, most, 2));
+        for (int i = 0; i < 4 * N; i++) {
+            top = fmaxf(top, scores[i / 4][m][i / 2 % 2][2 * half + i % 2]);
+        }
+        top = fmaxf(top, __shfl_xor_sync(FULL_WARP, top, 1));
+        top = fmaxf(top, __shfl_xor_sync(FULL_WARP, top, 2));
+        bool grows = top - largest[m][half] > room;
+        most[m][half] = grows ? top : largest[m][half];
+        grown |= grows;
+    }
+    if (__any_sync(FULL_WARP, grown)) {
+        #pragma unroll
+        for (int r = 0; r < 2 * M; r++) {
+            int m = r / 2, half = r % 2;
             // Before the first tile `largest` is -inf, which makes shrink 0.
-            float shrink = exp2_fast((largest[m][half] - most) * factor), shift = most * factor;
-            #pragma unroll
-            for (int i = 0; i < 4 * N; i++) {
-                float &score = scores[i / 4][m][i / 2 % 2][2 * half + i % 2];
-                score = exp2_fast(fmaf(score, factor, -shift));
-                more += score;
-            }
+            float shrink = exp2_fast((largest[m][half] - most[m][half]) * factor);
             #pragma unroll
             for (int n = 0; n < 2 * PACKS; n++) output[m][n / 2][2 * half + n % 2] *= shrink;
+            sum[m][half] *= shrink;
+            largest[m][half] = most[m][half];
+        }
+    }
+    #pragma unroll
+    for (int r = 0; r < 2 * M; r++) {
+        int m = r / 2, half = r % 2;
+        float shift = largest[m][half] * factor;
+        #pragma unroll
+        for (int i = 0; i < 4 * N; i++) {
+            float &score = scores[i / 4][m][i / 2 % 2][2 * half + i % 2];
+            score = exp2_fast(fmaf(score, factor, -shift));
             // `sum` is this lane's part: the four lanes of a row add theirs up at the end.
-            sum[m][half] = sum[m][half] * shrink + more;
-            largest[m][half] = most;
+            sum[m][half] += score;
         }
     }
 }

@@ -57,6 +57,13 @@ __device__ __forceinline__ float exp2_fast(float x) {
     return y;
 }
 
+// x. What is computed from it in a loop is computed again each time around, and takes no register
+// meanwhile.
+__device__ __forceinline__ unsigned made_again(unsigned x) {
+    asm volatile("" : "+r"(x));
+    return x;
+}
+
 // Nanoseconds of a clock that all multiprocessors share
 __device__ __forceinline__ unsigned long long clock_ns() {
     unsigned long long ns;

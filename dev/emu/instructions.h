@@ -62,6 +62,8 @@ static inline void copies_wait() {
 
 static inline float exp2_fast(float x) { return exp2f(x); }
 
+static inline unsigned made_again(unsigned x) { return x; }
+
 static inline unsigned long long clock_ns() {
     return (unsigned long long)(1e9 * seconds_now());
 }
