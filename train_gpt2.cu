@@ -963,6 +963,12 @@ typedef struct {
     int qkv_stride;       // 3*heads*HS
 } AttentionHead;
 
+// Where the sums over the rows of a tile of this head's dQ go, in (B,tiles,3,heads,HS); those of dK
+// and dV lie a head.width and two of them behind.
+__device__ __forceinline__ float *tile_sums(float *sums, AttentionHead head, int tile, int HS) {
+    return sums + ((size_t)blockIdx.z * gridDim.x + tile) * head.qkv_stride + blockIdx.y * HS;
+}
+
 // What the first kernel of the backward pass leaves to the second of each row, (B,heads,T) each.
 // The precisions have their own idea of it.
 typedef struct { float *lse, *delta; } AttentionRows;
@@ -1183,6 +1189,30 @@ __device__ __forceinline__ void rows_store(real *matrix, int stride, real *tile,
     }
 }
 
+// to (HS) = factor * the sums over the rows of a block, of which each warp has 16*M in c. They meet
+// in its rows own .. of the tile that rows_store went by.
+template <int M, int D>
+__device__ __forceinline__ void columns_sum(float *to, real *tile, int own,
+                                            const float (&c)[M][D / 8][4], float factor, int HS) {
+    int lane = threadIdx.x % WARP;
+    float *mine = reinterpret_cast<float *>(tile + own * D);
+    __syncwarp(); // rows_store has read these rows
+    #pragma unroll
+    for (int i = 0; i < D / 4; i++) { // columns 8n + 2t and 8n + 2t+1
+        float sum = 0;
+        for (int m = 0; m < M; m++) sum += c[m][i / 2][i % 2] + c[m][i / 2][2 + i % 2];
+        for (int step = 4; step < WARP; step *= 2) sum += __shfl_xor_sync(FULL_WARP, sum, step);
+        if (lane < 4) mine[i / 2 * 8 + lane * 2 + i % 2] = sum;
+    }
+    __syncthreads();
+    if ((int)threadIdx.x >= HS) return;
+    float sum = 0;
+    for (int warp = 0; warp < ATTENTION_WARPS; warp++) {
+        sum += reinterpret_cast<const float *>(tile + warp * 16 * M * D)[threadIdx.x];
+    }
+    to[threadIdx.x] = sum * factor;
+}
+
 // --------------------------------------
 // bf16: forward
 
@@ -1371,10 +1401,10 @@ __device__ __forceinline__ void rows_prepare(AttentionRows rows, const real *dO,
     __syncwarp();
 }
 
-// dQ of a tile of queries, and `rows` of them
+// dQ of a tile of queries, its column sums, and `rows` of them
 template <int D, bool FULL>
 __global__ void __launch_bounds__(ATTENTION_THREADS, 2)
-attention_backward_queries_kernel(real *dqkv, AttentionRows rows, const real *dout,
+attention_backward_queries_kernel(real *dqkv, float *sums, AttentionRows rows, const real *dout,
                                   const real *out, const float *lse, const real *qkv,
                                   AttentionShape s, float scale) {
     using Sizes = AttentionBackward<D>;
@@ -1433,14 +1463,15 @@ attention_backward_queries_kernel(real *dqkv, AttentionRows rows, const real *do
         }
     }
     rows_store<M, D, FULL>(dqkv + head.qkv, head.qkv_stride, Q, own, dQ, scale, first, s.T, s.HS);
+    columns_sum<M, D>(tile_sums(sums, head, first / OWN, s.HS), Q, own, dQ, scale, s.HS);
 }
 
-// dK and dV of a tile of keys. Rows of P and dS are keys here, columns queries: they are born
-// transposed, as A fragments of the products that need them so.
+// dK and dV of a tile of keys, and their column sums. Rows of P and dS are keys here, columns
+// queries: they are born transposed, as A fragments of the products that need them so.
 template <int D, bool FULL>
 __global__ void __launch_bounds__(ATTENTION_THREADS, 2)
-attention_backward_keys_kernel(real *dqkv, AttentionRows rows, const real *dout, const real *qkv,
-                               AttentionShape s, float scale) {
+attention_backward_keys_kernel(real *dqkv, float *sums, AttentionRows rows, const real *dout,
+                               const real *qkv, AttentionShape s, float scale) {
     using Sizes = AttentionBackward<D>;
     constexpr int M = Sizes::M, OWN = Sizes::OWN, STEP = Sizes::STEP;
     constexpr int RING = 2 * STEP; // a power of 2
@@ -1501,8 +1532,11 @@ attention_backward_keys_kernel(real *dqkv, AttentionRows rows, const real *dout,
         }
     }
     real *dk = dqkv + head.qkv + head.width, *dv = dk + head.width;
+    float *to = tile_sums(sums, head, blockIdx.x, s.HS) + head.width;
     rows_store<M, D, FULL>(dk, head.qkv_stride, K, own, dK, scale, first, s.T, s.HS);
+    columns_sum<M, D>(to, K, own, dK, scale, s.HS);
     rows_store<M, D, FULL>(dv, head.qkv_stride, V, own, dV, 1, first, s.T, s.HS);
+    columns_sum<M, D>(to + head.width, V, own, dV, 1, s.HS);
 }
 
 #endif
@@ -1546,24 +1580,34 @@ static void attention_forward(real *out, float *lse, const real *qkv, AttentionS
     });
 }
 
-// dqkv (B,T,3,heads,HS) is written; scratch (2,B,heads,T). dout, out (B,T,heads,HS). Nothing is
-// past or spare.
-static void attention_backward(real *dqkv, float *scratch, const real *dout, const real *out,
-                               const float *lse, const real *qkv, AttentionShape s,
-                               cudaStream_t on) {
+// Tiles of a sequence in the backward pass.
+static int attention_tiles(int T, int HS) {
+    int tiles = 0;
+    attention_by_size(HS, [&]<int D, bool FULL>() {
+        tiles = ceil_div<int>(T, AttentionBackward<D>::OWN);
+    });
+    return tiles;
+}
+
+// dqkv (B,T,3,heads,HS) is written, and its sums over the rows of each tile, sums (B,tiles,
+// 3,heads,HS), for the gradient of the bias. scratch (2,B,heads,T). dout, out (B,T,heads,HS).
+// Nothing is past or spare.
+static void attention_backward(real *dqkv, float *sums, float *scratch, const real *dout,
+                               const real *out, const float *lse, const real *qkv,
+                               AttentionShape s, cudaStream_t on) {
     RANGE();
     AttentionRows rows = {scratch, scratch + (size_t)s.B * s.heads * s.T};
     attention_by_size(s.HS, [&]<int D, bool FULL>() {
         using Sizes = AttentionBackward<D>;
         constexpr int SHARED = Sizes::SHARED;
-        dim3 blocks(ceil_div<int>(s.T, Sizes::OWN), s.heads, s.B);
+        dim3 blocks(attention_tiles(s.T, s.HS), s.heads, s.B);
         float scale = 1 / sqrtf((float)s.HS);
         attention_allow_shared<attention_backward_queries_kernel<D, FULL>>(SHARED);
         LAUNCH((attention_backward_queries_kernel<D, FULL>), blocks, ATTENTION_THREADS, SHARED, on,
-               dqkv, rows, dout, out, lse, qkv, s, scale);
+               dqkv, sums, rows, dout, out, lse, qkv, s, scale);
         attention_allow_shared<attention_backward_keys_kernel<D, FULL>>(SHARED);
         LAUNCH((attention_backward_keys_kernel<D, FULL>), blocks, ATTENTION_THREADS, SHARED, on,
-               dqkv, rows, dout, qkv, s, scale);
+               dqkv, sums, rows, dout, qkv, s, scale);
     });
 }
 
@@ -1916,7 +1960,7 @@ typedef struct GPT2 {
     real *outer_scratch;       // (F, B,T,4C/R) for -r 1
     real *dinner, *douter;     // (F, B,T,4C/R)
     float *row_scratch;        // (2, F, B,NH/R,T) for attention_backward
-    float *sums_scratch;       // for bias_backward and norm_backward
+    float *sums_scratch;       // for gradients of biases and norm_backward
     void *workspace;           // cuBLASLt's
     unsigned long long *clock; // (2) when an all-reduce began, on an emulated network; [1] hidden
     Batch batch;               // on the GPU
@@ -2065,7 +2109,9 @@ static size_t activations_lay(GPT2 *m, char *block) {
     m->dinner = CARVE(real, F * BT * 4 * Cr);
     m->douter = CARVE(real, F * BT * 4 * Cr);
     m->row_scratch = CARVE(float, 2 * F * BT * (c->NH / c->R));
-    m->sums_scratch = CARVE(float, F * CHUNKS_MAX * 4 * c->C);
+    size_t sums = CHUNKS_MAX * 4 * (size_t)c->C;
+    size_t tile_sums = (size_t)m->B_max * attention_tiles(m->T_max, c->C / c->NH) * 3 * Cr;
+    m->sums_scratch = CARVE(float, F * (sums > tile_sums ? sums : tile_sums));
     if (used < logits_end) used = logits_end;
 
     for (int i = 0; i < m->plan.streams; i++) value_carve(m, V_STREAM + i, block, &used);
@@ -2599,8 +2645,8 @@ static void subblock_again(GPT2 *m, int k) {
 
 // From the gradients `dpartial` of the ranks' partial outputs, dpartial_stride apart, to those of
 // the streams they read, written to dstream (F, B,T,C), or added to it if add_stream, and of their
-// parameters (added to if add_grads), without the input matrix and its bias: dinner waits for
-// subblock_weight_backward.
+// parameters (added to if add_grads), without the input matrix and the MLP's bias of it: dinner
+// waits for subblock_weight_backward.
 static void subblock_backward(GPT2 *m, int k, const real *dpartial, size_t dpartial_stride,
                               real *dstream, int add_stream, int add_grads) {
     RANGE();
@@ -2622,10 +2668,16 @@ static void subblock_backward(GPT2 *m, int k, const real *dpartial, size_t dpart
                      .b_stride = param_stride(m, p->out_w), .gelu_in = fused ? s->inner : NULL,
                      .M = rows, .N = s->outer_width, .K = C, .batch = F};
     matmul(douter, m->workspace);
-    if (!mlp)
-        attention_backward(m->dinner, m->row_scratch, m->douter, s->outer, s->lse, s->inner,
-                           attention_shape(m), gpu.stream);
-    else if (!gpu.fuses_gelu) gelu_backward(m->dinner, m->douter, s->inner, F * inner);
+    if (!mlp) {
+        AttentionShape shape = attention_shape(m);
+        attention_backward(m->dinner, m->sums_scratch, m->row_scratch, m->douter, s->outer, s->lse,
+                           s->inner, shape, gpu.stream);
+        int width = s->inner_width, tiles = m->B * attention_tiles(shape.T, shape.HS);
+        chunks_sum(grad_at(m, p->in_b, layer), param_stride(m, p->in_b), 1, m->sums_scratch, F,
+                   tiles, width, 0, width, add_grads);
+    } else if (!gpu.fuses_gelu) {
+        gelu_backward(m->dinner, m->douter, s->inner, F * inner);
+    }
 
     Matmul dnormed = {.out = m->dnormed, .out_stride = stream_size(m), .a = m->dinner,
                       .b = param_at(m, p->in_w, layer), .a_stride = inner,
@@ -2644,7 +2696,7 @@ static void subblock_backward(GPT2 *m, int k, const real *dpartial, size_t dpart
                   add_grads);
 }
 
-// The rest: gradients of the input matrix and its bias.
+// The rest: gradients of the input matrix and the MLP's bias of it.
 static void subblock_weight_backward(GPT2 *m, int k, int add_grads) {
     RANGE();
     const SubBlock *s = &m->subs[k];
@@ -2657,6 +2709,7 @@ static void subblock_weight_backward(GPT2 *m, int k, int add_grads) {
                     .M = width, .N = m->config.C, .K = rows, .batch = m->F,
                     .accumulate = add_grads};
     matmul(din_w, m->workspace);
+    if (k % 2 == 0) return; // attention_backward has the sums
     bias_backward(grad_at(m, p->in_b, layer), param_stride(m, p->in_b), 1, m->dinner, m->F, rows,
                   width, add_grads, m->sums_scratch);
 }

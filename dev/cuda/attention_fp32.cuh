@@ -116,6 +116,24 @@ __device__ __forceinline__ void tile_store(float *matrix, int stride,
     }
 }
 
+// to (HS) = factor * the sums over the rows of a tile; scratch (16,D)
+template <int D, int EACH = AttentionTile<D>::EACH, int COLUMNS = AttentionTile<D>::COLUMNS>
+__device__ __forceinline__ void columns_sum(float *to, float *scratch,
+                                            const float (&sums)[EACH][COLUMNS], float factor,
+                                            int HS, int ty, int tx) {
+    __syncthreads(); // scratch is read no more
+    for (int c = 0; c < COLUMNS; c++) {
+        float sum = 0;
+        for (int i = 0; i < EACH; i++) sum += sums[i][c];
+        scratch[ty * D + tx * COLUMNS + c] = sum;
+    }
+    __syncthreads();
+    if ((int)threadIdx.x >= HS) return;
+    float sum = 0;
+    for (int i = 0; i < 16; i++) sum += scratch[i * D + threadIdx.x];
+    to[threadIdx.x] = sum * factor;
+}
+
 // A row's scores, `scores` of them in this thread, become exponentials relative to its largest
 // score so far; `output` and `sum`, which were relative to an older one, follow. A NaN is not the
 // largest, but its exponential is NaN and stays.
@@ -187,12 +205,12 @@ __device__ __forceinline__ void attention_backward_pair(float &p, float &ds, int
     ds = p * (ds - delta);
 }
 
-// dQ of a tile of queries, and `rows` of them: lse and delta
+// dQ of a tile of queries, its column sums, and `rows` of them: lse and delta
 template <int D, bool FULL>
 __global__ void __launch_bounds__(ATTENTION_THREADS, 1)
-attention_backward_queries_kernel(float *dqkv, AttentionRows rows, const float *dout,
-                                  const float *out, const float *lse, const float *qkv,
-                                  AttentionShape s, float scale) {
+attention_backward_queries_kernel(float *dqkv, float *sums, AttentionRows rows,
+                                  const float *dout, const float *out, const float *lse,
+                                  const float *qkv, AttentionShape s, float scale) {
     using Tile = AttentionTile<D>;
     constexpr int ROWS = Tile::ROWS, EACH = Tile::EACH;
     SHARED_DYNAMIC(float, K);
@@ -237,13 +255,16 @@ attention_backward_queries_kernel(float *dqkv, AttentionRows rows, const float *
         tile_accumulate<D>(dQ, P, ds, K, ty, tx);
     }
     tile_store<D>(dqkv + head.qkv, head.qkv_stride, dQ, scale, first, s.T, s.HS, ty, tx);
+    columns_sum<D>(tile_sums(sums, head, first / ROWS, s.HS), K, dQ, scale, s.HS, ty, tx);
 }
 
-// dK and dV of a tile of keys. Rows of P and dS are keys here, columns queries.
+// dK and dV of a tile of keys, and their column sums. Rows of P and dS are keys here, columns
+// queries.
 template <int D, bool FULL>
 __global__ void __launch_bounds__(ATTENTION_THREADS, 1)
-attention_backward_keys_kernel(float *dqkv, AttentionRows rows, const float *dout,
-                               const float *qkv, AttentionShape s, float scale) {
+attention_backward_keys_kernel(float *dqkv, float *sums, AttentionRows rows,
+                               const float *dout, const float *qkv, AttentionShape s,
+                               float scale) {
     using Tile = AttentionTile<D>;
     constexpr int ROWS = Tile::ROWS, EACH = Tile::EACH;
     SHARED_DYNAMIC(float, K);
@@ -278,4 +299,7 @@ attention_backward_keys_kernel(float *dqkv, AttentionRows rows, const float *dou
     float *dmatrix = dqkv + head.qkv;
     tile_store<D>(dmatrix + head.width, head.qkv_stride, dK, scale, first, s.T, s.HS, ty, tx);
     tile_store<D>(dmatrix + 2 * head.width, head.qkv_stride, dV, 1, first, s.T, s.HS, ty, tx);
+    float *to = tile_sums(sums, head, blockIdx.x, s.HS) + head.width;
+    columns_sum<D>(to, K, dK, scale, s.HS, ty, tx);
+    columns_sum<D>(to + head.width, V, dV, 1, s.HS, ty, tx);
 }

@@ -56,11 +56,12 @@ struct Operands {
     AttentionShape s;
     size_t n, rows; // elements of out, of lse
     Sets<real> qkv, dout, out, dqkv, hopper_out, hopper_dqkv;
-    Sets<float> lse, scratch, hopper_lse, hopper_delta;
+    Sets<float> lse, sums, scratch, hopper_lse, hopper_delta;
     Operands(AttentionShape s, int sets)
         : s(s), n((size_t)s.B * s.T * s.heads * s.HS), rows((size_t)s.B * s.T * s.heads),
           qkv(3 * n, sets, 1), dout(n, sets, 1), out(n, sets, 0), dqkv(3 * n, sets, 0),
           hopper_out(n + BEYOND, sets, 0), hopper_dqkv(3 * n + BEYOND, sets, 0), lse(rows, sets, 0),
+          sums((size_t)s.B * attention_tiles(s.T, s.HS) * 3 * s.heads * s.HS, 1, 0),
           scratch(2 * rows, sets, 0), hopper_lse(rows + BEYOND, sets, 0),
           hopper_delta(rows + BEYOND, sets, 0) {}
 };
@@ -103,8 +104,8 @@ static void attention_compare(AttentionShape s, int timed) {
             attention_hopper_backward(dqkv, o.hopper_delta[i], o.dout[i], o.out[i], o.lse[i],
                                       o.qkv[i], s, gpu.stream);
         else
-            attention_backward(dqkv, o.scratch[i], o.dout[i], o.out[i], o.lse[i], o.qkv[i], s,
-                               gpu.stream);
+            attention_backward(dqkv, o.sums.at, o.scratch[i], o.dout[i], o.out[i], o.lse[i],
+                               o.qkv[i], s, gpu.stream);
     };
     for (int i = 0; i < sets; i++) {
         run(0, 0, i), run(1, 0, i), run(0, 1, i);
