@@ -1,6 +1,7 @@
 /*
-GPT-2 training on the CPU with tensor parallelism (TP) that needs few all-reduces. The numerical
-oracle of the project: train_gpt2.cu, the CUDA trainer, has to give the same numbers.
+GPT-2 on the CPU, training and generating text, with tensor parallelism (TP) that needs few
+all-reduces. The numerical oracle of the project: train_gpt2.cu, the CUDA trainer, has to give the
+same numbers.
 
 A transformer block is two sub-blocks, attention and MLP. Cut over R tensor ranks, each rank
 computes a partial output of every sub-block, and an all-reduce ("merge") adds them up. How often
@@ -10,6 +11,7 @@ that is done is the block's letter (`-p`):
   s  SPD            merge after the MLP only                    1
   p  Parallel       merge after the last p of a run             1 per run
   l  Ladder         as t, hidden behind the next sub-block      2 per block
+  d  delayed        as l, with the rank's own part at once      2 per block
 
 Ranks live in processes of their own under mpirun, or together in one process ("folded"), each on
 views of the same tensors; what they exchange goes through `allreduce`, which counts and times it. A
@@ -19,6 +21,7 @@ simulation and a real run are the same code and, for two ranks, the same bits.
   ./train_gpt2 -p sppp -x 500 -l 1e-3        trains the 4x4x128 model on Shakespeare's characters
   OMP_NUM_THREADS=1 ./train_gpt2 -p sppp     the same numbers, bit for bit
   mpirun -n 2 ./train_gpt2 -p sppp           the same again, each process with its half of the model
+  ./train_gpt2 -e model.bin -x 0 -gp Once    no update: text that goes on from "Once"
   ./train_gpt2 --help                        every option
 
 Shapes are written beside every tensor: B sequences, T tokens each, C channels, NH heads, HS = C/NH,
@@ -318,8 +321,12 @@ static inline void tile_compute(const Tile *t) {
 
 // Products of few rows, such as those of one token, are as fast as memory brings b: it is read once
 // and where it lies. The functions below are inlined with M, the rows of out, as a constant, so
-// that its elements stay in registers.
-enum { THIN_ROWS = 8 };
+// that its elements stay in registers. Every element is one sum, in the same order for every M: a
+// token read alone and one of several have the same bits.
+enum {
+    THIN_ROWS = 8, THIN_COLUMNS = 4,
+    FETCH_AHEAD = 2048 // elements of b
+};
 
 static inline real vec_sum(vec x) {
     real lanes[LANES];
@@ -347,73 +354,101 @@ static inline vec vec_load(View b, size_t at, int count, const int HALF) {
     return HALF ? halves_widen(words) : x;
 }
 
-// Columns j0 .. j1-1 for b stored as (N,K), in bf16 if HALF: dot products, one row of b at a time,
-// since memory is fastest where it is read as one stream (two rows at a time had half the speed).
-// A dot product is several sums, which need not wait for each other.
-static inline __attribute__((always_inline)) void thin_dots(const Matmul *m, int j0, int j1,
-                                                            const int M, const int HALF) {
-    enum { SUMS_MAX = 4 };
-    const int SUMS = M <= 1 ? 4 : M <= 3 ? 2 : 1, STEP = SUMS * LANES;
-    size_t a[THIN_ROWS];
-    int whole = m->K / STEP * STEP;
-    for (int i = 0; i < M; i++) a[i] = view_at(m->a, i);
-    for (int j = j0; j < j1; j++) {
-        size_t b = view_at(m->b, j);
-        vec sum[THIN_ROWS][SUMS_MAX] = {0};
-        int k = 0;
-        for (; k < whole; k += STEP) {
-            #pragma GCC unroll 4
-            for (int n = 0; n < SUMS; n++) {
-                vec x = vec_load(m->b, b + k + n * LANES, LANES, HALF);
-                #pragma GCC unroll 8
-                for (int i = 0; i < M; i++) {
-                    sum[i][n] += vec_load(m->a, a[i] + k + n * LANES, LANES, 0) * x;
-                }
-            }
-        }
-        for (int count; k < m->K; k += count) {
-            count = int_min(LANES, m->K - k);
-            vec x = vec_load(m->b, b + k, count, HALF);
-            for (int i = 0; i < M; i++) sum[i][0] += vec_load(m->a, a[i] + k, count, 0) * x;
-        }
-        for (int i = 0; i < M; i++) {
-            vec all = sum[i][0];
-            for (int n = 1; n < SUMS; n++) all += sum[i][n];
-            thin_store(m, i, j, vec_sum(all));
-        }
+static inline void vec_fetch(View b, size_t at, const int HALF) {
+    if (HALF) __builtin_prefetch(b.half + at, 0, 2); // 2: into L2
+    else __builtin_prefetch(b.data + at, 0, 2);
+}
+
+// A step of the dot products below: sum[i][n] += elements k .. k+count-1 of row i of a times those
+// of row j + n of b.
+static inline __attribute__((always_inline)) void thin_step(
+    const Matmul *m, vec sum[THIN_ROWS][THIN_COLUMNS], const size_t *a, const size_t *b,
+    const size_t *next, int k, int count, const int M, const int HALF, const int COLUMNS) {
+    vec x[THIN_COLUMNS];
+    #pragma GCC unroll 4
+    for (int n = 0; n < COLUMNS; n++) {
+        if (next) vec_fetch(m->b, next[n] + k, HALF);
+        x[n] = vec_load(m->b, b[n] + k, count, HALF);
+    }
+    #pragma GCC unroll 8
+    for (int i = 0; i < M; i++) {
+        vec y = vec_load(m->a, a[i] + k, count, 0);
+        #pragma GCC unroll 4
+        for (int n = 0; n < COLUMNS; n++) sum[i][n] += y * x[n];
     }
 }
 
-// The same for b stored as (K,N): its rows are added up, several vectors of columns at a time.
+// Columns j .. j+COLUMNS-1 for b stored as (N,K), in bf16 if HALF: dot products. If FETCH, rows of
+// b `ahead` further down are fetched meanwhile.
+static inline __attribute__((always_inline)) void thin_dots_at(const Matmul *m, int j, int ahead,
+                                                               const int M, const int HALF,
+                                                               const int COLUMNS, const int FETCH) {
+    size_t a[THIN_ROWS], b[THIN_COLUMNS], next[THIN_COLUMNS];
+    vec sum[THIN_ROWS][THIN_COLUMNS] = {0};
+    int whole = m->K / LANES * LANES, left = m->K - whole;
+    for (int i = 0; i < M; i++) a[i] = view_at(m->a, i);
+    for (int n = 0; n < COLUMNS; n++) {
+        b[n] = view_at(m->b, j + n);
+        next[n] = view_at(m->b, int_min(j + n + ahead, m->N - 1));
+    }
+    #pragma GCC unroll 4
+    for (int k = 0; k < whole; k += LANES) {
+        thin_step(m, sum, a, b, FETCH ? next : NULL, k, LANES, M, HALF, COLUMNS);
+    }
+    if (left) thin_step(m, sum, a, b, NULL, whole, left, M, HALF, COLUMNS);
+    for (int i = 0; i < M; i++) {
+        for (int n = 0; n < COLUMNS; n++) thin_store(m, i, j + n, vec_sum(sum[i][n]));
+    }
+}
+
+// Columns j0 .. j1-1. One row of a takes one column at a time: memory is fastest where it is read
+// as one stream, which processors fetch ahead (two columns at a time had half the speed). More rows
+// take several, for which a value of a is loaded once; then, and where rows of b are short and lie
+// apart, as keys do, what is read next has to be fetched here.
+static inline __attribute__((always_inline)) void thin_dots(const Matmul *m, int j0, int j1,
+                                                            const int M, const int HALF) {
+    const int COLUMNS = M == 1 ? 1 : int_min(THIN_COLUMNS, 3 * MR / M);
+    int ahead = COLUMNS, j = j0;
+    while (ahead * m->K < FETCH_AHEAD) ahead += COLUMNS;
+    if (COLUMNS == 1 && m->K > FETCH_AHEAD / 8) {
+        for (; j < j1; j++) thin_dots_at(m, j, 0, M, HALF, 1, 0);
+    }
+    for (; j + COLUMNS <= j1; j += COLUMNS) thin_dots_at(m, j, ahead, M, HALF, COLUMNS, 1);
+    for (; j < j1; j++) thin_dots_at(m, j, 0, M, HALF, 1, 0);
+}
+
+// Columns j .. j+count-1 for b stored as (K,N): its rows are added up, SUMS vectors of columns, or
+// the part of one.
+static inline __attribute__((always_inline)) void thin_sums_at(const Matmul *m, int j, int count,
+                                                               const int M, const int SUMS) {
+    vec sum[THIN_ROWS][THIN_COLUMNS] = {0};
+    for (int k = 0; k < m->K; k++) {
+        vec x[THIN_COLUMNS];
+        size_t b = view_at(m->b, k) + j;
+        size_t next = view_at(m->b, int_min(k + FETCH_AHEAD / (SUMS * LANES), m->K - 1)) + j;
+        #pragma GCC unroll 4
+        for (int n = 0; n < SUMS; n++) {
+            vec_fetch(m->b, next + n * LANES, 0);
+            x[n] = vec_load(m->b, b + n * LANES, SUMS > 1 ? LANES : count, 0);
+        }
+        #pragma GCC unroll 8
+        for (int i = 0; i < M; i++) {
+            real y = view_row(m->a, i)[k];
+            #pragma GCC unroll 4
+            for (int n = 0; n < SUMS; n++) sum[i][n] += y * x[n];
+        }
+    }
+    for (int i = 0; i < M; i++) {
+        for (int n = 0; n < count; n++) thin_store(m, i, j + n, sum[i][n / LANES][n % LANES]);
+    }
+}
+
 static inline __attribute__((always_inline)) void thin_sums(const Matmul *m, int j0, int j1,
                                                             const int M) {
-    enum { SUMS_MAX = 4 };
     const int SUMS = M <= 3 ? 4 : 2, STEP = SUMS * LANES;
     int j = j0;
-    for (; j + STEP <= j1; j += STEP) {
-        vec sum[THIN_ROWS][SUMS_MAX] = {0};
-        for (int k = 0; k < m->K; k++) {
-            const loose_vec *b = (const loose_vec *)(view_row(m->b, k) + j);
-            #pragma GCC unroll 8
-            for (int i = 0; i < M; i++) {
-                real x = view_row(m->a, i)[k];
-                #pragma GCC unroll 4
-                for (int n = 0; n < SUMS; n++) sum[i][n] += x * b[n];
-            }
-        }
-        for (int i = 0; i < M; i++) {
-            for (int n = 0; n < STEP; n++) {
-                thin_store(m, i, j + n, sum[i][n / LANES][n % LANES]);
-            }
-        }
-    }
-    for (; j < j1; j++) {
-        for (int i = 0; i < M; i++) {
-            real sum = 0;
-            for (int k = 0; k < m->K; k++) sum += view_row(m->a, i)[k] * view_row(m->b, k)[j];
-            thin_store(m, i, j, sum);
-        }
-    }
+    for (; j + STEP <= j1; j += STEP) thin_sums_at(m, j, STEP, M, SUMS);
+    for (; j < j1; j += LANES) thin_sums_at(m, j, int_min(LANES, j1 - j), M, 1);
 }
 
 static inline __attribute__((always_inline)) void thin_rows(const Matmul *m, int j0, int j1,
@@ -542,7 +577,7 @@ enum { COLUMNS_AT_ONCE = 64 }; // columns that one thread sums at a time
 // for others
 static void embedding_forward(real *out, const int32_t *tokens, View wte, int first, int count,
                               int rows, int C) {
-    #pragma omp parallel for schedule(static)
+    #pragma omp parallel for schedule(static) if (rows > 1)
     for (int i = 0; i < rows; i++) {
         int held = tokens[i] >= first && tokens[i] < first + count;
         size_t at = held ? view_at(wte, tokens[i] - first) : 0;
@@ -573,7 +608,7 @@ static void embedding_backward(real *dwte, const real *dout, const int32_t *toke
 
 // out (B,T,C) = x + wpe[position]; out may be x
 static void position_forward(real *out, const real *x, const real *wpe, int B, int T, int C) {
-    #pragma omp parallel for schedule(static)
+    #pragma omp parallel for schedule(static) if (B * T > 1)
     for (int i = 0; i < B * T; i++) {
         size_t row = (size_t)i * C, position = (size_t)(i % T) * C;
         for (int c = 0; c < C; c++) out[row + c] = x[row + c] + wpe[position + c];
@@ -610,7 +645,7 @@ static void layernorm_forward_row(real *out, real *mean, real *rstd, const real 
 // for the backward pass.
 static void layernorm_forward(real *out, real *mean, real *rstd, const real *x, const real *w,
                               const real *b, int rows, int C) {
-    #pragma omp parallel for schedule(static)
+    #pragma omp parallel for schedule(static) if (rows > 1)
     for (int i = 0; i < rows; i++) {
         layernorm_forward_row(out + (size_t)i * C, mean + i, rstd + i, x + (size_t)i * C, w, b, C);
     }
@@ -1438,7 +1473,7 @@ static void sum_write(GPT2 *m, const Step *s, int f, const real *from, const rea
     Norm norm = reader < 0 ? (Norm){0} : norm_of(m, &m->params, reader);
     if (!from) from = m->zeros;
     if (!parts) parts = m->zeros;
-    #pragma omp parallel for schedule(static)
+    #pragma omp parallel for schedule(static) if (rows > 1)
     for (int i = 0; i < rows; i++) {
         real *row = to + (size_t)i * C;
         sum_row(row, scale, from + i * from_step, parts + i * parts_step, bias, C);

@@ -1,7 +1,8 @@
 /*
-GPT-2 training on NVIDIA GPUs with tensor parallelism (TP) that needs few all-reduces. It mirrors
-train_gpt2.c, the CPU trainer: the same blocks, options, files, log lines and, to rounding, the same
-numbers; read that file first, and tp_blocks.h for what a plan and its steps are. What is different:
+GPT-2 on NVIDIA GPUs, training and generating text, with tensor parallelism (TP) that needs few
+all-reduces. It mirrors train_gpt2.c, the CPU trainer: the same blocks, options, files, log lines
+and, to rounding, the same numbers; read that file first, and tp_blocks.h for what a plan and its
+steps are. What is different:
 
   - The F tensor ranks that are folded into one process are a batch dimension: every kernel and
     every matrix product does all of them in one launch. A merge of folded ranks costs no pass over

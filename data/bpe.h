@@ -11,30 +11,6 @@
 #include "tokenizer.h"
 #include "unicode.h"
 
-// ----------------------------------------------------------------------------
-// UTF-8
-
-// The character at the beginning of `left` bytes and its length; or -1, and what is wrong with it.
-static int32_t utf8_read(const char *text, size_t left, size_t *length, const char **wrong) {
-    static const int32_t smallest[] = {0, 0, 0x80, 0x800, 0x10000};
-    const unsigned char *s = (const unsigned char *)text;
-    *length = utf8_length(s[0]);
-    int32_t c = *length > 1 ? s[0] & (0x7F >> *length) : s[0];
-    *wrong = "no character begins with it";
-    if (!*length) return -1;
-    *wrong = "its character is cut off";
-    for (size_t i = 1; i < *length; i++) {
-        if (i == left || (s[i] & 0xC0) != 0x80) return -1;
-        c = c << 6 | (s[i] & 0x3F);
-    }
-    *wrong = "its character is written with more bytes than it needs";
-    if (c < smallest[*length]) return -1;
-    *wrong = "half of a surrogate pair is no character";
-    if (c >= 0xD800 && c < 0xE000) return -1;
-    *wrong = "its character is beyond U+10FFFF";
-    return c < 0x110000 ? c : -1;
-}
-
 static void utf8_check(const char *text, size_t length) {
     const char *wrong;
     for (size_t at = 0, n; at < length; at += n) {

@@ -5,8 +5,8 @@
 //   OUT/state_%08d.bin   the two AdamW moments, fp32, in the order of the model file
 //   OUT/DONE_%08d        text, written last: a checkpoint without it does not exist
 //
-// DONE has sizes and hashes of both files, then lines on the run that wrote them (data/run.h), and
-// its own hash. Older versions left it empty. Whoever reads a model or a state beside its DONE
+// DONE has sizes and hashes of both files, then lines on the run that wrote them (data/record.h),
+// and its own hash. Older versions left it empty. Whoever reads a model or a state beside its DONE
 // checks the very bytes that are used. What is written and read is finite, so that a run that went
 // wrong replaces no good checkpoint.
 //

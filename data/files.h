@@ -68,19 +68,34 @@ static size_t utf8_length(unsigned char first) {
     return first < 0xF0 ? 3 : 4;
 }
 
+// The character at the beginning of `left` bytes and its length; or -1, and what is wrong with it.
+static int32_t utf8_read(const char *text, size_t left, size_t *length, const char **wrong) {
+    static const int32_t smallest[] = {0, 0, 0x80, 0x800, 0x10000};
+    const unsigned char *s = (const unsigned char *)text;
+    *length = utf8_length(s[0]);
+    int32_t c = *length > 1 ? s[0] & (0x7F >> *length) : s[0];
+    *wrong = "no character begins with it";
+    if (!*length) return -1;
+    *wrong = "its character is cut off";
+    for (size_t i = 1; i < *length; i++) {
+        if (i == left || (s[i] & 0xC0) != 0x80) return -1;
+        c = c << 6 | (s[i] & 0x3F);
+    }
+    *wrong = "its character is written with more bytes than it needs";
+    if (c < smallest[*length]) return -1;
+    *wrong = "half of a surrogate pair is no character";
+    if (c >= 0xD800 && c < 0xE000) return -1;
+    *wrong = "its character is beyond U+10FFFF";
+    return c < 0x110000 ? c : -1;
+}
+
 // Bytes of the character that `text` begins with, where a terminal shows it: 0 for bytes that are
 // no UTF-8, for controls (U+0080 to U+009F are some too), which a terminal obeys, and for what
-// breaks a line or turns its direction.
+// breaks a line or turns its direction. A string's end cuts a character off.
 static size_t text_shown(const char *text) {
-    static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000}; // what needs so many bytes
-    const unsigned char *bytes = (const unsigned char *)text;
-    size_t length = utf8_length(bytes[0]);
-    uint32_t c = length > 1 ? bytes[0] & (0x7Fu >> length) : bytes[0];
-    for (size_t i = 1; i < length; i++) {
-        if ((bytes[i] & 0xC0) != 0x80) return 0;
-        c = c << 6 | (bytes[i] & 0x3F);
-    }
-    if (c < least[length] || c > 0x10FFFF || (c >= 0xD800 && c <= 0xDFFF)) return 0;
+    size_t length;
+    const char *wrong;
+    int32_t c = utf8_read(text, 4, &length, &wrong);
     if (c < 0x20 || (c >= 0x7F && c <= 0x9F)) return 0;
     if ((c >= 0x2028 && c <= 0x202E) || (c >= 0x2066 && c <= 0x2069)) return 0;
     return length;

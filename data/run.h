@@ -588,12 +588,13 @@ static void run_say_facts(Run *run) {
 // Whether what comes every N updates (0: only at the end) is due after `done` of them. Not again
 // where a run resumes.
 static int run_due(const Run *run, int64_t done, int64_t every) {
-    if (done == run->first && run->first > 0) return 0;
+    if (run->resumes && done == run->first) return 0;
     return done == run->updates || (done > 0 && every > 0 && done % every == 0);
 }
 
 static int run_validation_due(const Run *run, int64_t done) {
-    return run_validates(run) && (done == 0 || run_due(run, done, run->options.val_every));
+    if (!run_validates(run)) return 0;
+    return (done == 0 && !run->resumes) || run_due(run, done, run->options.val_every);
 }
 
 static int run_sample_due(const Run *run, int64_t done) {

@@ -336,6 +336,10 @@ same "its state is read" "$(refused "state_00000000.bin")" ""
 bare -o zero -y 1 -x 2 -v 0
 same "it is gone on from, with its options" "$(banner model -p -tp)$(column trl | wc -w)" \
     "model zero/model_00000000.bin -p s -tp 1 2"
+train -x 0 -v 1 -o zero_said
+train -x 2 -v 1 -o zero_said -y 1
+same "its validation is not said again" "$(grep -o '^s:[0-9]* tel' zero_said/main.log |
+    tr '\n' ' ')" "s:0 tel s:1 tel s:2 tel "
 
 echo "# names: broken by a parser that takes more than 8 digits, or other signs"
 mkdir names && touch names/DONE_{+0000009,-0000009,0x000009,000000009,00000009.part,00000009x} \
