@@ -142,7 +142,7 @@ endif
 GPUS_HERE = $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | \
     grep -E '^[0-9.]+$$' | tr -d . | sort -nu)
 GPU_ARCHS ?= $(or $(GPUS_HERE),80 90)
-TRAINER_CU := train_gpt2.cu $(HEADERS)
+TRAINER_CU := train_gpt2.cu $(wildcard dev/cuda/*.cuh) dev/emu/trainer.h $(HEADERS)
 
 # Machine code for each of them, and PTX of the last: newer GPUs compile it as the program starts.
 GPU_NEWEST = $(lastword $(GPU_ARCHS))
@@ -263,7 +263,7 @@ $(EMU_FAULTS): $(FAULTS_CU)
 	    -x none $(EMU_OBJECT) dev/test/oracle.o -o $@ $(LIBS)
 
 # Replicas are compared after every update, and PLANTED_FAULT=COUNT_IN_BYTES tells NCCL bytes.
-dev/test/train_faulty_emu: dev/test/train_gpt2_faulty.cu $(HEADERS) | $(DATA)
+dev/test/train_faulty_emu: dev/test/train_gpt2_faulty.cu $(TRAINER_CU) | $(DATA)
 	$(EMU_CXX) $(EMU_FLAGS) $(PART) -I. -DDEBUG -DPRECISION_FP32 $< \
 	    -x none $(EMU_OBJECT) -o $@ $(LIBS)
 

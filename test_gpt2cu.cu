@@ -1290,15 +1290,17 @@ static void test_loss_mean(void) {
 }
 
 // Causal attention, forward and backward, against plain loops. Returns the worst error of out, lse,
-// dQ dK dV.
+// dQ dK dV and their sums over all rows.
 static double attention_error(int B, int T, int heads, int HS) {
     int W = heads * HS;
     AttentionShape s = {B, T, heads, HS};
     Values qkv = random_values((size_t)B * T * 3 * W), dout = random_values((size_t)B * T * W);
     Device<real> dqkv(qkv), ddout(dout), out(dout.size()), grad(qkv.size());
-    Device<float> lse((size_t)B * heads * T), delta((size_t)B * heads * T);
+    size_t chunks = (size_t)B * attention_tiles(T, HS);
+    Device<float> lse((size_t)B * heads * T), rows(2 * lse.n), columns(chunks * 3 * W);
     attention_forward(out.at, lse.at, dqkv.at, s, gpu.stream);
-    attention_backward(grad.at, delta.at, ddout.at, out.at, lse.at, dqkv.at, s, gpu.stream);
+    attention_backward(grad.at, columns.at, rows.at, ddout.at, out.at, lse.at, dqkv.at, s,
+                       gpu.stream);
     Doubles expected((size_t)B * T * W), sums((size_t)B * heads * T), back(qkv.size());
     double scale = 1 / sqrt(HS);
     for (int b = 0; b < B; b++) {
@@ -1339,7 +1341,7 @@ static double attention_error(int B, int T, int heads, int HS) {
         }
     }
     double lse_error = 0, parts = 0;
-    Values found_lse = lse.get(), found = grad.get();
+    Values found_lse = lse.get(), found = grad.get(), found_columns = columns.get();
     for (size_t i = 0; i < sums.size(); i++) {
         lse_error = worse(lse_error, fabs((double)found_lse[i] - sums[i]));
     }
@@ -1352,6 +1354,12 @@ static double attention_error(int B, int T, int heads, int HS) {
         }
         parts = worse(parts, element_error(x, y));
     }
+    // Rows of dS add up to 0, and so do dK over all keys: sums are measured by those of all parts.
+    Values x(3 * W);
+    Doubles y(3 * W);
+    for (size_t i = 0; i < found_columns.size(); i++) x[i % (3 * W)] += found_columns[i];
+    for (size_t i = 0; i < back.size(); i++) y[i % (3 * W)] += back[i];
+    parts = worse(parts, element_error(x, y));
     return worse(worse(element_error(out.get(), expected), parts), lse_error);
 }
 

@@ -45,10 +45,8 @@ per block), p parameter tensors; rows = B T.
 
 #define BUILT_IN CUDA
 #define WEIGHTS_BESIDE_SUMS 1 // products keep the GPU busy while NCCL sums
-#ifdef CUDA_EMULATED // small enough to be waited for
-#define DEFAULT_MODEL "4x4x32"
-#define DEFAULT_T "16"
-#else
+#include "dev/emu/trainer.h" // nothing on a GPU
+#ifndef DEFAULT_MODEL
 #define DEFAULT_MODEL "d12"
 #define DEFAULT_T "1024"
 #endif
@@ -124,16 +122,7 @@ static constexpr int WARP = 32;
 
 #define FULL_WARP 0xFFFFFFFFu
 
-#ifdef CUDA_EMULATED
-#include "dev/emu/instructions.h" // what is PTX here and below, in plain code
-#else
-// 2^x to about 2 units in the last place, in one instruction
-__device__ __forceinline__ float exp2_fast(float x) {
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
-    return y;
-}
-#endif
+#include "dev/cuda/instructions.cuh"
 
 template <typename A, typename B> static constexpr __host__ __device__ A ceil_div(A a, B b) {
     return (a + b - 1) / b;
@@ -1096,10 +1085,11 @@ __global__ void bias_sums_kernel(float *sums, const real *attprojb, const real *
 //   delta = rowsum(dout * out)    dS = P * (dout Vᵀ - delta)
 //   dV = Pᵀ dout    dK = scale dSᵀ Q    dQ = scale dS K
 //
-// It runs as two kernels, one that owns keys and sums over queries (dK, dV) and one that owns
-// queries and sums over keys (dQ). That makes P twice, 7 products of matrices for the 5 that there
-// are, but needs neither atomics nor a second buffer: every sum has one owner and one order, so
-// that a run can be repeated to the bit.
+// It runs as two kernels. The first owns queries and sums over keys (dQ); it has the rows of dout
+// that delta is made of, and leaves what the second one needs of each row. That one owns keys and
+// sums over queries (dK, dV). This makes P twice, 7 products of matrices for the 5 that there are,
+// but needs neither atomics nor a second buffer: every sum has one owner and one order, so that a
+// run can be repeated to the bit. (dev/cuda/NOTES.md counts what 5 products would move.)
 //
 // Causality also takes care of the end of a sequence: rows from T on read as 0, and since they come
 // after every real query, no real query sees them as keys, and as queries they add 0 to dK and dV.
@@ -1113,11 +1103,21 @@ typedef struct {
 
 // Where the matrices of one (sequence, head) start, in elements, and how far apart their rows are.
 typedef struct {
-    // In qkv (B,past+T+spare,3,heads,HS), out (B,T,heads,HS), lse and delta (B,heads,T).
+    // In qkv (B,past+T+spare,3,heads,HS), out (B,T,heads,HS), lse (B,heads,T).
     size_t qkv, out, row;
     int width;            // heads*HS: the stride of out, and the way from Q to K and from K to V
     int qkv_stride;       // 3*heads*HS
 } AttentionHead;
+
+// Where the sums over the rows of a tile of this head's dQ go, in (B,tiles,3,heads,HS); those of dK
+// and dV lie a head.width and two of them behind.
+__device__ __forceinline__ float *tile_sums(float *sums, AttentionHead head, int tile, int HS) {
+    return sums + ((size_t)blockIdx.z * gridDim.x + tile) * head.qkv_stride + blockIdx.y * HS;
+}
+
+// What the first kernel of the backward pass leaves to the second of each row, (B,heads,T) each.
+// The precisions have their own idea of it.
+typedef struct { float *lse, *delta; } AttentionRows;
 
 // The grid is (tiles, heads, B), the last two up to 65535: what depends on them alone lives in
 // uniform registers then, and the blocks of a head run one after the other, while its keys and
@@ -1143,302 +1143,9 @@ __device__ __forceinline__ void attention_tile_barrier() {
     __syncthreads();
 }
 
-// delta (B,heads,T): each row of dout * out summed. LANES neighbours share a row and take 16 bytes
-// of it each.
-template <int LANES>
-__global__ void attention_delta_kernel(float *delta, const real *dout, const real *out,
-                                       AttentionShape s) {
-    size_t row = ((size_t)blockIdx.x * blockDim.x + threadIdx.x) / LANES;
-    size_t rows = (size_t)s.B * s.T * s.heads;
-    int column = threadIdx.x % LANES * PACK;
-    float sum = 0;
-    if (row < rows && column < s.HS) {
-        Packed<real> d = pack_load(dout + row * s.HS + column);
-        Packed<real> o = pack_load(out + row * s.HS + column);
-        for (int i = 0; i < PACK; i++) sum += to_float(d.at[i]) * to_float(o.at[i]);
-    }
-    for (int step = LANES / 2; step > 0; step /= 2) sum += __shfl_xor_sync(FULL_WARP, sum, step);
-    if (row < rows && column == 0) {
-        size_t h = row % s.heads, t = row / s.heads % s.T, b = row / s.heads / s.T;
-        delta[(b * s.heads + h) * s.T + t] = sum;
-    }
-}
-
 #ifdef PRECISION_FP32
-
-// --------------------------------------
-// fp32: 256 threads, 16 x 16, over tiles in plain shared memory
-//
-// Thread (ty, tx) owns the rows ty, ty+16, ... of a tile, of scores the columns tx, tx+16, ..., of
-// outputs D/16 columns that lie together. A row is owned by 16 lanes of one warp: they reduce it
-// with shuffles, and what a warp writes to the tile of probabilities only it reads again.
-
-enum { ATTENTION_THREADS = 256 };
-
-template <int D> struct AttentionTile {
-    enum {
-        ROWS = D <= 64 ? 64 : 32, // queries or keys of a tile: as many as leave room for four tiles
-        EACH = ROWS / 16,         // of which a thread owns
-        // 4 floats more, so that 8 rows' 16-byte reads of one column meet no bank twice.
-        STRIDE = D + 4,
-        SIZE = ROWS * STRIDE,
-        P_STRIDE = ROWS + 4,
-        P_SIZE = ROWS * P_STRIDE,
-        COLUMNS = D / 16
-    };
-};
-
-// What a launch has to know: rows that a block owns, bytes of shared memory.
-template <int D> struct AttentionForward {
-    enum {
-        OWN = AttentionTile<D>::ROWS,
-        SHARED = (3 * AttentionTile<D>::SIZE + AttentionTile<D>::P_SIZE) * sizeof(float)
-    };
-};
-template <int D> struct AttentionBackward {
-    enum {
-        OWN = AttentionTile<D>::ROWS,
-        SHARED = (4 * AttentionTile<D>::SIZE + AttentionTile<D>::P_SIZE) * sizeof(float)
-    };
-};
-
-// N floats that are read at once: 8 or 16 bytes a time.
-template <int N> struct alignas(N < 4 ? N * sizeof(float) : 16) Floats { float at[N]; };
-template <int N> __device__ __forceinline__ Floats<N> floats_load(const float *from) {
-    return *reinterpret_cast<const Floats<N> *>(from);
-}
-
-// tile = rows first .. first+ROWS-1 of a matrix (T,HS) with row stride `stride`; what lies outside
-// of it becomes 0.
-template <int D, bool FULL>
-__device__ __forceinline__ void tile_load(float *tile, const float *matrix, int stride, int first,
-                                          int T, int HS) {
-    constexpr int PACKS = D / 4;
-    for (int i = threadIdx.x; i < AttentionTile<D>::ROWS * PACKS; i += ATTENTION_THREADS) {
-        int row = i / PACKS, column = i % PACKS * 4;
-        Packed<float> values = {};
-        bool there = first + row < T && (FULL || column < HS);
-        if (there) values = pack_load(matrix + (ptrdiff_t)(first + row) * stride + column);
-        pack_store(tile + row * AttentionTile<D>::STRIDE + column, values);
-    }
-}
-
-// scores (EACH,EACH) = this thread's part of a bᵀ, for tiles a and b
-template <int D, int EACH = AttentionTile<D>::EACH>
-__device__ __forceinline__ void tile_scores(float (&scores)[EACH][EACH], const float *a,
-                                            const float *b, int ty, int tx) {
-    constexpr int STRIDE = AttentionTile<D>::STRIDE;
-    for (int i = 0; i < EACH; i++) for (int j = 0; j < EACH; j++) scores[i][j] = 0;
-    #pragma unroll 4
-    for (int c = 0; c < D; c += 4) {
-        Floats<4> x[EACH], y[EACH];
-        for (int i = 0; i < EACH; i++) x[i] = floats_load<4>(a + (ty + 16 * i) * STRIDE + c);
-        for (int j = 0; j < EACH; j++) y[j] = floats_load<4>(b + (tx + 16 * j) * STRIDE + c);
-        for (int i = 0; i < EACH; i++) {
-            for (int j = 0; j < EACH; j++) {
-                for (int n = 0; n < 4; n++) scores[i][j] += x[i].at[n] * y[j].at[n];
-            }
-        }
-    }
-}
-
-// sums (EACH,COLUMNS) += this thread's part of p b, for a tile of probabilities p and a tile b. The
-// warp that needs a row of p has just written it, which is all that __syncwarp has to wait for.
-template <int D, int EACH = AttentionTile<D>::EACH, int COLUMNS = AttentionTile<D>::COLUMNS>
-__device__ __forceinline__ void tile_accumulate(float (&sums)[EACH][COLUMNS], float *p,
-                                                const float (&mine)[EACH][EACH], const float *b,
-                                                int ty, int tx) {
-    constexpr int ROWS = AttentionTile<D>::ROWS, P_STRIDE = AttentionTile<D>::P_STRIDE;
-    for (int i = 0; i < EACH; i++) {
-        for (int j = 0; j < EACH; j++) p[(ty + 16 * i) * P_STRIDE + tx + 16 * j] = mine[i][j];
-    }
-    __syncwarp();
-    #pragma unroll 2
-    for (int k = 0; k < ROWS; k += 4) {
-        Floats<4> x[EACH];
-        for (int i = 0; i < EACH; i++) x[i] = floats_load<4>(p + (ty + 16 * i) * P_STRIDE + k);
-        for (int n = 0; n < 4; n++) {
-            Floats<COLUMNS> y = floats_load<COLUMNS>(b + (k + n) * AttentionTile<D>::STRIDE +
-                                                     tx * COLUMNS);
-            for (int i = 0; i < EACH; i++) {
-                for (int c = 0; c < COLUMNS; c++) sums[i][c] += x[i].at[n] * y.at[c];
-            }
-        }
-    }
-    __syncwarp(); // the next writer of these rows waits for their readers
-}
-
-// Rows first .. of a matrix (T,HS) = factor * sums
-template <int D, int EACH = AttentionTile<D>::EACH, int COLUMNS = AttentionTile<D>::COLUMNS>
-__device__ __forceinline__ void tile_store(float *matrix, int stride,
-                                           const float (&sums)[EACH][COLUMNS], float factor,
-                                           int first, int T, int HS, int ty, int tx) {
-    for (int i = 0; i < EACH; i++) {
-        int row = first + ty + 16 * i;
-        if (row >= T) continue;
-        for (int c = 0; c < COLUMNS; c++) {
-            if (tx * COLUMNS + c < HS) {
-                matrix[(ptrdiff_t)row * stride + tx * COLUMNS + c] = sums[i][c] * factor;
-            }
-        }
-    }
-}
-
-// A row's scores, `scores` of them in this thread, become exponentials relative to its largest
-// score so far; `output` and `sum`, which were relative to an older one, follow. A NaN is not the
-// largest, but its exponential is NaN and stays.
-template <int EACH, int COLUMNS>
-__device__ __forceinline__ void softmax_row(float (&scores)[EACH], float (&output)[COLUMNS],
-                                            float &largest, float &sum) {
-    float most = largest, more = 0;
-    for (int j = 0; j < EACH; j++) most = fmaxf(most, scores[j]);
-    for (int step = 8; step > 0; step /= 2) {
-        most = fmaxf(most, __shfl_xor_sync(FULL_WARP, most, step));
-    }
-    float shrink = expf(largest - most); // 0 for the first tile
-    for (int j = 0; j < EACH; j++) {
-        scores[j] = expf(scores[j] - most);
-        more += scores[j];
-    }
-    for (int c = 0; c < COLUMNS; c++) output[c] *= shrink;
-    sum = sum * shrink + more; // this thread's part of it
-    largest = most;
-}
-
-template <int D, bool FULL>
-__global__ void __launch_bounds__(ATTENTION_THREADS, 1)
-attention_forward_kernel(float *out, float *lse, const float *qkv, AttentionShape s, float scale) {
-    using Tile = AttentionTile<D>;
-    constexpr int ROWS = Tile::ROWS, EACH = Tile::EACH, COLUMNS = Tile::COLUMNS;
-    SHARED_DYNAMIC(float, Q);
-    float *K = Q + Tile::SIZE, *V = K + Tile::SIZE, *P = V + Tile::SIZE;
-    int first = (gridDim.x - 1 - blockIdx.x) * ROWS; // the longest work comes first
-    int tx = threadIdx.x % 16, ty = threadIdx.x / 16;
-    AttentionHead head = attention_head(s, s.past + s.T + s.spare);
-    const float *matrix = qkv + head.qkv;
-    float output[EACH][COLUMNS] = {}, largest[EACH], sum[EACH] = {};
-    for (int i = 0; i < EACH; i++) largest[i] = -INFINITY;
-    int position = s.past + first, keys = s.past + s.T; // of the first query; rows of K and V
-    int end = min(position + ROWS, keys);
-    tile_load<D, FULL>(Q, matrix, head.qkv_stride, position, keys, s.HS);
-    for (int key = 0; key < end; key += ROWS) {
-        __syncthreads(); // the previous tile is read no more
-        tile_load<D, FULL>(K, matrix + head.width, head.qkv_stride, key, keys, s.HS);
-        tile_load<D, FULL>(V, matrix + 2 * head.width, head.qkv_stride, key, keys, s.HS);
-        attention_tile_barrier();
-        float scores[EACH][EACH];
-        tile_scores<D>(scores, Q, K, ty, tx);
-        for (int i = 0; i < EACH; i++) {
-            for (int j = 0; j < EACH; j++) {
-                bool seen = attention_sees(position + ty + 16 * i, key + tx + 16 * j);
-                scores[i][j] = seen ? scores[i][j] * scale : -INFINITY;
-            }
-            softmax_row(scores[i], output[i], largest[i], sum[i]);
-        }
-        tile_accumulate<D>(output, P, scores, V, ty, tx);
-    }
-    for (int i = 0; i < EACH; i++) {
-        int row = first + ty + 16 * i;
-        for (int step = 8; step > 0; step /= 2) sum[i] += __shfl_xor_sync(FULL_WARP, sum[i], step);
-        for (int c = 0; c < COLUMNS; c++) output[i][c] /= sum[i];
-        if (tx == 0 && row < s.T) lse[head.row + row] = largest[i] + logf(sum[i]);
-    }
-    tile_store<D>(out + head.out, head.width, output, 1, first, s.T, s.HS, ty, tx);
-}
-
-// P and dS of one query and one key, from what their products came to. Rounding can push the log of
-// a probability above 0, the more the larger its terms; the comparison lets a NaN through.
-__device__ __forceinline__ void attention_backward_pair(float &p, float &ds, int query, int key,
-                                                        float scale, float lse, float delta) {
-    float log_p = p * scale - lse;
-    p = attention_sees(query, key) ? expf(log_p > 0 ? 0 : log_p) : 0;
-    ds = p * (ds - delta);
-}
-
-// dK and dV of a tile of keys. Rows of P and dS are keys here, columns queries.
-template <int D, bool FULL>
-__global__ void __launch_bounds__(ATTENTION_THREADS, 1)
-attention_backward_keys_kernel(float *dqkv, const float *dout, const float *lse,
-                               const float *delta, const float *qkv, AttentionShape s,
-                               float scale) {
-    using Tile = AttentionTile<D>;
-    constexpr int ROWS = Tile::ROWS, EACH = Tile::EACH;
-    SHARED_DYNAMIC(float, K);
-    float *V = K + Tile::SIZE, *Q = V + Tile::SIZE, *dO = Q + Tile::SIZE, *P = dO + Tile::SIZE;
-    int first = blockIdx.x * ROWS; // the first keys have the most queries
-    int tx = threadIdx.x % 16, ty = threadIdx.x / 16;
-    AttentionHead head = attention_head(s, s.T);
-    const float *matrix = qkv + head.qkv;
-    float dK[EACH][Tile::COLUMNS] = {}, dV[EACH][Tile::COLUMNS] = {};
-    tile_load<D, FULL>(K, matrix + head.width, head.qkv_stride, first, s.T, s.HS);
-    tile_load<D, FULL>(V, matrix + 2 * head.width, head.qkv_stride, first, s.T, s.HS);
-    for (int query = first; query < s.T; query += ROWS) {
-        __syncthreads(); // the previous tile is read no more
-        tile_load<D, FULL>(Q, matrix, head.qkv_stride, query, s.T, s.HS);
-        tile_load<D, FULL>(dO, dout + head.out, head.width, query, s.T, s.HS);
-        __syncthreads();
-        float p[EACH][EACH], ds[EACH][EACH];
-        tile_scores<D>(p, K, Q, ty, tx);
-        tile_scores<D>(ds, V, dO, ty, tx);
-        for (int j = 0; j < EACH; j++) {
-            int column = query + tx + 16 * j;
-            float row_lse = column < s.T ? lse[head.row + column] : 0;
-            float row_delta = column < s.T ? delta[head.row + column] : 0;
-            for (int i = 0; i < EACH; i++) {
-                attention_backward_pair(p[i][j], ds[i][j], column, first + ty + 16 * i, scale,
-                                        row_lse, row_delta);
-            }
-        }
-        tile_accumulate<D>(dV, P, p, dO, ty, tx);
-        tile_accumulate<D>(dK, P, ds, Q, ty, tx);
-    }
-    float *dmatrix = dqkv + head.qkv;
-    tile_store<D>(dmatrix + head.width, head.qkv_stride, dK, scale, first, s.T, s.HS, ty, tx);
-    tile_store<D>(dmatrix + 2 * head.width, head.qkv_stride, dV, 1, first, s.T, s.HS, ty, tx);
-}
-
-// dQ of a tile of queries
-template <int D, bool FULL>
-__global__ void __launch_bounds__(ATTENTION_THREADS, 1)
-attention_backward_queries_kernel(float *dqkv, const float *dout, const float *lse,
-                                  const float *delta, const float *qkv, AttentionShape s,
-                                  float scale) {
-    using Tile = AttentionTile<D>;
-    constexpr int ROWS = Tile::ROWS, EACH = Tile::EACH;
-    SHARED_DYNAMIC(float, K);
-    float *V = K + Tile::SIZE, *Q = V + Tile::SIZE, *dO = Q + Tile::SIZE, *P = dO + Tile::SIZE;
-    int first = (gridDim.x - 1 - blockIdx.x) * ROWS; // the longest work comes first
-    int tx = threadIdx.x % 16, ty = threadIdx.x / 16;
-    AttentionHead head = attention_head(s, s.T);
-    const float *matrix = qkv + head.qkv;
-    float dQ[EACH][Tile::COLUMNS] = {}, row_lse[EACH], row_delta[EACH];
-    for (int i = 0; i < EACH; i++) {
-        int row = first + ty + 16 * i;
-        row_lse[i] = row < s.T ? lse[head.row + row] : 0;
-        row_delta[i] = row < s.T ? delta[head.row + row] : 0;
-    }
-    tile_load<D, FULL>(Q, matrix, head.qkv_stride, first, s.T, s.HS);
-    tile_load<D, FULL>(dO, dout + head.out, head.width, first, s.T, s.HS);
-    for (int key = 0; key <= first; key += ROWS) {
-        __syncthreads(); // the previous tile is read no more
-        tile_load<D, FULL>(K, matrix + head.width, head.qkv_stride, key, s.T, s.HS);
-        tile_load<D, FULL>(V, matrix + 2 * head.width, head.qkv_stride, key, s.T, s.HS);
-        __syncthreads();
-        float p[EACH][EACH], ds[EACH][EACH];
-        tile_scores<D>(p, Q, K, ty, tx);
-        tile_scores<D>(ds, dO, V, ty, tx);
-        for (int i = 0; i < EACH; i++) {
-            for (int j = 0; j < EACH; j++) {
-                attention_backward_pair(p[i][j], ds[i][j], first + ty + 16 * i, key + tx + 16 * j,
-                                        scale, row_lse[i], row_delta[i]);
-            }
-        }
-        tile_accumulate<D>(dQ, P, ds, K, ty, tx);
-    }
-    tile_store<D>(dqkv + head.qkv, head.qkv_stride, dQ, scale, first, s.T, s.HS, ty, tx);
-}
-
-#else // bf16
+#include "dev/cuda/attention_fp32.cuh"
+#else
 
 // --------------------------------------
 // bf16: tensor cores (compute capability 8.0 and later)
@@ -1457,56 +1164,6 @@ attention_backward_queries_kernel(float *dqkv, const float *dout, const float *l
 // next in registers.
 
 enum { ATTENTION_WARPS = 4, ATTENTION_THREADS = ATTENTION_WARPS * WARP };
-
-// Special instructions, each in one function.
-#ifndef CUDA_EMULATED
-__device__ __forceinline__ uint32_t shared_address(const void *p) {
-    return (uint32_t)__cvta_generic_to_shared(p);
-}
-
-// c += a b
-__device__ __forceinline__ void mma(float (&c)[4], const uint32_t (&a)[4], const uint32_t *b) {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
-        "{%8,%9}, {%0,%1,%2,%3};\n"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-}
-
-// Four 8x8 matrices from shared memory. Lane 8i+r brings the address of row r of matrix i and gets,
-// as to[i], the elements 2t and 2t+1 of its row g.
-__device__ __forceinline__ void ldmatrix(uint32_t (&to)[4], const __nv_bfloat16 *row) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];\n"
-                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-                 : "r"(shared_address(row))
-                 : "memory");
-}
-
-// The same of the transposed matrices: to[i] are the elements g of its rows 2t and 2t+1.
-__device__ __forceinline__ void ldmatrix_transposed(uint32_t (&to)[4], const __nv_bfloat16 *row) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];\n"
-                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-                 : "r"(shared_address(row))
-                 : "memory");
-}
-
-// Starts to copy BYTES (4 or 16) from global to shared memory, or to write zeros there if `there`
-// is false; then nothing is read and `from` may be any address. copies_wait waits for all that this
-// thread has started; other threads see them after the barrier that follows.
-template <int BYTES>
-__device__ __forceinline__ void copy_start(void *to, const void *from, bool there) {
-    int bytes = there ? BYTES : 0; // the rest is filled with zeros
-    if constexpr (BYTES == 16) {
-        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n"
-                     :: "r"(shared_address(to)), "l"(__cvta_generic_to_global(from)), "r"(bytes)
-                     : "memory");
-    } else {
-        asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;\n"
-                     :: "r"(shared_address(to)), "l"(__cvta_generic_to_global(from)), "r"(bytes)
-                     : "memory");
-    }
-}
-__device__ __forceinline__ void copies_wait() { asm volatile("cp.async.wait_all;\n" ::: "memory"); }
-#endif
 
 __device__ __forceinline__ uint32_t bf16_pair(float low, float high) {
     __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
@@ -1536,12 +1193,12 @@ __device__ __forceinline__ void tile_start(real *tile, const real *matrix, int s
     constexpr int PACKS = D / 8;
     constexpr int AT_ONCE = ATTENTION_THREADS / PACKS; // rows that the block copies at once
     static_assert(ROWS % AT_ONCE == 0);
-    int row = threadIdx.x / PACKS, pack = threadIdx.x % PACKS;
+    int thread = made_again(threadIdx.x), row = thread / PACKS, pack = thread % PACKS;
     const real *from = matrix + (ptrdiff_t)(first + row) * stride + pack * 8;
     int end = FULL || pack * 8 < HS ? T : 0;
-    #pragma unroll 1 // addresses of copies yet to come would crowd out the sums
+    #pragma unroll
     for (int n = 0; n < ROWS; n += AT_ONCE, from += AT_ONCE * stride) {
-        copy_start<16>(tile + tile_at<D>(row + n, pack), from, first + row + n < end);
+        copy_start<16>(tile + tile_at<D>(row, pack) + n * D, from, first + row + n < end);
     }
 }
 
@@ -1549,7 +1206,7 @@ __device__ __forceinline__ void tile_start(real *tile, const real *matrix, int s
 template <int ROWS>
 __device__ __forceinline__ void row_start(float *to, const float *from, int first, int T) {
     static_assert(ROWS <= ATTENTION_THREADS);
-    int i = threadIdx.x;
+    int i = made_again(threadIdx.x);
     if (i < ROWS) copy_start<4>(to + i, from + first + i, first + i < T);
 }
 
@@ -1567,13 +1224,14 @@ __device__ __forceinline__ void fragments_load(uint32_t (&a)[M][D / 16][4], cons
     }
 }
 
-// c (16*M,16) += A times the transpose of rows row .. row+15 of a tile. c[m][n] is
-// the C of columns 8n ..
+// c (16*M,16) += A times the transpose of rows row .. row+15 of a tile, row a multiple of 16, which
+// does not change the order of packs. c[m][n] is the C of columns 8n ..
 template <int M, int D>
 __device__ __forceinline__ void multiply_by_rows(float (&c)[M][2][4],
                                                  const uint32_t (&a)[M][D / 16][4],
                                                  const real *tile, int row) {
-    int lane = threadIdx.x % WARP, at = tile_at<D>(row + lane / 16 * 8 + lane % 8, lane / 8 % 2);
+    int lane = threadIdx.x % WARP;
+    int at = row * D + tile_at<D>(lane / 16 * 8 + lane % 8, lane / 8 % 2);
     #pragma unroll
     for (int k = 0; k < D / 16; k++) {
         uint32_t b[4]; // rows 0-7 and 8-15, two registers each
@@ -1586,12 +1244,12 @@ __device__ __forceinline__ void multiply_by_rows(float (&c)[M][2][4],
     }
 }
 
-// c (16*M,D) += A (16*M,16) · (rows row .. row+15 of a tile)
+// c (16*M,D) += A (16*M,16) · (rows row .. row+15 of a tile), row a multiple of 16
 template <int M, int D>
 __device__ __forceinline__ void multiply_by_columns(float (&c)[M][D / 8][4],
                                                     const uint32_t (&a)[M][4], const real *tile,
                                                     int row) {
-    int lane = threadIdx.x % WARP, at = tile_at<D>(row + lane % 16, lane / 16);
+    int lane = threadIdx.x % WARP, at = row * D + tile_at<D>(lane % 16, lane / 16);
     #pragma unroll
     for (int n = 0; n < D / 16; n++) {
         uint32_t b[4]; // columns 0-7 and 8-15, two registers each
@@ -1677,6 +1335,30 @@ __device__ __forceinline__ void rows_store(real *matrix, int stride, real *tile,
     }
 }
 
+// to (HS) = factor * the sums over the rows of a block, of which each warp has 16*M in c. They meet
+// in its rows own .. of the tile that rows_store went by.
+template <int M, int D>
+__device__ __forceinline__ void columns_sum(float *to, real *tile, int own,
+                                            const float (&c)[M][D / 8][4], float factor, int HS) {
+    int lane = threadIdx.x % WARP;
+    float *mine = reinterpret_cast<float *>(tile + own * D);
+    __syncwarp(); // rows_store has read these rows
+    #pragma unroll
+    for (int i = 0; i < D / 4; i++) { // columns 8n + 2t and 8n + 2t+1
+        float sum = 0;
+        for (int m = 0; m < M; m++) sum += c[m][i / 2][i % 2] + c[m][i / 2][2 + i % 2];
+        for (int step = 4; step < WARP; step *= 2) sum += __shfl_xor_sync(FULL_WARP, sum, step);
+        if (lane < 4) mine[i / 2 * 8 + lane * 2 + i % 2] = sum;
+    }
+    __syncthreads();
+    if ((int)threadIdx.x >= HS) return;
+    float sum = 0;
+    for (int warp = 0; warp < ATTENTION_WARPS; warp++) {
+        sum += reinterpret_cast<const float *>(tile + warp * 16 * M * D)[threadIdx.x];
+    }
+    to[threadIdx.x] = sum * factor;
+}
+
 // --------------------------------------
 // bf16: forward
 
@@ -1692,37 +1374,53 @@ template <int D> struct AttentionForward {
 };
 
 // Scores of a tile, scores[n] those of keys 16n .. 16n+15, become exponentials relative to each
-// row's largest score so far; output and sum, which were relative to an older one, follow. Every
-// query sees key 0, so that the largest is above -inf after the first tile. A NaN is never the
-// largest, but its exponential is NaN and stays. factor makes scores powers of 2.
+// row's `largest`; factor makes scores powers of 2. `largest` follows a row's largest score only
+// when that has grown by a factor of 2^8, which float and bf16 have room for: most tiles need not
+// rescale output and sum. Every query sees key 0, so that it is above -inf after the first tile.
+// A NaN is never the largest, but its exponential is NaN and stays.
 template <int M, int N, int PACKS>
 __device__ __forceinline__ void softmax_step(float (&scores)[N][M][2][4],
                                              float (&output)[M][PACKS][4], float (&largest)[M][2],
                                              float (&sum)[M][2], float factor) {
+    const float room = 8 / factor;
+    float most[M][2];
+    bool grown = false;
     #pragma unroll
-    for (int m = 0; m < M; m++) {
+    for (int r = 0; r < 2 * M; r++) { // rows g and g+8 of each C
+        int m = r / 2, half = r % 2;
+        float top = -INFINITY;
         #pragma unroll
-        for (int half = 0; half < 2; half++) { // rows g and g+8
-            float most = largest[m][half], more = 0;
-            #pragma unroll
-            for (int i = 0; i < 4 * N; i++) {
-                most = fmaxf(most, scores[i / 4][m][i / 2 % 2][2 * half + i % 2]);
-            }
-            most = fmaxf(most, __shfl_xor_sync(FULL_WARP, most, 1));
-            most = fmaxf(most, __shfl_xor_sync(FULL_WARP, most, 2));
+        for (int i = 0; i < 4 * N; i++) {
+            top = fmaxf(top, scores[i / 4][m][i / 2 % 2][2 * half + i % 2]);
+        }
+        top = fmaxf(top, __shfl_xor_sync(FULL_WARP, top, 1));
+        top = fmaxf(top, __shfl_xor_sync(FULL_WARP, top, 2));
+        bool grows = top - largest[m][half] > room;
+        most[m][half] = grows ? top : largest[m][half];
+        grown |= grows;
+    }
+    if (__any_sync(FULL_WARP, grown)) {
+        #pragma unroll
+        for (int r = 0; r < 2 * M; r++) {
+            int m = r / 2, half = r % 2;
             // Before the first tile `largest` is -inf, which makes shrink 0.
-            float shrink = exp2_fast((largest[m][half] - most) * factor), shift = most * factor;
-            #pragma unroll
-            for (int i = 0; i < 4 * N; i++) {
-                float &score = scores[i / 4][m][i / 2 % 2][2 * half + i % 2];
-                score = exp2_fast(fmaf(score, factor, -shift));
-                more += score;
-            }
+            float shrink = exp2_fast((largest[m][half] - most[m][half]) * factor);
             #pragma unroll
             for (int n = 0; n < 2 * PACKS; n++) output[m][n / 2][2 * half + n % 2] *= shrink;
+            sum[m][half] *= shrink;
+            largest[m][half] = most[m][half];
+        }
+    }
+    #pragma unroll
+    for (int r = 0; r < 2 * M; r++) {
+        int m = r / 2, half = r % 2;
+        float shift = largest[m][half] * factor;
+        #pragma unroll
+        for (int i = 0; i < 4 * N; i++) {
+            float &score = scores[i / 4][m][i / 2 % 2][2 * half + i % 2];
+            score = exp2_fast(fmaf(score, factor, -shift));
             // `sum` is this lane's part: the four lanes of a row add theirs up at the end.
-            sum[m][half] = sum[m][half] * shrink + more;
-            largest[m][half] = most;
+            sum[m][half] += score;
         }
     }
 }
@@ -1821,13 +1519,105 @@ template <int D> struct AttentionBackward {
     };
 };
 
-// dK and dV of a tile of keys. Rows of P and dS are keys here, columns queries: they are born
-// transposed, as A fragments of the products that need them so.
+// Of this warp's rows, own .. of a tile dO and first+own .. of the matrices: rows.lse, -lse as a
+// power of 2, and rows.delta, -delta
+template <int ROWS, int D, bool FULL>
+__device__ __forceinline__ void rows_prepare(AttentionRows rows, const real *dO, const real *out,
+                                             const float *lse, AttentionHead head, int first,
+                                             int own, int T, int HS) {
+    constexpr int PACKS = D / 8; // lanes of a row
+    int lane = threadIdx.x % WARP, pack = lane % PACKS;
+    #pragma unroll
+    for (int i = lane / PACKS; i < ROWS; i += WARP / PACKS) {
+        int row = first + own + i;
+        float sum = 0;
+        if (row < T && (FULL || pack * 8 < HS)) {
+            Packed<real> d = pack_load(dO + tile_at<D>(own + i, pack));
+            Packed<real> o = pack_load(out + head.out + (size_t)row * head.width + pack * 8);
+            for (int j = 0; j < 8; j++) sum -= to_float(d.at[j]) * to_float(o.at[j]);
+        }
+        for (int step = PACKS / 2; step > 0; step /= 2) {
+            sum += __shfl_xor_sync(FULL_WARP, sum, step);
+        }
+        if (row < T && pack == 0) {
+            rows.lse[head.row + row] = lse[head.row + row] * -(float)M_LOG2E;
+            rows.delta[head.row + row] = sum;
+        }
+    }
+    __syncwarp();
+}
+
+// dQ of a tile of queries, its column sums, and `rows` of them
 template <int D, bool FULL>
 __global__ void __launch_bounds__(ATTENTION_THREADS, 2)
-attention_backward_keys_kernel(real *dqkv, const real *dout, const float *lse,
-                               const float *delta, const real *qkv, AttentionShape s,
-                               float scale) {
+attention_backward_queries_kernel(real *dqkv, float *sums, AttentionRows rows, const real *dout,
+                                  const real *out, const float *lse, const real *qkv,
+                                  AttentionShape s, float scale) {
+    using Sizes = AttentionBackward<D>;
+    constexpr int M = Sizes::M, OWN = Sizes::OWN, STEP = Sizes::STEP;
+    constexpr int RING = 2 * STEP; // a power of 2
+    SHARED_DYNAMIC(real, Q);
+    real *dO = Q + OWN * D, *K = dO + OWN * D, *V = K + RING * D;
+    int first = (gridDim.x - 1 - blockIdx.x) * OWN; // the longest work comes first
+    AttentionHead head = attention_head(s, s.T);
+    const real *q = qkv + head.qkv, *k = q + head.width, *v = k + head.width;
+    int lane = threadIdx.x % WARP, own = threadIdx.x / WARP * 16 * M;
+    int own_last = first + own + 16 * M - 1;
+    int end = min(first + OWN, s.T); // of the keys
+    float factor = scale * (float)M_LOG2E;
+
+    auto step_start = [&](int key) {
+        tile_start<STEP, D, FULL>(K + (key & (RING - 1)) * D, k, head.qkv_stride, key, s.T, s.HS);
+        tile_start<STEP, D, FULL>(V + (key & (RING - 1)) * D, v, head.qkv_stride, key, s.T, s.HS);
+    };
+    tile_start<OWN, D, FULL>(Q, q, head.qkv_stride, first, s.T, s.HS);
+    tile_start<OWN, D, FULL>(dO, dout + head.out, head.width, first, s.T, s.HS);
+    step_start(0);
+    copies_wait();
+    __syncthreads(); // Q and dO are there; the loop waits once more, which takes no time
+    rows_prepare<16 * M, D, FULL>(rows, dO, out, lse, head, first, own, s.T, s.HS);
+    float row_lse[M][2], row_delta[M][2]; // of rows g and g+8 of each C
+    for (int i = 0; i < 2 * M; i++) {
+        int row = first + own + 16 * (i / 2) + lane / 4 + 8 * (i % 2);
+        row_lse[i / 2][i % 2] = row < s.T ? rows.lse[head.row + row] : 0;
+        row_delta[i / 2][i % 2] = row < s.T ? rows.delta[head.row + row] : 0;
+    }
+    uint32_t queries[M][D / 16][4], douts[M][D / 16][4];
+    fragments_load<M, D>(queries, Q, own);
+    fragments_load<M, D>(douts, dO, own);
+    float dQ[M][D / 8][4] = {};
+
+    for (int key = 0; key < end; key += STEP) {
+        copies_wait();
+        __syncthreads(); // as in the forward pass: this tile is there, the other one is free
+        if (key + STEP < end) step_start(key + STEP);
+        #pragma unroll 1
+        for (int at = key; at < key + STEP && at <= own_last; at += 16) {
+            int row = at & (RING - 1);
+            float p[M][2][4] = {}, ds[M][2][4];
+            uint32_t a[M][4];
+            multiply_by_rows<M, D>(p, queries, K, row);
+            if (at + 15 > first + own) scores_mask<M, false>(p, first + own, at);
+            each_held<M>([&](int m, int n, int i) {
+                p[m][n][i] = exp2_fast(fmaf(p[m][n][i], factor, row_lse[m][i / 2]));
+                ds[m][n][i] = row_delta[m][i / 2];
+            });
+            multiply_by_rows<M, D>(ds, douts, V, row);
+            each_held<M>([&](int m, int n, int i) { ds[m][n][i] *= p[m][n][i]; });
+            fragments_from<M>(a, ds);
+            multiply_by_columns<M, D>(dQ, a, K, row);
+        }
+    }
+    rows_store<M, D, FULL>(dqkv + head.qkv, head.qkv_stride, Q, own, dQ, scale, first, s.T, s.HS);
+    columns_sum<M, D>(tile_sums(sums, head, first / OWN, s.HS), Q, own, dQ, scale, s.HS);
+}
+
+// dK and dV of a tile of keys, and their column sums. Rows of P and dS are keys here, columns
+// queries: they are born transposed, as A fragments of the products that need them so.
+template <int D, bool FULL>
+__global__ void __launch_bounds__(ATTENTION_THREADS, 2)
+attention_backward_keys_kernel(real *dqkv, float *sums, AttentionRows rows, const real *dout,
+                               const real *qkv, AttentionShape s, float scale) {
     using Sizes = AttentionBackward<D>;
     constexpr int M = Sizes::M, OWN = Sizes::OWN, STEP = Sizes::STEP;
     constexpr int RING = 2 * STEP; // a power of 2
@@ -1845,8 +1635,8 @@ attention_backward_keys_kernel(real *dqkv, const real *dout, const float *lse,
         int to = query & (RING - 1);
         tile_start<STEP, D, FULL>(Q + to * D, q, head.qkv_stride, query, s.T, s.HS);
         tile_start<STEP, D, FULL>(dO + to * D, dout + head.out, head.width, query, s.T, s.HS);
-        row_start<STEP>(row_lse + to, lse + head.row, query, s.T);
-        row_start<STEP>(row_delta + to, delta + head.row, query, s.T);
+        row_start<STEP>(row_lse + to, rows.lse + head.row, query, s.T);
+        row_start<STEP>(row_delta + to, rows.delta + head.row, query, s.T);
     };
     tile_start<OWN, D, FULL>(K, q + head.width, head.qkv_stride, first, s.T, s.HS);
     tile_start<OWN, D, FULL>(V, q + 2 * head.width, head.qkv_stride, first, s.T, s.HS);
@@ -1873,9 +1663,9 @@ attention_backward_keys_kernel(real *dqkv, const real *dout, const float *lse,
             multiply_by_rows<M, D>(p, keys, Q, row);
             if (at < first + own + 16 * M - 1) scores_mask<M, true>(p, first + own, at);
             each_held<M>([&](int m, int n, int i) {
-                float shift = row_lse[column + 8 * n + i % 2] * (float)M_LOG2E;
-                p[m][n][i] = exp2_fast(fmaf(p[m][n][i], factor, -shift));
-                ds[m][n][i] = -row_delta[column + 8 * n + i % 2];
+                int its = column + 8 * n + i % 2;
+                p[m][n][i] = exp2_fast(fmaf(p[m][n][i], factor, row_lse[its]));
+                ds[m][n][i] = row_delta[its];
             });
             fragments_from<M>(pa, p);
             multiply_by_rows<M, D>(ds, values, dO, row);
@@ -1888,70 +1678,11 @@ attention_backward_keys_kernel(real *dqkv, const real *dout, const float *lse,
         }
     }
     real *dk = dqkv + head.qkv + head.width, *dv = dk + head.width;
+    float *to = tile_sums(sums, head, blockIdx.x, s.HS) + head.width;
     rows_store<M, D, FULL>(dk, head.qkv_stride, K, own, dK, scale, first, s.T, s.HS);
+    columns_sum<M, D>(to, K, own, dK, scale, s.HS);
     rows_store<M, D, FULL>(dv, head.qkv_stride, V, own, dV, 1, first, s.T, s.HS);
-}
-
-// dQ of a tile of queries
-template <int D, bool FULL>
-__global__ void __launch_bounds__(ATTENTION_THREADS, 2)
-attention_backward_queries_kernel(real *dqkv, const real *dout, const float *lse,
-                                  const float *delta, const real *qkv, AttentionShape s,
-                                  float scale) {
-    using Sizes = AttentionBackward<D>;
-    constexpr int M = Sizes::M, OWN = Sizes::OWN, STEP = Sizes::STEP;
-    constexpr int RING = 2 * STEP; // a power of 2
-    SHARED_DYNAMIC(real, Q);
-    real *dO = Q + OWN * D, *K = dO + OWN * D, *V = K + RING * D;
-    int first = (gridDim.x - 1 - blockIdx.x) * OWN; // the longest work comes first
-    AttentionHead head = attention_head(s, s.T);
-    const real *q = qkv + head.qkv, *k = q + head.width, *v = k + head.width;
-    int lane = threadIdx.x % WARP, own = threadIdx.x / WARP * 16 * M;
-    int own_last = first + own + 16 * M - 1;
-    int end = min(first + OWN, s.T); // of the keys
-    float factor = scale * (float)M_LOG2E, row_lse[M][2], row_delta[M][2];
-
-    auto step_start = [&](int key) {
-        tile_start<STEP, D, FULL>(K + (key & (RING - 1)) * D, k, head.qkv_stride, key, s.T, s.HS);
-        tile_start<STEP, D, FULL>(V + (key & (RING - 1)) * D, v, head.qkv_stride, key, s.T, s.HS);
-    };
-    tile_start<OWN, D, FULL>(Q, q, head.qkv_stride, first, s.T, s.HS);
-    tile_start<OWN, D, FULL>(dO, dout + head.out, head.width, first, s.T, s.HS);
-    step_start(0);
-    for (int i = 0; i < 2 * M; i++) { // rows g and g+8 of each C
-        int row = first + own + 16 * (i / 2) + lane / 4 + 8 * (i % 2);
-        row_lse[i / 2][i % 2] = row < s.T ? lse[head.row + row] * (float)M_LOG2E : 0;
-        row_delta[i / 2][i % 2] = row < s.T ? delta[head.row + row] : 0;
-    }
-    uint32_t queries[M][D / 16][4], douts[M][D / 16][4];
-    float dQ[M][D / 8][4] = {};
-
-    for (int key = 0; key < end; key += STEP) {
-        copies_wait();
-        __syncthreads(); // as in the forward pass: this tile is there, the other one is free
-        if (key + STEP < end) step_start(key + STEP);
-        if (key == 0) {
-            fragments_load<M, D>(queries, Q, own);
-            fragments_load<M, D>(douts, dO, own);
-        }
-        #pragma unroll 1
-        for (int at = key; at < key + STEP && at <= own_last; at += 16) {
-            int row = at & (RING - 1);
-            float p[M][2][4] = {}, ds[M][2][4];
-            uint32_t a[M][4];
-            multiply_by_rows<M, D>(p, queries, K, row);
-            if (at + 15 > first + own) scores_mask<M, false>(p, first + own, at);
-            each_held<M>([&](int m, int n, int i) {
-                p[m][n][i] = exp2_fast(fmaf(p[m][n][i], factor, -row_lse[m][i / 2]));
-                ds[m][n][i] = -row_delta[m][i / 2];
-            });
-            multiply_by_rows<M, D>(ds, douts, V, row);
-            each_held<M>([&](int m, int n, int i) { ds[m][n][i] *= p[m][n][i]; });
-            fragments_from<M>(a, ds);
-            multiply_by_columns<M, D>(dQ, a, K, row);
-        }
-    }
-    rows_store<M, D, FULL>(dqkv + head.qkv, head.qkv_stride, Q, own, dQ, scale, first, s.T, s.HS);
+    columns_sum<M, D>(to + head.width, V, own, dV, 1, s.HS);
 }
 
 #endif
@@ -1995,33 +1726,34 @@ static void attention_forward(real *out, float *lse, const real *qkv, AttentionS
     });
 }
 
-// delta (B,heads,T) = the dot products of the rows of dout and out (B,T,heads,HS), each by LANES
-// threads with a pack
-template <int LANES>
-static void attention_delta(float *delta, const real *dout, const real *out, AttentionShape s,
-                            cudaStream_t on) {
-    unsigned blocks = (unsigned)ceil_div<size_t>((size_t)s.B * s.T * s.heads * LANES, 256);
-    LAUNCH((attention_delta_kernel<LANES>), blocks, 256, 0, on, delta, dout, out, s);
+// Tiles of a sequence in the backward pass.
+static int attention_tiles(int T, int HS) {
+    int tiles = 0;
+    attention_by_size(HS, [&]<int D, bool FULL>() {
+        tiles = ceil_div<int>(T, AttentionBackward<D>::OWN);
+    });
+    return tiles;
 }
 
-// dqkv (B,T,3,heads,HS) is written, and so is delta (B,heads,T), which is of no use later. dout,
-// out (B,T,heads,HS). Nothing is past or spare.
-static void attention_backward(real *dqkv, float *delta, const real *dout, const real *out,
-                               const float *lse, const real *qkv, AttentionShape s,
-                               cudaStream_t on) {
+// dqkv (B,T,3,heads,HS) is written, and its sums over the rows of each tile, sums (B,tiles,
+// 3,heads,HS), for the gradient of the bias. scratch (2,B,heads,T). dout, out (B,T,heads,HS).
+// Nothing is past or spare.
+static void attention_backward(real *dqkv, float *sums, float *scratch, const real *dout,
+                               const real *out, const float *lse, const real *qkv,
+                               AttentionShape s, cudaStream_t on) {
     RANGE();
+    AttentionRows rows = {scratch, scratch + (size_t)s.B * s.heads * s.T};
     attention_by_size(s.HS, [&]<int D, bool FULL>() {
         using Sizes = AttentionBackward<D>;
         constexpr int SHARED = Sizes::SHARED;
-        dim3 blocks(ceil_div<int>(s.T, Sizes::OWN), s.heads, s.B);
+        dim3 blocks(attention_tiles(s.T, s.HS), s.heads, s.B);
         float scale = 1 / sqrtf((float)s.HS);
-        attention_delta<D / PACK>(delta, dout, out, s, on);
-        attention_allow_shared<attention_backward_keys_kernel<D, FULL>>(SHARED);
-        LAUNCH((attention_backward_keys_kernel<D, FULL>), blocks, ATTENTION_THREADS, SHARED, on,
-               dqkv, dout, lse, delta, qkv, s, scale);
         attention_allow_shared<attention_backward_queries_kernel<D, FULL>>(SHARED);
         LAUNCH((attention_backward_queries_kernel<D, FULL>), blocks, ATTENTION_THREADS, SHARED, on,
-               dqkv, dout, lse, delta, qkv, s, scale);
+               dqkv, sums, rows, dout, out, lse, qkv, s, scale);
+        attention_allow_shared<attention_backward_keys_kernel<D, FULL>>(SHARED);
+        LAUNCH((attention_backward_keys_kernel<D, FULL>), blocks, ATTENTION_THREADS, SHARED, on,
+               dqkv, sums, rows, dout, qkv, s, scale);
     });
 }
 
@@ -2441,7 +2173,7 @@ typedef struct GPT2 {
     real *normed_scratch;      // (F, B,T,C) for -r 2
     real *outer_scratch;       // (F, B,T,4C/R) for -r 1
     real *dinner, *douter;     // (F, B,T,4C/R)
-    float *delta;              // (F, B,NH/R,T)
+    float *row_scratch;        // (2, F, B,NH/R,T) for attention_backward
     float *sums_scratch;       // sums of chunks of rows,
     Chunks<float> sums;        // which are there of
     int sums_of;               // this value of the backward pass, as it was written last, or V_NONE
@@ -2496,10 +2228,7 @@ static void *carve(char *block, size_t *used, size_t n, size_t size) {
     const size_t line = 256;
     void *at = block ? block + *used : NULL;
     size_t bytes = n * size, room = (bytes + line - 1) / line * line;
-#ifdef CUDA_EMULATED
-    room += line;
-    if (block) emu_poison((char *)at + bytes, room - bytes);
-#endif
+    room += fence_behind(at, bytes, room);
     *used += room;
     return at;
 }
@@ -2604,8 +2333,10 @@ static size_t activations_lay(GPT2 *m, char *block) {
     m->dnormed = CARVE(real, F * BTC);
     m->dinner = CARVE(real, F * BT * 4 * Cr);
     m->douter = CARVE(real, F * BT * 4 * Cr);
-    m->delta = CARVE(float, F * BT * (c->NH / c->R));
-    m->sums_scratch = CARVE(float, F * CHUNKS_MAX * 4 * c->C);
+    m->row_scratch = CARVE(float, 2 * F * BT * (c->NH / c->R));
+    size_t sums = CHUNKS_MAX * 4 * (size_t)c->C;
+    size_t tile_sums = (size_t)m->B_max * attention_tiles(m->T_max, c->C / c->NH) * 3 * Cr;
+    m->sums_scratch = CARVE(float, F * (sums > tile_sums ? sums : tile_sums));
     if (used < logits_end) used = logits_end;
 
     for (int i = 0; i < m->plan.streams; i++) value_carve(m, V_STREAM + i, block, &used);
@@ -2782,9 +2513,7 @@ static void nccl_choose(const Mesh *mesh) {
 }
 
 static void nccl_open(const Mesh *mesh) {
-#ifdef CUDA_EMULATED
-    emu_set_world(world_comm);
-#endif
+    NCCL_WORLD(world_comm);
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     config.maxCTAs = NCCL_BLOCKS;
     nccl_choose(mesh);
@@ -3025,16 +2754,6 @@ static void replicas_gather(GPT2 *m, real *x) {
 
 // ----------------------------------------------------------------------------
 // merges: the only place where ranks talk
-
-__device__ __forceinline__ unsigned long long clock_ns(void) {
-#ifdef CUDA_EMULATED
-    return (unsigned long long)(1e9 * seconds_now());
-#else
-    unsigned long long ns;
-    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(ns));
-    return ns;
-#endif
-}
 
 __global__ void network_begin_kernel(unsigned long long *begin) { *begin = clock_ns(); }
 
@@ -3313,10 +3032,11 @@ static void subblock_backward(GPT2 *m, int k, const real *dpartial, size_t dpart
                                              m->sums_scratch);
         chunks_sum(din_b, din_b_stride, 1, chunks, F, width, add_grads);
     } else {
-        attention_backward(m->dinner, m->delta, m->douter, s->outer, s->lse, s->inner,
-                           attention_shape(m), gpu.stream);
-        bias_backward(din_b, din_b_stride, 1, m->dinner, F, rows, width, add_grads,
-                      m->sums_scratch);
+        AttentionShape shape = attention_shape(m);
+        Chunks<float> chunks = {m->sums_scratch, m->B * attention_tiles(shape.T, shape.HS), width};
+        attention_backward(m->dinner, m->sums_scratch, m->row_scratch, m->douter, s->outer, s->lse,
+                           s->inner, shape, gpu.stream);
+        chunks_sum(din_b, din_b_stride, 1, chunks, F, width, add_grads);
     }
 
     matmul_backward_input(m, p->in_w, layer,

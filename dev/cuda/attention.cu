@@ -22,15 +22,17 @@ struct AttentionOperands {
     AttentionShape s;
     size_t n, rows; // elements of out, rows of all heads
     Sets<real> qkv, dqkv, out, dout;
-    Sets<float> lse, delta;
+    Sets<float> lse, sums, scratch;
     AttentionOperands(AttentionShape s, int sets)
         : s(s), n((size_t)s.B * s.T * s.heads * s.HS), rows((size_t)s.B * s.T * s.heads),
           qkv(3 * n, sets, 1), dqkv(3 * n, sets, 0), out(n, sets, 0), dout(n, sets, 1),
-          lse(rows, sets, 0), delta(rows, 1, 0) {}
+          lse(rows, sets, 0),
+          sums((size_t)s.B * attention_tiles(s.T, s.HS) * 3 * s.heads * s.HS, 1, 0),
+          scratch(2 * rows, 1, 0) {}
     void forward(int set) const { attention_forward(out[set], lse[set], qkv[set], s, gpu.stream); }
     void backward(int set) const {
-        attention_backward(dqkv[set], delta.at, dout[set], out[set], lse[set], qkv[set], s,
-                           gpu.stream);
+        attention_backward(dqkv[set], sums.at, scratch.at, dout[set], out[set], lse[set], qkv[set],
+                           s, gpu.stream);
     }
 };
 

@@ -1,5 +1,5 @@
-// The special instructions of train_gpt2.cu in plain code, for the stand-in: the same functions as
-// there, where each is one instruction of the GPU. C++; included by train_gpt2.cu in its place.
+// dev/cuda/instructions.cuh in plain code, for the stand-in: the same functions as there, where
+// each is one instruction of the GPU. C++; included there in its place.
 #ifndef EMU_INSTRUCTIONS_H
 #define EMU_INSTRUCTIONS_H
 
@@ -50,7 +50,7 @@ static inline void copy_now(CopyLater c) {
     else memset(c.to, 0, c.bytes);
 }
 
-template <int BYTES> static void copy_start(void *to, const void *from, bool there) {
+template <int BYTES> static inline void copy_start(void *to, const void *from, bool there) {
     if (++copies_turn % 3 == 0) copy_now({to, from, BYTES, there});
     else copies_started[threadIdx.x].push_back({to, from, BYTES, there});
 }
@@ -61,5 +61,11 @@ static inline void copies_wait() {
 }
 
 static inline float exp2_fast(float x) { return exp2f(x); }
+
+static inline unsigned made_again(unsigned x) { return x; }
+
+static inline unsigned long long clock_ns() {
+    return (unsigned long long)(1e9 * seconds_now());
+}
 
 #endif

@@ -56,12 +56,13 @@ struct Operands {
     AttentionShape s;
     size_t n, rows; // elements of out, of lse
     Sets<real> qkv, dout, out, dqkv, hopper_out, hopper_dqkv;
-    Sets<float> lse, delta, hopper_lse, hopper_delta;
+    Sets<float> lse, sums, scratch, hopper_lse, hopper_delta;
     Operands(AttentionShape s, int sets)
         : s(s), n((size_t)s.B * s.T * s.heads * s.HS), rows((size_t)s.B * s.T * s.heads),
           qkv(3 * n, sets, 1), dout(n, sets, 1), out(n, sets, 0), dqkv(3 * n, sets, 0),
           hopper_out(n + BEYOND, sets, 0), hopper_dqkv(3 * n + BEYOND, sets, 0), lse(rows, sets, 0),
-          delta(rows, sets, 0), hopper_lse(rows + BEYOND, sets, 0),
+          sums((size_t)s.B * attention_tiles(s.T, s.HS) * 3 * s.heads * s.HS, 1, 0),
+          scratch(2 * rows, sets, 0), hopper_lse(rows + BEYOND, sets, 0),
           hopper_delta(rows + BEYOND, sets, 0) {}
 };
 
@@ -95,13 +96,16 @@ static void attention_compare(AttentionShape s, int timed) {
     int sets = o.qkv.count, has_backward = s.HS == 64;
     auto run = [&](int hopper, int back, int i) {
         auto forward = hopper ? attention_hopper_forward : attention_forward;
-        auto backward = hopper ? attention_hopper_backward : attention_backward;
         real *out = hopper ? o.hopper_out[i] : o.out[i];
         real *dqkv = hopper ? o.hopper_dqkv[i] : o.dqkv[i];
         float *lse = hopper ? o.hopper_lse[i] : o.lse[i];
-        float *delta = hopper ? o.hopper_delta[i] : o.delta[i];
-        if (back) backward(dqkv, delta, o.dout[i], o.out[i], o.lse[i], o.qkv[i], s, gpu.stream);
-        else forward(out, lse, o.qkv[i], s, gpu.stream);
+        if (!back) forward(out, lse, o.qkv[i], s, gpu.stream);
+        else if (hopper)
+            attention_hopper_backward(dqkv, o.hopper_delta[i], o.dout[i], o.out[i], o.lse[i],
+                                      o.qkv[i], s, gpu.stream);
+        else
+            attention_backward(dqkv, o.sums.at, o.scratch[i], o.dout[i], o.out[i], o.lse[i],
+                               o.qkv[i], s, gpu.stream);
     };
     for (int i = 0; i < sets; i++) {
         run(0, 0, i), run(1, 0, i), run(0, 1, i);

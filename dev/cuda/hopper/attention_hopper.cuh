@@ -791,6 +791,36 @@ static void attention_hopper_forward(real *out, float *lse, const real *qkv, Att
     else fail("attention_hopper_forward: heads of size %d; need 64 or 128", s.HS);
 }
 
+// delta (B,heads,T): each row of dout * out summed. LANES neighbours share a row and take 16 bytes
+// of it each.
+template <int LANES>
+__global__ void attention_delta_kernel(float *delta, const real *dout, const real *out,
+                                       AttentionShape s) {
+    size_t row = ((size_t)blockIdx.x * blockDim.x + threadIdx.x) / LANES;
+    size_t rows = (size_t)s.B * s.T * s.heads;
+    int column = threadIdx.x % LANES * PACK;
+    float sum = 0;
+    if (row < rows && column < s.HS) {
+        Packed<real> d = pack_load(dout + row * s.HS + column);
+        Packed<real> o = pack_load(out + row * s.HS + column);
+        for (int i = 0; i < PACK; i++) sum += to_float(d.at[i]) * to_float(o.at[i]);
+    }
+    for (int step = LANES / 2; step > 0; step /= 2) sum += __shfl_xor_sync(FULL_WARP, sum, step);
+    if (row < rows && column == 0) {
+        size_t h = row % s.heads, t = row / s.heads % s.T, b = row / s.heads / s.T;
+        delta[(b * s.heads + h) * s.T + t] = sum;
+    }
+}
+
+// delta (B,heads,T) = the dot products of the rows of dout and out (B,T,heads,HS), each by LANES
+// threads with a pack
+template <int LANES>
+static void attention_delta(float *delta, const real *dout, const real *out, AttentionShape s,
+                            cudaStream_t on) {
+    unsigned blocks = (unsigned)ceil_div<size_t>((size_t)s.B * s.T * s.heads * LANES, 256);
+    LAUNCH((attention_delta_kernel<LANES>), blocks, 256, 0, on, delta, dout, out, s);
+}
+
 template <bool KEYS> static void hopper_backward(real *dqkv, const float *lse, const float *delta,
                                                  const real *dout, const real *qkv,
                                                  AttentionShape s, cudaStream_t on) {
@@ -800,7 +830,7 @@ template <bool KEYS> static void hopper_backward(real *dqkv, const float *lse, c
            hopper_map<64>(dout, s.heads, s), s, 1 / sqrtf(64.0f));
 }
 
-// As attention_backward: dqkv, and delta (B,heads,T), which is of no use later; for HS 64.
+// dqkv, as attention_backward, and delta (B,heads,T), which is of no use later; for HS 64.
 static void attention_hopper_backward(real *dqkv, float *delta, const real *dout, const real *out,
                                       const float *lse, const real *qkv, AttentionShape s,
                                       cudaStream_t on) {
