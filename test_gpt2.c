@@ -561,7 +561,7 @@ static void test_ladder(void) {
             RankActs a = rank_acts(&t, &t.subs[k], 0);
             Norm norm = norm_of(&t, &t.params, k);
             real *out = t.values[V_O0].at;
-            const real *bias = whole_layer(&t, &t.params, sub_params[k % 2].out_b, k / 2);
+            const real *bias = whole_layer(&t, &t.params, sub_params[is_mlp(k)].out_b, layer_of(k));
             const real *read = S[k - 1 > begin ? k - 1 : begin];
             layernorm_forward(a.normed, a.mean, a.rstd, read, norm.w, norm.b, B * T, C);
             subblock_forward(&t, k, 0, out, 0);
@@ -851,6 +851,42 @@ static void test_bf16_weights(void) {
               (double)known[i].from, known[i].to, half_from((real)known[i].from));
     }
     check(half_from((real)NAN) == 0x7FC0, "NaN in bf16 stays NaN");
+}
+
+// Up to THIN_ROWS tokens read at once have the bits of each read alone: broken by a sum whose order
+// depends on how many there are.
+static void test_few_at_once(void) {
+    enum { PAST = 19, T = PAST + THIN_ROWS, V = 67 };
+    static const struct { const char *pattern; int R, C, purpose; } cases[] = {
+        {"t", 1, 28, FOR_SAMPLES}, {"spp", 2, 28, FOR_SAMPLES}, {"tll", 2, 288, FOR_SAMPLES},
+        {"d", 1, 144, FOR_TRAINING}, {"tsp", 2, 72, FOR_SAMPLES | IN_BF16}};
+    int32_t tokens[T], targets[T];
+    random_batch(tokens, targets, T, V);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        GPT2 m;
+        static float alone[THIN_ROWS][V], among[V];
+        Mesh mesh = mesh_folded(cases[i].R);
+        mesh.vocab_parallel = i == 2;
+        GPT2Config c = config_of(3, 2, cases[i].C, V, T, cases[i].pattern, mesh.R, RULE_SUM);
+        gpt2_create(&m, &c, mesh, 1, T, cases[i].purpose);
+        gpt2_init_weights(&m, WEIGHTS_LINEAR, 1);
+        gpt2_read(&m, tokens, PAST, 0, 1);
+        for (int t = 0; t < THIN_ROWS; t++) {
+            gpt2_read(&m, tokens + PAST + t, 1, PAST + t, 1);
+            logits_collect(&m, 0, alone[t]);
+        }
+        int different = 0;
+        for (int n = 2; n <= THIN_ROWS; n++) {
+            gpt2_read(&m, tokens + PAST, n, PAST, n);
+            for (int t = 0; t < n; t++) {
+                logits_collect(&m, t, among);
+                different += memcmp(among, alone[t], sizeof among) != 0;
+            }
+        }
+        check(different == 0, "%s R %d, %d channels%s: 2 to %d tokens at once, the bits of each "
+              "alone", c.pattern, mesh.R, c.C, i == 4 ? ", bf16" : "", (int)THIN_ROWS);
+        gpt2_free(&m);
+    }
 }
 
 // Three updates, with micro-batches added up, give the same bits for any number of threads.
@@ -1151,6 +1187,7 @@ int main(void) {
     test_reading();
     test_generation();
     test_bf16_weights();
+    test_few_at_once();
     test_threads();
     test_accumulation();
     test_tokens(folder);

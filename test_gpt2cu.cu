@@ -806,10 +806,26 @@ static double gelu_slope(double x) {
     return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * sqrt(2 / M_PI) * (1 + 3 * 0.044715 * x * x);
 }
 
+// The sums over chunks of rows that a kernel left, added up: (batch,cols).
+template <typename T> static Values chunks_added(Chunks<T> chunks, int batch, int cols) {
+    Device<float> out((size_t)batch * cols);
+    chunks_sum(out.at, cols, 1, chunks, batch, cols, 0);
+    return out.get();
+}
+
+// What they have to be: sums over the rows of d (batch,rows,cols).
+static Doubles columns_plain(const Doubles &d, int batch, int rows, int cols) {
+    Doubles sums((size_t)batch * cols);
+    for (size_t i = 0; i < sums.size() * rows; i++) {
+        sums[i / cols / rows * cols + i % cols] += d[i];
+    }
+    return sums;
+}
+
 // Every optional part of a merge, on and off: broken by a stride, a scale or a count that belongs
 // to another copy.
 static void test_merge(void) {
-    double worst = 0, worst_norm = 0, worst_stats = 0;
+    double worst = 0, worst_sums = 0, worst_norm = 0, worst_stats = 0;
     int cases = 0, again = 1, finite = 1;
     for (int i = 0; i < 96; i++, cases++) {
         int T = random_in(1, 9), B = random_in(1, 3), rows = B * T;
@@ -869,10 +885,13 @@ static void test_merge(void) {
                 }
             }
         }
-        merge(g);
+        Device<float> scratch((size_t)copies * CHUNKS_MAX * C);
+        Values sums = chunks_added(merge(g, scratch.at), copies, C);
         Values found = in_place ? dp.get() : out.get();
         found.resize(copies * n);
         worst = worse(worst, element_error(found, expected));
+        Doubles stored(found.begin(), found.end());
+        worst_sums = worse(worst_sums, element_error(sums, columns_plain(stored, copies, rows, C)));
         if (in_place) dp.put(p);
         out.poison();
         g.out = out.at;
@@ -903,20 +922,28 @@ static void test_merge(void) {
         for (float v : normed.get()) finite &= isfinite(v);
     }
     check_kernel("merge, and the stream of merge_norm", worst, cases, TOLERANCE_KERNEL);
+    check_kernel("merge: the sums over rows of what it wrote", worst_sums, cases, 2e-5);
     check_kernel("merge_norm: LayerNorm", worst_norm, cases, TOLERANCE_KERNEL);
     check_kernel("merge_norm: mean and rstd", worst_stats, cases, 1e-5);
     check(again && finite, "norm_again: the same bits as merge_norm, all of them numbers");
 }
 
 static void test_norm_backward(void) {
-    double worst = 0, worst_grads = 0;
+    double worst = 0, worst_grads = 0, worst_sums = 0;
     int cases = 0;
-    for (int i = 0; i < 24; i++, cases++) {
-        int F = random_in(1, 3), shared = i & 1, add_dx = i >> 1 & 1, add = i >> 2 & 1;
+    for (int i = 0; i < 48; i++, cases++) {
+        int merged = i & 1 && i >= 24; // all ranks at once
+        int parts = merged ? random_in(1, 3) : 1, F = merged ? 1 : random_in(1, 3);
+        int shared = i & 1, add_dx = i >> 1 & 1, add = i >> 2 & 1, sum_dx = i >> 3 & 1;
         int rows = i == 0 ? 300 : random_in(1, 40);
-        int C = i == 1 ? 4096 : 8 * random_in(1, 38), copies = shared ? 1 : F;
+        int C = i == 1 ? NORM_C_MAX : 8 * random_in(1, 38), copies = shared ? 1 : F;
         size_t n = (size_t)rows * C, stride = 2 * (size_t)C + 8;
-        Values dout = random_values(F * n), x = random_values(copies * n, 2), w = random_values(C);
+        Values all = random_values(F * parts * n), dout(F * n);
+        Values x = random_values(copies * n, 2), w = random_values(C);
+        for (size_t j = 0; j < all.size(); j++) dout[parts > 1 ? j % n : j] += all[j];
+        if (parts > 1) {
+            for (float &d : dout) d = (float)(real)d; // as a product rounds what it adds up
+        }
         Values old = random_values(F * n);
         Values old_grads = random_values(F * stride), mean((size_t)copies * rows);
         Values rstd(mean.size());
@@ -927,15 +954,17 @@ static void test_norm_backward(void) {
             mean[r] = (float)(sum / C);
             rstd[r] = (float)(1 / sqrt(squares / C + 1e-5));
         }
-        Device<real> ddout(dout), dx_in(x), dw(w), dx(F * n);
+        Device<real> ddout(all), dx_in(x), dw(w), dx(F * n);
         Device<float> dmean(mean), drstd(rstd), grads(F * stride);
-        Device<float> partial((size_t)F * CHUNKS_MAX * 2 * C);
+        Device<float> partial((size_t)F * CHUNKS_MAX * (2 + sum_dx) * C);
         if (add_dx) dx.put(old);
         if (add) grads.put(old_grads);
         NormBackward g = {};
         g.dx = dx.at;
         g.add_dx = add_dx;
+        g.sum_dx = sum_dx;
         g.dout = ddout.at;
+        g.parts = parts;
         g.x = dx_in.at;
         g.mean = dmean.at;
         g.rstd = drstd.at;
@@ -945,7 +974,7 @@ static void test_norm_backward(void) {
         g.partial = partial.at;
         g.rows = rows;
         g.C = C;
-        norm_backward(g, grads.at, grads.at + C, stride, F, add);
+        Chunks<float> sums = norm_backward(g, grads.at, grads.at + C, stride, F, add);
         Doubles expected(F * n), wants(F * stride, NAN);
         for (int f = 0; f < F; f++) {
             for (int k = 0; k < C; k++) {
@@ -973,7 +1002,13 @@ static void test_norm_backward(void) {
                 }
             }
         }
-        worst = worse(worst, element_error(dx.get(), expected));
+        Values written = dx.get();
+        worst = worse(worst, element_error(written, expected));
+        if (sum_dx) {
+            Doubles stored(written.begin(), written.end());
+            worst_sums = worse(worst_sums, element_error(chunks_added(sums, F, C),
+                                                         columns_plain(stored, F, rows, C)));
+        }
         Values found = grads.get(), part;
         Doubles want;
         for (int f = 0; f < F; f++) { // without what lies between ranks
@@ -989,6 +1024,7 @@ static void test_norm_backward(void) {
     }
     check_kernel("norm_backward: dx", worst, cases, TOLERANCE_KERNEL);
     check_kernel("norm_backward: gain and bias", worst_grads, cases, 2e-5);
+    check_kernel("norm_backward: the sums over rows of dx", worst_sums, cases, 2e-5);
 }
 
 static void test_bias_backward(void) {
@@ -1080,9 +1116,11 @@ static void test_embedding(void) {
 }
 
 static void test_gelu(void) {
-    double worst = 0, worst_back = 0;
+    double worst = 0, worst_back = 0, worst_sums = 0;
     int cases = 0;
     for (int n = 8; n < 6000; n = 3 * n + 8, cases++) {
+        // As (batch,rows,cols)
+        int cols = n % 40 ? 8 : 40, batch = n / cols % 2 ? 1 : 2, rows = n / cols / batch;
         Values x = random_values(n, 2), dout = random_values(n);
         x[0] = 0;
         x[1] = 30;
@@ -1091,13 +1129,17 @@ static void test_gelu(void) {
         x[4] = (float)(real)-1e4f;
         Device<real> dx(x), dd(dout), out(n), back(n);
         gelu_forward(out.at, dx.at, n);
-        gelu_backward(back.at, dd.at, dx.at, n);
-        gelu_backward(dd.at, dd.at, dx.at, n); // in place
+        Device<float> scratch((size_t)batch * CHUNKS_MAX * cols);
+        Values sums = chunks_added(gelu_backward(back.at, dd.at, dx.at, batch, rows, cols,
+                                                 scratch.at), batch, cols);
+        gelu_backward(dd.at, dd.at, dx.at, batch, rows, cols, NULL); // in place, without sums
         Doubles expected(n), slopes(n);
         for (int i = 0; i < n; i++) {
             expected[i] = gelu_plain((double)x[i]),
             slopes[i] = (double)dout[i] * gelu_slope((double)x[i]);
         }
+        worst_sums = worse(worst_sums,
+                           element_error(sums, columns_plain(slopes, batch, rows, cols)));
         Values found = out.get();
         // The two largest values are scaled down, or they alone would set the scale of errors.
         for (int i = 3; i < 5; i++) {
@@ -1110,6 +1152,7 @@ static void test_gelu(void) {
     }
     check_kernel("gelu_forward", worst, cases, TOLERANCE_KERNEL);
     check_kernel("gelu_backward", worst_back, cases, TOLERANCE_KERNEL);
+    check_kernel("gelu_backward: the sums over its rows", worst_sums, cases, 2e-5);
 }
 
 // Fused, and cut into parts: the loss and the gradient over the logits. Columns of the padding hold
@@ -1336,6 +1379,7 @@ static void plans_refuse(int what) {
     for (int i = 0; i < MATMUL_PLANS && matmul_plans && what; i++) {
         MatmulPlan *plan = &matmul_plans[i];
         int gelu = plan->key.epilogue == CUBLASLT_EPILOGUE_DGELU ||
+                   plan->key.epilogue == CUBLASLT_EPILOGUE_DGELU_BGRAD ||
                    plan->key.epilogue == CUBLASLT_EPILOGUE_GELU_AUX_BIAS;
         if (plan->state != 1 || !(plan->key.batch > 1 || (what > 1 && gelu))) continue;
         plan->state = 2;
@@ -1350,7 +1394,7 @@ static void test_matmul(void) {
     int cases = 0;
     Device<char> workspace(MATMUL_WORKSPACE);
     for (int i = 0; i < 160; i++) {
-        // epilogue: 1 bias, 2 GELU, 3 its gradient
+        // epilogue: 1 bias, 2 GELU, 3 its gradient, half of the time with that of a bias
         int at = i & 1, bt = i >> 1 & 1, out_float = i >> 2 & 1, accumulate = i >> 3 & 1;
         int epilogue = i / 16 % 4;
         int batch = random_in(1, 3), M = at ? 8 * random_in(1, 9) : random_in(1, 70);
@@ -1369,6 +1413,7 @@ static void test_matmul(void) {
         Values bias = random_values((same_bias ? 1 : batch) * (size_t)N);
         Values before = random_values(batch * n);
         Device<real> da(a), db(b), dbias(bias), dbefore(batch * n), dout(batch * n);
+        Device<real> bias_grad((size_t)batch * N);
         Device<float> dfloat(batch * n);
         Matmul m = {};
         m.out = out_float ? (void *)dfloat.at : (void *)dout.at;
@@ -1386,6 +1431,10 @@ static void test_matmul(void) {
         }
         if (epilogue == 2) m.before_gelu = dbefore.at;
         if (epilogue == 3) m.gelu_in = dbefore.at;
+        if (epilogue == 3 && i >> 1 & 1) {
+            m.bias_grad = bias_grad.at;
+            m.bias_stride = N;
+        }
         m.M = M;
         m.N = N;
         m.K = K;
@@ -1416,7 +1465,7 @@ static void test_matmul(void) {
         if (epilogue > 1) worst = &worst_gelu;
         // The ways matmul goes where cuBLASLt cannot do it at once.
         for (int refused = 0; refused <= 2; refused++) {
-            dout.poison(), dfloat.poison(), dbefore.poison();
+            dout.poison(), dfloat.poison(), dbefore.poison(), bias_grad.poison();
             if (accumulate) dout.put(old), dfloat.put(old);
             if (epilogue == 3) dbefore.put(before);
             plans_refuse(refused);
@@ -1425,6 +1474,10 @@ static void test_matmul(void) {
             if (epilogue == 2) {
                 *worst = worse(*worst, element_error(dbefore.get(), expected_before));
             }
+            if (m.bias_grad) {
+                *worst = worse(*worst, element_error(bias_grad.get(),
+                                                     columns_plain(expected, batch, M, N)));
+            }
         }
         plans_refuse(0);
     }
@@ -1432,6 +1485,37 @@ static void test_matmul(void) {
     check_kernel("matmul to float", worst_float, cases, 2e-5);
     // Without fusion values are rounded before and after GELU.
     check_kernel("matmul with GELU and its gradient", worst_gelu, cases, 2 * TOLERANCE_KERNEL);
+}
+
+// How many sub-blocks finish the gradient of their stream by themselves: broken by a pass over
+// memory that need not be, or by a gradient that is finished before all of it is there.
+static void test_back_merge(void) {
+    static const struct { const char *pattern; int R, merged; } cases[] = {
+        {"t", 1, 8}, {"t", 2, 8}, {"t", 4, 8}, // all
+        {"s", 2, 0}, {"p", 2, 0},              // the ranks' own gradients were there before
+        {"st", 2, 4},                          // those of the two t
+        {"l", 1, 0}, {"l", 2, 0},              // the sum goes on beside the sub-block before
+    };
+    for (auto c : cases) {
+        GPT2 m;
+        int merged = 0, in_two = 0;
+        model_open_for(&m, Case{.pattern = c.pattern, .R = c.R, .L = 4, .C = 32, .T = 7});
+        const Steps *steps = &m.plan.backward;
+        for (int group = 1; group <= 2; group++) {
+            m.mesh.group = group;
+            for (int i = 0; i < steps->count; i++) {
+                const Step *s = &steps->at[i];
+                if (s->kind != STEP_BACK || !back_merge(&m, s, steps->at + steps->count)) continue;
+                if (group == 1) merged++;
+                else in_two++;
+            }
+        }
+        m.mesh.group = 1;
+        check(merged == c.merged && in_two == 0,
+              "%s R %d: %d of 8 sub-blocks add to the merged gradient, expected %d; %d where ranks "
+              "are in two processes, expected 0", c.pattern, c.R, merged, c.merged, in_two);
+        gpt2_free(&m);
+    }
 }
 
 // Gradient norm, AdamW, and small sums over the flat block of a model.
@@ -1546,6 +1630,7 @@ static void test_kernels(void) {
     test_loss_mean();
     test_attention();
     test_matmul();
+    test_back_merge();
     test_update();
 }
 

@@ -246,6 +246,9 @@ static size_t shard_row(const Shard *s, int r) {
 #define WEIGHTS_BESIDE_SUMS 0
 #endif
 
+static inline int is_mlp(int k) { return k % 2; }
+static inline int layer_of(int k) { return k / 2; }
+
 // What steps read and write: tensors (B,T,C). A shared one has the same bits on all ranks and is
 // stored once; of the others every rank has its own.
 enum {
@@ -671,12 +674,12 @@ static void line_call(Line *line, const Plan *plan, const Step *s, const char *p
 static void step_print(const Plan *plan, const Step *s, size_t bytes) {
     static const char *const hows[] = {"", "all-reduce", "all-reduce begins",
                                        "all-reduce has ended"};
-    const char *part = s->k % 2 ? "MLP" : "attention";
+    const char *part = is_mlp(s->k) ? "MLP" : "attention";
     Line line = {}, remark = {};
     switch (s->kind) {
     case STEP_SUB:
         line_call(&line, plan, s, "");
-        line_add(&remark, "%s of block %d", part, s->k / 2);
+        line_add(&remark, "%s of block %d", part, layer_of(s->k));
         break;
     case STEP_SUM:
         line_sum(&line, plan, s);
@@ -696,7 +699,7 @@ static void step_print(const Plan *plan, const Step *s, size_t bytes) {
         break;
     case STEP_BACK:
         line_call(&line, plan, s, "'");
-        line_add(&remark, "%s of block %d, back", part, s->k / 2);
+        line_add(&remark, "%s of block %d, back", part, layer_of(s->k));
         break;
     case STEP_WEIGHT: line_add(&line, "dW%d", s->k); break;
     }

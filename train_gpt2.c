@@ -321,8 +321,12 @@ static inline void tile_compute(const Tile *t) {
 
 // Products of few rows, such as those of one token, are as fast as memory brings b: it is read once
 // and where it lies. The functions below are inlined with M, the rows of out, as a constant, so
-// that its elements stay in registers.
-enum { THIN_ROWS = 8 };
+// that its elements stay in registers. Every element is one sum, in the same order for every M: a
+// token read alone and one of several have the same bits.
+enum {
+    THIN_ROWS = 8, THIN_COLUMNS = 4,
+    FETCH_AHEAD = 2048 // elements of b
+};
 
 static inline real vec_sum(vec x) {
     real lanes[LANES];
@@ -350,73 +354,101 @@ static inline vec vec_load(View b, size_t at, int count, const int HALF) {
     return HALF ? halves_widen(words) : x;
 }
 
-// Columns j0 .. j1-1 for b stored as (N,K), in bf16 if HALF: dot products, one row of b at a time,
-// since memory is fastest where it is read as one stream (two rows at a time had half the speed).
-// A dot product is several sums, which need not wait for each other.
-static inline __attribute__((always_inline)) void thin_dots(const Matmul *m, int j0, int j1,
-                                                            const int M, const int HALF) {
-    enum { SUMS_MAX = 4 };
-    const int SUMS = M <= 1 ? 4 : M <= 3 ? 2 : 1, STEP = SUMS * LANES;
-    size_t a[THIN_ROWS];
-    int whole = m->K / STEP * STEP;
-    for (int i = 0; i < M; i++) a[i] = view_at(m->a, i);
-    for (int j = j0; j < j1; j++) {
-        size_t b = view_at(m->b, j);
-        vec sum[THIN_ROWS][SUMS_MAX] = {0};
-        int k = 0;
-        for (; k < whole; k += STEP) {
-            #pragma GCC unroll 4
-            for (int n = 0; n < SUMS; n++) {
-                vec x = vec_load(m->b, b + k + n * LANES, LANES, HALF);
-                #pragma GCC unroll 8
-                for (int i = 0; i < M; i++) {
-                    sum[i][n] += vec_load(m->a, a[i] + k + n * LANES, LANES, 0) * x;
-                }
-            }
-        }
-        for (int count; k < m->K; k += count) {
-            count = int_min(LANES, m->K - k);
-            vec x = vec_load(m->b, b + k, count, HALF);
-            for (int i = 0; i < M; i++) sum[i][0] += vec_load(m->a, a[i] + k, count, 0) * x;
-        }
-        for (int i = 0; i < M; i++) {
-            vec all = sum[i][0];
-            for (int n = 1; n < SUMS; n++) all += sum[i][n];
-            thin_store(m, i, j, vec_sum(all));
-        }
+static inline void vec_fetch(View b, size_t at, const int HALF) {
+    if (HALF) __builtin_prefetch(b.half + at, 0, 2); // 2: into L2
+    else __builtin_prefetch(b.data + at, 0, 2);
+}
+
+// A step of the dot products below: sum[i][n] += elements k .. k+count-1 of row i of a times those
+// of row j + n of b.
+static inline __attribute__((always_inline)) void thin_step(
+    const Matmul *m, vec sum[THIN_ROWS][THIN_COLUMNS], const size_t *a, const size_t *b,
+    const size_t *next, int k, int count, const int M, const int HALF, const int COLUMNS) {
+    vec x[THIN_COLUMNS];
+    #pragma GCC unroll 4
+    for (int n = 0; n < COLUMNS; n++) {
+        if (next) vec_fetch(m->b, next[n] + k, HALF);
+        x[n] = vec_load(m->b, b[n] + k, count, HALF);
+    }
+    #pragma GCC unroll 8
+    for (int i = 0; i < M; i++) {
+        vec y = vec_load(m->a, a[i] + k, count, 0);
+        #pragma GCC unroll 4
+        for (int n = 0; n < COLUMNS; n++) sum[i][n] += y * x[n];
     }
 }
 
-// The same for b stored as (K,N): its rows are added up, several vectors of columns at a time.
+// Columns j .. j+COLUMNS-1 for b stored as (N,K), in bf16 if HALF: dot products. If FETCH, rows of
+// b `ahead` further down are fetched meanwhile.
+static inline __attribute__((always_inline)) void thin_dots_at(const Matmul *m, int j, int ahead,
+                                                               const int M, const int HALF,
+                                                               const int COLUMNS, const int FETCH) {
+    size_t a[THIN_ROWS], b[THIN_COLUMNS], next[THIN_COLUMNS];
+    vec sum[THIN_ROWS][THIN_COLUMNS] = {0};
+    int whole = m->K / LANES * LANES, left = m->K - whole;
+    for (int i = 0; i < M; i++) a[i] = view_at(m->a, i);
+    for (int n = 0; n < COLUMNS; n++) {
+        b[n] = view_at(m->b, j + n);
+        next[n] = view_at(m->b, int_min(j + n + ahead, m->N - 1));
+    }
+    #pragma GCC unroll 4
+    for (int k = 0; k < whole; k += LANES) {
+        thin_step(m, sum, a, b, FETCH ? next : NULL, k, LANES, M, HALF, COLUMNS);
+    }
+    if (left) thin_step(m, sum, a, b, NULL, whole, left, M, HALF, COLUMNS);
+    for (int i = 0; i < M; i++) {
+        for (int n = 0; n < COLUMNS; n++) thin_store(m, i, j + n, vec_sum(sum[i][n]));
+    }
+}
+
+// Columns j0 .. j1-1. One row of a takes one column at a time: memory is fastest where it is read
+// as one stream, which processors fetch ahead (two columns at a time had half the speed). More rows
+// take several, for which a value of a is loaded once; then, and where rows of b are short and lie
+// apart, as keys do, what is read next has to be fetched here.
+static inline __attribute__((always_inline)) void thin_dots(const Matmul *m, int j0, int j1,
+                                                            const int M, const int HALF) {
+    const int COLUMNS = M == 1 ? 1 : int_min(THIN_COLUMNS, 3 * MR / M);
+    int ahead = COLUMNS, j = j0;
+    while (ahead * m->K < FETCH_AHEAD) ahead += COLUMNS;
+    if (COLUMNS == 1 && m->K > FETCH_AHEAD / 8) {
+        for (; j < j1; j++) thin_dots_at(m, j, 0, M, HALF, 1, 0);
+    }
+    for (; j + COLUMNS <= j1; j += COLUMNS) thin_dots_at(m, j, ahead, M, HALF, COLUMNS, 1);
+    for (; j < j1; j++) thin_dots_at(m, j, 0, M, HALF, 1, 0);
+}
+
+// Columns j .. j+count-1 for b stored as (K,N): its rows are added up, SUMS vectors of columns, or
+// the part of one.
+static inline __attribute__((always_inline)) void thin_sums_at(const Matmul *m, int j, int count,
+                                                               const int M, const int SUMS) {
+    vec sum[THIN_ROWS][THIN_COLUMNS] = {0};
+    for (int k = 0; k < m->K; k++) {
+        vec x[THIN_COLUMNS];
+        size_t b = view_at(m->b, k) + j;
+        size_t next = view_at(m->b, int_min(k + FETCH_AHEAD / (SUMS * LANES), m->K - 1)) + j;
+        #pragma GCC unroll 4
+        for (int n = 0; n < SUMS; n++) {
+            vec_fetch(m->b, next + n * LANES, 0);
+            x[n] = vec_load(m->b, b + n * LANES, SUMS > 1 ? LANES : count, 0);
+        }
+        #pragma GCC unroll 8
+        for (int i = 0; i < M; i++) {
+            real y = view_row(m->a, i)[k];
+            #pragma GCC unroll 4
+            for (int n = 0; n < SUMS; n++) sum[i][n] += y * x[n];
+        }
+    }
+    for (int i = 0; i < M; i++) {
+        for (int n = 0; n < count; n++) thin_store(m, i, j + n, sum[i][n / LANES][n % LANES]);
+    }
+}
+
 static inline __attribute__((always_inline)) void thin_sums(const Matmul *m, int j0, int j1,
                                                             const int M) {
-    enum { SUMS_MAX = 4 };
     const int SUMS = M <= 3 ? 4 : 2, STEP = SUMS * LANES;
     int j = j0;
-    for (; j + STEP <= j1; j += STEP) {
-        vec sum[THIN_ROWS][SUMS_MAX] = {0};
-        for (int k = 0; k < m->K; k++) {
-            const loose_vec *b = (const loose_vec *)(view_row(m->b, k) + j);
-            #pragma GCC unroll 8
-            for (int i = 0; i < M; i++) {
-                real x = view_row(m->a, i)[k];
-                #pragma GCC unroll 4
-                for (int n = 0; n < SUMS; n++) sum[i][n] += x * b[n];
-            }
-        }
-        for (int i = 0; i < M; i++) {
-            for (int n = 0; n < STEP; n++) {
-                thin_store(m, i, j + n, sum[i][n / LANES][n % LANES]);
-            }
-        }
-    }
-    for (; j < j1; j++) {
-        for (int i = 0; i < M; i++) {
-            real sum = 0;
-            for (int k = 0; k < m->K; k++) sum += view_row(m->a, i)[k] * view_row(m->b, k)[j];
-            thin_store(m, i, j, sum);
-        }
-    }
+    for (; j + STEP <= j1; j += STEP) thin_sums_at(m, j, STEP, M, SUMS);
+    for (; j < j1; j += LANES) thin_sums_at(m, j, int_min(LANES, j1 - j), M, 1);
 }
 
 static inline __attribute__((always_inline)) void thin_rows(const Matmul *m, int j0, int j1,
@@ -545,7 +577,7 @@ enum { COLUMNS_AT_ONCE = 64 }; // columns that one thread sums at a time
 // for others
 static void embedding_forward(real *out, const int32_t *tokens, View wte, int first, int count,
                               int rows, int C) {
-    #pragma omp parallel for schedule(static)
+    #pragma omp parallel for schedule(static) if (rows > 1)
     for (int i = 0; i < rows; i++) {
         int held = tokens[i] >= first && tokens[i] < first + count;
         size_t at = held ? view_at(wte, tokens[i] - first) : 0;
@@ -576,7 +608,7 @@ static void embedding_backward(real *dwte, const real *dout, const int32_t *toke
 
 // out (B,T,C) = x + wpe[position]; out may be x
 static void position_forward(real *out, const real *x, const real *wpe, int B, int T, int C) {
-    #pragma omp parallel for schedule(static)
+    #pragma omp parallel for schedule(static) if (B * T > 1)
     for (int i = 0; i < B * T; i++) {
         size_t row = (size_t)i * C, position = (size_t)(i % T) * C;
         for (int c = 0; c < C; c++) out[row + c] = x[row + c] + wpe[position + c];
@@ -613,7 +645,7 @@ static void layernorm_forward_row(real *out, real *mean, real *rstd, const real 
 // for the backward pass.
 static void layernorm_forward(real *out, real *mean, real *rstd, const real *x, const real *w,
                               const real *b, int rows, int C) {
-    #pragma omp parallel for schedule(static)
+    #pragma omp parallel for schedule(static) if (rows > 1)
     for (int i = 0; i < rows; i++) {
         layernorm_forward_row(out + (size_t)i * C, mean + i, rstd + i, x + (size_t)i * C, w, b, C);
     }
@@ -1101,7 +1133,7 @@ static void subblock_lay(GPT2 *m, int k, real *block, size_t *used, size_t rows)
     if (k == 2 * c->L) return;
     s->inner = carve(block, used, F * rows * s->width);
     s->outer = carve(block, used, F * rows * s->width);
-    s->lse = carve(block, used, k % 2 ? 0 : F * rows * (c->NH / c->R));
+    s->lse = carve(block, used, is_mlp(k) ? 0 : F * rows * (c->NH / c->R));
 }
 
 // Lays all activations out in `block`, or only counts them if it is NULL. Returns the number of
@@ -1115,9 +1147,9 @@ static size_t activations_lay(GPT2 *m, real *block) {
     values_lay(m, block, &used, rows * c->C);
     for (int k = 0; k < 2 * c->L; k++) {
         SubBlock *s = &m->subs[k];
-        s->width = k % 2 ? 4 * Cr : Cr;
-        s->in_width = k % 2 ? 4 * Cr : 3 * Cr;
-        s->kv = carve(block, &used, k % 2 ? 0 : F * m->B_max * m->T_max * 2 * Cr);
+        s->width = is_mlp(k) ? 4 * Cr : Cr;
+        s->in_width = is_mlp(k) ? 4 * Cr : 3 * Cr;
+        s->kv = carve(block, &used, is_mlp(k) ? 0 : F * m->B_max * m->T_max * 2 * Cr);
     }
     // Without a backward pass all sub-blocks use the same memory: between the LayerNorm that a sum
     // ends with and the sub-block that reads it, the plan has no other of both.
@@ -1318,8 +1350,8 @@ static RankActs rank_acts(const GPT2 *m, const SubBlock *s, int f) {
 typedef struct { real *w, *b; } Norm;
 static Norm norm_of(const GPT2 *m, const Tensors *t, int k) {
     if (k == 2 * m->config.L) return (Norm){t->at[P_lnfw], t->at[P_lnfb]};
-    const SubParams *p = &sub_params[k % 2];
-    return (Norm){whole_layer(m, t, p->ln_w, k / 2), whole_layer(m, t, p->ln_b, k / 2)};
+    const SubParams *p = &sub_params[is_mlp(k)];
+    return (Norm){whole_layer(m, t, p->ln_w, layer_of(k)), whole_layer(m, t, p->ln_b, layer_of(k))};
 }
 
 // LayerNorm of rank f's stream for sub-block k.
@@ -1331,8 +1363,8 @@ static void subblock_norm(GPT2 *m, int k, int f, const real *stream) {
 
 // out (B,T,cols) = LN(stream) . Win[row0 .. row0+cols-1 of part f]^T + b
 static void subblock_in(GPT2 *m, int k, int f, real *out, int row0, int cols) {
-    const SubParams *p = &sub_params[k % 2];
-    int C = m->config.C, layer = k / 2;
+    const SubParams *p = &sub_params[is_mlp(k)];
+    int C = m->config.C, layer = layer_of(k);
     matmul((Matmul){.out = view_of(out, cols), .a = view_of(rank_acts(m, &m->subs[k], f).normed, C),
                     .b = view_from(part_view(m, &m->params, p->in_w, layer, f), row0),
                     .b_transposed = 1,
@@ -1347,13 +1379,13 @@ static void subblock_forward(GPT2 *m, int k, int f, real *out, int add) {
     RankActs a = rank_acts(m, s, f);
     int C = m->config.C, rows = m->B * m->T, width = s->width;
     subblock_in(m, k, f, a.inner, 0, width);
-    if (k % 2 == 0) subblock_in(m, k, f, a.kv + (size_t)m->past * 2 * width, width, 2 * width);
+    if (!is_mlp(k)) subblock_in(m, k, f, a.kv + (size_t)m->past * 2 * width, width, 2 * width);
     sums_progress(&m->merge_sums);
-    if (k % 2) gelu_forward(a.outer, a.inner, (size_t)rows * width);
+    if (is_mlp(k)) gelu_forward(a.outer, a.inner, (size_t)rows * width);
     else attention_forward(a.outer, a.lse, a.inner, a.kv, attention_shape(m));
     sums_progress(&m->merge_sums);
     matmul((Matmul){.out = view_of(out, C), .a = view_of(a.outer, width),
-                    .b = part_view(m, &m->params, sub_params[k % 2].out_w, k / 2, f),
+                    .b = part_view(m, &m->params, sub_params[is_mlp(k)].out_w, layer_of(k), f),
                     .b_transposed = 1, .M = rows, .N = C, .K = width, .accumulate = add});
 }
 
@@ -1369,10 +1401,10 @@ static real *dinner_at(const GPT2 *m, int k, int f) {
 static void subblock_backward(GPT2 *m, int k, int f, real *dout, real *dstream, int add_stream,
                               int add_grads) {
     const SubBlock *s = &m->subs[k];
-    const SubParams *p = &sub_params[k % 2];
+    const SubParams *p = &sub_params[is_mlp(k)];
     const Tensors *w = &m->params, *grads = &m->rank_grads[f];
     RankActs a = rank_acts(m, s, f);
-    int C = m->config.C, layer = k / 2, rows = m->B * m->T;
+    int C = m->config.C, layer = layer_of(k), rows = m->B * m->T;
     real *dinner = dinner_at(m, k, f);
     View d = view_of(dout, C);
 
@@ -1384,7 +1416,7 @@ static void subblock_backward(GPT2 *m, int k, int f, real *dout, real *dstream, 
                     .b = part_view(m, w, p->out_w, layer, f),
                     .M = rows, .N = s->width, .K = C});
     sums_progress(&m->merge_sums);
-    if (k % 2) gelu_backward(dinner, m->douter, a.inner, (size_t)rows * s->width);
+    if (is_mlp(k)) gelu_backward(dinner, m->douter, a.inner, (size_t)rows * s->width);
     else attention_backward(dinner, m->douter, a.outer, a.lse, a.inner, a.kv, attention_shape(m));
     sums_progress(&m->merge_sums);
     matmul((Matmul){.out = view_of(m->dnormed, C), .a = view_of(dinner, s->in_width),
@@ -1399,9 +1431,9 @@ static void subblock_backward(GPT2 *m, int k, int f, real *dout, real *dstream, 
 // The rest: gradients of the input matrix and its bias.
 static void subblock_weight_backward(GPT2 *m, int k, int f, int add_grads) {
     const SubBlock *s = &m->subs[k];
-    const SubParams *p = &sub_params[k % 2];
+    const SubParams *p = &sub_params[is_mlp(k)];
     const Tensors *grads = &m->rank_grads[f];
-    int C = m->config.C, layer = k / 2, rows = m->B * m->T;
+    int C = m->config.C, layer = layer_of(k), rows = m->B * m->T;
     real *dinner = dinner_at(m, k, f);
     matmul((Matmul){.out = part_view(m, grads, p->in_w, layer, f),
                     .a = view_of(dinner, s->in_width), .a_transposed = 1,
@@ -1421,7 +1453,7 @@ static const real *biases_sum(GPT2 *m, const Step *s) {
     if (s->first == s->end) return m->zeros;
     memset(m->bias_sum, 0, (size_t)C * sizeof(real));
     for (int k = s->first; k < s->end; k++) {
-        const real *bias = whole_layer(m, &m->params, sub_params[k % 2].out_b, k / 2);
+        const real *bias = whole_layer(m, &m->params, sub_params[is_mlp(k)].out_b, layer_of(k));
         for (int c = 0; c < C; c++) m->bias_sum[c] += bias[c];
     }
     real times = (real)s->bias;
@@ -1441,7 +1473,7 @@ static void sum_write(GPT2 *m, const Step *s, int f, const real *from, const rea
     Norm norm = reader < 0 ? (Norm){0} : norm_of(m, &m->params, reader);
     if (!from) from = m->zeros;
     if (!parts) parts = m->zeros;
-    #pragma omp parallel for schedule(static)
+    #pragma omp parallel for schedule(static) if (rows > 1)
     for (int i = 0; i < rows; i++) {
         real *row = to + (size_t)i * C;
         sum_row(row, scale, from + i * from_step, parts + i * parts_step, bias, C);
@@ -1480,7 +1512,8 @@ static void step_sum(GPT2 *m, const Step *s) {
 static void step_bias(GPT2 *m, const Step *s, int add_grads) {
     for (int f = 0; f < m->F; f++) {
         int first = m->rank0 + f == 0, v = first ? s->from : s->parts;
-        View grad = part_view(m, &m->rank_grads[f], sub_params[s->k % 2].out_b, s->k / 2, f);
+        View grad = part_view(m, &m->rank_grads[f], sub_params[is_mlp(s->k)].out_b,
+                              layer_of(s->k), f);
         real scale = (real)(first ? s->scale : 1), *d = value_at(m, v, f);
         bias_backward(grad, scale, d, m->B * m->T, m->config.C, add_grads || s->add);
     }
@@ -1490,11 +1523,11 @@ static void step_bias(GPT2 *m, const Step *s, int add_grads) {
 // sum over data-parallel replicas: it goes on while earlier sub-blocks compute. Tensors of which
 // ranks have partial gradients come later.
 static void replica_sums_begin(GPT2 *m, int k) {
-    const int tensors[3] = {sub_params[k % 2].in_w, sub_params[k % 2].in_b,
-                            sub_params[k % 2].out_w};
+    const int tensors[3] = {sub_params[is_mlp(k)].in_w, sub_params[is_mlp(k)].in_b,
+                            sub_params[is_mlp(k)].out_w};
     for (int i = 0; i < 3; i++) {
         size_t n = spec_layer_size(&m->local[tensors[i]]);
-        real *grad = whole_layer(m, &m->grads, tensors[i], k / 2);
+        real *grad = whole_layer(m, &m->grads, tensors[i], layer_of(k));
         sums_begin(&m->replica_sums, &m->mesh, MESH_DP, grad, n, sizeof(real));
     }
     sums_progress(&m->replica_sums);

@@ -7,7 +7,7 @@ steps are. What is different:
   - The F tensor ranks that are folded into one process are a batch dimension: every kernel and
     every matrix product does all of them in one launch. A merge of folded ranks costs no pass over
     memory of its own: the kernel that adds bias and residual and normalizes reads all F partial
-    outputs.
+    outputs, and in the backward pass of t the one that differentiates LayerNorm adds up all F.
   - Real ranks (one process and one GPU each, under mpirun) add NCCL. In the forward pass it runs on
     the compute stream, in the backward pass beside it, while weight gradients are computed, which
     no merge needs. Gradients are summed over data-parallel replicas on a stream of their own while
@@ -121,6 +121,17 @@ static constexpr int WARP = 32;
 
 #define FULL_WARP 0xFFFFFFFFu
 
+#ifdef CUDA_EMULATED
+#include "dev/emu/instructions.h" // what is PTX here and below, in plain code
+#else
+// 2^x to about 2 units in the last place, in one instruction
+__device__ __forceinline__ float exp2_fast(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
+    return y;
+}
+#endif
+
 template <typename A, typename B> static constexpr __host__ __device__ A ceil_div(A a, B b) {
     return (a + b - 1) / b;
 }
@@ -152,6 +163,19 @@ template <typename T> __device__ __forceinline__ void pack_store_whole(T *to, co
     __stcg(reinterpret_cast<int4 *>(to), *reinterpret_cast<const int4 *>(p.at));
 }
 
+// The elements of a pack as floats. A bf16 is the upper half of one: an instruction each.
+__device__ __forceinline__ void pack_unpack(float x[PACK], const Packed<real> &p) {
+#pragma unroll
+    for (int j = 0; j < PACK; j++) {
+        if (sizeof(real) == sizeof(float)) x[j] = to_float(p.at[j]);
+        else {
+            uint32_t pair;
+            memcpy(&pair, p.at + j / 2 * 2, sizeof pair);
+            x[j] = __uint_as_float(j % 2 ? pair & 0xFFFF0000u : pair << 16);
+        }
+    }
+}
+
 // PACK floats, to go with PACK elements of `real`.
 __device__ __forceinline__ void floats_load(float x[PACK], const float *from) {
 #pragma unroll
@@ -166,6 +190,13 @@ __device__ __forceinline__ void floats_store(float *to, const float x[PACK]) {
     for (int j = 0; j < PACK; j += 4) {
         pack_store(to + j, Packed<float>{{x[j], x[j + 1], x[j + 2], x[j + 3]}});
     }
+}
+
+__device__ __forceinline__ void pack_add(float sum[PACK], const real *from, float scale) {
+    float x[PACK];
+    pack_unpack(x, pack_load(from));
+#pragma unroll
+    for (int j = 0; j < PACK; j++) sum[j] += scale * x[j];
 }
 
 // Sums and maxima over a warp; every lane gets the result, always added in the same order.
@@ -246,6 +277,108 @@ static void gpu_close(void) {
 }
 
 // ----------------------------------------------------------------------------
+// sums over rows, for gradients of biases and of LayerNorm
+//
+// In two steps and always in the same order: the kernel that has the rows at hand leaves the sums
+// of chunks of them, then one block per 32 columns adds up the chunks.
+
+static constexpr int CHUNKS_MAX = 1024;
+
+// The sums of chunk i of batch b lie at from[(b * count + i) * stride].
+template <typename T> struct Chunks {
+    const T *from;
+    int count, stride;
+};
+
+// out (cols) of batch y, out_stride apart, = or += scale * the sum over chunks
+template <typename Out, typename T>
+__global__ void __launch_bounds__(WARP * WARP)
+chunks_sum_kernel(Out *out, size_t out_stride, float scale, Chunks<T> chunks, int cols, int add) {
+    __shared__ float sums[WARP][WARP];
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, c = blockIdx.x * WARP + lane;
+    const T *from = chunks.from + (size_t)blockIdx.y * chunks.count * chunks.stride + c;
+    float sum = 0;
+    for (int i = warp; i < chunks.count && c < cols; i += WARP) {
+        sum += to_float(from[(size_t)i * chunks.stride]);
+    }
+    sums[warp][lane] = sum;
+    __syncthreads();
+    if (warp || c >= cols) return;
+    for (int i = 1; i < WARP; i++) sum += sums[i][lane];
+    out += blockIdx.y * out_stride + c;
+    *out = from_float<Out>(add ? to_float(*out) + scale * sum : scale * sum);
+}
+
+template <typename Out, typename T>
+static void chunks_sum(Out *out, size_t out_stride, float scale, Chunks<T> chunks, int batch,
+                       int cols, int add) {
+    LAUNCH((chunks_sum_kernel<Out, T>), dim3(ceil_div(cols, WARP), batch), WARP * WARP, 0,
+           gpu.stream, out, out_stride, scale, chunks, cols, add);
+}
+
+// Makes every pack of (batch,rows,cols) by pack_make(source, ..), which returns it as floats.
+// partial (batch,chunks,cols): the sums of what it made; NULL: nobody wants them.
+template <typename Source>
+__global__ void columns_kernel(float *partial, Source source, int rows, int cols, int chunk_rows) {
+    __shared__ float sums[BLOCK_WARPS][WARP * PACK];
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, c = (blockIdx.y * WARP + lane) * PACK;
+    int begin = blockIdx.x * chunk_rows, end = min(rows, begin + chunk_rows);
+    float sum[PACK] = {0};
+    for (int row = begin + warp; row < end && c < cols; row += BLOCK_WARPS) {
+        float made[PACK];
+        pack_make(source, blockIdx.z, row, c, made);
+#pragma unroll
+        for (int j = 0; j < PACK; j++) sum[j] += made[j];
+    }
+    if (!partial) return;
+#pragma unroll
+    for (int j = 0; j < PACK; j++) sums[warp][lane * PACK + j] = sum[j];
+    __syncthreads();
+    for (int i = threadIdx.x; i < WARP * PACK; i += BLOCK) {
+        int column = blockIdx.y * WARP * PACK + i;
+        if (column >= cols) return;
+        float total = 0;
+        for (int w = 0; w < BLOCK_WARPS; w++) total += sums[w][i];
+        partial[((size_t)blockIdx.z * gridDim.x + blockIdx.x) * cols + column] = total;
+    }
+}
+
+// scratch (batch,CHUNKS_MAX,cols), or NULL
+template <typename Source>
+static Chunks<float> columns_make(Source source, int batch, int rows, int cols, float *scratch) {
+    int across = ceil_div(cols, WARP * PACK);
+    int wanted = ceil_div(4 * gpu.properties.multiProcessorCount, across * batch);
+    int chunks = max(1, min(min(wanted, CHUNKS_MAX), ceil_div(rows, BLOCK_WARPS)));
+    int chunk_rows = ceil_div(rows, chunks);
+    chunks = ceil_div(rows, chunk_rows);
+    LAUNCH((columns_kernel<Source>), dim3(chunks, across, batch), BLOCK, 0, gpu.stream, scratch,
+           source, rows, cols, chunk_rows);
+    return {scratch, chunks, cols};
+}
+
+// The rows of d (batch,rows,cols) as they are.
+typedef struct {
+    const real *d;
+    int rows, cols;
+} Rows;
+
+__device__ __forceinline__ void pack_make(const Rows &g, int batch, int row, int c,
+                                          float made[PACK]) {
+#pragma unroll
+    for (int j = 0; j < PACK; j++) made[j] = 0;
+    pack_add(made, g.d + ((size_t)batch * g.rows + row) * g.cols + c, 1);
+}
+
+// Gradient of a bias: out (cols) of each of `batch`, out_stride apart, = or += scale * the sums
+// over the rows of d (batch,rows,cols), by a pass over them. scratch (batch,CHUNKS_MAX,cols)
+static void bias_backward(float *out, size_t out_stride, float scale, const real *d, int batch,
+                          int rows, int cols, int add, float *scratch) {
+    RANGE();
+    Chunks<float> sums = columns_make(Rows{d, rows, cols}, batch, rows, cols, scratch);
+    chunks_sum(out, out_stride, scale, sums, batch, cols, add);
+}
+
+// ----------------------------------------------------------------------------
 // merges on one GPU: what a stream is made of, added up and, on the way, normalized
 //
 // One warp takes a row of C elements; a lane reads and writes 16 bytes at a time.
@@ -277,12 +410,6 @@ typedef struct {
     const real *w, *b;  // (C)
 } Norm;
 
-__device__ __forceinline__ void pack_add(float sum[PACK], const real *from, float scale) {
-    Packed<real> p = pack_load(from);
-#pragma unroll
-    for (int j = 0; j < PACK; j++) sum[j] += scale * to_float(p.at[j]);
-}
-
 __device__ __forceinline__ void merge_pack(const Merge &g, int copy, int row, int c,
                                            float sum[PACK]) {
     size_t n = (size_t)g.rows * g.C, at = (size_t)row * g.C + c;
@@ -311,15 +438,13 @@ __device__ __forceinline__ Packed<real> pack_round(const float x[PACK]) {
     return p;
 }
 
-__global__ void merge_kernel(Merge g) {
-    int row = blockIdx.x * BLOCK_WARPS + threadIdx.x / WARP, copy = blockIdx.y;
-    if (row >= g.rows) return;
-    real *out = g.out + ((size_t)copy * g.rows + row) * g.C;
-    for (int c = threadIdx.x % WARP * PACK; c < g.C; c += WARP * PACK) {
-        float sum[PACK];
-        merge_pack(g, copy, row, c, sum);
-        pack_store(out + c, pack_round(sum));
-    }
+__device__ __forceinline__ void pack_make(const Merge &g, int copy, int row, int c,
+                                          float made[PACK]) {
+    merge_pack(g, copy, row, c, made);
+    Packed<real> rounded = pack_round(made);
+    pack_store(g.out + ((size_t)copy * g.rows + row) * g.C + c, rounded);
+#pragma unroll
+    for (int j = 0; j < PACK; j++) made[j] = to_float(rounded.at[j]);
 }
 
 // Where a warp keeps element j of the pack at column c of a row in shared memory: lanes that each
@@ -394,20 +519,14 @@ __global__ void norm_again_kernel(Norm norm, const real *x, int rows, int C) {
     }
 }
 
-static void merge(const Merge &g) {
-    LAUNCH(merge_kernel, dim3(ceil_div(g.rows, BLOCK_WARPS), g.copies), BLOCK, 0, gpu.stream, g);
-}
-
-// Warps of a block of which each needs `bytes` of shared memory.
-static int warps_with(size_t bytes, size_t all) {
-    size_t warps = all / bytes;
-    if (warps < 1) return 1;
-    return warps < BLOCK_WARPS ? (int)warps : BLOCK_WARPS;
+// Returns the sums over rows of each copy. scratch (copies,CHUNKS_MAX,C), or NULL: none
+static Chunks<float> merge(const Merge &g, float *scratch) {
+    return columns_make(g, g.copies, g.rows, g.C, scratch);
 }
 
 static void merge_norm(const Merge &g, const Norm &norm) {
     size_t row = spread_size(g.C) * sizeof(float);
-    int warps = warps_with(row, 48 << 10);
+    int warps = max(1, min(BLOCK_WARPS, (int)((48 << 10) / row)));
     LAUNCH(merge_norm_kernel, dim3(ceil_div(g.rows, warps), g.copies), warps * WARP, warps * row,
            gpu.stream, g, norm);
 }
@@ -418,160 +537,139 @@ static void norm_again(const Norm &norm, const real *x, int copies, int rows, in
 }
 
 // ----------------------------------------------------------------------------
-// sums over rows, for gradients of biases and of LayerNorm
-//
-// In two steps and always in the same order: blocks add up chunks of rows, then one block per 32
-// columns the chunks.
-
-static constexpr int CHUNKS_MAX = 256;
-
-// out (cols) of batch y, out_stride apart, = or += scale * the sum over chunks of partial (batch,
-// chunks, chunk_stride)[.., first ..]
-__global__ void chunks_sum_kernel(float *out, size_t out_stride, float scale, const float *partial,
-                                  int chunks, int chunk_stride, int first, int cols, int add) {
-    __shared__ float sums[BLOCK_WARPS][WARP];
-    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, c = blockIdx.x * WARP + lane;
-    const float *from = partial + (size_t)blockIdx.y * chunks * chunk_stride + first + c;
-    float sum = 0;
-    for (int i = warp; i < chunks && c < cols; i += BLOCK_WARPS) {
-        sum += from[(size_t)i * chunk_stride];
-    }
-    sums[warp][lane] = sum;
-    __syncthreads();
-    if (warp || c >= cols) return;
-    for (int i = 1; i < BLOCK_WARPS; i++) sum += sums[i][lane];
-    out += blockIdx.y * out_stride + c;
-    *out = add ? *out + scale * sum : scale * sum;
-}
-
-static void chunks_sum(float *out, size_t out_stride, float scale, const float *partial, int batch,
-                       int chunks, int chunk_stride, int first, int cols, int add) {
-    LAUNCH(chunks_sum_kernel, dim3(ceil_div(cols, WARP), batch), BLOCK, 0, gpu.stream, out,
-           out_stride, scale, partial, chunks, chunk_stride, first, cols, add);
-}
-
-// partial (batch,chunks,cols): sums of chunk x of the rows of d (batch,rows,cols)
-__global__ void columns_sum_kernel(float *partial, const real *d, int rows, int cols,
-                                   int chunk_rows) {
-    __shared__ float sums[BLOCK_WARPS][WARP * PACK];
-    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, c = (blockIdx.y * WARP + lane) * PACK;
-    int begin = blockIdx.x * chunk_rows, end = min(rows, begin + chunk_rows);
-    float sum[PACK] = {0};
-    d += (size_t)blockIdx.z * rows * cols;
-    for (int row = begin + warp; row < end && c < cols; row += BLOCK_WARPS) {
-        pack_add(sum, d + (size_t)row * cols + c, 1);
-    }
-#pragma unroll
-    for (int j = 0; j < PACK; j++) sums[warp][lane * PACK + j] = sum[j];
-    __syncthreads();
-    for (int i = threadIdx.x; i < WARP * PACK; i += BLOCK) {
-        int column = blockIdx.y * WARP * PACK + i;
-        if (column >= cols) return;
-        float total = 0;
-        for (int w = 0; w < BLOCK_WARPS; w++) total += sums[w][i];
-        partial[((size_t)blockIdx.z * gridDim.x + blockIdx.x) * cols + column] = total;
-    }
-}
-
-// Gradient of a bias: out (cols) of each of `batch`, out_stride apart, = or += scale * the sums
-// over the rows of d (batch,rows,cols). scratch (batch,CHUNKS_MAX,cols)
-static void bias_backward(float *out, size_t out_stride, float scale, const real *d, int batch,
-                          int rows, int cols, int add, float *scratch) {
-    RANGE();
-    int across = ceil_div(cols, WARP * PACK);
-    int wanted = ceil_div(4 * gpu.properties.multiProcessorCount, across * batch);
-    int chunks = max(1, min(min(wanted, CHUNKS_MAX), ceil_div(rows, BLOCK_WARPS)));
-    int chunk_rows = ceil_div(rows, chunks);
-    chunks = ceil_div(rows, chunk_rows);
-    LAUNCH(columns_sum_kernel, dim3(chunks, across, batch), BLOCK, 0, gpu.stream, scratch, d, rows,
-           cols, chunk_rows);
-    chunks_sum(out, out_stride, scale, scratch, batch, chunks, cols, 0, cols, add);
-}
-
-// ----------------------------------------------------------------------------
 // LayerNorm, backward
 
 typedef struct {
     real *dx;                       // (F,rows,C) written, or added to
-    int add_dx;
-    const real *dout;               // (F,rows,C)
+    int add_dx, sum_dx;             // sum_dx: its sums over rows are left in `partial` too
+    const real *dout;               // (F,rows,C), or with F 1 (parts,rows,C): their sum
+    int parts;
     const real *x;                  // (copies,rows,C), x_stride apart
     const float *mean, *rstd;       // (copies,rows), stats_stride apart
     size_t x_stride, stats_stride;  // 0 where all ranks read the same stream
     const real *w;                  // (C)
-    float *partial;                 // (F,chunks,2,C): gradients of w and b from a chunk of rows
+    float *partial;                 // (F,chunks,2,C), with sum_dx (F,chunks,3,C): gradients of w
+                                    // and b from a chunk of rows, and the sums of dx
     int rows, C, chunk_rows;
 } NormBackward;
 
-// A warp takes a row at a time and keeps its sums in shared memory, (warps, 2, spread_size(C)): a
-// lane always meets the same columns.
-__global__ void __launch_bounds__(BLOCK) norm_backward_kernel(NormBackward g) {
-    SHARED_DYNAMIC(float, shared);
+// The sum of `count` packs, n elements apart, rounded as a product rounds what it adds up.
+__device__ __forceinline__ Packed<real> parts_load(const real *from, int count, size_t n) {
+    if (count == 1) return pack_load(from);
+    float sum[PACK] = {0};
+#pragma unroll 1
+    for (int i = 0; i < count; i++) pack_add(sum, from + i * n, 1);
+    return pack_round(sum);
+}
+
+// Sums over rows that norm_backward_kernel makes: of w, of b, and of dx.
+__host__ __device__ constexpr int norm_sums(const NormBackward &g) { return g.sum_dx ? 3 : 2; }
+
+static constexpr int NORM_THREADS = 512, NORM_C_MAX = 1024 * PACK; // a thread takes a pack
+
+// A block goes through a chunk of rows, ROWS at a time. A thread has a pack of columns: of a row,
+// which it keeps between its two uses, and of the sums over rows. Blocks of more than NORM_THREADS
+// have registers for one row at a time.
+template <int ROWS>
+__global__ void __launch_bounds__(ROWS > 1 ? NORM_THREADS : 1024)
+norm_backward_kernel(NormBackward g) {
+    __shared__ float shared[2][2 * ROWS][WARP];
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
-    int f = blockIdx.y;
-    int C = g.C, size = spread_size(C);
-    float *dw = shared + (size_t)warp * 2 * size, *db = dw + size;
+    int f = blockIdx.y, C = g.C, c = threadIdx.x * PACK, turn = 0;
     int begin = blockIdx.x * g.chunk_rows, end = min(g.rows, begin + g.chunk_rows);
-    for (int c = lane; c < 2 * size; c += WARP) dw[c] = 0;
-    __syncwarp();
-    for (int row = begin + warp; row < end; row += warps) {
-        const real *d = g.dout + ((size_t)f * g.rows + row) * C;
-        const real *x = g.x + f * g.x_stride + (size_t)row * C;
-        const real *w = g.w;
-        real *dx = g.dx + ((size_t)f * g.rows + row) * C;
-        float mean = g.mean[f * g.stats_stride + row], rstd = g.rstd[f * g.stats_stride + row];
-        float sum = 0, sum_norm = 0;
-        for (int c = lane * PACK; c < C; c += WARP * PACK) {
-            Packed<real> dp = pack_load(d + c), xp = pack_load(x + c), wp = pack_load(w + c);
+    size_t n = (size_t)g.rows * C;
+    size_t in_rank = (size_t)begin * C + c, of_rank = f * n;
+    const real *dout = g.dout + of_rank + in_rank, *x = g.x + f * g.x_stride + in_rank;
+    real *dx = g.dx + of_rank + in_rank;
+    float dw[PACK] = {0}, db[PACK] = {0}, sum_dx[PACK] = {0};
+    float each = 1.0f / C;
+    Packed<real> wp = {};
+    if (c < C) wp = pack_load(g.w + c);
+    for (int row = begin; row < end; row += ROWS, turn ^= 1) {
+        Packed<real> dp[ROWS] = {}, xp[ROWS] = {}, old[ROWS] = {};
+        float rstd[ROWS], norm[ROWS][PACK], dnorm[ROWS][PACK], sums[2 * ROWS] = {0};
+        size_t stat = f * g.stats_stride + min(row + lane, end - 1);
+        float means = lane < ROWS ? g.mean[stat] : 0, rstds = lane < ROWS ? g.rstd[stat] : 0;
+#pragma unroll
+        for (int i = 0; i < ROWS; i++) {
+            if (c >= C || row + i >= end) continue;
+            dp[i] = parts_load(dout + i * C, g.parts, n);
+            xp[i] = pack_load(x + i * C);
+            if (g.add_dx && ROWS > 1) old[i] = pack_load(dx + i * C);
+        }
+#pragma unroll
+        for (int i = 0; i < ROWS; i++) {
+            float d[PACK], w[PACK], mean = __shfl_sync(FULL_WARP, means, i);
+            rstd[i] = __shfl_sync(FULL_WARP, rstds, i);
+            pack_unpack(d, dp[i]);
+            pack_unpack(w, wp);
+            pack_unpack(norm[i], xp[i]);
 #pragma unroll
             for (int j = 0; j < PACK; j++) {
-                float dnorm = to_float(dp.at[j]) * to_float(wp.at[j]);
-                sum += dnorm;
-                sum_norm += dnorm * ((to_float(xp.at[j]) - mean) * rstd);
+                norm[i][j] = (norm[i][j] - mean) * rstd[i];
+                dnorm[i][j] = d[j] * w[j];
+                sums[2 * i] += dnorm[i][j];
+                sums[2 * i + 1] += dnorm[i][j] * norm[i][j];
+                dw[j] += d[j] * norm[i][j];
+                db[j] += d[j];
             }
         }
-        sum = warp_sum(sum) / C;
-        sum_norm = warp_sum(sum_norm) / C;
-        for (int c = lane * PACK; c < C; c += WARP * PACK) {
-            Packed<real> dp = pack_load(d + c), xp = pack_load(x + c), wp = pack_load(w + c);
-            float v[PACK] = {0};
-            if (g.add_dx) pack_add(v, dx + c, 1);
+#pragma unroll
+        for (int i = 0; i < 2 * ROWS; i++) {
+            sums[i] = warp_sum(sums[i]);
+            if (lane == 0) shared[turn][i][warp] = sums[i];
+        }
+        __syncthreads(); // one is enough: the next sums lie elsewhere
+#pragma unroll
+        for (int i = 0; i < 2 * ROWS; i++) {
+            sums[i] = warp_sum(lane < warps ? shared[turn][i][lane] : 0) * each;
+        }
+#pragma unroll
+        for (int i = 0; i < ROWS; i++) {
+            float v[PACK];
+            if (c >= C || row + i >= end) continue;
+            if (g.add_dx && ROWS == 1) old[i] = pack_load(dx + i * C); // no room for it before
+            pack_unpack(v, old[i]);
 #pragma unroll
             for (int j = 0; j < PACK; j++) {
-                float norm = (to_float(xp.at[j]) - mean) * rstd, dout = to_float(dp.at[j]);
-                v[j] += (dout * to_float(wp.at[j]) - sum - norm * sum_norm) * rstd;
-                dw[spread_at(c, j)] += dout * norm;
-                db[spread_at(c, j)] += dout;
+                v[j] += (dnorm[i][j] - sums[2 * i] - norm[i][j] * sums[2 * i + 1]) * rstd[i];
             }
-            pack_store(dx + c, pack_round(v));
+            Packed<real> rounded = pack_round(v);
+            pack_store(dx + i * C, rounded);
+            if (!g.sum_dx) continue;
+            pack_unpack(v, rounded);
+#pragma unroll
+            for (int j = 0; j < PACK; j++) sum_dx[j] += v[j];
         }
+        dout += ROWS * C;
+        x += ROWS * C;
+        dx += ROWS * C;
     }
-    __syncthreads();
-    float *out = g.partial + ((size_t)f * gridDim.x + blockIdx.x) * 2 * C;
-    for (int i = threadIdx.x; i < 2 * C; i += blockDim.x) {
-        const float *sum = shared + i / C * size + spread_at(i % C, i % C % PACK);
-        float total = 0;
-        for (int w = 0; w < warps; w++) total += sum[(size_t)w * 2 * size];
-        out[i] = total;
-    }
+    if (c >= C) return;
+    float *sums_at = g.partial + ((size_t)f * gridDim.x + blockIdx.x) * norm_sums(g) * C + c;
+    floats_store(sums_at, dw);
+    floats_store(sums_at + C, db);
+    if (g.sum_dx) floats_store(sums_at + 2 * C, sum_dx);
 }
 
 // dw, db (C) of each of F ranks, grad_stride apart, are written, or added to. g.partial has room
-// for CHUNKS_MAX chunks.
-static void norm_backward(NormBackward g, float *dw, float *db, size_t grad_stride, int F,
-                          int add) {
+// for CHUNKS_MAX chunks. Returns the sums over rows of dx, if g.sum_dx.
+static Chunks<float> norm_backward(NormBackward g, float *dw, float *db, size_t grad_stride, int F,
+                                   int add) {
     RANGE();
-    size_t sums = 2 * spread_size(g.C) * sizeof(float);
-    int warps = warps_with(sums, 96 << 10);
-    int chunks = min(2 * gpu.properties.multiProcessorCount,
-                     min(ceil_div(g.rows, warps), CHUNKS_MAX));
-    g.chunk_rows = ceil_div(g.rows, chunks);
-    chunks = ceil_div(g.rows, g.chunk_rows);
-    CUDA_CHECK(cudaFuncSetAttribute(norm_backward_kernel,
-                                    cudaFuncAttributeMaxDynamicSharedMemorySize, 96 << 10));
-    LAUNCH(norm_backward_kernel, dim3(chunks, F), warps * WARP, warps * sums, gpu.stream, g);
-    chunks_sum(dw, grad_stride, 1, g.partial, F, chunks, 2 * g.C, 0, g.C, add);
-    chunks_sum(db, grad_stride, 1, g.partial, F, chunks, 2 * g.C, g.C, g.C, add);
+    int threads = ceil_div(g.C, WARP * PACK) * WARP, rows = threads > NORM_THREADS ? 1 : 2, blocks;
+    auto kernel = rows > 1 ? norm_backward_kernel<2> : norm_backward_kernel<1>;
+    CUDA_CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, 0));
+    blocks = min(blocks * gpu.properties.multiProcessorCount, CHUNKS_MAX);
+    g.chunk_rows = ceil_div(ceil_div(g.rows, blocks), rows) * rows;
+    int chunks = ceil_div(g.rows, g.chunk_rows);
+    LAUNCH(kernel, dim3(chunks, F), threads, 0, gpu.stream, g);
+    Chunks<float> of_w = {g.partial, chunks, norm_sums(g) * g.C}, of_b = of_w, of_dx = of_w;
+    of_b.from += g.C;
+    of_dx.from += 2 * g.C;
+    chunks_sum(dw, grad_stride, 1, of_w, F, g.C, add);
+    chunks_sum(db, grad_stride, 1, of_b, F, g.C, add);
+    return of_dx;
 }
 
 // ----------------------------------------------------------------------------
@@ -654,36 +752,46 @@ static void position_backward(float *dwpe, const real *dout, int B, int T, int C
 }
 
 // ----------------------------------------------------------------------------
-// GELU: 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), GPT-2's
+// GELU: 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), GPT-2's. As 0.5 (1 + tanh(u / 2)) is the
+// logistic function of u, it is x logistic(u) with u = 2 sqrt(2/pi) (x + 0.044715 x^3).
 
-#define GELU_SCALE 0.7978845608028654f
+#define GELU_SCALE (2 * 0.7978845608028654f)
 #define GELU_CUBE 0.044715f
+
+__device__ __forceinline__ float gelu_logistic(float x) {
+    float u = GELU_SCALE * (x + GELU_CUBE * x * x * x);
+    return __fdividef(1, 1 + exp2_fast(-(float)M_LOG2E * u));
+}
 
 __global__ void gelu_kernel(real *out, const real *in, size_t n) {
     size_t i = ((size_t)blockIdx.x * BLOCK + threadIdx.x) * PACK;
     if (i >= n) return;
-    Packed<real> p = pack_load(in + i);
-    float v[PACK];
+    float x[PACK];
+    pack_unpack(x, pack_load(in + i));
 #pragma unroll
-    for (int j = 0; j < PACK; j++) {
-        float x = to_float(p.at[j]);
-        v[j] = 0.5f * x * (1 + tanhf(GELU_SCALE * (x + GELU_CUBE * x * x * x)));
-    }
-    pack_store(out + i, pack_round(v));
+    for (int j = 0; j < PACK; j++) x[j] *= gelu_logistic(x[j]);
+    pack_store(out + i, pack_round(x));
 }
 
-__global__ void gelu_backward_kernel(real *dx, const real *dout, const real *in, size_t n) {
-    size_t i = ((size_t)blockIdx.x * BLOCK + threadIdx.x) * PACK;
-    if (i >= n) return;
-    Packed<real> p = pack_load(in + i), d = pack_load(dout + i);
-    float v[PACK];
+// What columns_kernel makes of it: dx (rows,cols) of each of a batch = dout gelu'(in).
+typedef struct {
+    real *dx; // may be dout
+    const real *dout, *in;
+    int rows, cols;
+} GeluBackward;
+
+__device__ __forceinline__ void pack_make(const GeluBackward &g, int batch, int row, int c,
+                                          float made[PACK]) {
+    size_t at = ((size_t)batch * g.rows + row) * g.cols + c;
+    float x[PACK];
+    pack_unpack(x, pack_load(g.in + at));
+    pack_unpack(made, pack_load(g.dout + at));
 #pragma unroll
     for (int j = 0; j < PACK; j++) {
-        float x = to_float(p.at[j]), t = tanhf(GELU_SCALE * (x + GELU_CUBE * x * x * x));
-        v[j] = to_float(d.at[j]) *
-               (0.5f * (1 + t) + 0.5f * x * (1 - t * t) * GELU_SCALE * (1 + 3 * GELU_CUBE * x * x));
+        float s = gelu_logistic(x[j]), du = GELU_SCALE * (1 + 3 * GELU_CUBE * x[j] * x[j]);
+        made[j] *= s + x[j] * s * (1 - s) * du;
     }
-    pack_store(dx + i, pack_round(v));
+    pack_store(g.dx + at, pack_round(made));
 }
 
 // n a multiple of PACK
@@ -692,52 +800,81 @@ static void gelu_forward(real *out, const real *in, size_t n) {
            n);
 }
 
-// dx = dout gelu'(in); dx may be dout
-static void gelu_backward(real *dx, const real *dout, const real *in, size_t n) {
-    LAUNCH(gelu_backward_kernel, (unsigned)ceil_div(n, (size_t)BLOCK * PACK), BLOCK, 0, gpu.stream,
-           dx, dout, in, n);
+// Returns the sums over the rows of dx. scratch (batch,CHUNKS_MAX,cols), or NULL: none
+static Chunks<float> gelu_backward(real *dx, const real *dout, const real *in, int batch, int rows,
+                                   int cols, float *scratch) {
+    return columns_make(GeluBackward{dx, dout, in, rows, cols}, batch, rows, cols, scratch);
 }
 
 // ----------------------------------------------------------------------------
 // classifier: softmax and cross-entropy over logits (rows,width) of the tokens first ..
 // first+count-1, in the first `count` columns; one block per row
 
+// Takes the pack at column v into the largest logit so far and the sum of exponentials relative to
+// it. Only a pack that is TESTED may reach past `count`.
+template <bool TESTED>
+__device__ __forceinline__ void pack_scan(const real *row, int v, int count, float *most,
+                                          float *sum) {
+    float x[PACK], here = -INFINITY;
+    pack_unpack(x, pack_load(row + v));
+#pragma unroll
+    for (int j = 0; j < PACK; j++) {
+        if (TESTED && v + j >= count) x[j] = -INFINITY;
+        here = fmaxf(here, x[j]);
+    }
+    if (here > *most) {
+        *sum *= exp2_fast((*most - here) * (float)M_LOG2E);
+        *most = here;
+    }
+    float shift = *most * (float)M_LOG2E;
+#pragma unroll
+    for (int j = 0; j < PACK; j++) *sum += exp2_fast(fmaf(x[j], (float)M_LOG2E, -shift));
+}
+
 // Largest of a row and the sum of exponentials relative to it, both over the block.
 __device__ __forceinline__ void row_scan(const real *row, int count, float *shared, float *most,
                                          float *sum) {
     float m = -INFINITY, s = 0; // of this thread: online, in one pass over memory
-    for (int v = threadIdx.x * PACK; v < count; v += blockDim.x * PACK) {
-        Packed<real> p = pack_load(row + v);
-        float here = -INFINITY;
-#pragma unroll
-        for (int j = 0; j < PACK; j++) {
-            here = fmaxf(here, v + j < count ? to_float(p.at[j]) : -INFINITY);
-        }
-        if (here > m) {
-            s *= __expf(m - here);
-            m = here;
-        }
-#pragma unroll
-        for (int j = 0; j < PACK; j++) s += v + j < count ? expf(to_float(p.at[j]) - m) : 0;
-    }
+    int v = threadIdx.x * PACK, step = blockDim.x * PACK;
+    for (; v + PACK <= count; v += step) pack_scan<false>(row, v, count, &m, &s);
+    if (v < count) pack_scan<true>(row, v, count, &m, &s);
     *most = block_reduce<true>(m, shared);
     *sum = block_reduce<false>(m == -INFINITY ? s : s * expf(m - *most), shared);
+}
+
+// The pack at column v becomes its gradient: see row_backward. shift is lse log2(e). Only a pack
+// that is TESTED may reach past `count` or hold the target.
+template <bool TESTED>
+__device__ __forceinline__ void pack_backward(real *row, int v, int target, float shift,
+                                              float scale, int count) {
+    float x[PACK];
+    pack_unpack(x, pack_load(row + v));
+#pragma unroll
+    for (int j = 0; j < PACK; j++) {
+        x[j] = exp2_fast(fmaf(x[j], (float)M_LOG2E, -shift)) * scale;
+        if (TESTED && v + j >= count) x[j] = 0;
+        if (TESTED && v + j == target) x[j] -= scale;
+    }
+    pack_store(row + v, pack_round(x));
 }
 
 // The row becomes its own gradient, (softmax - one at the target) scale; columns past `count`
 // become zero.
 __device__ __forceinline__ void row_backward(real *row, int target, float lse, float scale,
                                              int count, int width) {
-    for (int v = threadIdx.x * PACK; v < width; v += blockDim.x * PACK) {
-        Packed<real> p = pack_load(row + v);
-        float d[PACK];
-#pragma unroll
-        for (int j = 0; j < PACK; j++) {
-            float probability = v + j < count ? expf(to_float(p.at[j]) - lse) : 0;
-            d[j] = (probability - (v + j == target ? 1.0f : 0.0f)) * scale;
-        }
-        pack_store(row + v, pack_round(d));
+    float shift = lse * (float)M_LOG2E;
+    int v = threadIdx.x * PACK, step = blockDim.x * PACK;
+    int target_pack = target & -PACK, waits = 0; // till the end, so that the others need no test
+    for (; v + PACK <= count; v += step) {
+        if (v == target_pack) waits = 1;
+        else pack_backward<false>(row, v, target, shift, scale, count);
     }
+    if (v < count) {
+        pack_backward<true>(row, v, target, shift, scale, count);
+        v += step;
+    }
+    for (; v < width; v += step) pack_store(row + v, Packed<real>{});
+    if (waits) pack_backward<true>(row, target_pack, target, shift, scale, count);
 }
 
 // With the whole vocabulary here, all at once: losses (rows), and the gradient over the logits
@@ -1317,9 +1454,7 @@ attention_backward_queries_kernel(float *dqkv, const float *dout, const float *l
 enum { ATTENTION_WARPS = 4, ATTENTION_THREADS = ATTENTION_WARPS * WARP };
 
 // Special instructions, each in one function.
-#ifdef CUDA_EMULATED
-#include "dev/emu/instructions.h" // the same functions in plain code
-#else
+#ifndef CUDA_EMULATED
 __device__ __forceinline__ uint32_t shared_address(const void *p) {
     return (uint32_t)__cvta_generic_to_shared(p);
 }
@@ -1366,13 +1501,6 @@ __device__ __forceinline__ void copy_start(void *to, const void *from, bool ther
     }
 }
 __device__ __forceinline__ void copies_wait() { asm volatile("cp.async.wait_all;\n" ::: "memory"); }
-
-// 2^x to about 2 units in the last place, in one instruction
-__device__ __forceinline__ float exp2_fast(float x) {
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
-    return y;
-}
 #endif
 
 __device__ __forceinline__ uint32_t bf16_pair(float low, float high) {
@@ -1897,7 +2025,7 @@ static void attention_backward(real *dqkv, float *delta, const real *dout, const
 
 // out (M,N) = a (M,K) b (K,N) of each of `batch`, all without gaps between rows. Batches lie the
 // given strides apart; 0 says that all read the same. Of bias, before_gelu
-// and gelu_in at most one is given, or bias with before_gelu.
+// and gelu_in at most one is given, or bias with before_gelu, or gelu_in with bias_grad.
 typedef struct {
     void *out;
     size_t out_stride;
@@ -1907,7 +2035,8 @@ typedef struct {
     int a_transposed;      // a is stored as (K,M)
     int b_transposed;      // b is stored as (N,K)
     const real *bias;      // (N), added to every row; NULL: none
-    size_t bias_stride;
+    real *bias_grad;       // (N), gets the sums over the rows of out; NULL: nobody wants them
+    size_t bias_stride;    // of either
     real *before_gelu;     // (M,N), strides as out: gets a b + bias, of which out is the GELU
     const real *gelu_in;   // (M,N), strides as out: out = (a b) gelu'(gelu_in)
     int M, N, K, batch;
@@ -1966,6 +2095,7 @@ static cublasLtMatrixLayout_t matmul_layout(cudaDataType_t type, int rows, int c
 static void matmul_set_pointers(MatmulPlan *plan, const Matmul *m) {
     const void *aux = m->before_gelu ? m->before_gelu : m->gelu_in;
     if (m->bias) OPERATION_SET(plan, BIAS_POINTER, m->bias);
+    if (m->bias_grad) OPERATION_SET(plan, BIAS_POINTER, m->bias_grad);
     if (aux) OPERATION_SET(plan, EPILOGUE_AUX_POINTER, aux);
 }
 
@@ -2012,7 +2142,7 @@ static void matmul_plan_make(MatmulPlan *plan, const Matmul *m) {
         int32_t target = max(1, gpu.properties.multiProcessorCount - k->spared);
         OPERATION_SET(plan, SM_COUNT_TARGET, target);
     }
-    if (m->bias) {
+    if (m->bias || m->bias_grad) {
         int64_t stride = (int64_t)k->bias_stride;
         OPERATION_SET(plan, BIAS_DATA_TYPE, real_type);
         if (k->batch > 1) OPERATION_SET(plan, BIAS_BATCH_STRIDE, stride);
@@ -2051,6 +2181,7 @@ static MatmulPlan *matmul_plan(const Matmul *m) {
     if (m->bias) key.epilogue = CUBLASLT_EPILOGUE_BIAS;
     if (m->before_gelu) key.epilogue = CUBLASLT_EPILOGUE_GELU_AUX_BIAS;
     if (m->gelu_in) key.epilogue = CUBLASLT_EPILOGUE_DGELU;
+    if (m->bias_grad) key.epilogue = CUBLASLT_EPILOGUE_DGELU_BGRAD;
     key.a_stride = m->a_stride;
     key.b_stride = m->b_stride;
     key.out_stride = m->out_stride;
@@ -2157,10 +2288,12 @@ static void matmul(Matmul m, void *workspace) {
         one.a = m.a + i * m.a_stride;
         one.b = m.b + i * m.b_stride;
         one.bias = m.bias ? m.bias + i * m.bias_stride : NULL;
+        one.bias_grad = m.bias_grad ? m.bias_grad + i * m.bias_stride : NULL;
         one.before_gelu = m.before_gelu ? m.before_gelu + i * m.out_stride : NULL;
         one.gelu_in = m.gelu_in ? m.gelu_in + i * m.out_stride : NULL;
         Matmul plain = one;
         if (one.gelu_in) plain.gelu_in = NULL;
+        plain.bias_grad = NULL;
         if (one.before_gelu) {
             plain.out = one.before_gelu;
             plain.before_gelu = NULL;
@@ -2170,7 +2303,11 @@ static void matmul(Matmul m, void *workspace) {
             fail("cuBLASLt has no product of (%d,%d) and (%d,%d)", m.M, m.K, m.K, m.N);
         }
         size_t n = (size_t)m.M * m.N;
-        if (one.gelu_in) gelu_backward((real *)one.out, (const real *)one.out, one.gelu_in, n);
+        if (one.gelu_in) {
+            Chunks<float> sums = gelu_backward((real *)one.out, (const real *)one.out, one.gelu_in,
+                                               1, m.M, m.N, (float *)workspace);
+            if (one.bias_grad) chunks_sum(one.bias_grad, 0, 1, sums, 1, m.N, 0);
+        }
         if (one.before_gelu) gelu_forward((real *)one.out, one.before_gelu, n);
     }
 }
@@ -2250,7 +2387,9 @@ typedef struct GPT2 {
     real *outer_scratch;       // (F, B,T,4C/R) for -r 1
     real *dinner, *douter;     // (F, B,T,4C/R)
     float *delta;              // (F, B,NH/R,T)
-    float *sums_scratch;       // for bias_backward and norm_backward
+    float *sums_scratch;       // sums of chunks of rows,
+    Chunks<float> sums;        // which are there of
+    int sums_of;               // this value of the backward pass, as it was written last, or V_NONE
     void *workspace;           // cuBLASLt's
     unsigned long long *clock; // (2) when an all-reduce began, on an emulated network; [1] hidden
     Batch batch;               // on the GPU
@@ -2415,11 +2554,12 @@ static size_t activations_lay(GPT2 *m, char *block) {
         s->mean = CARVE(float, s->copies * BT);
         s->rstd = CARVE(float, s->copies * BT);
         if (final) break;
-        s->inner_width = k % 2 ? 4 * Cr : 3 * Cr;
-        s->outer_width = k % 2 ? 4 * Cr : Cr;
+        s->inner_width = is_mlp(k) ? 4 * Cr : 3 * Cr;
+        s->outer_width = is_mlp(k) ? 4 * Cr : Cr;
         s->inner = CARVE(real, F * BT * s->inner_width);
-        s->outer = k % 2 && recompute > 0 ? m->outer_scratch : CARVE(real, F * BT * s->outer_width);
-        s->lse = k % 2 ? NULL : CARVE(float, F * BT * (c->NH / c->R));
+        s->outer = is_mlp(k) && recompute > 0 ? m->outer_scratch
+                                              : CARVE(real, F * BT * s->outer_width);
+        s->lse = is_mlp(k) ? NULL : CARVE(float, F * BT * (c->NH / c->R));
     }
     m->bias_from = CARVE(int, 2 * c->L);
     m->bias_sums = CARVE(float, (size_t)2 * c->L * c->C);
@@ -2461,7 +2601,7 @@ static void shape_check(const GPT2Config *c, int T) {
         fail("a head size of %d (%d channels, %d heads): on a GPU a multiple of 8 up to 128", HS,
              c->C, c->NH);
     }
-    if (c->C > 12288) fail("%d channels: on a GPU at most 12288", c->C);
+    if (c->C > NORM_C_MAX) fail("%d channels: on a GPU at most %d", c->C, NORM_C_MAX);
 }
 
 // Makes a model of this shape with room for batches (B,T), its parameters zero. Only FOR_TRAINING
@@ -2929,22 +3069,6 @@ static void allreduce_end(GPT2 *m) {
     products_spare(m->replica_sums_begun);
 }
 
-// A product, and if it is in chunks of rows the sum of each over the ranks, which goes on while the
-// next chunk is computed. allreduce_end waits for the last.
-static void matmul_merged(GPT2 *m, Matmul product) {
-    int rows = product.M, chunks = max(1, m->chunks);
-    const real *a = product.a;
-    real *out = (real *)product.out;
-    for (int c = 0, first = 0; c < chunks; c++, first += product.M) {
-        product.M = (int)((int64_t)rows * (c + 1) / chunks) - first;
-        product.a = a + (size_t)first * product.K;
-        product.out = out + (size_t)first * product.N;
-        matmul(product, m->workspace);
-        if (chunks == 1) return;
-        allreduce_begin(m, TRAFFIC_FORWARD, (real *)product.out, (size_t)product.M * product.N);
-    }
-}
-
 // ----------------------------------------------------------------------------
 // sub-blocks: attention (even k) and MLP (odd k) differ in what stands between their two matrices
 
@@ -2954,6 +3078,59 @@ static const SubParams sub_params[2] = {
     {P_ln1w, P_ln1b, P_qkvw, P_qkvb, P_attprojw, P_attprojb},
     {P_ln2w, P_ln2b, P_fcw, P_fcb, P_fcprojw, P_fcprojb},
 };
+
+// The three products of a layer of tensor p, weights w (OC,IC) of all ranks that are here. g says
+// where activations lie, and their number of rows; these add the rest.
+
+// out (rows,OC) = or += a (rows,IC) wᵀ, with what else a product can do
+static void matmul_forward(GPT2 *m, int p, int layer, Matmul g) {
+    g.b = param_at(m, p, layer);
+    g.b_stride = param_stride(m, p);
+    g.b_transposed = 1;
+    g.N = m->local[p].rows;
+    g.K = m->local[p].cols;
+    g.batch = parts_of(m, p);
+    matmul(g, m->workspace);
+}
+
+// The same, and where it is in chunks of rows the sum of each over the ranks, which goes on while
+// the next chunk is computed. allreduce_end waits for the last.
+static void matmul_merged(GPT2 *m, int p, int layer, Matmul g) {
+    int rows = g.M, chunks = max(1, m->chunks), OC = m->local[p].rows, IC = m->local[p].cols;
+    const real *a = g.a;
+    real *out = (real *)g.out;
+    for (int c = 0, first = 0; c < chunks; c++, first += g.M) {
+        g.M = (int)((int64_t)rows * (c + 1) / chunks) - first;
+        g.a = a + (size_t)first * IC;
+        g.out = out + (size_t)first * OC;
+        matmul_forward(m, p, layer, g);
+        if (chunks == 1) return;
+        allreduce_begin(m, TRAFFIC_FORWARD, (real *)g.out, (size_t)g.M * OC);
+    }
+}
+
+// out (rows,IC) = a (rows,OC) w, from the gradient of the output to that of the input
+static void matmul_backward_input(GPT2 *m, int p, int layer, Matmul g) {
+    g.b = param_at(m, p, layer);
+    g.b_stride = param_stride(m, p);
+    g.N = m->local[p].cols;
+    g.K = m->local[p].rows;
+    g.batch = parts_of(m, p);
+    matmul(g, m->workspace);
+}
+
+// The gradient of w, = or += aᵀ b, of a (rows,OC), the gradient of the output, and the input b
+// (rows,IC)
+static void matmul_backward_weight(GPT2 *m, int p, int layer, Matmul g) {
+    g.out = grad_at(m, p, layer);
+    g.out_stride = param_stride(m, p);
+    g.out_float = 1;
+    g.a_transposed = 1;
+    g.M = m->local[p].rows;
+    g.N = m->local[p].cols;
+    g.batch = parts_of(m, p);
+    matmul(g, m->workspace);
+}
 
 static size_t stream_size(const GPT2 *m) { return (size_t)m->B * m->T * m->config.C; }
 // From one rank's copy of value v to the next's: 0 where all have the same.
@@ -2972,9 +3149,9 @@ static AttentionShape attention_shape(const GPT2 *m) {
 // final one for k = 2L.
 typedef struct { int w, b, layer; } NormTensors;
 static NormTensors norm_tensors(const GPT2 *m, int k) {
-    const SubParams *p = &sub_params[k % 2];
+    const SubParams *p = &sub_params[is_mlp(k)];
     if (k == 2 * m->config.L) return NormTensors{P_lnfw, P_lnfb, 0};
-    return NormTensors{p->ln_w, p->ln_b, k / 2};
+    return NormTensors{p->ln_w, p->ln_b, layer_of(k)};
 }
 
 static Norm norm_of(GPT2 *m, int k) {
@@ -3002,8 +3179,8 @@ static void merge_base(const GPT2 *m, Merge *g, int v, double scale) {
 static void subblock_forward(GPT2 *m, int k, real *to, int add) {
     RANGE();
     const SubBlock *s = &m->subs[k];
-    const SubParams *p = &sub_params[k % 2];
-    int layer = k / 2, rows = m->B * m->T, C = m->config.C, mlp = k % 2;
+    const SubParams *p = &sub_params[is_mlp(k)];
+    int layer = layer_of(k), rows = m->B * m->T, mlp = is_mlp(k);
     size_t inner = (size_t)rows * s->inner_width, outer = (size_t)rows * s->outer_width;
     int fused = mlp && gpu.fuses_gelu; // the product writes both sides of GELU
     real *fresh = s->inner; // queries, keys and values of new tokens lie behind those of the past
@@ -3011,22 +3188,17 @@ static void subblock_forward(GPT2 *m, int k, real *to, int add) {
         fresh += (size_t)m->past * s->inner_width;
         inner += (size_t)m->B * (m->past + m->spare) * s->inner_width;
     }
-    Matmul in = {.out = fused ? s->outer : fresh, .out_stride = inner, .a = s->normed,
-                 .b = param_at(m, p->in_w, layer),
-                 .a_stride = value_stride(m, stream_read(m, k)),
-                 .b_stride = param_stride(m, p->in_w), .b_transposed = 1,
-                 .bias = param_at(m, p->in_b, layer), .bias_stride = param_stride(m, p->in_b),
-                 .before_gelu = fused ? s->inner : NULL,
-                 .M = rows, .N = s->inner_width, .K = C, .batch = m->F};
-    matmul(in, m->workspace);
+    matmul_forward(m, p->in_w, layer,
+                   {.out = fused ? s->outer : fresh, .out_stride = inner, .a = s->normed,
+                    .a_stride = value_stride(m, stream_read(m, k)),
+                    .bias = param_at(m, p->in_b, layer), .bias_stride = param_stride(m, p->in_b),
+                    .before_gelu = fused ? s->inner : NULL, .M = rows});
     if (!mlp) attention_forward(s->outer, s->lse, s->inner, attention_shape(m), gpu.stream);
     else if (!gpu.fuses_gelu) gelu_forward(s->outer, s->inner, m->F * inner);
 
-    Matmul out = {.out = to, .out_stride = stream_size(m), .a = s->outer,
-                  .b = param_at(m, p->out_w, layer), .a_stride = outer,
-                  .b_stride = param_stride(m, p->out_w), .b_transposed = 1,
-                  .M = rows, .N = C, .K = s->outer_width, .batch = m->F, .accumulate = add};
-    matmul_merged(m, out);
+    matmul_merged(m, p->out_w, layer,
+                  {.out = to, .out_stride = stream_size(m), .a = s->outer, .a_stride = outer,
+                   .M = rows, .accumulate = add});
 }
 
 // With -r, what the forward pass did not keep of sub-block k.
@@ -3035,72 +3207,78 @@ static void subblock_again(GPT2 *m, int k) {
     int rows = m->B * m->T;
     if (m->options.recompute > 1)
         norm_again(norm_of(m, k), value_at(m, stream_read(m, k)), s->copies, rows, m->config.C);
-    if (m->options.recompute > 0 && k % 2)
+    if (m->options.recompute > 0 && is_mlp(k))
         gelu_forward(s->outer, s->inner, (size_t)m->F * rows * s->inner_width);
 }
 
 // From the gradients `dpartial` of the ranks' partial outputs, dpartial_stride apart, to those of
 // the streams they read, written to dstream (F, B,T,C), or added to it if add_stream, and of their
-// parameters (added to if add_grads), without the input matrix and its bias: dinner waits for
-// subblock_weight_backward.
+// parameters (added to if add_grads), without the input matrix: dinner waits for
+// subblock_weight_backward. merged: all ranks read the same stream, and the sum over them is added
+// to dstream, G (B,T,C). Gradients of LayerNorm are then rank 0's; those of others stay zero.
 static void subblock_backward(GPT2 *m, int k, const real *dpartial, size_t dpartial_stride,
-                              real *dstream, int add_stream, int add_grads) {
+                              real *dstream, int add_stream, int merged, int add_grads) {
     RANGE();
     const SubBlock *s = &m->subs[k];
-    const SubParams *p = &sub_params[k % 2];
-    int layer = k / 2, rows = m->B * m->T, C = m->config.C, mlp = k % 2, F = m->F;
-    size_t inner = (size_t)rows * s->inner_width, outer = (size_t)rows * s->outer_width;
+    const SubParams *p = &sub_params[is_mlp(k)];
+    int layer = layer_of(k), rows = m->B * m->T, C = m->config.C, mlp = is_mlp(k), F = m->F;
+    int width = s->inner_width;
+    size_t outer = (size_t)rows * s->outer_width;
     subblock_again(m, k);
 
-    Matmul dout_w = {.out = grad_at(m, p->out_w, layer), .out_stride = param_stride(m, p->out_w),
-                     .out_float = 1, .a = dpartial, .b = s->outer, .a_stride = dpartial_stride,
-                     .b_stride = outer, .a_transposed = 1, .M = C, .N = s->outer_width, .K = rows,
-                     .batch = F, .accumulate = add_grads};
-    matmul(dout_w, m->workspace);
+    matmul_backward_weight(m, p->out_w, layer,
+                           {.a = dpartial, .b = s->outer, .a_stride = dpartial_stride,
+                            .b_stride = outer, .K = rows, .accumulate = add_grads});
 
-    int fused = mlp && gpu.fuses_gelu; // the product goes on through GELU
-    Matmul douter = {.out = fused ? m->dinner : m->douter, .out_stride = outer, .a = dpartial,
-                     .b = param_at(m, p->out_w, layer), .a_stride = dpartial_stride,
-                     .b_stride = param_stride(m, p->out_w), .gelu_in = fused ? s->inner : NULL,
-                     .M = rows, .N = s->outer_width, .K = C, .batch = F};
-    matmul(douter, m->workspace);
-    if (!mlp)
+    int fused = mlp && gpu.fuses_gelu; // the product goes on through GELU, and sums its rows
+    real *sums = (real *)(void *)m->sums_scratch;
+    matmul_backward_input(m, p->out_w, layer,
+                          {.out = fused ? m->dinner : m->douter, .out_stride = outer,
+                           .a = dpartial, .a_stride = dpartial_stride,
+                           .bias_grad = fused ? sums : NULL, .bias_stride = (size_t)width,
+                           .gelu_in = fused ? s->inner : NULL, .M = rows});
+    float *din_b = grad_at(m, p->in_b, layer);
+    size_t din_b_stride = param_stride(m, p->in_b);
+    if (fused) {
+        chunks_sum(din_b, din_b_stride, 1, Chunks<real>{sums, 1, width}, F, width, add_grads);
+    } else if (mlp) {
+        Chunks<float> chunks = gelu_backward(m->dinner, m->douter, s->inner, F, rows, width,
+                                             m->sums_scratch);
+        chunks_sum(din_b, din_b_stride, 1, chunks, F, width, add_grads);
+    } else {
         attention_backward(m->dinner, m->delta, m->douter, s->outer, s->lse, s->inner,
                            attention_shape(m), gpu.stream);
-    else if (!gpu.fuses_gelu) gelu_backward(m->dinner, m->douter, s->inner, F * inner);
+        bias_backward(din_b, din_b_stride, 1, m->dinner, F, rows, width, add_grads,
+                      m->sums_scratch);
+    }
 
-    Matmul dnormed = {.out = m->dnormed, .out_stride = stream_size(m), .a = m->dinner,
-                      .b = param_at(m, p->in_w, layer), .a_stride = inner,
-                      .b_stride = param_stride(m, p->in_w), .M = rows, .N = C,
-                      .K = s->inner_width, .batch = F};
-    matmul(dnormed, m->workspace);
+    matmul_backward_input(m, p->in_w, layer,
+                          {.out = m->dnormed, .out_stride = stream_size(m), .a = m->dinner,
+                           .a_stride = (size_t)rows * width, .M = rows});
 
     NormTensors t = norm_tensors(m, k);
-    NormBackward norm = {.dx = dstream, .add_dx = add_stream, .dout = m->dnormed,
+    NormBackward norm = {.dx = dstream, .add_dx = add_stream || merged, .sum_dx = merged,
+                         .dout = m->dnormed, .parts = merged ? F : 1,
                          .x = value_at(m, stream_read(m, k)), .mean = s->mean, .rstd = s->rstd,
                          .x_stride = value_stride(m, stream_read(m, k)),
                          .stats_stride = s->copies > 1 ? (size_t)rows : 0,
                          .w = param_at(m, t.w, t.layer), .partial = m->sums_scratch,
                          .rows = rows, .C = C};
-    norm_backward(norm, grad_at(m, t.w, t.layer), grad_at(m, t.b, t.layer), grad_stride(m, t.w), F,
-                  add_grads);
+    m->sums = norm_backward(norm, grad_at(m, t.w, t.layer), grad_at(m, t.b, t.layer),
+                            grad_stride(m, t.w), merged ? 1 : F, add_grads);
+    m->sums_of = merged ? V_G : V_NONE;
 }
 
-// The rest: gradients of the input matrix and its bias.
+// The rest: the gradient of the input matrix.
 static void subblock_weight_backward(GPT2 *m, int k, int add_grads) {
     RANGE();
     const SubBlock *s = &m->subs[k];
-    const SubParams *p = &sub_params[k % 2];
-    int layer = k / 2, rows = m->B * m->T, width = s->inner_width;
-    Matmul din_w = {.out = grad_at(m, p->in_w, layer), .out_stride = param_stride(m, p->in_w),
-                    .out_float = 1, .a = m->dinner, .b = s->normed,
-                    .a_stride = (size_t)rows * width,
-                    .b_stride = value_stride(m, stream_read(m, k)), .a_transposed = 1,
-                    .M = width, .N = m->config.C, .K = rows, .batch = m->F,
-                    .accumulate = add_grads};
-    matmul(din_w, m->workspace);
-    bias_backward(grad_at(m, p->in_b, layer), param_stride(m, p->in_b), 1, m->dinner, m->F, rows,
-                  width, add_grads, m->sums_scratch);
+    const SubParams *p = &sub_params[is_mlp(k)];
+    int layer = layer_of(k), rows = m->B * m->T, width = s->inner_width;
+    matmul_backward_weight(m, p->in_w, layer,
+                           {.a = m->dinner, .b = s->normed, .a_stride = (size_t)rows * width,
+                            .b_stride = value_stride(m, stream_read(m, k)), .K = rows,
+                            .accumulate = add_grads});
 }
 
 // ----------------------------------------------------------------------------
@@ -3135,7 +3313,7 @@ static void parts_fold(const GPT2 *m, const Merge *g, real *parts) {
     mine.copies = 1;
     mine.base = NULL;
     mine.bias = NULL;
-    if (m->mesh.group > 1 && (m->F > 1 || mine.owns)) merge(mine);
+    if (m->mesh.group > 1 && (m->F > 1 || mine.owns)) merge(mine, NULL);
 }
 
 // The same merge after that, and after the sum over processes: one part is left.
@@ -3145,7 +3323,8 @@ static void parts_folded(const GPT2 *m, Merge *g) {
     g->owns = NULL;
 }
 
-static void step_sum(GPT2 *m, const Step *s) {
+// done: the sum over ranks in this process, by the sub-block before it.
+static void step_sum(GPT2 *m, const Step *s, int done) {
     RANGE();
     int reader = s->to >= V_STREAM ? m->plan.reader[s->to - V_STREAM] : -1;
     int traffic = s->to == V_G ? TRAFFIC_BACKWARD : TRAFFIC_FORWARD;
@@ -3159,9 +3338,14 @@ static void step_sum(GPT2 *m, const Step *s) {
     if (s->how == SUM_BEGIN) allreduce_begin(m, traffic, parts, stream_size(m));
     if (s->how == SUM_BEGIN) return;
     if (s->how == SUM_END || begun) allreduce_end(m);
+    if (done) return;
     if (s->how != SUM_OWN) parts_folded(m, &g);
-    if (reader < 0) merge(g);
-    else merge_norm(g, norm_of(m, reader)); // normed for the first sub-block that reads it
+    if (reader >= 0) { // normed for the first sub-block that reads it
+        merge_norm(g, norm_of(m, reader));
+    } else {
+        m->sums = merge(g, m->sums_scratch);
+        m->sums_of = s->to;
+    }
 }
 
 // Sub-block k reads a stream that was normed for another one.
@@ -3171,21 +3355,35 @@ static void stream_norm(GPT2 *m, int k) {
     merge_norm(again, norm_of(m, k));
 }
 
-// Rank 0 of the model has a sum of its own.
-static void step_bias(GPT2 *m, const Step *s, int add_grads) {
-    int C = m->config.C, rows = m->B * m->T, add = add_grads || s->add;
+// Gradients of a bias (C), of `count` ranks from `first` on, = or += scale * the sums over the rows
+// of their copies of value v.
+static void value_bias_backward(GPT2 *m, float *grad, int v, int first, int count, float scale,
+                                int add) {
+    int C = m->config.C, rows = m->B * m->T;
     size_t stride = m->partials_size;
-    float *grad = grad_at(m, sub_params[s->k % 2].out_b, s->k / 2), *scratch = m->sums_scratch;
+    const real *d = value_at(m, v) + first * value_stride(m, v);
+    Chunks<float> sums = m->sums;
+    sums.from += (size_t)first * sums.count * sums.stride;
+    grad += first * stride;
+    if (m->sums_of == v) {
+        chunks_sum(grad, stride, scale, sums, count, C, add);
+    } else {
+        m->sums_of = V_NONE;
+        bias_backward(grad, stride, scale, d, count, rows, C, add, m->sums_scratch);
+    }
+}
+
+// Rank 0 of the model has a sum of its own. Where the others have none, their gradients were zero
+// from the start and stay so, except in the copy that gets the sum over ranks.
+static void step_bias(GPT2 *m, const Step *s, int add_grads) {
+    int C = m->config.C, add = add_grads || s->add;
+    float *grad = grad_at(m, sub_params[is_mlp(s->k)].out_b, layer_of(s->k));
     int first = m->rank0 == 0 && s->from != s->parts; // ranks that differ from the others: 1 or 0
-    if (first)
-        bias_backward(grad, 0, (float)s->scale, value_at(m, s->from), 1, rows, C, add, scratch);
-    if (s->parts && first < m->F) {
-        const real *d = value_at(m, s->parts) + first * value_stride(m, s->parts);
-        bias_backward(grad + first * stride, stride, 1, d, m->F - first, rows, C, add, scratch);
-    }
-    for (int f = first; f < m->F && !s->parts && !add; f++) {
-        CUDA_CHECK(cudaMemsetAsync(grad + f * stride, 0, C * sizeof(float), gpu.stream));
-    }
+    if (first) value_bias_backward(m, grad, s->from, 0, 1, (float)s->scale, add);
+    if (s->parts && first < m->F)
+        value_bias_backward(m, grad, s->parts, first, m->F - first, 1, add);
+    if (!s->parts && m->rank0 > 0 && !add)
+        CUDA_CHECK(cudaMemsetAsync(grad, 0, C * sizeof(float), gpu.stream));
 }
 
 // The matrices and the inner bias of sub-block k have their gradients of this update, short of the
@@ -3193,8 +3391,8 @@ static void step_bias(GPT2 *m, const Step *s, int add_grads) {
 // have partial gradients come later.
 static void replica_sums_begin(GPT2 *m, int k) {
     RANGE();
-    const int tensors[3] = {sub_params[k % 2].in_w, sub_params[k % 2].in_b,
-                            sub_params[k % 2].out_w};
+    const int tensors[3] = {sub_params[is_mlp(k)].in_w, sub_params[is_mlp(k)].in_b,
+                            sub_params[is_mlp(k)].out_w};
     if (m->mesh.DP == 1 || comm_kind != COMM_NCCL) return;
     if (m->mesh.group > 1 && !nccl_in_order) return; // beside sums over the TP group
     CUDA_CHECK(cudaEventRecord(m->ready, gpu.stream));
@@ -3202,7 +3400,7 @@ static void replica_sums_begin(GPT2 *m, int k) {
     nccl_group_begin();
     for (int i = 0; i < 3; i++) {
         size_t n = spec_layer_size(&m->local[tensors[i]]) * parts_of(m, tensors[i]);
-        replicas_reduce(m, layer_offset(m, tensors[i], k / 2), n, gpu.replica_stream);
+        replicas_reduce(m, layer_offset(m, tensors[i], layer_of(k)), n, gpu.replica_stream);
     }
     nccl_group_end();
     m->replica_sums_begun = 1;
@@ -3218,19 +3416,34 @@ static int merge_chunks(const GPT2 *m, const Step *s, const Step *next) {
     return apart && alone ? min(m->options.chunks, m->B * m->T) : 1;
 }
 
+// The sum that s, a STEP_BACK, does on its way, or NULL: G += Σ D, of a D that s alone fills, and
+// nothing else happens to either in between. All ranks are in this process and read one stream.
+static const Step *back_merge(const GPT2 *m, const Step *s, const Step *end) {
+    const Step *sum = s + 1;
+    if (s->add || m->mesh.group > 1 || m->subs[s->k].copies != 1) return NULL;
+    for (; sum < end; sum++) {
+        if (sum->kind == STEP_WEIGHT || (sum->how == SUM_BEGIN && sum->parts == s->to)) continue;
+        int merges = sum->kind == STEP_SUM && sum->how != SUM_OWN && sum->scale == 1;
+        return merges && sum->parts == s->to ? sum : NULL;
+    }
+    return NULL;
+}
+
 static void steps_run(GPT2 *m, const Steps *steps, int add_grads) {
-    for (const Step *s = steps->at; s < steps->at + steps->count; s++) {
+    const Step *end = steps->at + steps->count, *merged = NULL;
+    for (const Step *s = steps->at; s < end; s++) {
         switch (s->kind) {
         case STEP_SUB: // never the last
             m->chunks = merge_chunks(m, s, s + 1);
             if (m->plan.reader[s->from - V_STREAM] != s->k) stream_norm(m, s->k);
             subblock_forward(m, s->k, value_at(m, s->to), s->add);
             break;
-        case STEP_SUM: step_sum(m, s); break;
+        case STEP_SUM: step_sum(m, s, s == merged); break;
         case STEP_BIAS: step_bias(m, s, add_grads); break;
         case STEP_BACK:
+            merged = back_merge(m, s, end);
             subblock_backward(m, s->k, value_at(m, s->from), value_stride(m, s->from),
-                              value_at(m, s->to), s->add, add_grads);
+                              value_at(m, merged ? V_G : s->to), s->add, merged != NULL, add_grads);
             break;
         case STEP_WEIGHT:
             subblock_weight_backward(m, s->k, add_grads);
@@ -3313,12 +3526,9 @@ static void tokens_embed(GPT2 *m) {
 // past a part's tokens come out as zero.
 static void logits_compute(GPT2 *m) {
     size_t before = (size_t)(m->B * m->T - m->scored) * m->config.C;
-    Matmul head = {.out = m->logits, .out_stride = (size_t)m->scored * m->vocab_width,
-                   .a = m->subs[2 * m->config.L].normed + before, .b = m->params + wte_part(m, 0),
-                   .b_stride = spec_layer_size(&m->local[P_wte]), .b_transposed = 1,
-                   .M = m->scored, .N = m->vocab_width, .K = m->config.C,
-                   .batch = m->vocab_parts};
-    matmul(head, m->workspace);
+    matmul_forward(m, P_wte, 0,
+                   {.out = m->logits, .out_stride = (size_t)m->scored * m->vocab_width,
+                    .a = m->subs[2 * m->config.L].normed + before, .M = m->scored});
 }
 
 // Losses of all tokens; and the gradients of scale times their mean over the logits, unless scale
@@ -3407,31 +3617,29 @@ static void forward_pass(GPT2 *m, const int32_t *tokens, const int32_t *targets,
 // replace what the gradients were, or are added to it.
 static void backward_pass(GPT2 *m, int add_grads) {
     RANGE();
-    int C = m->config.C, rows = m->B * m->T, width = m->vocab_width;
-    size_t n = stream_size(m), logits = (size_t)rows * width,
-           wte = spec_layer_size(&m->local[P_wte]);
+    int C = m->config.C, rows = m->B * m->T;
+    size_t n = stream_size(m), logits = (size_t)rows * m->vocab_width;
     const SubBlock *last = &m->subs[2 * m->config.L];
     real *parts = value_at(m, V_D0), *G = value_at(m, V_G);
-    Matmul dwte = {.out = m->grads + wte_part(m, 0), .out_stride = wte, .out_float = 1,
-                   .a = m->logits, .b = last->normed, .a_stride = logits, .a_transposed = 1,
-                   .M = width, .N = C, .K = rows, .batch = m->vocab_parts,
-                   .accumulate = add_grads};
-    matmul(dwte, m->workspace);
-    Matmul dlast = {.out = parts, .out_stride = n, .a = m->logits,
-                    .b = m->params + wte_part(m, 0), .a_stride = logits, .b_stride = wte,
-                    .M = rows, .N = C, .K = width, .batch = m->vocab_parts};
-    matmul(dlast, m->workspace);
+    matmul_backward_weight(m, P_wte, 0,
+                           {.a = m->logits, .b = last->normed, .a_stride = logits, .K = rows,
+                            .accumulate = add_grads});
+    matmul_backward_input(m, P_wte, 0,
+                          {.out = parts, .out_stride = n, .a = m->logits, .a_stride = logits,
+                           .M = rows});
     if (m->vocab_cut) {
         Merge mine = merge_of(m, parts, 1);
         mine.parts = parts;
         mine.count = m->F;
-        if (m->F > 1) merge(mine);
+        if (m->F > 1) merge(mine, NULL);
         allreduce(m, TRAFFIC_VOCABULARY, parts, n, ELEMENT_REAL, 0);
     }
-    NormBackward norm = {.dx = G, .dout = parts, .x = value_at(m, stream_read(m, 2 * m->config.L)),
+    NormBackward norm = {.dx = G, .sum_dx = 1, .dout = parts, .parts = 1,
+                         .x = value_at(m, stream_read(m, 2 * m->config.L)),
                          .mean = last->mean, .rstd = last->rstd, .w = param_at(m, P_lnfw, 0),
                          .partial = m->sums_scratch, .rows = rows, .C = C};
-    norm_backward(norm, grad_at(m, P_lnfw, 0), grad_at(m, P_lnfb, 0), 0, 1, add_grads);
+    m->sums = norm_backward(norm, grad_at(m, P_lnfw, 0), grad_at(m, P_lnfb, 0), 0, 1, add_grads);
+    m->sums_of = V_G;
     steps_run(m, &m->plan.backward, add_grads);
     for (int f = 0; f < m->vocab_parts; f++) {
         TokenRange r = vocab_range(m, f);

@@ -1,6 +1,7 @@
 /*
-What adds up a stream and normalizes it: merge_kernel, merge_norm_kernel and norm_again_kernel.
-Merging F parts is also the all-reduce over F tensor ranks in one process.
+What adds up a stream and normalizes it: columns_kernel, merge_norm_kernel and norm_again_kernel.
+Merging F parts is also the all-reduce over F tensor ranks in one process; where it merges
+gradients, it leaves their sums over rows.
 
   dev/cuda/merge [B [T]]      shapes are F x rows x C
 */
@@ -57,6 +58,18 @@ static double sum_error(const MergeOperands &o, int with_bias) {
     return worst;
 }
 
+// Sums over the rows of the stream as it was stored.
+static double columns_error(const MergeOperands &o, const float *sums) {
+    int C = o.s.C;
+    double worst = 0;
+    std::vector<double> x = fetch(o.out.at, o.n), found = fetch(sums, C), expected(C);
+    for (size_t i = 0; i < o.n; i++) expected[i % C] += x[i];
+    for (int c = 0; c < C; c++) {
+        worst = larger(worst, found[c], expected[c], sqrt(o.s.rows) + fabs(expected[c]));
+    }
+    return worst;
+}
+
 // Sampled rows of LayerNorm, mean and 1 / standard deviation, against the stream as it was stored.
 static double norm_error(const MergeOperands &o) {
     int C = o.s.C;
@@ -87,14 +100,20 @@ static void bench_merge(Shape shape, int F, int own) {
     double sum_bytes = (1.0 + F + s.copies) * n;
     MergeOperands o(s, sets_for(sum_bytes));
     std::string name = text("%dx%dx%d", F, s.rows, s.C);
-    auto sum = [&](int set) { merge(o.merge_at(set, 0)); };
+    Sets<float> scratch((size_t)CHUNKS_MAX * s.C, 1, 0), bias_grad(s.C, 1, 0);
+    auto sum = [&](int set) {
+        chunks_sum(bias_grad.at, 0, 1, merge(o.merge_at(set, 0), scratch.at), 1, s.C, 0);
+    };
     auto sum_norm = [&](int set) { merge_norm(o.merge_at(set, 1), o.norm_at(set)); };
     auto again = [&](int set) { norm_again(o.norm_at(set), o.out[set], s.copies, s.rows, s.C); };
 
     if (!own) {
+        Row row{.kernel = "merge", .shape = name, .bytes = sum_bytes + s.C * sizeof(float)};
+        int chunks = ceil_div(4 * gpu.properties.multiProcessorCount, ceil_div(s.C, WARP * PACK));
+        row.scratch = 2.0 * min(CHUNKS_MAX, chunks) * s.C * sizeof(float);
         sum(0);
-        bench(Row{.kernel = "merge", .shape = name, .bytes = sum_bytes, .error = sum_error(o, 0)},
-              o.base.count, sum);
+        row.error = fmax(sum_error(o, 0), columns_error(o, bias_grad.at));
+        bench(row, o.base.count, sum);
     }
     Row row{.kernel = own ? "merge_norm_own" : "merge_norm", .shape = name};
     row.bytes = sum_bytes + s.copies * n + 2.0 * s.copies * s.rows * sizeof(float) + row_params;

@@ -6,7 +6,7 @@
 #include <vector>
 
 // c (16,8) += a (16,16) b (16,8): every lane shows its fragments to the others.
-static void mma(float (&c)[4], const uint32_t (&a)[4], const uint32_t *b) {
+static inline void mma(float (&c)[4], const uint32_t (&a)[4], const uint32_t *b) {
     struct Fragments { __nv_bfloat16 a[4][2], b[2][2]; } mine;
     memcpy(mine.a, a, sizeof mine.a);
     memcpy(mine.b, b, sizeof mine.b);
@@ -22,13 +22,13 @@ static void mma(float (&c)[4], const uint32_t (&a)[4], const uint32_t *b) {
     }
 }
 
-static void ldmatrix(uint32_t (&to)[4], const __nv_bfloat16 *row) {
+static inline void ldmatrix(uint32_t (&to)[4], const __nv_bfloat16 *row) {
     auto rows = (const __nv_bfloat16 *const *)emu_warp_share(&row, sizeof row);
     int lane = threadIdx.x % WARP;
     for (int i = 0; i < 4; i++) memcpy(&to[i], rows[8 * i + lane / 4] + lane % 4 * 2, sizeof to[i]);
 }
 
-static void ldmatrix_transposed(uint32_t (&to)[4], const __nv_bfloat16 *row) {
+static inline void ldmatrix_transposed(uint32_t (&to)[4], const __nv_bfloat16 *row) {
     auto rows = (const __nv_bfloat16 *const *)emu_warp_share(&row, sizeof row);
     int lane = threadIdx.x % WARP;
     for (int i = 0; i < 4; i++) {
@@ -45,7 +45,7 @@ struct CopyLater { void *to; const void *from; int bytes; bool there; };
 static std::vector<CopyLater> copies_started[1024];
 static unsigned copies_turn;
 
-static void copy_now(CopyLater c) {
+static inline void copy_now(CopyLater c) {
     if (c.there) memcpy(c.to, c.from, c.bytes);
     else memset(c.to, 0, c.bytes);
 }
@@ -55,7 +55,7 @@ template <int BYTES> static void copy_start(void *to, const void *from, bool the
     else copies_started[threadIdx.x].push_back({to, from, BYTES, there});
 }
 
-static void copies_wait() {
+static inline void copies_wait() {
     for (CopyLater c : copies_started[threadIdx.x]) copy_now(c);
     copies_started[threadIdx.x].clear();
 }
