@@ -2879,19 +2879,19 @@ static void matmul_forward(GPT2 *m, int p, int layer, Matmul g) {
     matmul(g, m->workspace);
 }
 
-// A product, and if it is in chunks of rows the sum of each over the ranks, which goes on while the
-// next chunk is computed. allreduce_end waits for the last.
+// The same, and where it is in chunks of rows the sum of each over the ranks, which goes on while
+// the next chunk is computed. allreduce_end waits for the last.
 static void matmul_merged(GPT2 *m, int p, int layer, Matmul g) {
-    int rows = g.M, chunks = max(1, m->chunks), N = m->local[p].rows, K = m->local[p].cols;
+    int rows = g.M, chunks = max(1, m->chunks), OC = m->local[p].rows, IC = m->local[p].cols;
     const real *a = g.a;
     real *out = (real *)g.out;
     for (int c = 0, first = 0; c < chunks; c++, first += g.M) {
         g.M = (int)((int64_t)rows * (c + 1) / chunks) - first;
-        g.a = a + (size_t)first * K;
-        g.out = out + (size_t)first * N;
+        g.a = a + (size_t)first * IC;
+        g.out = out + (size_t)first * OC;
         matmul_forward(m, p, layer, g);
         if (chunks == 1) return;
-        allreduce_begin(m, TRAFFIC_FORWARD, (real *)g.out, (size_t)g.M * N);
+        allreduce_begin(m, TRAFFIC_FORWARD, (real *)g.out, (size_t)g.M * OC);
     }
 }
 
@@ -3188,8 +3188,7 @@ static void replica_sums_begin(GPT2 *m, int k) {
     nccl_group_begin();
     for (int i = 0; i < 3; i++) {
         size_t n = spec_layer_size(&m->local[tensors[i]]) * parts_of(m, tensors[i]);
-        size_t offset = layer_offset(m, tensors[i], layer_of(k));
-        replicas_reduce(m, offset, n, gpu.replica_stream);
+        replicas_reduce(m, layer_offset(m, tensors[i], layer_of(k)), n, gpu.replica_stream);
     }
     nccl_group_end();
     m->replica_sums_begun = 1;
