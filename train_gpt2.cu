@@ -646,18 +646,26 @@ norm_backward_kernel(NormBackward g) {
     if (g.sum_dx) floats_store(sums_at + 2 * C, sum_dx);
 }
 
+// In as many chunks as the GPU holds blocks; returns how many.
+template <int ROWS> static int norm_backward_launch(NormBackward g, int threads, int F) {
+    int blocks;
+    CUDA_CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, norm_backward_kernel<ROWS>,
+                                                             threads, 0));
+    blocks = min(blocks * gpu.properties.multiProcessorCount, CHUNKS_MAX);
+    g.chunk_rows = ceil_div(ceil_div(g.rows, blocks), ROWS) * ROWS;
+    int chunks = ceil_div(g.rows, g.chunk_rows);
+    LAUNCH((norm_backward_kernel<ROWS>), dim3(chunks, F), threads, 0, gpu.stream, g);
+    return chunks;
+}
+
 // dw, db (C) of each of F ranks, grad_stride apart, are written, or added to. g.partial has room
 // for CHUNKS_MAX chunks. Returns the sums over rows of dx, if g.sum_dx.
 static Chunks<float> norm_backward(NormBackward g, float *dw, float *db, size_t grad_stride, int F,
                                    int add) {
     RANGE();
-    int threads = ceil_div(g.C, WARP * PACK) * WARP, rows = threads > NORM_THREADS ? 1 : 2, blocks;
-    auto kernel = rows > 1 ? norm_backward_kernel<2> : norm_backward_kernel<1>;
-    CUDA_CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, 0));
-    blocks = min(blocks * gpu.properties.multiProcessorCount, CHUNKS_MAX);
-    g.chunk_rows = ceil_div(ceil_div(g.rows, blocks), rows) * rows;
-    int chunks = ceil_div(g.rows, g.chunk_rows);
-    LAUNCH(kernel, dim3(chunks, F), threads, 0, gpu.stream, g);
+    int threads = ceil_div(g.C, WARP * PACK) * WARP;
+    int chunks = threads > NORM_THREADS ? norm_backward_launch<1>(g, threads, F)
+                                        : norm_backward_launch<2>(g, threads, F);
     Chunks<float> of_w = {g.partial, chunks, norm_sums(g) * g.C}, of_b = of_w, of_dx = of_w;
     of_b.from += g.C;
     of_dx.from += 2 * g.C;
@@ -3410,33 +3418,26 @@ static void logits_collect(GPT2 *m, int row, float *out) {
 //   chunks_sum_kernel                             lnfw
 //   chunks_sum_kernel                             lnfb
 //   L times:
-//     columns_sum_kernel                          the MLP
-//     chunks_sum_kernel                           fcprojb
+//     chunks_sum_kernel                           fcprojb, of what norm_backward_kernel left
 //     cublasLtMatmul (C,BT) (BT,4C)               fcprojw
-//     cublasLtMatmul DGELU (BT,C) (C,4C)
+//     cublasLtMatmul DGELU_BGRAD (BT,C) (C,4C)
+//     chunks_sum_kernel                           fcb
 //     cublasLtMatmul (BT,4C) (4C,C)
-//     norm_backward_kernel
+//     norm_backward_kernel                        + what came past the MLP
 //     chunks_sum_kernel                           ln2w
 //     chunks_sum_kernel                           ln2b
 //     cublasLtMatmul (4C,BT) (BT,C)               fcw
-//     columns_sum_kernel
-//     chunks_sum_kernel                           fcb
-//     merge_kernel                                dx + what came past the MLP
-//     columns_sum_kernel                          attention
 //     chunks_sum_kernel                           attprojb
 //     cublasLtMatmul (C,BT) (BT,C)                attprojw
 //     cublasLtMatmul (BT,C) (C,C)
-//     attention_delta_kernel
-//     attention_backward_keys_kernel
 //     attention_backward_queries_kernel
+//     attention_backward_keys_kernel
+//     chunks_sum_kernel                           qkvb
 //     cublasLtMatmul (BT,3C) (3C,C)
-//     norm_backward_kernel
+//     norm_backward_kernel                        + what came past attention
 //     chunks_sum_kernel                           ln1w
 //     chunks_sum_kernel                           ln1b
 //     cublasLtMatmul (3C,BT) (BT,C)               qkvw
-//     columns_sum_kernel
-//     chunks_sum_kernel                           qkvb
-//     merge_kernel                                dx + what came past attention
 //   embedding_backward_kernel                     wte
 //   position_backward_kernel                      wpe
 //   squares_kernel                                norm of the gradient
