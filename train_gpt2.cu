@@ -559,7 +559,7 @@ __device__ __forceinline__ Packed<real> parts_load(const real *from, int count, 
 // Sums over rows that norm_backward_kernel makes: of w, of b, and of dx.
 __host__ __device__ constexpr int norm_sums(const NormBackward &g) { return g.sum_dx ? 3 : 2; }
 
-static constexpr int NORM_THREADS = 512, NORM_C_MAX = 1024 * PACK; // a thread takes a pack
+static constexpr int NORM_THREADS = 640, NORM_C_MAX = 1024 * PACK; // a thread takes a pack
 
 // A block goes through a chunk of rows, ROWS at a time. A thread has a pack of columns: of a row,
 // which it keeps between its two uses, and of the sums over rows. Blocks of more than NORM_THREADS
