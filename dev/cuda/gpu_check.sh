@@ -59,7 +59,8 @@ stage_sanitize() {
         for precision in "" _fp32; do
             check "$tool, train_gpt2cu$precision" \
                 compute-sanitizer --tool "$tool" --error-exitcode 9 \
-                "./train_gpt2cu$precision" -e 2x2x64 -t 72 -b 3 -x 3 -v 3 -m 1 -p sp -tp 2 -vp 0 -r 2
+                "./train_gpt2cu$precision" -e 2x2x64 -t 72 -b 3 -x 3 -v 3 -m 1 -p sp -tp 2 -vp 0 \
+                -r 2
             check "$tool, train_gpt2cu$precision -vp 1" \
                 compute-sanitizer --tool "$tool" --error-exitcode 9 \
                 "./train_gpt2cu$precision" -e 2x2x128 -t 65 -b 2 -x 2 -v 0 -p t -tp 2 -vp 1
