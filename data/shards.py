@@ -46,8 +46,8 @@ TOKENS_MAX = 2**31 - 1                 # the header counts in int32
 BATCH = 256                            # documents encoded at a time
 
 
-def header_pack(tokens):
-    return struct.pack("<256i", TOKENS_MAGIC, TOKENS_VERSION, tokens, gpt2_bpe.V, *[0] * 252)
+def header_pack(tokens, V=gpt2_bpe.V):
+    return struct.pack("<256i", TOKENS_MAGIC, TOKENS_VERSION, tokens, V, *[0] * 252)
 
 
 def tokens_pack(tokens):
