@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Tests of data/*.py. They need python3 and no network (the test server is on 127.0.0.1), write only
-# below a temporary folder and take about 45 seconds.
+# below a temporary folder and take about 55 seconds.
 #
 #     dev/test/data.sh                          # PYTHON=python3.7 for another Python
 #     TP_DATA=../shared/data dev/test/data.sh   # also those that need the real tinyshakespeare.txt
@@ -623,6 +623,173 @@ def stop(fd, n=[0]):
     sync(fd)
 os.fsync = stop" --input "$W/utf8.txt"
 fi
+
+# ----------------------------------------------------------------------------
+# data/books.py
+
+# books_py FOLDER ARGUMENT...: with FOLDER as TP_DATA's books
+books_py() { TP_DATA=$1 "$PYTHON" "$DATA/books.py" "${@:2}"; }
+# In clone/ five books stay, of which one validates, and packed/ has their text packed. want-char
+# and want-bpe are what a program of the test's own expects of their tokens.
+"$PYTHON" - "$W" <<'PY' || exit 1
+import hashlib, lzma, os, sys
+root = sys.argv[1]
+TITLE = next("Val %d" % k for k in range(1000)
+             if int(hashlib.sha256(b"Z. Last/Val %d.md" % k).hexdigest(), 16) % 50 == 0)
+filler = "The quick brown fox, and so on.\n" * 640
+# name, year, text as it stands, as it is packed, as characters; None: left out
+BOOKS = [
+    ("A. Author/Plain", "1922", "One.\n", "One.", "One."),
+    ("A. Author/Untidy", "380 BC", "\r\n \r\n Two.  \t\r\n\r\n\r\n\r\nThree \r\nfour.\r\n\r\n",
+     "Two.\n\nThree\nfour.", "Two.\n\nThree\nfour."),
+    ("A/Zed", "170 AD", "Cafe\u0301\u2026 \u201cno\u201d\u2014\u2018\xbd\u2019\u2013\u0153uf",
+     "Caf\xe9\u2026 \u201cno\u201d\u2014\u2018\xbd\u2019\u2013\u0153uf",
+     "Cafe... \"no\"--'1/2'-oeuf"),
+    ("B. Author/Odd", "1600", "\ufeffx \u03b1\u1f00\xa35\xb0\x03\x0cy\xa0~\t!",
+     "\ufeffx \u03b1\u1f00\xa35\xb0\x03\x0cy\xa0~\t!", "x 5y ~!"),
+    ("Z. Last/" + TITLE, "1900", "Validation.\n\n-------\nOf it.",
+     "Validation.\n\n-------\nOf it.", "Validation.\n\n-------\nOf it."),
+    ("C/Late", "1923", "no", None, None), ("C/Old", "58 BC", "no", None, None),
+    ("C/None", "", "no", None, None), ("C/Later", "1922", "", None, None),
+    ("Samuel Richardson/Clarissa", "1748", "no", None, None),
+    ("Various/King James Bible", "1611", "no", None, None)]
+texts = {"train": [], "val": []}
+for name, year, raw, packed, plain in BOOKS:
+    path = os.path.join(root, "clone", name + ".md")
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    text = raw + "\n\n" + (filler if name != "C/Later" else filler[:19999 - 32])
+    head = "# Title: %s\n\n## Author: X\n\n## Year: %s\n\n-------\n" % (name, year)
+    with open(path, "wb") as f:
+        f.write((head + text).encode("utf-8"))
+    if packed:
+        texts["val" if "Val" in name else "train"].append(
+            (packed + "\n\n" + filler, plain + "\n\n" + filler))
+open(root + "/clone/README.md", "w").write("# Classic Books\n")
+os.makedirs(root + "/packed/books")
+for part, books in texts.items():
+    with lzma.open(root + "/packed/books/%s.txt.xz" % part, "wb") as f:
+        f.write("\n<|endoftext|>\n\n".join(packed for packed, _ in books).encode("utf-8"))
+    for kind, end, at in ("char", "\f", 1), ("bpe", "<|endoftext|>", 0):
+        with open(root + "/want-%s-%s" % (kind, part), "wb") as f:
+            f.write("".join(end + book[at] for book in books).encode("utf-8"))
+PY
+# expect_books NAME OUT KIND: OUT holds exactly the four files, and they decode to want-KIND.
+expect_books() {
+    [ "$rc" = 0 ] || { fail "$1" "exit status $rc: $(cat "$W/stderr")"; return; }
+    expect_python "$1" "$2" "$W/want-$3" <<'PY'
+import os, struct, sys
+out, want = sys.argv[1:]
+assert sorted(os.listdir(out)) == ["source.txt", "tokenizer.bin", "train.bin", "val.bin"]
+data = open(out + "/tokenizer.bin", "rb").read()
+V, end = struct.unpack("<256I", data[:1024])[2:4]
+words, at = [], 1024
+while at < len(data):
+    words.append(data[at + 1:at + 1 + data[at]])
+    at += 1 + data[at]
+assert at == len(data) and len(words) == V
+if "char" in want:
+    assert words == [b"\n", b"\f"] + [bytes([c]) for c in range(32, 127)] and words[end] == b"\f"
+else:
+    assert V == 50257 and words[end] == b"<|endoftext|>"
+for part in "train", "val":
+    data = open("%s/%s.bin" % (out, part), "rb").read()
+    n = len(data) // 2 - 512
+    ids = struct.unpack("<%dH" % n, data[1024:])
+    assert struct.unpack("<256i", data[:1024]) == (20240520, 1, n, V) + (0,) * 252
+    found, expected = (b"".join(words[i] for i in ids), open(want + "-" + part, "rb").read())
+    assert found == expected, "%s: found %.90r, expected %.90r" % (part, found, expected)
+    assert ids[0] == end and ids.count(end) == {"train": 4, "val": 1}[part]
+line = open(out + "/source.txt", encoding="utf-8").read()
+assert "4 and 1 books, " in line and line.count("\n") == 1, line
+PY
+}
+
+echo "# a clone with books that stay, tidied and folded, and books that are left out; the packed" \
+    "books give the same tokens, and source.txt the same hash"
+run books_py "$W/none" --input "$W/clone" --out "$W/books"
+expect_books "books.py, a clone" "$W/books" char
+run books_py "$W/packed" --out "$W/books-packed"
+expect_books "books.py, packed books" "$W/books-packed" char
+sed -i 's/^.*, 4 and/4 and/' "$W/books/source.txt" "$W/books-packed/source.txt"
+expect_same "books.py, both ways" "$W/books" "$W/books-packed"
+if [ -z "$BPE" ]; then skip "books.py, --bpe" "$NO_BPE"; else
+    TP_DATA=$BPE run "$PYTHON" "$DATA/books.py" --bpe --input "$W/clone" --out "$W/books-bpe"
+    expect_books "books.py, --bpe" "$W/books-bpe" bpe
+fi
+
+echo "# 60 books of 1 MB, packed, do not take the memory of their 120 MB of tokens"
+mkdir -p "$W/large/books"
+expect_python "books.py, memory" "$W/large" "$DATA/books.py" <<'PY'
+import lzma, os, resource, subprocess, sys
+folder, script = sys.argv[1:]
+book = b"The quick brown fox, and so on.\n" * 31250
+for part, n in ("train", 60), ("val", 1):
+    with lzma.open("%s/books/%s.txt.xz" % (folder, part), "wb", preset=0) as f:
+        for k in range(n):
+            f.write((b"\n<|endoftext|>\n\n" if k else b"") + book)
+subprocess.run([sys.executable, script, "--input", folder + "/books", "--out", folder + "/out"],
+               stdout=subprocess.DEVNULL, check=True)
+assert os.path.getsize(folder + "/out/train.bin") == 1024 + 2 * 60 * (1 + len(book))
+used = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >> 10
+assert used < 80, "%d MiB" % used
+PY
+rm -r "$W/large"
+
+echo "# the real books: split by name as the lists beside them say, 4,265,058 characters validate"
+if [ -z "$REAL" ] || [ ! -d "$(dirname "$REAL")/books" ]; then
+    skip "books.py, the real books" "set TP_DATA to a folder that holds books"
+else
+    expect_python "books.py, the real books" "$(dirname "$REAL")/books" <<'PY'
+import sys
+import books
+for part, count in ("train", 655), ("val", 17):
+    names = open("%s/%s.list" % (sys.argv[1], part), encoding="utf-8").read().splitlines()
+    assert len(names) == count and names == sorted(names)
+    assert {books.validates(name) for name in names} == {part == "val"}
+tokens = b"".join(map(books.characters_encode, books.packed_read(sys.argv[1] + "/val.txt.xz")))
+assert len(tokens) == 2 * 4265058 and tokens[::2].count(1) == 17 and not any(tokens[1::2])
+PY
+fi
+
+echo "# folders and books that cannot be used"
+BOOKS_HINT="git clone https://github.com/mlschmitt/classic-books-markdown and use --input"
+expect_error "books.py, no TP_DATA" "no folder \$TP_DATA/books|$BOOKS_HINT" \
+    env -u TP_DATA "$PYTHON" "$DATA/books.py"
+expect_error "books.py, TP_DATA without books" "no folder \$TP_DATA/books|$BOOKS_HINT" \
+    books_py "$W/none"
+expect_error "books.py, an empty folder" \
+    "$W/none: found 0 books for train.bin|0 tokens, expected 2 to" books_py "$W/none" \
+    --input "$W/none"
+mkdir "$W/half" "$W/cut" "$W/latin" "$W/yearless"
+cp "$W/packed/books/train.txt.xz" "$W/half"
+expect_error "books.py, no val.txt.xz" "half/val.txt.xz: no such file|expected train.txt.xz and" \
+    books_py "$W/none" --input "$W/half"
+cp "$W/packed/books"/* "$W/cut"
+truncate -s -20 "$W/cut/val.txt.xz"
+expect_error "books.py, a packed file cut off" "cut/val.txt.xz: |expected books, packed by xz" \
+    books_py "$W/none" --input "$W/cut"
+cp "$W/old.txt" "$W/cut/val.txt.xz"
+expect_error "books.py, a file that is not packed" "cut/val.txt.xz: |expected books, packed by xz" \
+    books_py "$W/none" --input "$W/cut"
+expect_error "books.py, no module lzma" "expected a Python with the module lzma|a clone of" \
+    changed books "s.lzma = None" --input "$W/packed/books"
+cp -r "$W/clone/A" "$W/latin"
+printf '\377' >>"$W/latin/A/Zed.md"
+expect_error "books.py, not UTF-8" "A/Zed.md: found byte 0xff at offset|expected UTF-8" \
+    books_py "$W/none" --input "$W/latin"
+cp -r "$W/clone/A" "$W/yearless"
+sed -i '/^## Year/d' "$W/yearless/A/Zed.md"
+expect_error "books.py, a book without a year" "A/Zed.md: found no '## Year:'|expected a book of" \
+    books_py "$W/none" --input "$W/yearless"
+expect_error "books.py, disk full" "cannot write into|File too large|bytes free" \
+    limited books_py "$W/none" --input "$W/clone"
+expect_error "books.py, SIGTERM in the second book" "stopped by signal|nothing was written" \
+    changed books "encode = s.characters_encode
+def stop(text, n=[0]):
+    n[0] += 1
+    if n[0] == 2: os.kill(os.getpid(), signal.SIGTERM)
+    return encode(text)
+s.characters_encode = stop" --input "$W/clone"
 
 # ----------------------------------------------------------------------------
 # data/openwebtext.py and data/fineweb.py
