@@ -637,27 +637,27 @@ root = sys.argv[1]
 TITLE = next("Val %d" % k for k in range(1000)
              if int(hashlib.sha256(b"Z. Last/Val %d.md" % k).hexdigest(), 16) % 50 == 0)
 filler = "The quick brown fox, and so on.\n" * 640
+FOLDED = "\u2026 \u201cno\u201d\u2014\u2018\xbd\u2019\u2013\u0153\u0152\xe6\xc6"
 # name, year, text as it stands, as it is packed, as characters; None: left out
 BOOKS = [
     ("A. Author/Plain", "1922", "One.\n", "One.", "One."),
     ("A. Author/Untidy", "380 BC", "\r\n \r\n Two.  \t\r\n\r\n\r\n\r\nThree \r\nfour.\r\n\r\n",
      "Two.\n\nThree\nfour.", "Two.\n\nThree\nfour."),
-    ("A/Zed", "170 AD", "Cafe\u0301\u2026 \u201cno\u201d\u2014\u2018\xbd\u2019\u2013\u0153uf",
-     "Caf\xe9\u2026 \u201cno\u201d\u2014\u2018\xbd\u2019\u2013\u0153uf",
-     "Cafe... \"no\"--'1/2'-oeuf"),
+    ("A/Zed", "170 AD", "Cafe\u0301" + FOLDED, "Caf\xe9" + FOLDED,
+     "Cafe... \"no\"--'1/2'-oeOeaeAe"),
     ("B. Author/Odd", "1600", "\ufeffx \u03b1\u1f00\xa35\xb0\x03\x0cy\xa0~\t!",
      "\ufeffx \u03b1\u1f00\xa35\xb0\x03\x0cy\xa0~\t!", "x 5y ~!"),
     ("Z. Last/" + TITLE, "1900", "Validation.\n\n-------\nOf it.",
      "Validation.\n\n-------\nOf it.", "Validation.\n\n-------\nOf it."),
     ("C/Late", "1923", "no", None, None), ("C/Old", "58 BC", "no", None, None),
-    ("C/None", "", "no", None, None), ("C/Later", "1922", "", None, None),
+    ("C/None", "", "no", None, None), ("C/Short", "1922", "", None, None),
     ("Samuel Richardson/Clarissa", "1748", "no", None, None),
     ("Various/King James Bible", "1611", "no", None, None)]
 texts = {"train": [], "val": []}
 for name, year, raw, packed, plain in BOOKS:
     path = os.path.join(root, "clone", name + ".md")
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    text = raw + "\n\n" + (filler if name != "C/Later" else filler[:19999 - 32])
+    text = raw + "\n\n" + filler if name != "C/Short" else "x" * 19999
     head = "# Title: %s\n\n## Author: X\n\n## Year: %s\n\n-------\n" % (name, year)
     with open(path, "wb") as f:
         f.write((head + text).encode("utf-8"))
@@ -1180,6 +1180,10 @@ if [ ! -x "$TRAIN" ]; then skip "shards, train_gpt2 reads them" "make train_gpt2
     [ "$rc" = 0 ] || { cat "$W/stderr"; : >"$W/stdout"; }
     expect_lines "text.py, train_gpt2 reads its files" "$W/stdout" "# text 2 files, " " V 50257 " \
         "--- sample after update 1"
+    run "$TRAIN" -i "$W/books/train.bin" -j "$W/books/val.bin" $small -gp "The fox"
+    [ "$rc" = 0 ] || { cat "$W/stderr"; : >"$W/stdout"; }
+    expect_lines "books.py, train_gpt2 reads its characters" "$W/stdout" "# text 4 and 1 books, " \
+        " V 97 " "The fox"
 fi
 fi
 
