@@ -201,7 +201,8 @@ attention_forward_kernel(float *out, float *lse, const float *qkv, AttentionShap
 __device__ __forceinline__ void attention_backward_pair(float &p, float &ds, int query, int key,
                                                         float scale, float lse, float delta) {
     float log_p = p * scale - lse;
-    p = attention_sees(query, key) ? expf(log_p > 0 ? 0 : log_p) : 0;
+    if (log_p > 0) log_p = 0;
+    p = attention_sees(query, key) ? expf(log_p) : 0;
     ds = p * (ds - delta);
 }
 
