@@ -2323,7 +2323,7 @@ static size_t activations_lay(GPT2 *m, char *block) {
     //
     //   blocks forward   |                  | O0 O1     |                                  |
     //   head and losses  | logits (parts, BT, width), which become their gradients         |
-    //   blocks backward  | -r: normed outer |       G P | dnormed dinner douter delta sums |
+    //   blocks backward  | -r: normed outer |       G P | dnormed dinner douter rows sums  |
     //
     // Behind it lies what lasts: streams, what sub-blocks keep, and D0 and D1, since the head
     // writes D0 while it reads logits. (With the address sanitizer, for which the stand-in has
