@@ -310,6 +310,24 @@ static void chunks_sum(Out *out, size_t out_stride, float scale, Chunks<T> chunk
            gpu.stream, out, out_stride, scale, chunks, cols, add);
 }
 
+// give(column, total) of each column of this block, which has the WARP * PACK from its y on: the
+// total of what its warps have in `sum`, a pack in each lane. sums is the block's shared memory.
+template <typename F>
+__device__ __forceinline__ void columns_total(float (*sums)[WARP * PACK], const float *sum,
+                                              int cols, F give) {
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+#pragma unroll
+    for (int j = 0; j < PACK; j++) sums[warp][lane * PACK + j] = sum[j];
+    __syncthreads();
+    for (int i = threadIdx.x; i < WARP * PACK; i += BLOCK) {
+        int column = blockIdx.y * WARP * PACK + i;
+        if (column >= cols) return;
+        float total = 0;
+        for (int w = 0; w < BLOCK_WARPS; w++) total += sums[w][i];
+        give(column, total);
+    }
+}
+
 // Makes every pack of (batch,rows,cols) by pack_make(source, ..), which returns it as floats.
 // partial (batch,chunks,cols): the sums of what it made; NULL: nobody wants them.
 template <typename Source>
@@ -325,16 +343,8 @@ __global__ void columns_kernel(float *partial, Source source, int rows, int cols
         for (int j = 0; j < PACK; j++) sum[j] += made[j];
     }
     if (!partial) return;
-#pragma unroll
-    for (int j = 0; j < PACK; j++) sums[warp][lane * PACK + j] = sum[j];
-    __syncthreads();
-    for (int i = threadIdx.x; i < WARP * PACK; i += BLOCK) {
-        int column = blockIdx.y * WARP * PACK + i;
-        if (column >= cols) return;
-        float total = 0;
-        for (int w = 0; w < BLOCK_WARPS; w++) total += sums[w][i];
-        partial[((size_t)blockIdx.z * gridDim.x + blockIdx.x) * cols + column] = total;
-    }
+    partial += ((size_t)blockIdx.z * gridDim.x + blockIdx.x) * cols;
+    columns_total(sums, sum, cols, [&](int column, float total) { partial[column] = total; });
 }
 
 // scratch (batch,CHUNKS_MAX,cols), or NULL
@@ -717,16 +727,8 @@ __global__ void embedding_backward_kernel(float *dwte, const real *dout, Batch b
     for (int i = batch.group_begin[blockIdx.x] + warp; i < end && c < C; i += BLOCK_WARPS) {
         pack_add(sum, dout + (size_t)batch.order[i] * C + c, 1);
     }
-#pragma unroll
-    for (int j = 0; j < PACK; j++) sums[warp][lane * PACK + j] = sum[j];
-    __syncthreads();
-    for (int i = threadIdx.x; i < WARP * PACK; i += BLOCK) {
-        int column = blockIdx.y * WARP * PACK + i;
-        if (column >= C) return;
-        float total = 0;
-        for (int w = 0; w < BLOCK_WARPS; w++) total += sums[w][i];
-        dwte[(size_t)token * C + column] += total;
-    }
+    dwte += (size_t)token * C;
+    columns_total(sums, sum, C, [&](int column, float total) { dwte[column] += total; });
 }
 
 static void embedding_backward(float *dwte, const real *dout, Batch batch, int first, int count,
