@@ -26,6 +26,14 @@ in a copy of the trainer, one at a time (see dev/test/faults), and the suite has
 
 static const int is_double = sizeof(real) == sizeof(double);
 
+// The token that logits (V) give at u. scratch (V).
+static int token_drawn(const float *logits, float *scratch, int V, double temperature, int top_k,
+                       double u) {
+    Distribution d = {V, scratch, 0};
+    distribution_from(&d, logits, temperature, top_k);
+    return distribution_draw(&d, u);
+}
+
 static Mesh mesh_folded(int R) { return mesh_make(1, 0, R, R); }
 
 static GPT2Config config_of(int L, int NH, int C, int V, int maxT, const char *pattern, int R,
@@ -387,7 +395,7 @@ static void hugging_face_compare(const char *folder, const char *path, int R) {
         }
         gpt2_forward(&m, ids, NULL, 1, i);
         logits_collect(&m, i - 1, last);
-        ids[i] = token_draw(last, scratch, c.V, 0, 0, 0.5);
+        ids[i] = token_drawn(last, scratch, c.V, 0, 0, 0.5);
         same += ids[i] == (int32_t)greedy[i];
     }
     check(same == GREEDY - PROMPT, "%s likeliest tokens: %d of %d as transformers has them", where,
@@ -812,6 +820,16 @@ static int window_push(int32_t *window, int n, int W, int32_t token) {
     return n + 1;
 }
 
+// A sampler of a model's text, without a tokenizer; the prompt is ids[0 .. prompt-1].
+static void sampler_of(Sampler *s, const Options *o, const GPT2 *m, const int32_t *ids,
+                       int prompt) {
+    memset(s, 0, sizeof *s);
+    sampler_create(s, o, m->config.V, (size_t)prompt);
+    s->prompt = prompt;
+    memcpy(s->ids, ids, (size_t)prompt * sizeof *ids);
+    sampler_start(s, 0);
+}
+
 // Text made token by token, and at each the logits that a pass over the whole window gives: broken
 // by a refill that keeps too much, a window that moves too early, or a key of before.
 static void test_generation(void) {
@@ -824,10 +842,11 @@ static void test_generation(void) {
     enum { V = 65, MADE = 50 };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         GPT2 m, whole;
-        Sampler s = {.prompt = cases[i].prompt};
-        int W = cases[i].W, R = cases[i].R, in_window = 0, total = s.prompt + MADE;
+        Sampler s;
+        int W = cases[i].W, R = cases[i].R, in_window = 0, total = cases[i].prompt + MADE;
+        Options o = {.length = W, .sample_tokens = MADE};
         int32_t window[16], ids[128], next[128];
-        float logits[V], expected[V];
+        float expected[V];
         double worst = 0, largest = 0;
         char name[64];
         Mesh mesh = mesh_folded(R);
@@ -837,28 +856,244 @@ static void test_generation(void) {
         gpt2_create(&whole, &c, mesh, 1, W, FOR_LOSS);
         gpt2_init_weights(&m, WEIGHTS_LINEAR, 1);
         gpt2_init_weights(&whole, WEIGHTS_LINEAR, 1);
-        random_batch(ids, next, s.prompt, V);
-        s.ids = ids;
-        s.logits = logits;
+        random_batch(ids, next, cases[i].prompt, V);
+        sampler_of(&s, &o, &m, ids, cases[i].prompt);
         for (int n = 0; n < total; n++) {
             if (n >= s.prompt) {
-                sampler_read(&s, &m, n, W);
+                sampler_round(&s, &m, n, 1);
                 gpt2_forward(&whole, window, NULL, 1, in_window);
                 logits_collect(&whole, in_window - 1, expected);
                 for (int v = 0; v < V; v++) {
-                    double error = fabs((double)logits[v] - (double)expected[v]);
+                    double error = fabs((double)s.logits[v] - (double)expected[v]);
                     largest = fmax(largest, fabs((double)expected[v]));
                     worst = error > worst || error != error ? error : worst;
                 }
-                ids[n] = token_draw(logits, expected, V, 0, 0, 0);
             }
-            in_window = window_push(window, in_window, W, ids[n]);
+            in_window = window_push(window, in_window, W, s.ids[n]);
         }
         snprintf(name, sizeof name, "%s R %d, window %d, prompt %d, %d tokens made",
-                 cases[i].pattern, R, W, s.prompt, MADE);
+                 cases[i].pattern, R, W, cases[i].prompt, MADE);
         check_error("text in a window:", name, worst / largest, is_double ? 1e-12 : 1e-5);
+        sampler_close(&s);
         gpt2_free(&m);
         gpt2_free(&whole);
+    }
+}
+
+// Makes text after ids[0 .. prompt-1]; returns the all-reduces after the prompt's pass.
+static int64_t text_make(Sampler *s, const Options *o, GPT2 *m, const int32_t *ids, int prompt) {
+    int64_t before = 0;
+    sampler_of(s, o, m, ids, prompt);
+    for (int made = 0, count = (int)o->sample_tokens; made < count;) {
+        int first = made == 0;
+        made += sampler_round(s, m, prompt + made, count - made);
+        if (first) before = m->traffic[TRAFFIC_FORWARD].count;
+    }
+    return m->traffic[TRAFFIC_FORWARD].count - before;
+}
+
+// Text with drafts is text without, to the last token: always if it is greedy, and when sampled if
+// the pattern drafts for itself, which accepts all. Broken by keys or values of a draft that stay,
+// a draft beyond the window or the text, or a check that is not as precise as a single token.
+static void test_drafts(void) {
+    static const char *const patterns[] = {"t", "s", "p", "sppp", "l", "d", "pp.ts", "ts"};
+    enum { CASES = 160, MADE = 40, PROMPT = 30 };
+    int same[2] = {0}, counted[2] = {0};
+    int64_t drafted = 0, accepted = 0;
+    int32_t ids[PROMPT], next[PROMPT];
+    for (int i = 0; i < CASES; i++) {
+        const int sizes[] = {1, 2, 4};
+        uint64_t bits = random_bits(3, 0, 0, (uint64_t)i);
+        const char *own = patterns[bits % 8], *guess = patterns[bits / 8 % 8];
+        int R = sizes[bits / 64 % 3], W = 2 + (int)(bits / 256 % 20), sampled = i % 2;
+        int prompt = 1 + (int)(bits / 8192 % PROMPT), V = bits >> 20 & 1 ? 65 : 9;
+        int purpose = i % 3 ? FOR_SAMPLES : i % 2 ? FOR_TRAINING : FOR_SAMPLES | IN_BF16;
+        Options o = {.length = W, .sample_tokens = MADE, .seed = i, .top_k = i % 4 == 3 ? 3 : 0,
+                     .temperature = sampled ? 0.8 : 0, .draft_pattern = sampled ? own : guess};
+        Mesh mesh = mesh_folded(R);
+        mesh.vocab_parallel = bits >> 21 & 1;
+        GPT2Config c = config_of(4, 4, 16, V, W, own, R, (int)(bits >> 22) % 3);
+        GPT2 m;
+        Plan plan;
+        Sampler plain, s;
+        gpt2_create(&m, &c, mesh, 1, W, purpose);
+        gpt2_init_weights(&m, WEIGHTS_LINEAR, (uint64_t)i);
+        random_batch(ids, next, prompt, V);
+        text_make(&plain, &o, &m, ids, prompt);
+        o.drafts = 1 + (int64_t)(bits >> 30) % DRAFTS_MAX;
+        int64_t sums = text_make(&s, &o, &m, ids, prompt);
+        plan_make(&plan, o.draft_pattern, 4, c.rule, R, "test");
+        int64_t passes = MADE - 1 - s.accepted; // under the model's own pattern
+        size_t bytes = (size_t)(prompt + MADE) * sizeof *ids;
+        same[sampled] += !memcmp(plain.ids, s.ids, bytes) && (!sampled || s.accepted == s.drafted);
+        counted[sampled] +=
+            sums == (R > 1 ? s.drafted * plan.merges + passes * m.plan.merges : 0) &&
+            s.rounds <= passes && s.accepted <= s.drafted && s.drafted <= s.rounds * o.drafts;
+        drafted += sampled ? 0 : s.drafted;
+        accepted += sampled ? 0 : s.accepted;
+        plan_free(&plan);
+        sampler_close(&plain);
+        sampler_close(&s);
+        gpt2_free(&m);
+    }
+    check(same[0] == CASES / 2, "drafts, greedy: %d of %d texts are those without, token for token",
+          same[0], CASES / 2);
+    check(accepted > drafted / 8 && accepted < drafted * 7 / 8,
+          "of %lld drafts some were accepted and some not: %lld", (long long)drafted,
+          (long long)accepted);
+    check(same[1] == CASES / 2, "drafts of the pattern itself, sampled: %d of %d texts are those "
+          "without, all drafts are accepted", same[1], CASES / 2);
+    check(counted[0] + counted[1] == CASES, "all-reduces of drafts and checks: %d of %d as planned",
+          counted[0] + counted[1], CASES);
+    // Window 8, prompt 2, twelve tokens: one after the prompt, then rounds of 3, 1 and 2 drafts,
+    // and a token alone where the window begins anew, after 9 and 13 in all. That is 6 drafts, 3
+    // checks and 2 tokens alone, of 8 all-reduces each.
+    GPT2 m;
+    Sampler s;
+    Options o = {.length = 8, .sample_tokens = 12, .drafts = 3, .draft_pattern = "t"};
+    GPT2Config c = config_of(4, 4, 16, 65, 8, "t", 2, RULE_SUM);
+    gpt2_create(&m, &c, mesh_folded(2), 1, 8, FOR_SAMPLES);
+    gpt2_init_weights(&m, WEIGHTS_LINEAR, 1);
+    int64_t sums = text_make(&s, &o, &m, ids, 2);
+    check(s.rounds == 3 && s.drafted == 6 && s.accepted == 6 && sums == 88,
+          "t drafts for t: %lld rounds, %lld of %lld drafts accepted, %lld all-reduces; expected "
+          "3, 6 of 6, 88", (long long)s.rounds, (long long)s.accepted, (long long)s.drafted,
+          (long long)sums);
+    sampler_close(&s);
+    gpt2_free(&m);
+}
+
+// How far counts are from probabilities: chi-square as a standard normal number (Wilson and
+// Hilferty 1931), 3.09 at the level of 0.001. Cells that expect less than 5 are taken together.
+// Infinite where something came that cannot.
+static double chi_square_normal(const int *counts, const double *probabilities, int n, int total) {
+    double sum = 0, rest = 0, rest_expected = 0;
+    int degrees = -1;
+    for (int i = 0; i < n; i++) {
+        double expected = probabilities[i] * total;
+        if (expected == 0 && counts[i]) return INFINITY;
+        if (expected < 5) {
+            rest += counts[i];
+            rest_expected += expected;
+            continue;
+        }
+        sum += (counts[i] - expected) * (counts[i] - expected) / expected;
+        degrees++;
+    }
+    if (rest_expected > 0) {
+        sum += (rest - rest_expected) * (rest - rest_expected) / rest_expected;
+        degrees++;
+    }
+    double each = 2.0 / (9 * degrees);
+    return (cbrt(sum / degrees) - (1 - each)) / sqrt(each);
+}
+
+enum { RIGHT, RESIDUAL_FROM_P, SAME_U_AGAIN }; // rules for a draft: ours, and two wrong ones
+
+// How far the tokens of a rule are from p, over 40000 drafts from q.
+static double rule_error(int rule, const float *of_p, const float *of_q, double temperature,
+                         int top_k) {
+    enum { V = 8, DRAFTS = 40000 };
+    int counts[V] = {0};
+    float weights[3][V];
+    double probabilities[V];
+    Distribution p = {V, weights[0], 0}, q = {V, weights[1], 0}, again = {V, weights[2], 0};
+    distribution_from(&q, of_q, temperature, top_k);
+    distribution_from(&again, of_p, temperature, top_k);
+    for (int v = 0; v < V; v++) probabilities[v] = (double)again.weights[v] / again.sum;
+    for (int i = 0; i < DRAFTS; i++) {
+        double u = random_uniform(random_bits(1, RANDOM_SAMPLE, 0, (uint64_t)i));
+        double other = random_uniform(random_bits(1, RANDOM_SAMPLE, 1, (uint64_t)i));
+        int draft = distribution_draw(&q, u);
+        distribution_from(&p, of_p, temperature, top_k);
+        int token = draft_check(&p, &q, draft, u); // where it rejects, p is what is left
+        if (rule == RESIDUAL_FROM_P && token != draft) token = distribution_draw(&again, other);
+        if (rule == SAME_U_AGAIN && token != draft) token = distribution_draw(&p, u);
+        counts[token]++;
+    }
+    return chi_square_normal(counts, probabilities, V, DRAFTS);
+}
+
+// Sampled text with drafts has the model's distribution: broken by a draft that is accepted too
+// often, by what is left after a draft, or by a number that is used twice.
+static void test_draft_distribution(void) {
+    enum { V = 8, PROMPT = 3, K = 2, SAMPLES = 25000, CELLS = V * V * V };
+    static const float of_p[V] = {0, 2, 1, -1, 0.5f, 1.5f, -2, 0};
+    static const float of_q[V] = {1, 0, 1.5f, -1, 2, 1.5f, 0, -3};
+    const double level = 3.09; // 0.001
+    for (int i = 0; i < 2; i++) {
+        double temperature = i ? 1.3 : 0.8, right, from_p, again;
+        int top_k = i ? 4 : 0;
+        right = rule_error(RIGHT, of_p, of_q, temperature, top_k);
+        from_p = rule_error(RESIDUAL_FROM_P, of_p, of_q, temperature, top_k);
+        again = rule_error(SAME_U_AGAIN, of_p, of_q, temperature, top_k);
+        check(right < level && from_p > level && again > level,
+              "checked drafts, -gt %g -gk %d: %.2f from p's distribution, below %.2f; wrong rules "
+              "%.1f and %.1f", temperature, top_k, right, level, from_p, again);
+    }
+    int same = 0;
+    float weights[3][V];
+    Distribution p = {V, weights[0], 0}, plain = {V, weights[1], 0}, q = {V, weights[2], 1};
+    for (int i = 0; i < 1000; i++) { // the draft is sure, and not among the four that p may take
+        double u = (i + 0.5) / 1000;
+        memset(weights[2], 0, sizeof weights[2]);
+        weights[2][6] = 1;
+        distribution_from(&p, of_p, 0.8, 4);
+        distribution_from(&plain, of_p, 0.8, 4);
+        same += draft_check(&p, &q, 6, u) == distribution_draw(&plain, u);
+    }
+    check(same == 1000, "drafts that are all rejected: %d of 1000 tokens are those of plain "
+          "sampling", same);
+    // The whole way: what a model says of the three tokens after a prompt, the first of which comes
+    // from the prompt's pass, the others from rounds.
+    static const struct { const char *own, *guess; double temperature; int top_k; } cases[] = {
+        {"t", "p", 0.8, 0}, {"sp", "pp.", 1, 3}};
+    for (int i = 0; i < 2; i++) {
+        GPT2 m;
+        Sampler s;
+        static int counts[CELLS];
+        static double expected[CELLS];
+        int32_t ids[PROMPT + 3] = {1, 4, 2};
+        Options o = {.length = 8, .sample_tokens = 3, .temperature = cases[i].temperature,
+                     .top_k = cases[i].top_k, .drafts = K, .draft_pattern = cases[i].guess};
+        GPT2Config c = config_of(2, 2, 8, V, 8, cases[i].own, 2, RULE_SUM);
+        gpt2_create(&m, &c, mesh_folded(2), 1, 8, FOR_LOSS);
+        gpt2_init_weights(&m, WEIGHTS_LINEAR, 5);
+        const int larger[] = {P_attprojw, P_fcprojw, P_lnfw, P_lnfw}; // by 4, so that patterns
+        for (int k = 0; k < 4; k++) {                                 // and tokens differ
+            size_t n = spec_size(&m.local[larger[k]]);
+            for (size_t e = 0; e < n; e++) m.params.at[larger[k]][e] *= 4;
+        }
+        for (int cell = 0; cell < CELLS; cell++) {
+            int next[3] = {cell / (V * V), cell / V % V, cell % V};
+            expected[cell] = 1;
+            counts[cell] = 0;
+            for (int k = 0; k < 3; k++) ids[PROMPT + k] = next[k];
+            gpt2_forward(&m, ids, NULL, 1, PROMPT + 3);
+            for (int k = 0; k < 3; k++) {
+                float logits[V];
+                logits_collect(&m, PROMPT - 1 + k, logits);
+                distribution_from(&p, logits, o.temperature, (int)o.top_k);
+                expected[cell] *= (double)p.weights[next[k]] / p.sum;
+            }
+        }
+        sampler_of(&s, &o, &m, ids, PROMPT);
+        int64_t drafted = 0, accepted = 0;
+        for (int sample = 0; sample < SAMPLES; sample++) {
+            sampler_start(&s, sample);
+            for (int made = 0; made < 3;) made += sampler_round(&s, &m, PROMPT + made, 3 - made);
+            const int32_t *text = s.ids + PROMPT;
+            counts[(text[0] * V + text[1]) * V + text[2]]++;
+            drafted += s.drafted;
+            accepted += s.accepted;
+        }
+        double error = chi_square_normal(counts, expected, CELLS, SAMPLES);
+        check(error < level && accepted > drafted / 5 && accepted < drafted * 9 / 10,
+              "%d texts of %s, drafts by %s, -gt %g -gk %d: %.2f from the model's distribution, "
+              "below %.2f; %lld of %lld drafts accepted", SAMPLES, c.pattern, o.draft_pattern,
+              o.temperature, (int)o.top_k, error, level, (long long)accepted, (long long)drafted);
+        sampler_close(&s);
+        gpt2_free(&m);
     }
 }
 
@@ -1159,8 +1394,8 @@ static void test_sampling(const char *folder) {
     float logits[4] = {0, 2, 1, -1}, scratch[4];
     int counts[4] = {0}, top[4] = {0};
     for (int i = 0; i < 10000; i++) {
-        counts[token_draw(logits, scratch, 4, 1, 0, (i + 0.5) / 10000)]++;
-        top[token_draw(logits, scratch, 4, 1, 2, (i + 0.5) / 10000)]++;
+        counts[token_drawn(logits, scratch, 4, 1, 0, (i + 0.5) / 10000)]++;
+        top[token_drawn(logits, scratch, 4, 1, 2, (i + 0.5) / 10000)]++;
     }
     double sum = 1 + exp(2) + exp(1) + exp(-1);
     check(abs(counts[1] - (int)(1e4 * exp(2) / sum)) <= 2 &&
@@ -1168,8 +1403,8 @@ static void test_sampling(const char *folder) {
           "samples follow the softmax: %d of 10000, expected %.0f", counts[1], 1e4 * exp(2) / sum);
     int expected = (int)(1e4 * exp(1) / (exp(2) + exp(1)));
     check(top[0] == 0 && top[3] == 0 && abs(top[2] - expected) <= 2, "top-k 2 draws among two");
-    check(token_draw(logits, scratch, 4, 0, 0, 0.99) == 1, "temperature 0 is the likeliest token");
-    check(token_draw(logits, scratch, 4, 1, 0, 0.9999999999) == 3, "u near 1 is the last token");
+    check(token_drawn(logits, scratch, 4, 0, 0, 0.99) == 1, "temperature 0 is the likeliest token");
+    check(token_drawn(logits, scratch, 4, 1, 0, 0.9999999999) == 3, "u near 1 is the last token");
 
     char path[PATH_MAX];
     File file;
@@ -1218,6 +1453,8 @@ int main(void) {
                        test_generation);
     test_equalities(); // which hold in the copy too
     test_generation();
+    test_drafts();
+    test_draft_distribution();
     printf("faults_gpt2: %d passed, %d failed, %d skipped\n", passed, failed, skipped);
     return failed > 0;
 }
@@ -1240,6 +1477,8 @@ int main(void) {
     test_reading();
     test_patterns_in_turn();
     test_generation();
+    test_drafts();
+    test_draft_distribution();
     test_bf16_weights();
     test_few_at_once();
     test_threads();

@@ -324,7 +324,7 @@ static inline void tile_compute(const Tile *t) {
 // that its elements stay in registers. Every element is one sum, in the same order for every M: a
 // token read alone and one of several have the same bits.
 enum {
-    THIN_ROWS = 8, THIN_COLUMNS = 4,
+    THIN_ROWS = 9, THIN_COLUMNS = 4,
     FETCH_AHEAD = 2048 // elements of b
 };
 
@@ -370,7 +370,7 @@ static inline __attribute__((always_inline)) void thin_step(
         if (next) vec_fetch(m->b, next[n] + k, HALF);
         x[n] = vec_load(m->b, b[n] + k, count, HALF);
     }
-    #pragma GCC unroll 8
+    #pragma GCC unroll 9
     for (int i = 0; i < M; i++) {
         vec y = vec_load(m->a, a[i] + k, count, 0);
         #pragma GCC unroll 4
@@ -431,7 +431,7 @@ static inline __attribute__((always_inline)) void thin_sums_at(const Matmul *m, 
             vec_fetch(m->b, next + n * LANES, 0);
             x[n] = vec_load(m->b, b + n * LANES, SUMS > 1 ? LANES : count, 0);
         }
-        #pragma GCC unroll 8
+        #pragma GCC unroll 9
         for (int i = 0; i < M; i++) {
             real y = view_row(m->a, i)[k];
             #pragma GCC unroll 4
@@ -468,6 +468,7 @@ static void thin_compute(const Matmul *m, int j0, int j1) {
     case 6: thin_rows(m, j0, j1, 6); return;
     case 7: thin_rows(m, j0, j1, 7); return;
     case 8: thin_rows(m, j0, j1, 8); return;
+    case 9: thin_rows(m, j0, j1, 9); return;
     }
 }
 
@@ -995,6 +996,7 @@ typedef struct {
     int32_t *tokens, *targets; // (B,T) of the last forward pass
     double *row_sums;         // for the gradient norm
     Traffic traffic[TRAFFIC_KINDS]; // what was executed since the model was created
+    int sum_number;           // of the last all-reduce of this forward or backward pass, from 1
     Network network;          // emulated
     double loss_sum;          // of the update's micro-steps so far, each divided by their number
     int last_pass;            // the update's last backward pass: sums over replicas may begin
@@ -1315,7 +1317,7 @@ static void allreduce(GPT2 *m, int kind, real *parts, size_t n) {
     if (m->config.R == 1) return; // nobody to talk to, nothing to count
     double start = seconds_now();
     folded_sum(m, parts, n);
-    watch_sum(kind, m->traffic[kind].count % m->plan.merges + 1);
+    watch_sum(kind, ++m->sum_number);
     mesh_sum(&m->mesh, MESH_TP, parts, n, sizeof(real));
     watch_sum(TRAFFIC_KINDS, 0);
     traffic_count(m, kind, n * sizeof(real), start, start);
@@ -1339,7 +1341,7 @@ static void allreduce_begin(GPT2 *m, int kind, real *parts, size_t n) {
 static void allreduce_end(GPT2 *m) {
     if (m->config.R == 1) return;
     double idle = seconds_now();
-    watch_sum(m->merge.kind, m->traffic[m->merge.kind].count % m->plan.merges + 1);
+    watch_sum(m->merge.kind, ++m->sum_number);
     sums_finish(&m->merge_sums);
     watch_sum(TRAFFIC_KINDS, 0);
     if (m->mesh.group == 2) scaled_add(m->merge.parts, 1, m->received, m->merge.n);
@@ -1559,6 +1561,7 @@ static void replica_sums_begin(GPT2 *m, int k) {
 }
 
 static void steps_run(GPT2 *m, const Steps *steps, int add_grads) {
+    m->sum_number = 0;
     for (const Step *s = steps->at; s < steps->at + steps->count; s++) {
         switch (s->kind) {
         case STEP_SUB:

@@ -2208,6 +2208,7 @@ typedef struct GPT2 {
     float *snapshot;           // a copy of the parameter table on the host, to read or write files
     int snapshot_set;
     Traffic traffic[TRAFFIC_KINDS];
+    int sum_number;            // of the last all-reduce of this forward or backward pass, from 1
 } GPT2;
 
 static int parts_of(const GPT2 *m, int p) { return spec_is_cut(&m->whole[p]) ? m->F : 1; }
@@ -2863,7 +2864,8 @@ static void allreduce(GPT2 *m, int kind, void *x, size_t n, Element element, int
     if (!ranks_wait(m)) return;
     Span *span = span_next(m, kind);
     CUDA_CHECK(cudaEventRecord(span->begin, gpu.stream));
-    if (comm_kind == COMM_MPI) watch_sum(kind, (m->traffic[kind].count - 1) % m->plan.merges + 1);
+    m->sum_number++;
+    if (comm_kind == COMM_MPI) watch_sum(kind, m->sum_number);
     allreduce_launch(m, x, n, element, largest, gpu.stream, &m->clock[0]);
     watch_sum(TRAFFIC_KINDS, 0);
     CUDA_CHECK(cudaEventRecord(span->end, gpu.stream));
@@ -3262,6 +3264,7 @@ static const Step *back_merge(const GPT2 *m, const Step *s, const Step *end) {
 
 static void steps_run(GPT2 *m, const Steps *steps, int add_grads) {
     const Step *end = steps->at + steps->count, *merged = NULL;
+    m->sum_number = 0;
     for (const Step *s = steps->at; s < end; s++) {
         switch (s->kind) {
         case STEP_SUB: // never the last

@@ -110,6 +110,10 @@ enum {
       "sampling temperature; 0 = always the likeliest token")                                      \
     X("-gk",   top_k,          COUNT,  "0",           BETWEEN(0, 65536),        ALWAYS,            \
       "sample among the K likeliest tokens; 0 = all")                                              \
+    X("-sd",   drafts,         COUNT,  "0",           BETWEEN(0, DRAFTS_MAX),   ALWAYS,            \
+      "tokens that samples draft under -sp, for one check of all; 0 = off")                        \
+    X("-sp",   draft_pattern,  TEXT,   "p",           ANY,                      ALWAYS,            \
+      "pattern of drafts, of the same weights")                                                    \
     X("-tk",   tokenizer,      TEXT,   "",            ANY,                      ALWAYS,            \
       "tokenizer file; empty = tokenizer.bin beside -i")                                           \
     X("-w",    held,           CHOICE, "fp32",        ONE_OF("fp32 bf16"),      CPU,               \
@@ -140,6 +144,7 @@ enum {
 // clang-format on
 
 enum { HELD_FP32, HELD_BF16 }; // -w
+enum { DRAFTS_MAX = 8 };       // -sd
 
 typedef const char *OPTION_TEXT;
 typedef int64_t OPTION_COUNT;

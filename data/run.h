@@ -267,10 +267,19 @@ static void run_open_sampler(Run *run) {
     Options *o = &run->options;
     char path[PATH_MAX];
     if (!run_samples(run)) {
-        if (o->given[O_prompt]) {
-            fail("-gp: samples are off; -s N prints one every N updates, -x 0 one and no updates");
+        if (o->given[O_prompt] || o->drafts) {
+            fail("%s: samples are off; -s N prints one every N updates, -x 0 with -g or -gp one "
+                 "and no updates", o->given[O_prompt] ? "-gp" : "-sd");
         }
         return;
+    }
+    if (o->drafts) {
+        char letters[L_MAX + 1], closes[L_MAX];
+        pattern_lay(letters, closes, o->draft_pattern, run->model.config.L, "-sp");
+        if (o->length < 2) {
+            fail("-sd %lld: a window of -t %lld has no room for drafts, expected at least 2",
+                 (long long)o->drafts, (long long)o->length);
+        }
     }
     if (!o->tokenizer[0]) run_find_tokenizer(run, path);
     sampler_open(&run->sampler, o, o->tokenizer[0] ? o->tokenizer : path, run->model.config.V,
@@ -736,17 +745,23 @@ static void run_log_vocabulary(Run *run, const char *each, double n, const Traff
 }
 
 // What a sample took. The first of its n tokens comes from the pass over the prompt, the others
-// from one each, in which `sums` and those of the cut vocabulary were executed.
-static void run_sample_say(Run *run, int64_t updates, int n, const Traffic *sums,
-                           const Traffic *vocabulary) {
+// from one each or from rounds, in which `sums` and those of the cut vocabulary were executed.
+static void run_sample_say(Run *run, int n, const Traffic *sums, const Traffic *vocabulary) {
     Sampler *s = &run->sampler;
     double prompt_ms = s->ms[0], *ms = s->ms + 1, *comm = s->comm + 1, each = n > 1 ? n - 1 : 1;
+    double mean = 0;
+    char rounds[128] = "";
+    for (int i = 0; i < n - 1; i++) mean += ms[i] / each;
+    if (run->options.drafts) {
+        snprintf(rounds, sizeof rounds, " rounds:%lld drafted:%lld accepted:%lld mean:%.3f",
+                 (long long)s->rounds, (long long)s->drafted, (long long)s->accepted, mean);
+    }
     qsort(ms, (size_t)(n - 1), sizeof *ms, compare_ascending);
     qsort(comm, (size_t)(n - 1), sizeof *comm, compare_ascending);
-    run_say(run, "g:%lld new:%d prompt:%d prompt_ms:%.3f ms:%.3f p99:%.3f comm:%.3f ar:%g",
-            (long long)updates, n, s->prompt, prompt_ms, share_below(ms, n - 1, 0.5),
+    run_say(run, "g:%lld new:%d prompt:%d prompt_ms:%.3f ms:%.3f p99:%.3f comm:%.3f ar:%g%s",
+            (long long)s->update, n, s->prompt, prompt_ms, share_below(ms, n - 1, 0.5),
             share_below(ms, n - 1, 0.99), share_below(comm, n - 1, 0.5),
-            (double)sums->count / each);
+            (double)sums->count / each, rounds);
     run_log_vocabulary(run, "token", each, vocabulary);
 }
 
@@ -757,34 +772,34 @@ static void run_sample(Run *run, int64_t updates) {
     Sampler *s = &run->sampler;
     const Traffic *traffic = m->traffic;
     Traffic prompt[TRAFFIC_KINDS] = {};
-    int count = (int)o->sample_tokens, V = m->config.V;
+    int count = (int)o->sample_tokens;
     watch_stage("sample after update", updates);
     printf("--- sample after update %lld\n", (long long)updates);
     tokenizer_print_text(&s->tokenizer, s->text, s->text_size, stdout);
     fflush(stdout);
-    s->first = s->read = 0;
-    for (int i = 0; i < count; i++) {
-        int n = s->prompt + i, finite = 1;
+    sampler_start(s, updates);
+    for (int i = 0, made; i < count; i += made) {
+        int n = s->prompt + i;
         double start = seconds_now(), waited = traffic[TRAFFIC_FORWARD].seconds;
-        sampler_read(s, m, n, (int)o->length);
-        for (int v = 0; v < V; v++) finite &= isfinite(s->logits[v]) != 0;
+        made = sampler_round(s, m, n, count - i);
         // All processes have the same logits. To ask them for every token would cost as much as
         // all-reduces do, of which p has one.
-        if (!finite) run_check_finite(run, 0, updates, "the logits of a sample are");
-        double u = random_uniform(random_bits((uint64_t)o->seed, RANDOM_SAMPLE, (uint64_t)updates,
-                                              (uint64_t)n));
-        s->ids[n] = token_draw(s->logits, s->scratch, V, o->temperature, (int)o->top_k, u);
-        s->ms[i] = 1e3 * (seconds_now() - start);
-        s->comm[i] = 1e3 * (traffic[TRAFFIC_FORWARD].seconds - waited);
+        if (!s->finite) run_check_finite(run, 0, updates, "the logits of a sample are");
+        double ms = 1e3 * (seconds_now() - start);
+        double comm = 1e3 * (traffic[TRAFFIC_FORWARD].seconds - waited);
+        for (int k = 0; k < made; k++) {
+            s->ms[i + k] = ms / made;
+            s->comm[i + k] = comm / made;
+            tokenizer_print(&s->tokenizer, s->ids[n + k], stdout);
+        }
         if (i == 0) memcpy(prompt, traffic, sizeof prompt);
-        tokenizer_print(&s->tokenizer, s->ids[n], stdout);
         fflush(stdout);
     }
     tokenizer_print_end(&s->tokenizer, stdout);
     printf("\n---\n");
     Traffic sums = traffic_since(&traffic[TRAFFIC_FORWARD], &prompt[TRAFFIC_FORWARD]);
     Traffic vocabulary = traffic_since(&traffic[TRAFFIC_VOCABULARY], &prompt[TRAFFIC_VOCABULARY]);
-    run_sample_say(run, updates, count, &sums, &vocabulary);
+    run_sample_say(run, count, &sums, &vocabulary);
 }
 
 static void run_checkpoint(Run *run, int64_t updates) {
