@@ -9,7 +9,7 @@ Tests of the CPU trainer. Includes train_gpt2.c and looks at everything it compu
 Each check prints its error beside its tolerance. The last line is "test_gpt2: N passed, N failed,
 N skipped"; the exit status is 1 if anything failed.
 
-Built with -DPLANTED_FAULTS it is another program, dev/test/faults_gpt2. Three mistakes are planted
+Built with -DPLANTED_FAULTS it is another program, dev/test/faults_gpt2. Some mistakes are planted
 in a copy of the trainer, one at a time (see dev/test/faults), and the suite has to see each.
 */
 #define NO_MAIN
@@ -1451,10 +1451,11 @@ int main(void) {
                        test_generation);
     test_planted_fault(FAULT_WRONG_POSITION, "a piece of text at half its position",
                        test_generation);
+    test_planted_fault(FAULT_PATTERN_STAYS, "drafts under the model's own pattern", test_drafts);
+    test_planted_fault(FAULT_FEW_AS_MANY, "a few tokens at once are summed up in another order",
+                       test_few_at_once);
     test_equalities(); // which hold in the copy too
     test_generation();
-    test_drafts();
-    test_draft_distribution();
     printf("faults_gpt2: %d passed, %d failed, %d skipped\n", passed, failed, skipped);
     return failed > 0;
 }

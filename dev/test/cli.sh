@@ -336,7 +336,8 @@ echo "# the log: broken by a line in another format, or by fewer digits than oth
 FORMAT='# [^ ]+ .+|s:[0-9]+ tel:[0-9]+\.[0-9]{6,}|s:[0-9]+ trl:[0-9]+\.[0-9]{6,} '
 FORMAT="${FORMAT}lr:[0-9]\.[0-9]{6}e[-+][0-9]+ norm:[0-9]+\.[0-9]{6,} ms:[0-9.]+ tok:[0-9]+ "
 FORMAT="${FORMAT}ar:[0-9]+ mb:[0-9]+\.[0-9]+ comm:[0-9.]+|g:[0-9]+ new:[0-9]+ prompt:[0-9]+ "
-FORMAT="^(${FORMAT}prompt_ms:[0-9.]+ ms:[0-9.]+ p99:[0-9.]+ comm:[0-9.]+ ar:[0-9.]+)\$"
+FORMAT="^(${FORMAT}prompt_ms:[0-9.]+ ms:[0-9.]+ p99:[0-9.]+ comm:[0-9.]+ ar:[0-9.]+"
+FORMAT="${FORMAT}( rounds:[0-9]+ drafted:[0-9]+ accepted:[0-9]+ mean:[0-9.]+)?)\$"
 train -o log -x 4 -v 2 -s 2 -g 5 -gp $'ab\ncd'
 same "every line of main.log has one of its formats" \
     "$(grep -vE "$FORMAT" "$W/runs/log/main.log")" ""
@@ -485,7 +486,7 @@ sample -gk 27; same "-gk of the whole vocabulary is all of it" "$text" "$first"
 alone() { train -x 0 -e model.bin -i /nowhere.bin -j /nowhere.bin -tk tokenizer.bin "$@"; }
 generated() { sed -n '/^--- sample after update 0$/,/^---$/p' "$W/stdout" | sed '1d;$d'; }
 # Of the last run, without what depends on the clock.
-took() { sed -nE 's/ (prompt_ms|ms|p99|comm):[0-9.]+//g; /^g:/p' "${1:-$W/stdout}"; }
+took() { sed -nE 's/ (prompt_ms|ms|p99|comm|mean):[0-9.]+//g; /^g:/p' "${1:-$W/stdout}"; }
 train -x 0 -s 1 -v 0 -e model.bin -i /nowhere.bin -tk tokenizer.bin -gp abc -g 40; text=$(generated)
 alone -v 0 -gp abc -g 40
 same "-x 0 with -gp is a sample; text of -i and -j is not needed" "$(generated)" "$text"
@@ -507,6 +508,14 @@ same "a prompt longer than the window; folded ranks and one" "$(generated)" "$lo
 alone -gp ab -g 20 -t 1; same "a window of one token" "$(took)" "g:0 new:20 prompt:2 ar:4"
 alone -gp abc -g 40 -gt 0 -w bf16; same "-w bf16" "$(took)" "g:0 new:40 prompt:3 ar:4"
 refuses "-g 0" "-g" "from 1" -- -g 0
+refuses "nine drafts" "-sd '9'" "0 to 8" -- -sd 9
+refuses "drafts without samples" "-sd" "-s N" "-x 0" -- -sd 2
+refuses "drafts in a window of one token" "-sd 2" "-t 1" "at least 2" -- -x 0 -e model.bin \
+    -tk tokenizer.bin -g 5 -t 1 -sd 2
+refuses "drafts by a pattern that does not fit" "-sp 'spp'" "3 letters" "2 blocks" -- -x 0 \
+    -e model.bin -tk tokenizer.bin -g 5 -sd 2 -sp spp
+refuses "drafts by what is no pattern" "-sp 'x'" "not a block" -- -x 0 -e model.bin \
+    -tk tokenizer.bin -g 5 -sd 1 -sp x
 refuses "-w bf16 with updates" "-w bf16" "-x 0" -- -w bf16 -x 2
 refuses "-gp with updates and without samples" "-gp" "-s N" "-x 0" -- -gp abc
 refuses "an empty standard input" "-gp -" "empty" -- -x 0 -e model.bin -tk tokenizer.bin -gp -
@@ -547,6 +556,21 @@ same "a sample that ends inside a character" "$text" $'\357\277\275'
 circle -tk controls.bin -g 3 -gp $'a\302\233\303\234'
 same "a control in -gp" "$text" $'a\357\277\275\303\234def'
 holds "a control in -gp is not in the banner either" grep -qF -e $'-gp a??\303\234' "$W/stdout"
+
+echo "# drafts: broken by a key of a draft that stays, or by drafts beyond window or text"
+drafts() { alone -e circle/model_00000060.bin -gp abc -g 50 "$@"; }
+drafts -gt 0; text=$(generated)
+same "without" "$text" "abc$(printf 'defghabc%.0s' 1 2 3 4 5 6)de"
+for options in "-sd 1" "-sd 4" "-sd 8 -sp s" "-sd 3 -sp l" "-sd 5 -sp pp. -w bf16"; do
+    drafts -gt 0 $options; same "$options: the same text" "$(generated)" "$text"
+done
+# Window 16. 4 tokens are there after the prompt's pass, and a round begins with 4, 7, 10 and 13 of
+# them. The token after 16 comes alone, and that after 17, for which the window begins anew; rounds
+# with 18 and 21, again after 8 more, and one with 50.
+drafts -gt 2 -sd 2 -sp t; text=$(generated)
+same "a pattern that drafts for itself, sampled: all are accepted" \
+    "$(took)" "g:0 new:50 prompt:3 ar:4 rounds:13 drafted:26 accepted:26"
+drafts -gt 2; same "and the text is that without" "$(generated)" "$text"
 
 [ -z "$short" ] || finish
 

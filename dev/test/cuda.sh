@@ -318,6 +318,24 @@ for options in "-p t -g 70 -t 16" "-p sp -g 70 -t 16 -gt 0" "-p l -g 30 -t 1" \
     holds "$options: the CPU trainer's text through refills of the window" \
         cmp "$W/text_cpu" "$W/text_cuda_fp32"
 done
+drafts() { # PROGRAM OPTION...: its greedy text, and the rounds it took
+    run "$1" -x 0 -wi linear -gp 0123456789 -g 70 -gt 0 -tp 2 "${@:2}"
+    sampled "$W/stdout" >"$W/text_$1"
+}
+for options in "-p t -sd 4" "-p t -sd 8 -sp s -vp 1" "-p sp -sd 3 -sp l"; do
+    drafts cpu $options
+    drafts cuda_fp32 $options
+    holds "$options: the CPU trainer's text, in as many rounds" \
+        cmp "$W/text_cpu" "$W/text_cuda_fp32"
+    drafts cuda_fp32 $options -sd 0
+    same "$options: the text without drafts" "$(sed '/^g:/d' "$W/text_cuda_fp32")" \
+        "$(sed '/^g:/d' "$W/text_cpu")"
+done
+if [ $has_mpi = 1 ]; then
+    drafts cuda_fp32 -p t -sd 4
+    mpi 2 cuda_fp32 -x 0 -wi linear -gp 0123456789 -g 70 -gt 0 -p t -sd 4
+    same "drafts over two ranks" "$(sampled "$W/stdout")" "$(cat "$W/text_cuda_fp32")"
+fi
 sample cuda_fp32
 same "two of them, that go on from the prompt" "$(grep -a -cE '^012.{24}$' <<<"$sampled")" 2
 

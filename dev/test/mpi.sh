@@ -549,6 +549,15 @@ done
 generate folded 1 -p sppp -tp 4 -vp 1 -gt 0
 generate real 4 -p sppp -tp 4 -vp 1 -gt 0
 holds "four ranks, vocabulary cut over them" cmp "$W/text_folded" "$W/text_real"
+for options in "-p t -sd 4 -sp p" "-p t -sd 8 -sp l -gt 0" "-p sppp -sd 3 -sp s -vp 1"; do
+    generate folded 1 $options
+    generate real 2 $options
+    holds "$options: two ranks make the text of one process, in as many rounds" \
+        cmp "$W/text_folded" "$W/text_real"
+done
+generate folded 1 -p t -tp 4 -sd 4 -gt 0
+generate real 4 -p t -tp 4 -sd 4 -gt 0
+holds "drafts of four ranks" cmp "$W/text_folded" "$W/text_real"
 generate folded 1 -p s -w bf16
 generate real 4 -p s -w bf16
 holds "two replicas make the same, in bf16" cmp "$W/text_folded" "$W/text_real"

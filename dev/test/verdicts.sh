@@ -21,7 +21,7 @@ holds() {
 }
 # Samples and what they took in a run's output, without what depends on the clock.
 sampled() {
-    sed -nE '/^--- sample/,/^---$/p; s/ (prompt_ms|ms|p99|comm):[0-9.]+//g; /^g:/p' "$1"
+    sed -nE '/^--- sample/,/^---$/p; s/ (prompt_ms|ms|p99|comm|mean):[0-9.]+//g; /^g:/p' "$1"
 }
 # A condition in Python, from stdin: sys.exit("why") if it does not hold.
 compute() { python3 - "$@"; }
