@@ -8,6 +8,8 @@
 // With -sd K text comes in rounds (Leviathan et al., arXiv 2211.17192). The model drafts up to K
 // tokens one by one under the pattern -sp, which takes fewer all-reduces. Then it reads all of them
 // at once under its own pattern, keeps those that it agrees with, and adds one of its own.
+// Sampled text keeps its distribution, and greedy text is that without drafts: to the last token on
+// the CPU, where a few tokens at once have the bits of single ones. A GPU's products need not.
 #ifndef SAMPLER_H
 #define SAMPLER_H
 

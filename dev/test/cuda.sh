@@ -332,8 +332,8 @@ for options in "-p t -sd 4" "-p t -sd 8 -sp s -vp 1" "-p sp -sd 3 -sp l"; do
         "$(sed '/^g:/d' "$W/text_cpu")"
 done
 if [ $has_mpi = 1 ]; then
-    drafts cuda_fp32 -p t -sd 4
-    mpi 2 cuda_fp32 -x 0 -wi linear -gp 0123456789 -g 70 -gt 0 -p t -sd 4
+    drafts cuda_fp32 -p t -sd 4 -g 20
+    mpi 2 cuda_fp32 -x 0 -wi linear -gp 0123456789 -g 20 -gt 0 -p t -sd 4
     same "drafts over two ranks" "$(sampled "$W/stdout")" "$(cat "$W/text_cuda_fp32")"
 fi
 sample cuda_fp32
