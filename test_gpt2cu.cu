@@ -541,6 +541,59 @@ static void test_reading(void) {
     }
 }
 
+// A model that takes one pattern after another computes what a model made for each does, to the
+// last bit, and keeps what it has read: broken by memory that is laid out for another plan.
+static void test_patterns_in_turn() {
+    enum { B = 2, T = 12, V = 65 };
+    int32_t tokens[B * T], targets[B * T];
+    for (int i = 0; i < B * T; i++) {
+        tokens[i] = (int32_t)(random_bits(8, 0, 0, i) % V);
+        targets[i] = (int32_t)(random_bits(9, 0, 0, i) % V);
+    }
+    auto made_for = [](GPT2 *m, const char *pattern, int rows, int purpose) {
+        GPT2Config config = {T, V, 4, 4, 64, vocabulary_pad(V), 2, RULE_MEAN, ""};
+        snprintf(config.pattern, sizeof config.pattern, "%s", pattern);
+        gpt2_create(m, &config, mesh_make(1, 0, 2, 2), rows, T, ModelOptions{}, purpose);
+        gpt2_init_weights(m, WEIGHTS_LINEAR, 1);
+    };
+    auto squares_of = [&](GPT2 *m, double *loss) {
+        gpt2_micro_step(m, tokens, targets, B, T, 0, 1);
+        UpdateSums sums = gpt2_gradients(m);
+        *loss = sums.loss;
+        return sums.norm;
+    };
+    GPT2 m, one;
+    made_for(&m, "p", B, FOR_TRAINING);
+    for (const char *pattern : {"t", "p", "sl", "d", "pp.", "ts", "p"}) {
+        double loss, expected_loss;
+        gpt2_take_pattern(&m, pattern);
+        made_for(&one, pattern, B, FOR_TRAINING);
+        double norm = squares_of(&m, &loss), expected = squares_of(&one, &expected_loss);
+        check(norm == expected && loss == expected_loss,
+              "%s after other patterns: loss and norm are those of a model made for it", pattern);
+        gpt2_free(&one);
+    }
+    gpt2_free(&m);
+    std::vector<float> found(V), expected(V);
+    made_for(&m, "t", 1, FOR_SAMPLES);
+    made_for(&one, "t", 1, FOR_SAMPLES);
+    gpt2_read(&m, tokens, 5, 0, 1);
+    gpt2_take_pattern(&m, "sp");
+    gpt2_read(&m, targets, 4, 5, 1);
+    gpt2_take_pattern(&m, "t");
+    gpt2_read(&m, tokens + 5, 4, 5, 4);
+    gpt2_read(&one, tokens, 5, 0, 1);
+    gpt2_read(&one, tokens + 5, 4, 5, 4);
+    for (int row = 0; row < 4; row++) {
+        logits_collect(&m, row, found.data());
+        logits_collect(&one, row, expected.data());
+        check(found == expected, "token %d, read under t after a draft under sp: the bits of t",
+              5 + row);
+    }
+    gpt2_free(&m);
+    gpt2_free(&one);
+}
+
 // Ten AdamW updates: losses, and how far the weights have come. A key's bias has no gradient but
 // rounding (all scores of a query move alike, which softmax does not see), of which AdamW makes
 // steps as large as any: those of qkvb are left out.
@@ -1730,6 +1783,7 @@ int main(void) {
     test_shapes();
     test_recompute();
     test_reading();
+    test_patterns_in_turn();
     test_training();
     test_initial_weights();
     test_repeats();

@@ -975,7 +975,9 @@ typedef struct GPT2 {
     int rows_max;             // and for the rest of a forward pass: tokens
     int B, T, past;           // of the last forward pass: T tokens after `past`
     int scored;               // tokens that it has logits of, the last ones
-    real *activations;        // the allocation that holds everything from here on
+    real *kept;               // the allocation of keys and values, which outlast a pass, and zeros
+    real *activations;        // the allocation that holds everything from here on,
+    size_t activations_room;  // and how many reals it has room for
     Value *values;            // of the plan, by V_...
     SubBlock *subs;           // (2L+1), the last of which is the final LayerNorm alone
     int vocab_parts;          // parts of the vocabulary in this process: 1, or F where it is cut
@@ -1142,8 +1144,17 @@ static void subblock_lay(GPT2 *m, int k, real *block, size_t *used, size_t rows)
     s->lse = carve(block, used, is_mlp(k) ? 0 : F * rows * (c->NH / c->R));
 }
 
-// Lays all activations out in `block`, or only counts them if it is NULL. Returns the number of
-// reals.
+// Lays out in `block` what a change of pattern leaves as it is, or only counts it if it is NULL.
+// Returns the number of reals.
+static size_t kept_lay(GPT2 *m, real *block) {
+    const GPT2Config *c = &m->config;
+    size_t used = 0, kv = (size_t)m->F * m->B_max * m->T_max * 2 * (c->C / c->R);
+    for (int k = 0; k < 2 * c->L; k++) m->subs[k].kv = carve(block, &used, is_mlp(k) ? 0 : kv);
+    m->zeros = carve(block, &used, c->C);
+    return used;
+}
+
+// The same for all other activations, as the plan has them.
 static size_t activations_lay(GPT2 *m, real *block) {
     const GPT2Config *c = &m->config;
     int training = m->purpose == FOR_TRAINING, samples = m->purpose == FOR_SAMPLES;
@@ -1152,12 +1163,6 @@ static size_t activations_lay(GPT2 *m, real *block) {
     if (m->purpose == FOR_TEACHING) scored = 0;
     int Cr = c->C / c->R;
     values_lay(m, block, &used, rows * c->C);
-    for (int k = 0; k < 2 * c->L; k++) {
-        SubBlock *s = &m->subs[k];
-        s->width = is_mlp(k) ? 4 * Cr : Cr;
-        s->in_width = is_mlp(k) ? 4 * Cr : 3 * Cr;
-        s->kv = carve(block, &used, is_mlp(k) ? 0 : F * m->B_max * m->T_max * 2 * Cr);
-    }
     // Without a backward pass all sub-blocks use the same memory: between the LayerNorm that a sum
     // ends with and the sub-block that reads it, the plan has no other of both.
     size_t first = used, most = used;
@@ -1172,7 +1177,6 @@ static size_t activations_lay(GPT2 *m, real *block) {
     m->sums = carve(block, &used, 2 * parts * rows);
     m->losses = carve(block, &used, rows);
     m->lse = carve(block, &used, rows);
-    m->zeros = carve(block, &used, c->C);
     m->bias_sum = carve(block, &used, c->C);
     m->received = carve(block, &used, m->mesh.group == 2 ? rows * c->C : 0);
     m->dnormed = carve(block, &used, training ? rows * c->C : 0);
@@ -1183,7 +1187,24 @@ static size_t activations_lay(GPT2 *m, real *block) {
 }
 
 static size_t activations_bytes(GPT2 *m) {
-    return activations_lay(m, m->activations) * sizeof(real);
+    return (kept_lay(m, m->kept) + m->activations_room) * sizeof(real);
+}
+
+// From here on the model runs under this pattern: other sums, of the same parameters. Keys and
+// values of tokens that were read stay; what else the last pass has left is lost. The pattern of
+// `config`, which belongs to the model, stays too. Fails as plan_make does.
+static void gpt2_take_pattern(GPT2 *m, const char *pattern) {
+    const GPT2Config *c = &m->config;
+    plan_free(&m->plan);
+    plan_make(&m->plan, pattern, c->L, c->rule, c->R, "-p");
+    size_t n = activations_lay(m, NULL);
+    if (n > m->activations_room) {
+        free(m->activations);
+        m->activations = alloc_zeroed(n, sizeof(real),
+                                      "activations (fewer with a lower -b or -t)");
+        m->activations_room = n;
+    }
+    activations_lay(m, m->activations);
 }
 
 // Makes a model of this shape, its parameters zero, with memory for what `purpose` says of batches
@@ -1205,7 +1226,6 @@ static void gpt2_create(GPT2 *m, const GPT2Config *config, Mesh mesh, int B, int
              config->R);
     }
     if (T > config->maxT) fail("-t %d: the model reads at most %d tokens", T, config->maxT);
-    plan_make(&m->plan, config->pattern, config->L, config->rule, config->R, "-p");
     param_specs(m->whole, config);
     int cut = mesh.vocab_parallel && config->R > 1;
     if (cut) specs_cut_vocabulary(m->whole, config->R);
@@ -1227,11 +1247,16 @@ static void gpt2_create(GPT2 *m, const GPT2Config *config, Mesh mesh, int B, int
         rows_max = rows_max > m->rows_max ? rows_max : m->rows_max;
         m->row_sums = alloc_zeroed(rows_max, sizeof(double), "gradient norm");
     }
+    int Cr = config->C / config->R;
     m->subs = alloc_zeroed(2 * (size_t)config->L + 1, sizeof(SubBlock), "sub-blocks");
-    m->values = alloc_zeroed(V_STREAM + (size_t)m->plan.streams, sizeof(Value), "plan");
-    m->activations = alloc_zeroed(activations_lay(m, NULL), sizeof(real),
-                                  "activations (fewer with a lower -b or -t)");
-    activations_lay(m, m->activations);
+    for (int k = 0; k < 2 * config->L; k++) {
+        m->subs[k].width = is_mlp(k) ? 4 * Cr : Cr;
+        m->subs[k].in_width = is_mlp(k) ? 4 * Cr : 3 * Cr;
+    }
+    m->values = alloc_zeroed(V_STREAM + 4 * (size_t)config->L + 1, sizeof(Value), "plan");
+    m->kept = alloc_zeroed(kept_lay(m, NULL), sizeof(real), "keys and values");
+    kept_lay(m, m->kept);
+    gpt2_take_pattern(m, config->pattern);
     m->tokens = alloc_zeroed(m->rows_max, sizeof(int32_t), "tokens");
     m->targets = alloc_zeroed(m->rows_max, sizeof(int32_t), "targets");
 }
@@ -1239,7 +1264,7 @@ static void gpt2_create(GPT2 *m, const GPT2Config *config, Mesh mesh, int B, int
 static void gpt2_free(GPT2 *m) {
     void *blocks[] = {m->params.block, m->params.half_block, m->grads.block, m->moment1.block,
                       m->moment2.block, m->rank_grads, m->row_sums, m->subs, m->values,
-                      m->activations, m->tokens, m->targets};
+                      m->kept, m->activations, m->tokens, m->targets};
     plan_free(&m->plan);
     for (size_t i = 0; i < sizeof blocks / sizeof *blocks; i++) free(blocks[i]);
     memset(m, 0, sizeof *m);

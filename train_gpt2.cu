@@ -2145,9 +2145,9 @@ typedef struct {
 // stream waited.
 typedef struct { cudaEvent_t begin, end; int kind; } Span;
 
-enum { BLOCK_PARAMS, BLOCK_GRADS, BLOCK_STATE, BLOCK_ACTIVATIONS, BLOCK_KINDS };
+enum { BLOCK_PARAMS, BLOCK_GRADS, BLOCK_STATE, BLOCK_KEPT, BLOCK_ACTIVATIONS, BLOCK_KINDS };
 static const char *const block_names[BLOCK_KINDS] = {"parameters", "gradients", "optimizer state",
-                                                     "activations"};
+                                                     "keys and values", "activations"};
 
 typedef struct GPT2 {
     GPT2Config config;
@@ -2260,7 +2260,7 @@ static void block_allocate(GPT2 *m, int kind, size_t bytes) {
          "%.1f, optimizer state %.1f; %.1f of %.1f MiB are free; %s",
          bytes / MiB, block_names[kind], held / MiB, m->bytes[BLOCK_PARAMS] / MiB,
          m->bytes[BLOCK_GRADS] / MiB, m->bytes[BLOCK_STATE] / MiB, free_bytes / MiB, total / MiB,
-         kind == BLOCK_ACTIVATIONS
+         kind >= BLOCK_KEPT
              ? "a lower -b (with -d as it was) or -t needs less, and so does -r 1 or -r 2"
              : "-z 1 cuts the optimizer state over replicas, more GPUs under mpirun cut the model");
 }
@@ -2312,8 +2312,23 @@ static void value_carve(GPT2 *m, int v, char *block, size_t *used) {
     value->at = (real *)carve(block, used, n, sizeof(real));
 }
 
-// Lays all activations out in `block`, or only counts them if it is NULL. Returns the number of
-// bytes.
+// Lays out in `block` what a change of pattern leaves as it is, or only counts it if it is NULL.
+// Returns the number of bytes.
+static size_t kept_lay(GPT2 *m, char *block) {
+    size_t BT = (size_t)m->B_max * m->T_max, DP = m->mesh.DP, used = 0;
+    for (int k = 0; k < 2 * m->config.L; k += 2) { // attention: keys and values
+        m->subs[k].inner = CARVE(real, m->F * BT * m->subs[k].inner_width);
+    }
+    m->loss_total = CARVE(double, 1);
+    m->squares = CARVE(double, DP * P_COUNT);
+    m->squares_partial = CARVE(double, DP * P_COUNT * norm_blocks(m->mesh.DP));
+    m->workspace = CARVE(char, MATMUL_WORKSPACE);
+    m->clock = CARVE(unsigned long long, 2);
+    m->batch_data = CARVE(int32_t, 5 * BT + 1);
+    return used;
+}
+
+// The same for all other activations, as the plan has them.
 static size_t activations_lay(GPT2 *m, char *block) {
     const GPT2Config *c = &m->config;
     size_t BT = (size_t)m->B_max * m->T_max, BTC = BT * c->C, F = m->F, used = 0;
@@ -2358,9 +2373,7 @@ static size_t activations_lay(GPT2 *m, char *block) {
         s->mean = CARVE(float, s->copies * BT);
         s->rstd = CARVE(float, s->copies * BT);
         if (final) break;
-        s->inner_width = is_mlp(k) ? 4 * Cr : 3 * Cr;
-        s->outer_width = is_mlp(k) ? 4 * Cr : Cr;
-        s->inner = CARVE(real, F * BT * s->inner_width);
+        if (is_mlp(k)) s->inner = CARVE(real, F * BT * s->inner_width);
         s->outer = is_mlp(k) && recompute > 0 ? m->outer_scratch
                                               : CARVE(real, F * BT * s->outer_width);
         s->lse = is_mlp(k) ? NULL : CARVE(float, F * BT * (c->NH / c->R));
@@ -2372,14 +2385,8 @@ static size_t activations_lay(GPT2 *m, char *block) {
     m->most = CARVE(float, BT);
     m->lse = CARVE(float, BT);
     m->losses = CARVE(float, BT);
-    m->loss_total = CARVE(double, 1);
-    m->squares = CARVE(double, (size_t)m->mesh.DP * P_COUNT);
-    m->squares_partial = CARVE(double, (size_t)m->mesh.DP * P_COUNT * norm_blocks(m->mesh.DP));
     value_carve(m, V_D0, block, &used); // the head writes it while it reads logits
     value_carve(m, V_D1, block, &used);
-    m->workspace = CARVE(char, MATMUL_WORKSPACE);
-    m->clock = CARVE(unsigned long long, 2);
-    m->batch_data = CARVE(int32_t, 5 * BT + 1);
     return used;
 }
 
@@ -2391,8 +2398,30 @@ static void bias_from_fill(GPT2 *m) {
         if (s->kind == STEP_SUM) from[s->end - 1] = s->first;
     }
     size_t bytes = 2 * (size_t)m->config.L * sizeof(int);
+    CUDA_CHECK(cudaStreamSynchronize(gpu.stream)); // kernels of the last pass may read it
     CUDA_CHECK(cudaMemcpy(m->bias_from, from, bytes, cudaMemcpyHostToDevice));
     free(from);
+}
+
+// From here on the model runs under this pattern: other sums, of the same parameters. Keys and
+// values of tokens that were read stay; what else the last pass has left is lost. The pattern of
+// `config`, which belongs to the model, stays too. Fails as plan_make does.
+static void gpt2_take_pattern(GPT2 *m, const char *pattern) {
+    const GPT2Config *c = &m->config;
+    plan_free(&m->plan);
+    plan_make(&m->plan, pattern, c->L, c->rule, c->R, "-p");
+    size_t bytes = activations_lay(m, NULL);
+    if (bytes > m->bytes[BLOCK_ACTIVATIONS]) {
+        CUDA_CHECK(cudaDeviceSynchronize());
+        CUDA_CHECK(cudaFree(m->blocks[BLOCK_ACTIVATIONS]));
+        block_allocate(m, BLOCK_ACTIVATIONS, bytes);
+    }
+    activations_lay(m, (char *)m->blocks[BLOCK_ACTIVATIONS]);
+    bias_from_fill(m);
+    if (m->grads) { // step_bias leaves alone what stays zero under this pattern
+        size_t others = (m->F - 1) * m->partials_size * sizeof(float);
+        CUDA_CHECK(cudaMemsetAsync(m->grads + m->flat_size, 0, others, gpu.stream));
+    }
 }
 
 static void shape_check(const GPT2Config *c, int T) {
@@ -2422,7 +2451,6 @@ static void gpt2_create(GPT2 *m, const GPT2Config *config, Mesh mesh, int B, int
     m->B_max = B;
     m->T_max = T;
     shape_check(config, T);
-    plan_make(&m->plan, config->pattern, config->L, config->rule, config->R, "-p");
     param_specs(m->whole, config);
     m->vocab_cut = mesh.vocab_parallel && config->R > 1;
     if (m->vocab_cut) specs_cut_vocabulary(m->whole, 8 * config->R); // parts of 16-byte rows
@@ -2436,12 +2464,17 @@ static void gpt2_create(GPT2 *m, const GPT2Config *config, Mesh mesh, int B, int
     }
     flat_lay(m);
     tensors_allocate(m, purpose == FOR_TRAINING);
+    int Cr = config->C / config->R;
     m->subs = ALLOC(SubBlock, 2 * (size_t)config->L + 1, "sub-blocks");
-    m->values = ALLOC(Value, V_STREAM + (size_t)m->plan.streams, "values of the plan");
+    for (int k = 0; k < 2 * config->L; k++) {
+        m->subs[k].inner_width = is_mlp(k) ? 4 * Cr : 3 * Cr;
+        m->subs[k].outer_width = is_mlp(k) ? 4 * Cr : Cr;
+    }
+    m->values = ALLOC(Value, V_STREAM + 4 * (size_t)config->L + 1, "values of the plan");
     m->token_count = ALLOC(int32_t, (size_t)config->V + 1, "tokens");
-    block_allocate(m, BLOCK_ACTIVATIONS, activations_lay(m, NULL));
-    activations_lay(m, (char *)m->blocks[BLOCK_ACTIVATIONS]);
-    bias_from_fill(m);
+    block_allocate(m, BLOCK_KEPT, kept_lay(m, NULL));
+    kept_lay(m, (char *)m->blocks[BLOCK_KEPT]);
+    gpt2_take_pattern(m, config->pattern);
     for (int i = 0; i < 2; i++) {
         size_t bytes = ((size_t)5 * B * T + 1) * sizeof(int32_t);
         CUDA_CHECK(cudaMallocHost((void **)&m->batch_host[i], bytes));
@@ -3172,7 +3205,7 @@ static void value_bias_backward(GPT2 *m, float *grad, int v, int first, int coun
 }
 
 // Rank 0 of the model has a sum of its own. Where the others have none, their gradients were zero
-// from the start and stay so, except in the copy that gets the sum over ranks.
+// when the pattern was taken and stay so, except in the copy that gets the sum over ranks.
 static void step_bias(GPT2 *m, const Step *s, int add_grads) {
     int C = m->config.C, add = add_grads || s->add;
     float *grad = grad_at(m, sub_params[is_mlp(s->k)].out_b, layer_of(s->k));
@@ -3878,7 +3911,8 @@ static int gpt2_describe(GPT2 *m, int i, char *line, size_t size) {
                  "# memory_MiB parameters %.1f gradients %.1f optimizer %.1f "
                  "activations %.1f",
                  m->bytes[BLOCK_PARAMS] / MiB, m->bytes[BLOCK_GRADS] / MiB,
-                 m->bytes[BLOCK_STATE] / MiB, m->bytes[BLOCK_ACTIVATIONS] / MiB);
+                 m->bytes[BLOCK_STATE] / MiB,
+                 (m->bytes[BLOCK_KEPT] + m->bytes[BLOCK_ACTIVATIONS]) / MiB);
         return 1;
     }
     if (i == 2 && processes_stepped_aside) {

@@ -8,10 +8,14 @@
 #define DEFAULT_T "16"
 
 // Bytes to leave free behind the room that begins at `at`. Nobody may touch them, nor what is left
-// of the room behind its first `bytes`. at NULL: nothing is there yet.
+// of the room behind its first `bytes`, which are free to use though a fence stood there before. at
+// NULL: nothing is there yet.
 static size_t fence_behind(const void *at, size_t bytes, size_t room) {
     const size_t fence = 256;
-    if (at) emu_poison((const char *)at + bytes, room + fence - bytes);
+    if (at) {
+        emu_unpoison(at, bytes);
+        emu_poison((const char *)at + bytes, room + fence - bytes);
+    }
     return fence;
 }
 
