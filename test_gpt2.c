@@ -1081,6 +1081,9 @@ static void test_distillation(void) {
             update_once(&taught, tokens, targets, B, T, N, &norm);
         }
         double after = distill(&taught, tokens, targets, 1).distance;
+        gpt2_take_pattern(&taught, "s");
+        check(distill(&taught, tokens, targets, 1).distance > 0 && taught.plan.matches == 4,
+              "%s: another pattern has the same teacher", patterns[i]);
         check(after < 0.9 * whole.distance, "%s: updates bring a student to its teacher: %.4f of "
               "the distance is left", patterns[i], after / whole.distance);
         gpt2_free(&alone), gpt2_free(&taught), gpt2_free(&same), gpt2_free(&other);

@@ -1150,6 +1150,11 @@ static size_t kept_lay(GPT2 *m, real *block) {
     const GPT2Config *c = &m->config;
     size_t used = 0, kv = (size_t)m->F * m->B_max * m->T_max * 2 * (c->C / c->R);
     for (int k = 0; k < 2 * c->L; k++) m->subs[k].kv = carve(block, &used, is_mlp(k) ? 0 : kv);
+    if (m->purpose == FOR_TEACHING) { // nobody reads them after its block
+        used = 0;
+        for (int k = 0; k < 2 * c->L; k++) m->subs[k].kv = block;
+        carve(block, &used, kv);
+    }
     m->zeros = carve(block, &used, c->C);
     return used;
 }
@@ -1197,6 +1202,7 @@ static void gpt2_take_pattern(GPT2 *m, const char *pattern) {
     const GPT2Config *c = &m->config;
     plan_free(&m->plan);
     plan_make(&m->plan, pattern, c->L, c->rule, c->R, "-p");
+    if (m->teacher) plan_distill(&m->plan, &m->teacher->plan);
     size_t n = activations_lay(m, NULL);
     if (n > m->activations_room) {
         free(m->activations);
