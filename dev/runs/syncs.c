@@ -4,7 +4,7 @@ more training ("zero-shot").
 
   make dev/runs/syncs
   dev/runs/syncs out/t/model_00002000.bin -tp 2 -o out/t/syncs_R2.tsv
-  dev/runs/syncs_plot.sh out/t/syncs_R2.tsv        loss against all-reduces, as an SVG
+  dev/runs/syncs_plot.sh out/t/syncs_R2.tsv        out/t/syncs_R2.svg: loss against all-reduces
   dev/runs/syncs MODEL -j TEXT -tp 2 --group GROUPED.bin
   dev/runs/syncs --help                            every option
 
@@ -144,8 +144,8 @@ static void passage_open(Passage *p, const char *flag, const char *path, const G
     }
     size_t needed = p->first + (size_t)p->sequences * (size_t)T + 1;
     if (p->tokens.count >= needed) return;
-    fail("%s %s: %zu tokens, but %zu are needed (%zu before, %d sequences of %d, 1)", flag, path,
-         p->tokens.count, needed, p->first, p->sequences, T);
+    fail("%s %s: %zu tokens, but %zu are needed (%zu before, %d sequences of %d, 1); lower -n or "
+         "-nc", flag, path, p->tokens.count, needed, p->first, p->sequences, T);
 }
 
 // ----------------------------------------------------------------------------
@@ -523,8 +523,16 @@ static void regular_measure(Syncs *s) {
     printf("\nregular patterns\n      %s   pattern\n", columns_title);
     for (int i = 0; i < REGULAR_COUNT; i++) {
         char pattern[PATTERN_MAX + 1];
+        int again = 0; // over 4 blocks pppp. is p
         if (!pattern_fits(regular[i], s->L)) continue;
         pattern_unify(pattern, regular[i], s->L, s->config.rule);
+        for (int j = 0; j < i && !again; j++) {
+            char other[PATTERN_MAX + 1];
+            if (!pattern_fits(regular[j], s->L)) continue;
+            pattern_unify(other, regular[j], s->L, s->config.rule);
+            again = !strcmp(other, pattern);
+        }
+        if (again) continue;
         Score score = score_of(s, pattern);
         row_put(s, "regular", regular[i], &score, "-");
         progress_clear(s);
@@ -1015,6 +1023,7 @@ static void syncs_open(Syncs *s, int argc, char **argv) {
     s->T = s->o.length ? (int)s->o.length : c->maxT;
     s->table.file = -1;
     s->on_terminal = isatty(STDERR_FILENO);
+    s->said = seconds_now();
     passage_open(&s->text, "-j", s->o.text, c, 0, s->o.tokens, s->T);
     s->base = ALLOC(double, (size_t)s->text.sequences, "losses");
     s->now = ALLOC(double, (size_t)s->text.sequences, "losses");
