@@ -86,8 +86,7 @@ while read -r pattern merges table; do
     [ "$plan" = "$merges all-reduces forward" ] || why+="$pattern: $merges, --plan says $plan; "
 done < <(for kind in base s pp regular greedy; do rows $kind 3 4 5; done | sort -u)
 [ "$(rows greedy 3 | wc -l)" = 8 ] || why+="$(rows greedy 3 | wc -l) greedy rows; "
-[ -z "$why" ] && ok "losses and all-reduces of all patterns are the trainer's" ||
-    bad "losses and all-reduces of all patterns are the trainer's" "$why"
+same "losses and all-reduces of all patterns are the trainer's" "$why" ""
 cp "$W/o.tsv" "$W/whole.tsv"
 holds "rows: kinds, pairs, tiers, what greedy and random search may leave out" compute \
     "$W/whole.tsv" <<'PY'
@@ -171,8 +170,7 @@ for at in 0 7 100 $((bytes / 4)) $((bytes / 2)) $((bytes - 1)) "$bytes"; do
     syncs "${TABLE[@]}"
     cmp -s "$W/o.tsv" "$W/whole.tsv" || why+="cut at $at: $(head -c 300 "$W/stderr") "
 done
-[ -z "$why" ] && ok "a table cut anywhere ends in the same bytes" ||
-    bad "a table cut anywhere ends in the same bytes" "$why"
+same "a table cut anywhere ends in the same bytes" "$why" ""
 rm "$W/o.tsv"
 "$SYNCS" "${TABLE[@]}" >/dev/null 2>&1 &
 CHILD=$!
@@ -196,7 +194,7 @@ refuses() {
     why=$(refused "${texts[@]}")
     cmp -s "$W/o.tsv" "$W/whole.tsv" || why+="; the table changed"
     cp "$W/whole.tsv" "$W/o.tsv"
-    [ -z "$why" ] && ok "refuses $name" || bad "refuses $name" "$why"
+    same "refuses $name" "$why" ""
 }
 cp "$W/whole.tsv" "$W/o.tsv"
 other="another -o keeps both"
@@ -254,8 +252,7 @@ for R in 2 4; do
             'BEGIN { exit !(a && b && (a - b) ^ 2 < 1e-11) }' ||
             why+="R $r: $(loss t.bin t $r 64) became $(loss grouped.bin t $r 64); "
     done
-    [ -z "$why" ] && ok "R $R: t is what it was at R 1, 2 and 4" ||
-        bad "R $R: t is what it was at R 1, 2 and 4" "$why"
+    same "R $R: t is what it was at R 1, 2 and 4" "$why" ""
     differs "R $R: s is not" "$(loss t.bin s $R 64)" "$(loss grouped.bin s $R 64)"
     # What is said of a block is the trainer's loss, and never above what it was.
     why='' block=0
@@ -269,8 +266,7 @@ for R in 2 4; do
             why+="block $block: said $before $after, the trainer says $found; "
         block=$((block + 1))
     done
-    [ -z "$why" ] && ok "R $R: the loss of each block as s fell to what is said" ||
-        bad "R $R: the loss of each block as s fell to what is said" "$why"
+    same "R $R: the loss of each block as s fell to what is said" "$why" ""
 done
 for seed in 1 2; do
     syncs "${GROUP[@]}" -tp 2 --group-random random$seed.bin -rs $seed; works "--group-random"
