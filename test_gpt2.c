@@ -753,9 +753,9 @@ static void test_reading(void) {
     gpt2_free(&m);
 }
 
-// A model that takes one pattern after another computes what a model made for each does, to the last
-// bit. Tokens that it read under one are there for the next, as drafts and their check need it:
-// broken by memory that is laid out for another plan.
+// A model that takes one pattern after another computes what a model made for each does, to the
+// last bit. Tokens that it read under one are there for the next, as drafts and their check need
+// it: broken by memory that is laid out for another plan.
 static void test_patterns_in_turn(void) {
     static const char *const patterns[] = {"t", "p", "sl", "d", "pp.", "ts", "p"};
     enum { N = sizeof patterns / sizeof *patterns, B = 2, T = 12 };

@@ -541,8 +541,8 @@ static void test_reading(void) {
     }
 }
 
-// A model that takes one pattern after another computes what a model made for each does, to the last
-// bit, and keeps what it has read: broken by memory that is laid out for another plan.
+// A model that takes one pattern after another computes what a model made for each does, to the
+// last bit, and keeps what it has read: broken by memory that is laid out for another plan.
 static void test_patterns_in_turn() {
     enum { B = 2, T = 12, V = 65 };
     int32_t tokens[B * T], targets[B * T];

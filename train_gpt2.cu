@@ -2398,8 +2398,8 @@ static void bias_from_fill(GPT2 *m) {
         if (s->kind == STEP_SUM) from[s->end - 1] = s->first;
     }
     size_t bytes = 2 * (size_t)m->config.L * sizeof(int);
-    // Behind the kernels of the last pass. Of pageable memory the call leaves nothing to be read.
-    CUDA_CHECK(cudaMemcpyAsync(m->bias_from, from, bytes, cudaMemcpyHostToDevice, gpu.stream));
+    CUDA_CHECK(cudaStreamSynchronize(gpu.stream)); // kernels of the last pass may read it
+    CUDA_CHECK(cudaMemcpy(m->bias_from, from, bytes, cudaMemcpyHostToDevice));
     free(from);
 }
 
@@ -2418,6 +2418,10 @@ static void gpt2_take_pattern(GPT2 *m, const char *pattern) {
     }
     activations_lay(m, (char *)m->blocks[BLOCK_ACTIVATIONS]);
     bias_from_fill(m);
+    if (m->grads) { // step_bias leaves alone what stays zero under this pattern
+        size_t others = (m->F - 1) * m->partials_size * sizeof(float);
+        CUDA_CHECK(cudaMemsetAsync(m->grads + m->flat_size, 0, others, gpu.stream));
+    }
 }
 
 static void shape_check(const GPT2Config *c, int T) {
@@ -3201,7 +3205,7 @@ static void value_bias_backward(GPT2 *m, float *grad, int v, int first, int coun
 }
 
 // Rank 0 of the model has a sum of its own. Where the others have none, their gradients were zero
-// from the start and stay so, except in the copy that gets the sum over ranks.
+// when the pattern was taken and stay so, except in the copy that gets the sum over ranks.
 static void step_bias(GPT2 *m, const Step *s, int add_grads) {
     int C = m->config.C, add = add_grads || s->add;
     float *grad = grad_at(m, sub_params[is_mlp(s->k)].out_b, layer_of(s->k));
