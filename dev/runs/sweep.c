@@ -475,8 +475,10 @@ static int is_number(const char *text) { return *text && !text[strspn(text, "012
 
 static void facts_update(Facts *f, const char *path, double update, const char *rest) {
     const char *comm = NULL, *ms = NULL;
+    char number[32] = "";
     for (const char *c = strstr(rest, " comm:"); c; c = strstr(c + 1, " comm:")) comm = c + 6;
-    if (!comm || !is_number(comm)) return; // cut short
+    if (comm) FACT(number, comm, strcspn(comm, " ")); // behind it, what a run with a teacher says
+    if (!is_number(number)) return;                   // cut short
     f->at = update;
     fact_after(f->train, sizeof f->train, rest, "trl:");
     fact_after(f->allreduces, sizeof f->allreduces, rest, " ar:");
