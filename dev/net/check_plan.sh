@@ -10,8 +10,14 @@
 # where there is one. `apart` says how far off the two processes are from what the folded run
 # predicts for them.
 #
+# Drafts are those of a model of t, $MODEL with 12 blocks and positions for 256 tokens, or one that
+# is trained first, in a few minutes. A run without drafts and two with, none on a network, predict
+# what rounds of other lengths take on one. Of these the text is another too, and so is the share of
+# drafts that is accepted.
+#
 #   make train_gpt2 dev/net/plan && dev/net/check_plan.sh          updates, then tokens
 #   dev/net/check_plan.sh tokens                                   or only these
+#   MODEL=model.bin dev/net/check_plan.sh drafts                   or drafts
 #   ROUNDS=9 SHAPE=d12 TRAIN=./train_gpt2 PLAN=dev/net/plan dev/net/check_plan.sh tokens
 set -eu
 rounds=${ROUNDS:-3} train=${TRAIN:-./train_gpt2} plan=${PLAN:-dev/net/plan} shape=${SHAPE:-12x4x128}
@@ -21,19 +27,23 @@ ranks="mpirun --oversubscribe --bind-to none -n 2"
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 case $what in
-updates | tokens | both) ;;
-*) echo "error: $what: expected updates, tokens, or nothing for both" >&2; exit 1 ;;
+updates | tokens | both | drafts) ;;
+*) echo "error: $what: expected updates, tokens, drafts, or nothing for the first two" >&2
+    exit 1 ;;
 esac
 
 pairs="the same with -p PATTERN -nl LATENCY_US -nb GBITS; median of $rounds pairs"
 
-# measure OPTION...: the log of such a run is $out/run/main.log. By `$launch`, with `$settings`.
-launch=
+# measure OPTION...: the log of such a run is $out/$run/main.log. By `$launch`, with `$settings`.
+launch='' run=run
 measure() {
-    rm -rf "$out/run"
+    rm -rf "${out:?}/$run"
     # shellcheck disable=SC2086 # both are words
-    $launch "$train" $settings "$@" -o "$out/run" >"$out/stdout"
+    $launch "$train" $settings "$@" -o "$out/$run" >"$out/stdout"
 }
+
+# numbers NAME: of a network, two words.
+numbers() { "$plan" --help | sed -n "s/^ *$1 *-nl \(.*\) -nb \(.*\)/\1 \2/p"; }
 
 median() {
     sort -n | awk '{ x[NR] = $1 } END { print (x[int((NR + 1) / 2)] + x[int((NR + 2) / 2)]) / 2 }'
@@ -113,7 +123,7 @@ tokens() {
     echo "                      one process: ms per token       two processes"
     echo "network     pattern   predicted  measured  error      predicted  measured  error    apart"
     for name in 10gbe pi5 wifi; do
-        network=$("$plan" --help | sed -n "s/^ *$name *-nl \(.*\) -nb \(.*\)/\1 \2/p")
+        network=$(numbers $name)
         for pattern in t s sppp p l; do
             round=0
             while [ $((round += 1)) -le "$rounds" ]; do
@@ -130,6 +140,73 @@ tokens() {
     done
 }
 
-[ "$what" = tokens ] || updates
-[ "$what" != both ] || echo
-[ "$what" = updates ] || tokens
+# ----------------------------------------------------------------------------
+# drafts
+
+lengths="2 4 8"
+
+# draft_row LATENCY GBITS PATTERN: prints predicted and measured ms per token of each length.
+draft_row() {
+    run=alone; measure
+    for K in 3 6; do
+        run=drafts$K
+        measure -sd $K -sp "$3"
+    done
+    "$plan" "$out/alone/main.log" "$out/drafts3/main.log" "$out/drafts6/main.log" "$1" "$2" |
+        sed '1,/^drafts by/d' >"$out/table"
+    for K in $lengths; do
+        run=measured
+        measure -sd "$K" -sp "$3" -nl "$1" -nb "$2"
+        awk -v K="$K" '$3 == K { printf "%s ", $6 }' "$out/table"
+        sed -n 's/^g:.* mean:\([0-9.]*\).*/\1/p' "$out/measured/main.log"
+    done | paste -sd ' '
+}
+
+# draft_rows HOW NETWORK PATTERN: the lines of the table.
+draft_rows() {
+    round=0
+    while [ $((round += 1)) -le "$rounds" ]; do
+        settings="-e $model -t 256 -x 0 -v 0 -vp 0 -tp 2 -g 240 -rs $round"
+        # shellcheck disable=SC2046 # two words
+        draft_row $(numbers "$2") "$3"
+    done >"$out/pairs"
+    n=1
+    for K in $lengths; do
+        printf '%-10s %-9s %-16s %6d %10.3f %9.3f  %+5.1f%%\n' "$1" "$2" "$3" "$K" \
+            "$(column $n)" "$(column $((n + 1)))" "$(error $n $((n + 1)))"
+        n=$((n + 2))
+    done
+}
+
+drafts() {
+    model=${MODEL:-}
+    if [ -z "$model" ]; then
+        settings="-e 12x4x128 -t 256 -b 4 -l 1e-3 -q 0.1 -u 30 -b2 0.99 -c 0.1 -v 0 -vp 0"
+        run=model
+        measure -p t -x 300
+        model=$out/model/model_00000300.bin
+    fi
+    settings="-e MODEL -t 256 -x 0 -v 0 -vp 0 -tp 2 -g 240"
+    echo "predicted from: OMP_NUM_THREADS=$OMP_NUM_THREADS $train $settings"
+    echo "                the same with -sd 3 and with -sd 6"
+    echo "measured:       the same with -sd DRAFTS -sp PATTERN -nl LATENCY_US -nb GBITS;" \
+        "median of $rounds pairs"
+    echo "two processes:  the same by $ranks"
+    echo
+    echo "                                             ms per token"
+    echo "processes  network   pattern          drafts  predicted  measured  error"
+    for name in 10gbe pi5 laptops; do
+        for pattern in p tspp.ppp.ppp.pp; do
+            launch=
+            draft_rows one $name $pattern
+            command -v mpirun >/dev/null || continue
+            launch=$ranks
+            draft_rows two $name $pattern
+        done
+    done
+}
+
+case $what in
+both) updates; echo; tokens ;;
+*) "$what" ;;
+esac

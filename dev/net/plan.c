@@ -1,6 +1,6 @@
 /*
 What every block pattern would cost on a given network, per update and per generated token, from one
-measured run.
+measured run; and what drafts would (-sd), from one measured run more for each pattern that drafts.
 
   make dev/net/plan
   OMP_NUM_THREADS=1 ./train_gpt2 -e 4x4x128 -b 12 -x 20 -v 0 -o OUT           updates, or
@@ -9,6 +9,7 @@ measured run.
   dev/net/plan OUT/main.log --network pi5           a network by its name; --help lists them
   dev/net/plan OUT/main.log 5000 1 150              and which pattern keeps to 150 ms
   dev/net/plan OUT/main.log 5000 1 0 sspp tpps      no budget, and two patterns more in the table
+  dev/net/plan OUT/main.log DRAFTS/main.log 5000 1  and drafts: DRAFTS as OUT, with -sd 4 -sp p
 
 The run may be of any pattern, with or without -nl and -nb. Where its log has updates, it prints a
 table of updates; where it has samples, a table of tokens.
@@ -35,6 +36,15 @@ ranks, the table of tokens says a second time what it would be with a process fo
 processors like this one: of the compute, the share of the weights that one rank reads. So a run
 with -tp 4 in one process predicts four PCs. The head, which is wte, is cut with -vp 1 only. The
 window, and what attention reads of it, is not in that share.
+
+Drafts are those of one model, whose pattern is -p: other rows of the table of tokens are other
+models. Of each draft whose predecessors were accepted it takes the same share a to be accepted,
+whatever the text: the one with which rounds of a + a^2 + .. + a^K accepted drafts would give what
+all logs of the pattern have. A round is K passes over a token under the drafting pattern and one
+over K + 1 under -p, whose all-reduces carry K + 1 times the bytes. That pass computes as one over a
+token does, and some more for each draft: what is left of the computing of all logs when each pass
+over a token is taken to compute as without drafts. It knows of no windows that begin anew, and
+measures best where none does: with -g below -t.
 */
 #include "../../data/options.h"
 #include "../../data/runlog.h"
@@ -104,23 +114,33 @@ typedef struct {
 // Sums of embedding, head and loss of a cut vocabulary.
 typedef struct { double count, mib, ms; } Vocabulary;
 
+// A sample's line: `g:` in data/runlog.h. The last four with -sd.
+typedef struct {
+    long long made, prompt; // tokens
+    double ms, comm;        // per token: medians
+    double allreduces;      // and a mean
+    double rounds, drafted, accepted;
+    double mean;            // ms per token
+} Sample;
+
 typedef struct {
     const char *path;
-    Options options; // those of `wanted`, and -vp
+    Options options; // those of `wanted`
     GPT2Config shape;
     int fold;                // ranks in one process, or 0: not said
     long long micro_batches; // per update
     Series updates, samples; // ms less comm of every update; per token of every sample
     long long allreduces;    // of an update
     double mib;
-    long long made;           // tokens of a sample
-    double token_allreduces;
+    Sample last;
     Vocabulary of_update, of_token;
 } Measured;
 
-static const int wanted[] = {O_pattern, O_tp, O_rule, O_batch, O_length, O_net_latency,
-                             O_net_gbits};
-enum { WANTED = sizeof wanted / sizeof *wanted };
+// Every log has the first of them.
+static const int wanted[] = {
+    O_pattern,   O_tp, O_rule,   O_batch,         O_length,      O_net_latency,
+    O_net_gbits, O_vocab_parallel, O_held, O_drafts, O_draft_pattern, O_temperature, O_top_k};
+enum { WANTED = sizeof wanted / sizeof *wanted, WANTED_ALWAYS = 7 };
 
 // The value of "key:value" in a line.
 static double line_number(const Measured *m, const char *line, const char *key) {
@@ -146,8 +166,6 @@ static void measured_take_option(Measured *m, const char *line) {
         option_set(&m->options, &spec, strdup(value));
         m->options.given[wanted[i]] = 1;
     }
-    const OptionSpec *cut = &option_specs[O_vocab_parallel];
-    if (!strcmp(flag, cut->flag)) option_set(&m->options, cut, value);
 }
 
 static void series_add(Series *s, double x) {
@@ -166,9 +184,30 @@ static void measured_take_update(Measured *m, const char *line) {
 }
 
 static void measured_take_sample(Measured *m, const char *line) {
-    series_add(&m->samples, line_number(m, line, " ms:") - line_number(m, line, " comm:"));
-    m->made = (long long)line_number(m, line, " new:");
-    m->token_allreduces = line_number(m, line, " ar:");
+    m->last = (Sample){.made = (long long)line_number(m, line, " new:"),
+                       .prompt = (long long)line_number(m, line, " prompt:"),
+                       .ms = line_number(m, line, " ms:"),
+                       .comm = line_number(m, line, " comm:"),
+                       .allreduces = line_number(m, line, " ar:")};
+    series_add(&m->samples, m->last.ms - m->last.comm);
+    if (!m->options.drafts) return;
+    m->last.rounds = line_number(m, line, " rounds:");
+    m->last.drafted = line_number(m, line, " drafted:");
+    m->last.accepted = line_number(m, line, " accepted:");
+    m->last.mean = line_number(m, line, " mean:");
+}
+
+// Passes under the model's own pattern for the last sample, after that over its prompt: each gives
+// a token, and those that are checks give the drafts that they accept besides.
+static double passes_own(const Sample *s) { return (double)(s->made - 1) - s->accepted; }
+
+static int merges_of(const Measured *m, const char *pattern) {
+    Plan plan;
+    const Options *o = &m->options;
+    plan_make(&plan, pattern, m->shape.L, o->rule, (int)o->tp, m->path);
+    int merges = plan.merges;
+    plan_free(&plan);
+    return merges;
 }
 
 // Sums of a cut vocabulary have to be `count` per update or token, or a little more where a window
@@ -207,29 +246,40 @@ static void measured_check_updates(const Measured *m, int merges) {
                               micro * rows * (2 * m->shape.C + 3) * (double)element_size);
 }
 
-// A window that is read anew takes more than one pass where it is long: a little above `merges`.
+// A window that is read anew takes more than one pass where it is long: a little above what is
+// expected.
 static void measured_check_samples(const Measured *m, int merges) {
     const int made_min = 16;
-    const double anew = 1.02;
-    if (m->made < made_min)
+    const double anew = 1.02, rounding = 1e-5;
+    const Options *o = &m->options;
+    const Sample *s = &m->last;
+    if (s->made < made_min)
         fail("%s: %lld tokens in the last sample, expected at least %d; raise -g", m->path,
-             m->made, made_min);
-    if (m->token_allreduces < merges || m->token_allreduces > anew * merges)
-        fail("%s: -p %s executed %g all-reduces per token, expected %d; is the log of another "
-             "program?", m->path, m->options.pattern, m->token_allreduces, merges);
-    if (m->fold < 1 || m->options.tp % m->fold)
+             s->made, made_min);
+    double own = passes_own(s), tokens = (double)(s->made - 1), expected = merges, collected = 2;
+    if (s->accepted > s->drafted || s->drafted > s->rounds * (double)o->drafts || s->rounds > own)
+        fail("%s: -sd %lld took %g rounds, %g drafts of which %g were accepted, for %lld tokens; "
+             "is the log of another program?", m->path, (long long)o->drafts, s->rounds,
+             s->drafted, s->accepted, s->made);
+    if (o->drafts) {
+        expected = (own * merges + s->drafted * merges_of(m, o->draft_pattern)) / tokens;
+        collected = (own + 2 * s->drafted + tokens) / tokens; // an embedding per pass, and logits
+    }
+    if (s->allreduces < expected * (1 - rounding) || s->allreduces > anew * expected)
+        fail("%s: -p %s executed %g all-reduces per token, expected %g; is the log of another "
+             "program?", m->path, o->pattern, s->allreduces, expected);
+    if (m->fold < 1 || o->tp % m->fold)
         fail("%s: no line '# mesh .. of which each process runs F tensor ranks' with an F that "
-             "divides -tp %lld", m->path, (long long)m->options.tp);
-    measured_check_vocabulary(m, "token", &m->of_token, 2, 0);
+             "divides -tp %lld", m->path, (long long)o->tp);
+    measured_check_vocabulary(m, "token", &m->of_token, collected * (1 - rounding), 0);
 }
 
 // Fails unless the log's facts fit each other: then what is computed here is what the trainer would
 // execute.
 static void measured_check(const Measured *m) {
-    Plan plan;
     const GPT2Config *c = &m->shape;
     const Options *o = &m->options;
-    for (int i = 0; i < WANTED; i++) {
+    for (int i = 0; i < WANTED_ALWAYS; i++) {
         const char *flag = option_specs[wanted[i]].flag;
         if (!o->given[wanted[i]])
             fail("%s: no line '# %s ...'; expected the main.log of a run with -o", m->path, flag);
@@ -244,9 +294,7 @@ static void measured_check(const Measured *m) {
     if (!m->updates.count && !m->samples.count)
         fail("%s: neither updates nor samples in the last run; measure with -x 20, or with -x 0 "
              "and -g 200", m->path);
-    plan_make(&plan, o->pattern, c->L, o->rule, (int)o->tp, m->path);
-    int merges = plan.merges;
-    plan_free(&plan);
+    int merges = merges_of(m, o->pattern);
     if (m->updates.count) measured_check_updates(m, merges);
     if (m->samples.count) measured_check_samples(m, merges);
 }
@@ -309,6 +357,43 @@ static size_t gradients_bytes(const GPT2Config *c) {
 static double median_of(double *x, size_t n) {
     qsort(x, n, sizeof *x, compare_doubles);
     return n % 2 ? x[n / 2] : (x[n / 2 - 1] + x[n / 2]) / 2;
+}
+
+// Fails unless options of two runs are the same.
+static void measured_same_options(const Measured *m, const Measured *first, const int *options,
+                                  int count) {
+    char found[32], expected[32];
+    for (int i = 0; i < count; i++) {
+        const char *is = option_value(&m->options, options[i], found);
+        const char *was = option_value(&first->options, options[i], expected);
+        if (strcmp(is, was)) {
+            fail("%s: measured with %s %s, but %s with %s; expected runs of one model", m->path,
+                 option_specs[options[i]].flag, is, first->path, was);
+        }
+    }
+}
+
+// Fails unless a run with -sd is of the same model as the first, and drafts as the one before.
+static void measured_check_drafts(const Measured *m, const Measured *first,
+                                  const Measured *before) {
+    static const int model[] = {O_pattern, O_tp, O_rule, O_vocab_parallel, O_held};
+    static const int drawn[] = {O_temperature, O_top_k};
+    const GPT2Config *a = &m->shape, *b = &first->shape;
+    if (!m->options.drafts)
+        fail("%s: measured without -sd; expected of every log but the first -sd K and -sp PATTERN",
+             m->path);
+    if (!m->last.rounds)
+        fail("%s: no drafts in the last sample; measure with -x 0, -g 200 and a longer -t",
+             m->path);
+    if (a->L != b->L || a->NH != b->NH || a->C != b->C || a->V != b->V) {
+        fail("%s: a model of %dx%dx%d and %d tokens, but %s of %dx%dx%d and %d; expected runs of "
+             "one model", m->path, a->L, a->NH, a->C, a->V, first->path, b->L, b->NH, b->C, b->V);
+    }
+    measured_same_options(m, first, model, sizeof model / sizeof *model);
+    measured_same_options(m, before, drawn, sizeof drawn / sizeof *drawn);
+    if (m->fold != first->fold)
+        fail("%s: %d ranks in a process, but %s with %d; expected the same", m->path, m->fold,
+             first->path, first->fold);
 }
 
 // Milliseconds of an all-reduce of n elements.
@@ -399,6 +484,23 @@ static double steps_wait_ms(const Steps *steps, double each, double sub) {
     return ms;
 }
 
+// Milliseconds of the sums of a cut vocabulary in a pass over a few tokens: one of embeddings, and
+// one of logits for every token that is drawn.
+static double token_vocabulary_ms(const Measured *m, const Network *net, int tokens, double drawn) {
+    if (!m->options.vocab_parallel) return 0;
+    return elements_ms(m, net, (int64_t)tokens * m->shape.C) +
+           drawn * elements_ms(m, net, m->shape.V);
+}
+
+// Milliseconds of a pass over a few tokens that computes for `compute` ms, a sub-block of it for
+// `sub`.
+static double pass_ms(const Table *table, const Measured *m, const Plan *plan, int tokens,
+                      double drawn, double compute, double sub) {
+    double each = elements_ms(m, &table->net, (int64_t)tokens * m->shape.C);
+    return compute + token_vocabulary_ms(m, &table->net, tokens, drawn) +
+           steps_wait_ms(&plan->forward, each, sub);
+}
+
 static void table_add(Table *table, const Measured *m, const char *pattern, const char *where) {
     Plan plan;
     const Options *o = &m->options;
@@ -415,16 +517,15 @@ static void table_add(Table *table, const Measured *m, const char *pattern, cons
                  .allreduces = 2 * plan.merges * m->micro_batches};
     memcpy(row->letters, plan.letters, sizeof row->letters);
     row->mib = (double)row->allreduces * (double)table->bytes / (1 << 20);
-    double each = 1e3 * network_seconds(&table->net, (int)o->tp, table->bytes);
-    double forward = steps_wait_ms(&plan.forward, each, table->sub);
     if (table->forward_passes > 0) {
+        double each = 1e3 * network_seconds(&table->net, (int)o->tp, table->bytes);
+        double forward = steps_wait_ms(&plan.forward, each, table->sub);
         double backward = steps_wait_ms(&plan.backward, each, 2 * table->sub);
         row->network = table->gradients + table->vocabulary +
                        table->forward_passes * (forward + backward);
     } else {
-        row->network = table->vocabulary + forward;
-        row->apart = table->apart + table->vocabulary +
-                     steps_wait_ms(&plan.forward, each, table->sub_apart);
+        row->network = pass_ms(table, m, &plan, 1, 1, 0, table->sub);
+        row->apart = pass_ms(table, m, &plan, 1, 1, table->apart, table->sub_apart);
     }
     row->ms = table->compute + row->network;
     plan_free(&plan);
@@ -528,7 +629,9 @@ static void updates_print(Measured *m, Network net, char **patterns, int count, 
     if (budget > 0) budget_print(&table, budget);
 }
 
-static void tokens_print(Measured *m, Network net, char **patterns, int count, double budget) {
+// The table stays for what follows from it.
+static const Table *tokens_print(Measured *m, Network net, char **patterns, int count,
+                                 double budget) {
     static Table table;
     const Options *o = &m->options;
     const GPT2Config *c = &m->shape;
@@ -540,13 +643,11 @@ static void tokens_print(Measured *m, Network net, char **patterns, int count, d
     table.sub = table.compute * cut / all / (2 * c->L);
     table.apart = table.compute * share;
     table.sub_apart = table.sub / m->fold;
-    if (o->vocab_parallel) { // its embedding and its logits
-        table.vocabulary = elements_ms(m, &net, c->C) + elements_ms(m, &net, c->V);
-    }
+    table.vocabulary = token_vocabulary_ms(m, &net, 1, 1);
     table_fill(&table, m, patterns, count);
     printf("measured: %s, -p %s, %dx%dx%d, R %d, %zu sample%s of %lld tokens\n", m->path,
            o->pattern, c->L, c->NH, c->C, (int)o->tp, m->samples.count,
-           m->samples.count > 1 ? "s" : "", m->made);
+           m->samples.count > 1 ? "s" : "", m->last.made);
     printf("token:    %.3f ms of compute, with %d of %d ranks in a process\n", table.compute,
            m->fold, (int)o->tp);
     if (m->fold > 1) {
@@ -571,6 +672,166 @@ static void tokens_print(Measured *m, Network net, char **patterns, int count, d
         printf("\n");
     }
     if (budget > 0) budget_print(&table, budget);
+    return &table;
+}
+
+// ----------------------------------------------------------------------------
+// drafts
+
+// A pattern that drafts.
+typedef struct {
+    const char *pattern;
+    double accepts; // the probability that a draft is accepted if those before it were
+    Plan plan;
+} Drafter;
+
+// What a round of K drafts gives and takes.
+typedef struct {
+    const Drafter *by;
+    int K;
+    double tokens;     // the drafts that are expected to be accepted, and one more
+    double allreduces; // of activations per token
+    double ms, apart;  // per token
+} Round;
+
+// How many drafts of a round are accepted, on average: a + a^2 + .. + a^K (arXiv 2211.17192,
+// equation 1). K is a mean too, where some rounds of a run had fewer.
+static double drafts_accepted(double a, double K) {
+    return a < 1 ? a * (1 - pow(a, K)) / (1 - a) : K;
+}
+
+// The probability with which rounds of all logs would have accepted what they did.
+static double drafter_accepts(const Measured *logs, int count, const char *pattern) {
+    const int halvings = 30;
+    double low = 0, high = 1;
+    for (int h = 0; h < halvings; h++) {
+        double a = (low + high) / 2, accepted = 0, expected = 0;
+        for (int i = 0; i < count; i++) {
+            const Sample *s = &logs[i].last;
+            if (strcmp(logs[i].options.draft_pattern, pattern)) continue;
+            accepted += s->accepted;
+            expected += s->rounds * drafts_accepted(a, s->drafted / s->rounds);
+        }
+        if (expected < accepted) low = a;
+        else high = a;
+    }
+    return high;
+}
+
+// Windows that have begun anew when n tokens have been read.
+static double windows_anew(const Measured *m, long long n) {
+    long long W = m->options.length, step = W - W / 2;
+    return n > W ? (double)((n - W - 1) / step + 1) : 0;
+}
+
+// What each token of a pass over a few computes beyond the first, as a share of a pass over one:
+// what all logs have left when every draft and every pass is taken to compute as `token` ms do.
+static double checks_share(const Measured *logs, int count, double token) {
+    double left = 0, beyond = 0;
+    for (int i = 0; i < count; i++) {
+        const Measured *m = &logs[i];
+        const Sample *s = &m->last;
+        double tokens = (double)(s->made - 1), windows = windows_anew(m, s->prompt + s->made - 1) -
+                                                         windows_anew(m, s->prompt);
+        // The mean without its all-reduces, whose share of a round the medians say.
+        double computes = s->mean * (s->ms > 0 ? 1 - s->comm / s->ms : 0) - m->of_token.ms;
+        left += tokens * computes / token - passes_own(s) - s->drafted;
+        beyond += s->drafted + windows * (double)(m->options.length / 2);
+    }
+    return fmax(0, left / beyond);
+}
+
+// The same of a round: K passes over a token, then the check of all under the model's own pattern.
+static double round_ms(const Table *table, const Measured *m, const Plan *own, const Round *r,
+                       double share, double compute, double sub) {
+    double check = 1 + share * r->K; // of a pass over one token
+    return r->K * pass_ms(table, m, &r->by->plan, 1, 1, compute, sub) +
+           pass_ms(table, m, own, r->K + 1, r->tokens, check * compute, check * sub);
+}
+
+// Adds the pattern of a log's drafts, and a round of each length.
+static void rounds_add(Round *rounds, Drafter *by, const Table *table, const Measured *m,
+                       const Plan *own, const Measured *logs, int count, double share) {
+    plan_make(&by->plan, by->pattern, m->shape.L, m->options.rule, (int)m->options.tp, "-sp");
+    by->accepts = drafter_accepts(logs, count, by->pattern);
+    for (int K = 1; K <= DRAFTS_MAX; K++) {
+        Round *r = &rounds[K - 1];
+        *r = (Round){.by = by, .K = K, .tokens = 1 + drafts_accepted(by->accepts, K)};
+        r->allreduces = (K * by->plan.merges + own->merges) / r->tokens;
+        r->ms = round_ms(table, m, own, r, share, table->compute, table->sub) / r->tokens;
+        r->apart = round_ms(table, m, own, r, share, table->apart, table->sub_apart) / r->tokens;
+    }
+}
+
+// Names the best of all rounds, or says that there is none; `apart` with a process for each rank.
+static void rounds_say(const Round *rounds, int count, const char *own, double alone, int apart) {
+    const Round *best = rounds;
+    for (int i = 1; i < count; i++) {
+        const Round *r = &rounds[i];
+        if (apart ? r->apart < best->apart : r->ms < best->ms) best = r;
+    }
+    double ms = apart ? best->apart : best->ms;
+    if (ms < alone) {
+        printf("best%s: -sd %d -sp %s, %.3f ms per token; %s without drafts %.3f\n",
+               apart ? " apart" : "", best->K, best->by->pattern, ms, own, alone);
+    } else {
+        printf("drafts do not pay %s: %.3f ms per token at best, -sd %d -sp %s; %s without %.3f\n",
+               apart ? "apart" : "here", ms, best->K, best->by->pattern, own, alone);
+    }
+}
+
+static void rounds_print(const Round *rounds, int count, double alone, int apart) {
+    const char *above = apart ? "     apart: ms  tokens" : "";
+    const char *below = apart ? "         per token  /s" : "";
+    printf("                 accepted         tokens   all-reduces ms per     saving     tokens%s\n"
+           "drafts by        each      drafts /round   /token      token      by drafts  /s%s\n",
+           above, below);
+    for (int i = 0; i < count; i++) {
+        const Round *r = &rounds[i];
+        printf("%-16s %-9.3f %-6d %-8.3f %-11.2f %-10.3f %5.1f%%     %-10.1f", r->by->pattern,
+               r->by->accepts, r->K, r->tokens, r->allreduces, r->ms, 100 * (1 - r->ms / alone),
+               1e3 / r->ms);
+        if (apart) printf(" %-10.3f %-10.1f", r->apart, 1e3 / r->apart);
+        printf("\n");
+    }
+    printf("\n");
+}
+
+// What rounds take that draft under the patterns of `logs`, of the model that the table is of.
+static void drafts_print(const Table *table, const Measured *m, const Measured *logs, int count) {
+    Plan own;
+    const char *pattern = m->options.pattern;
+    Drafter *drafters = ALLOC(Drafter, (size_t)count, "drafts");
+    Round *rounds = ALLOC(Round, (size_t)count * DRAFTS_MAX, "drafts");
+    double share = checks_share(logs, count, table->compute);
+    int known = 0, apart = m->fold > 1;
+    plan_make(&own, pattern, m->shape.L, m->options.rule, (int)m->options.tp, m->path);
+    double alone = pass_ms(table, m, &own, 1, 1, table->compute, table->sub);
+    double alone_apart = pass_ms(table, m, &own, 1, 1, table->apart, table->sub_apart);
+    printf("\n");
+    for (int i = 0; i < count; i++) {
+        const Options *o = &logs[i].options;
+        const Sample *s = &logs[i].last;
+        int k = 0;
+        printf("drafts:   %s, -p %s -sd %lld -sp %s -gt %g: %.0f rounds, %.0f of %.0f accepted\n",
+               logs[i].path, pattern, (long long)o->drafts, o->draft_pattern, o->temperature,
+               s->rounds, s->accepted, s->drafted);
+        while (k < known && strcmp(drafters[k].pattern, o->draft_pattern)) k++;
+        if (k < known) continue;
+        drafters[known].pattern = o->draft_pattern;
+        rounds_add(&rounds[known * DRAFTS_MAX], &drafters[known], table, m, &own, logs, count,
+                   share);
+        known++;
+    }
+    printf("check:    %.3f ms of compute, and %.3f more for each draft in it\n\n", table->compute,
+           share * table->compute);
+    rounds_print(rounds, known * DRAFTS_MAX, alone, apart);
+    rounds_say(rounds, known * DRAFTS_MAX, pattern, alone, 0);
+    if (apart) rounds_say(rounds, known * DRAFTS_MAX, pattern, alone_apart, 1);
+    for (int k = 0; k < known; k++) plan_free(&drafters[k].plan);
+    plan_free(&own);
+    free(drafters);
+    free(rounds);
 }
 
 // ----------------------------------------------------------------------------
@@ -584,12 +845,36 @@ static double number_parse(const char *name, const char *text) {
     return o.net_latency;
 }
 
+// Reads the log of a run without -sd, and those of runs with it.
+static void logs_read(Measured *logs, char **paths, int count) {
+    for (int i = 0; i < count; i++) {
+        measured_read(&logs[i], paths[i]);
+        if (i) measured_check_drafts(&logs[i], &logs[0], &logs[1]);
+        else if (logs->options.drafts && logs->samples.count)
+            fail("%s: measured with -sd %lld; expected before it the log of a run without -sd, "
+                 "which says what a pass over one token takes", logs->path,
+                 (long long)logs->options.drafts);
+    }
+    if (count > 1 && !logs->samples.count)
+        fail("%s: no sample in the last run; expected one, made without -sd; measure with -x 0 "
+             "and -g 200", logs->path);
+}
+
+static int is_log(const char *path) {
+    const char *end = ".log";
+    size_t n = strlen(path), m = strlen(end);
+    return n >= m && !strcmp(path + n - m, end);
+}
+
 static void help_print(const char *program) {
-    printf("%s OUT/main.log LATENCY_US GBITS [BUDGET_MS, 0 = none] [PATTERN]...\n"
-           "%s OUT/main.log --network NAME [BUDGET_MS, 0 = none] [PATTERN]...\n\n"
+    printf("%s LOG... LATENCY_US GBITS [BUDGET_MS, 0 = none] [PATTERN]...\n"
+           "%s LOG... --network NAME [BUDGET_MS, 0 = none] [PATTERN]...\n\n"
            "What every pattern would take on a network, from one measured run: per update where\n"
-           "its log has updates, per token where it has samples. LATENCY_US is per hop, of which\n"
-           "an all-reduce over R ranks has 2(R-1); GBITS is per link, 0 = no limit.\n\n"
+           "its log has updates, per token where it has samples. With logs of samples with -sd\n"
+           "after it, their names ending in .log: what tokens would take with drafts under their\n"
+           "patterns, of the same model, and which -sd and -sp take least.\n"
+           "LATENCY_US is per hop, of which an all-reduce over R ranks has 2(R-1); GBITS is per\n"
+           "link, 0 = no limit.\n\n"
            "Networks by NAME, as the trainer's options, with the time of a small all-reduce of\n"
            "two that the latency stands for:\n", program, program);
     for (int i = 0; i < NAMED_NETWORKS; i++) {
@@ -600,7 +885,6 @@ static void help_print(const char *program) {
 }
 
 int main(int argc, char **argv) {
-    static Measured m;
     const char *name = NULL;
     int count = 0; // of arguments but --network NAME, which move to the front
     for (int a = 1; a < argc; a++) {
@@ -615,22 +899,31 @@ int main(int argc, char **argv) {
         if (name || ++a == argc) fail("--network: expected once, with a name; see --help");
         name = argv[a];
     }
-    int next = name ? 2 : 4; // the first argument after the network
+    int logs = 1;
+    while (logs < count && is_log(argv[logs + 1])) logs++;
+    int next = logs + (name ? 1 : 3); // the first argument after the network
     if (count < next - 1)
-        fail("expected: %s OUT/main.log LATENCY_US GBITS, or --network NAME for the two; see "
-             "--help", argv[0]);
+        fail("expected: %s LOG... LATENCY_US GBITS, or --network NAME for the two; see --help",
+             argv[0]);
     Network net = name ? network_named(name)
-                       : (Network){.latency_us = number_parse("LATENCY_US", argv[2]),
-                                   .gbits = number_parse("GBITS", argv[3])};
+                       : (Network){.latency_us = number_parse("LATENCY_US", argv[logs + 1]),
+                                   .gbits = number_parse("GBITS", argv[logs + 2])};
     double budget = count >= next ? number_parse("BUDGET_MS", argv[next]) : 0;
     char **patterns = argv + next + 1;
     int asked = count > next ? count - next : 0;
-    measured_read(&m, argv[1]);
-    if (m.updates.count) updates_print(&m, net, patterns, asked, budget);
-    if (m.updates.count && m.samples.count) printf("\n");
-    if (m.samples.count) tokens_print(&m, net, patterns, asked, budget);
-    free(m.updates.at);
-    free(m.samples.at);
+    Measured *m = ALLOC(Measured, (size_t)logs, "logs");
+    logs_read(m, argv + 1, logs);
+    if (m->updates.count) updates_print(m, net, patterns, asked, budget);
+    if (m->updates.count && m->samples.count) printf("\n");
+    if (m->samples.count) {
+        const Table *table = tokens_print(m, net, patterns, asked, budget);
+        if (logs > 1) drafts_print(table, m, m + 1, logs - 1);
+    }
+    for (int i = 0; i < logs; i++) {
+        free(m[i].updates.at);
+        free(m[i].samples.at);
+    }
+    free(m);
     if (fflush(stdout) || ferror(stdout)) fail("standard output: %s", strerror(errno));
     return 0;
 }

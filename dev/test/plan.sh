@@ -128,6 +128,99 @@ refused "a mesh that R does not fit" 's/runs 4/runs 3/' 'divides -tp 4'
 refused "waits longer than the time" 's/comm:0.2/comm:2.2/' 'more than 0'
 refused "a cut vocabulary" 's/# -vp 0/# -vp 1/' '-vp 1.*embedding and head'
 
+# Drafts for the same model, -sd 3 -sp p: 38 = 27 (a + a^2 + a^3) accepted in 27 rounds is a = 2/3.
+# Of 65 tokens 38 are drafts and 27 from checks. Half of a token is all-reduces, so compute is
+# 65 * 4 = 260 ms, as of 130 passes of 2 ms: 27 checks and 81 drafts, and 22/81 = 0.271605 for each
+# draft that is checked, 0.543 ms. A round with K is
+# K (2 + 6.036864) + 2 + 0.543210 K + 8 (6 + 0.036864 (K + 1)) = 50.294912 + 8.874986 K ms
+# for 5/3, 19/9, 65/27, 211/81 tokens with K 1 to 4.
+# Apart 3 (0.503731 + 6.036864) + 0.503731 * 1.814815 + 49.179648 = 69.715611 with K 3.
+drafts() { # drafts NAME K PATTERN NEW ROUNDS ACCEPTED ALLREDUCES MEAN: makes the log NAME.log
+    sed -e "s/^# -t 64/# -t 128\n# -gt 0.8\n# -sd $2\n# -sp $3/" -e "/^g:/d" "$W/tokens.log"
+    echo "g:0 new:$4 prompt:6 prompt_ms:9.0 ms:6.000 p99:9.000 comm:3.000 ar:$7" \
+        "rounds:$5 drafted:$(($2 * $5)) accepted:$6 mean:$8"
+} >"$W/$1.log"
+# planned LOG...: of $W, without the ending, behind that of tokens, into $W/out.
+planned() {
+    local logs=() name
+    for name in "$@"; do logs+=("$W/$name.log"); done
+    dev/net/plan "${logs[@]}" 1000 1 >"$W/out" 2>&1
+}
+echo "# drafts: broken by a wrong share accepted, by a check that computes or moves what a single" \
+    "token does, or by its time counted once per draft"
+drafts thirds 3 p 66 27 38 4.56923 8.000
+planned tokens thirds
+check "drafts: the known answer" '-p t -sd 3 -sp p -gt 0\.8: 27 rounds, 38 of 81 accepted' \
+    '^check: +2\.000 ms of compute, and 0\.543 more for each draft' \
+    '^p +0\.667 +1 +1\.667 +5\.40 +35\.502 ' '^p +0\.667 +2 +2\.111 +4\.74 +32\.232 ' \
+    '^p +0\.667 +3 +2\.407 +4\.57 +31\.951 +36\.5% +31\.3 +28\.959 +34\.5 *$' \
+    '^p +0\.667 +4 +2\.605 +4\.61 +32\.935 ' \
+    '^best: -sd 3 -sp p, 31\.951 ms per token; t without drafts 50\.295$' \
+    '^best apart: -sd 3 -sp p, 28\.959 ms per token; t without drafts 48\.799$' \
+    '^sppp +2 +2\.000 +12\.074 +14\.074 '
+drafts one 8 p 91 10 80 1.77778 8.000
+planned tokens one
+check "drafts that are all accepted: the most pay most" '^p +1\.000 +8 +9\.000 +1\.78 ' \
+    '^best: -sd 8 -sp p'
+# A round of one: 2 + 6.036864 + 2 + 8 (6 + 2 * 0.036864).
+drafts none 1 p 31 30 0 9 4.000
+planned tokens none
+check "drafts that are never accepted do not pay" \
+    '^check: .* and 0\.000 more' '^p +0\.000 +1 +1\.000 +9\.00 +58\.627 +-16\.6%' \
+    '^drafts do not pay here: 58\.627 ms per token at best, -sd 1 -sp p; t without 50\.295$'
+# 6 + 19 = 20 a + 20 (a + a^2) is a = 1/2. For 60 drafts 26 * 2 - 40 + 39 * 2 - 60 passes are left.
+drafts pool1 1 p 27 20 6 6.92308 8.000
+drafts pool2 2 p 40 20 19 5.12821 8.000
+drafts other 1 s 31 20 10 8 8.000
+planned tokens pool1 pool2
+check "drafts: two logs of one pattern are one estimate" '^p +0\.500 +2 +1\.750 ' \
+    '^check: .* and 1\.000 more'
+planned tokens pool1 other pool2
+check "drafts: each pattern has its own" '^p +0\.500 +2 +1\.750 ' '^s +0\.500 +2 +1\.750 +9\.14 '
+# Of 71 tokens 33 are read in one pass, where the window is full: 22 passes for 81 + 32.
+sed 's/^# -t 128/# -t 64/' "$W/thirds.log" >"$W/window.log"
+planned tokens window
+check "drafts: a window that begins anew" '^check: .* and 0\.389 more'
+# Besides 27 + 81 embeddings, 81 + 65 tokens drawn. A draft takes 12.039984 ms more; a check 6 + 4 *
+# 0.036864 and of 65/27 tokens 6.003120 each: 133.639234 ms for them.
+sed -e 's/# -vp 0/# -vp 1/; s/mean:8/mean:14/' "$W/thirds.log" >"$W/thirds_cut.log"
+echo "# vocabulary per token: 3.90769 all-reduces, 0.003178 MiB, 3.0000 ms" >>"$W/thirds_cut.log"
+{ sed 's/# -vp 0/# -vp 1/; s/ ms:2.2/ ms:5.2/' "$W/tokens.log"
+  echo "# vocabulary per token: 2 all-reduces, 0.003178 MiB, 3.0000 ms"; } >"$W/plain_cut.log"
+planned plain_cut thirds_cut
+check "drafts: the known answer with a cut vocabulary" '^p +0\.667 +3 +2\.407 +4\.57 +55\.512 '
+# l hides 7 of 8 behind 1.814815 * 0.249378 ms: 3 * 8.036864 + 3.629630 + 46.011623 ms.
+sed 's/^# -p t/# -p l/' "$W/tokens.log" >"$W/plain_l.log"
+sed 's/^# -p t/# -p l/' "$W/thirds.log" >"$W/thirds_l.log"
+planned plain_l thirds_l
+check "drafts: a check hides as much as it computes" '^p +0\.667 +3 +2\.407 +4\.57 +30\.635 '
+# undrafted NAME EDIT TEXT: the log with drafts, edited, is an error that holds the text.
+undrafted() {
+    sed -E "$2" "$W/thirds.log" >"$W/cut.log"
+    planned tokens thirds cut
+    check "drafts: $1 is an error" "^error: .*cut.log.*$3"
+}
+undrafted "another pattern" 's/^# -p t/# -p tt/' 'with -p tt, but .*tokens.log with t'
+undrafted "another rule" 's/-pm sum/-pm mean/' 'with -pm mean, but .*tokens.log with sum'
+undrafted "another shape" 's/NH 12/NH 4/' '4x4x768 .*tokens.log of 4x12x768'
+undrafted "another temperature" 's/-gt 0.8/-gt 1/' 'with -gt 1, but .*thirds.log with 0\.8'
+undrafted "ranks folded otherwise" 's/runs 4/runs 2/' '2 ranks in a process'
+undrafted "a wrong count of all-reduces" 's/ar:4.5/ar:4.4/' '4\.46923 .*expected 4\.56923'
+undrafted "more accepted than drafted" 's/accepted:38/accepted:82/' '82 were accepted'
+undrafted "more drafted than asked for" 's/# -sd 3/# -sd 2/' '-sd 2 took 27 rounds, 81 drafts'
+undrafted "a log without rounds" 's/ rounds:.*//' 'rounds:'
+undrafted "a text without drafts" 's/ar.*/ar:8 rounds:0 drafted:0 accepted:0 mean:8.0/' 'no drafts'
+planned tokens thirds tokens
+check "drafts: a second log without -sd is an error" '^error: .*tokens.log: measured without -sd'
+planned thirds
+check "drafts: no log without -sd is an error" \
+    '^error: .*thirds.log: measured with -sd 3; expected before it the log of a run without -sd'
+{ grep '^#' "$W/tokens.log"
+  for s in 1 2 3; do echo "s:$s trl:4.1 lr:1e-5 ms:25.2 tok:38788 ar:16 mb:12.00 comm:0.2"; done
+} >"$W/trained.log"
+planned trained thirds
+check "drafts: a log of updates alone before it is an error" '^error: .*trained.log: no sample'
+
 echo "# networks by name: broken by names whose numbers are not those of --help"
 dev/net/plan --help >"$W/help" 2>&1
 for name in nvlink pcie 10gbe 1gbe wifi pi5 laptops; do
