@@ -143,7 +143,7 @@ tokens() {
 # ----------------------------------------------------------------------------
 # drafts
 
-lengths="2 4 8"
+lengths="0 2 4 8" # 0: without drafts, a median; else means
 
 # draft_row LATENCY GBITS PATTERN: prints predicted and measured ms per token of each length.
 draft_row() {
@@ -154,11 +154,13 @@ draft_row() {
     done
     "$plan" "$out/alone/main.log" "$out/drafts3/main.log" "$out/drafts6/main.log" "$1" "$2" |
         sed '1,/^drafts by/d' >"$out/table"
+    without=$(sed -nE 's/^(best:|drafts do not pay here:).* //p' "$out/table")
     for K in $lengths; do
         run=measured
         measure -sd "$K" -sp "$3" -nl "$1" -nb "$2"
-        awk -v K="$K" '$3 == K { printf "%s ", $6 }' "$out/table"
-        sed -n 's/^g:.* mean:\([0-9.]*\).*/\1/p' "$out/measured/main.log"
+        [ "$K" != 0 ] || echo "$without"
+        awk -v p="$3" -v K="$K" '$1 == p && $3 == K { print $6 }' "$out/table"
+        sed -nE 's/^g:.* (mean|ms):([0-9.]*).*/\2/p' "$out/measured/main.log"
     done | paste -sd ' '
 }
 
