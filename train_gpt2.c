@@ -994,7 +994,8 @@ typedef struct {
     int threads;
     int32_t *tokens, *targets; // (B,T) of the last forward pass
     double *row_sums;         // for the gradient norm
-    Traffic traffic[TRAFFIC_KINDS]; // what was executed since the model was created
+    Traffic traffic[TRAFFIC_KINDS]; // what was executed since the model was created,
+    int64_t counted[TRAFFIC_KINDS]; // and how many of it when it took its pattern
     Network network;          // emulated
     double loss_sum;          // of the update's micro-steps so far, each divided by their number
     int last_pass;            // the update's last backward pass: sums over replicas may begin
@@ -1198,6 +1199,7 @@ static void gpt2_take_pattern(GPT2 *m, const char *pattern) {
         m->activations_room = n;
     }
     activations_lay(m, m->activations);
+    for (int kind = 0; kind < TRAFFIC_KINDS; kind++) m->counted[kind] = m->traffic[kind].count;
 }
 
 // Makes a model of this shape, its parameters zero, with memory for what `purpose` says of batches
@@ -1308,6 +1310,11 @@ static void folded_sum(const GPT2 *m, real *parts, size_t n) {
     }
 }
 
+// Which of its kind in its pass the next sum over ranks is, from 1.
+static int64_t sum_number(const GPT2 *m, int kind) {
+    return (m->traffic[kind].count - m->counted[kind]) % m->plan.merges + 1;
+}
+
 // Sums over all R ranks. parts (F,n) holds what the folded ranks bring; the sum is left in the
 // first of them. All ranks of the TP group take part. The order is that of the ranks, so that
 // folded and real ranks give the same bits for R = 2.
@@ -1315,7 +1322,7 @@ static void allreduce(GPT2 *m, int kind, real *parts, size_t n) {
     if (m->config.R == 1) return; // nobody to talk to, nothing to count
     double start = seconds_now();
     folded_sum(m, parts, n);
-    watch_sum(kind, m->traffic[kind].count % m->plan.merges + 1);
+    watch_sum(kind, sum_number(m, kind));
     mesh_sum(&m->mesh, MESH_TP, parts, n, sizeof(real));
     watch_sum(TRAFFIC_KINDS, 0);
     traffic_count(m, kind, n * sizeof(real), start, start);
@@ -1339,7 +1346,7 @@ static void allreduce_begin(GPT2 *m, int kind, real *parts, size_t n) {
 static void allreduce_end(GPT2 *m) {
     if (m->config.R == 1) return;
     double idle = seconds_now();
-    watch_sum(m->merge.kind, m->traffic[m->merge.kind].count % m->plan.merges + 1);
+    watch_sum(m->merge.kind, sum_number(m, m->merge.kind));
     sums_finish(&m->merge_sums);
     watch_sum(TRAFFIC_KINDS, 0);
     if (m->mesh.group == 2) scaled_add(m->merge.parts, 1, m->received, m->merge.n);

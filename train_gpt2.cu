@@ -2208,6 +2208,7 @@ typedef struct GPT2 {
     float *snapshot;           // a copy of the parameter table on the host, to read or write files
     int snapshot_set;
     Traffic traffic[TRAFFIC_KINDS];
+    int64_t counted[TRAFFIC_KINDS]; // how many of these when the model took its pattern
 } GPT2;
 
 static int parts_of(const GPT2 *m, int p) { return spec_is_cut(&m->whole[p]) ? m->F : 1; }
@@ -2418,6 +2419,7 @@ static void gpt2_take_pattern(GPT2 *m, const char *pattern) {
     }
     activations_lay(m, (char *)m->blocks[BLOCK_ACTIVATIONS]);
     bias_from_fill(m);
+    for (int kind = 0; kind < TRAFFIC_KINDS; kind++) m->counted[kind] = m->traffic[kind].count;
     if (m->grads) { // step_bias leaves alone what stays zero under this pattern
         size_t others = (m->F - 1) * m->partials_size * sizeof(float);
         CUDA_CHECK(cudaMemsetAsync(m->grads + m->flat_size, 0, others, gpu.stream));
@@ -2856,6 +2858,11 @@ static void allreduce_count(GPT2 *m, int kind, size_t n, Element element) {
     m->traffic[kind].bytes += n * element_size(element);
 }
 
+// Which of its kind in its pass the sum is that was counted last, from 1.
+static int64_t sum_number(const GPT2 *m, int kind) {
+    return (m->traffic[kind].count - 1 - m->counted[kind]) % m->plan.merges + 1;
+}
+
 // Sums x (n) over all R ranks, of which those in this process have been added up before.
 static void allreduce(GPT2 *m, int kind, void *x, size_t n, Element element, int largest) {
     RANGE();
@@ -2863,7 +2870,7 @@ static void allreduce(GPT2 *m, int kind, void *x, size_t n, Element element, int
     if (!ranks_wait(m)) return;
     Span *span = span_next(m, kind);
     CUDA_CHECK(cudaEventRecord(span->begin, gpu.stream));
-    if (comm_kind == COMM_MPI) watch_sum(kind, (m->traffic[kind].count - 1) % m->plan.merges + 1);
+    if (comm_kind == COMM_MPI) watch_sum(kind, sum_number(m, kind));
     allreduce_launch(m, x, n, element, largest, gpu.stream, &m->clock[0]);
     watch_sum(TRAFFIC_KINDS, 0);
     CUDA_CHECK(cudaEventRecord(span->end, gpu.stream));

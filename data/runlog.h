@@ -3,9 +3,11 @@
 //
 //   # <option or derived fact> <value>            one per line, at the start of each run
 //   s:0 tel:4.197431                              validation loss after 0 updates
+//   s:0 tel[sppp]:4.201377                        the same under another pattern, one of -pe
 //   g:0 new:200 prompt:6 prompt_ms:0.750 ms:0.157 p99:0.310 comm:0.057 ar:8   of a sample: tokens
 //                                      made and in the prompt; median, 99%, means per token made
 //   s:1 trl:4.200113 lr:1.000000e-03 norm:2.205633 ms:41.2 tok:18640 ar:12 mb:0.29 comm:0.8
+//                                                 with -pe at its end ` pe:` and the pattern
 #ifndef RUNLOG_H
 #define RUNLOG_H
 
@@ -24,6 +26,7 @@ typedef struct {
     int64_t allreduces; // activation all-reduces executed by one TP group, forward and backward
     double mib;         // their payload
     double comm_ms;     // time spent in them
+    const char *pattern; // drawn from -pe; "" = without
 } RunlogUpdate;
 
 // Appends a line, in full and at once: what was logged is there if the machine goes down.
@@ -41,9 +44,9 @@ static void runlog_line(Runlog *log, const char *format, ...) {
 
 static void runlog_update_format(char *out, size_t size, const RunlogUpdate *u) {
     snprintf(out, size,
-             "s:%lld trl:%.6f lr:%.6e norm:%.6f ms:%.1f tok:%.0f ar:%lld mb:%.2f comm:%.1f",
+             "s:%lld trl:%.6f lr:%.6e norm:%.6f ms:%.1f tok:%.0f ar:%lld mb:%.2f comm:%.1f%s%s",
              (long long)u->update, u->loss, u->rate, u->norm, u->ms, u->tokens_per_second,
-             (long long)u->allreduces, u->mib, u->comm_ms);
+             (long long)u->allreduces, u->mib, u->comm_ms, u->pattern[0] ? " pe:" : "", u->pattern);
 }
 
 // Drops what a run had logged after `updates`, so that a resumed run's log reads as that of a run

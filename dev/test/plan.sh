@@ -60,6 +60,20 @@ check "plan: sums of a cut vocabulary that are not the trainer's" \
     '^error: .*executed 3 all-reduces of 0\.758789 MiB per update, expected 4 of 0\.758789'
 dev/net/plan "$W/main.log" 1000 1 5 >"$W/out" 2>&1
 check "plan: a budget that nothing meets names the cheapest" '^budget 5 ms.*p'
+# With -pe the updates of t are 5 of 8; those of p, and the last, have other times and all-reduces.
+sed -E '/^s:/ s/$/ pe:t/; /^s:[368]/ { s/ms:25.2/ms:95.2/; s/ar:16 mb:6.00/ar:2 mb:0.75/; s/t$/p/ }
+    ' "$W/main.log" >"$W/drawn.log"
+dev/net/plan "$W/drawn.log" 1000 1 >"$W/out" 2>&1
+check "plan: of a run with -pe the updates of its own pattern" \
+    '^t +8 +16 +6\.00 +25\.0 +84\.4 +109\.4 ' '^p +1 +2 +0\.75 +25\.0 +12\.4 +37\.4 '
+for drew in 2 0; do
+    sed "/^s:[0-$((8 - drew))]/ s/pe:t/pe:tt/; /^s:[368]/ s/pe:p/pe:t/" "$W/drawn.log" >"$W/few.log"
+    [ $drew = 2 ] || sed -i 's/pe:t$/pe:tt/' "$W/few.log"
+    dev/net/plan "$W/few.log" 1000 1
+done >"$W/out" 2>&1
+check "plan: a run with -pe that drew its own pattern too seldom is an error" \
+    '^error: .*few.log: 2 updates of -p t in the last run, expected at least 3' \
+    '^error: .*few.log: neither updates nor samples of -p t in the last run'
 dev/net/plan "$W/missing.log" 1000 1 >"$W/out" 2>&1
 check "plan: a missing log is an error" '^error: .*missing.log'
 sed '/shape/d' "$W/main.log" >"$W/cut.log"
