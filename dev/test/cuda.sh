@@ -83,7 +83,7 @@ near() {
 import re, sys
 first, last = int(sys.argv[3]), int(sys.argv[4])
 def losses(path):
-    found = re.findall(r"^s:(\d+) (trl|tel):(\S+)", open(path).read(), re.M)
+    found = re.findall(r"^s:(\d+) (trl|tel\S*):(\S+)", open(path).read(), re.M)
     return {(int(s), kind): float(loss) for s, kind, loss in found if first <= int(s) <= last}
 a, b = losses(sys.argv[1]), losses(sys.argv[2])
 if sorted(a) != sorted(b): sys.exit("lines differ: %s and %s" % (sorted(a), sorted(b)))
@@ -165,7 +165,10 @@ sppp -p sppp -e 4x4x32 -wi linear
 pp -p pp. -e 4x4x32 -pm streams -tp 4
 vp -p sp -vp 1 -d 64
 R1 -p t -tp 1 -sh 0
+pe -p t -pe t,sppp,p,dl -e 4x4x32 -d 64
 ARGS
+drawn() { steps "$1" | sed -n 's/.* pe://p' | tr '\n' ' '; }
+same "-pe: its draws are those of the CPU trainer" "$(drawn fp32_pe)" "$(drawn cpu_pe)"
 
 echo "# launches: broken by one that the list above forward_pass lacks, or has too many"
 EMU_LAUNCHES=$W/launches run cuda -p t -tp 1 -e 2x4x64 -x 1
@@ -411,6 +414,16 @@ asked "out of memory for parameters"  20 "parameters" "more GPUs under mpirun"
 asked "out of memory for gradients"   60 "gradients" "-z 1"
 asked "out of memory for optimizer state" 200 "optimizer state" "-z 1"
 asked "out of memory for activations" 470 "activations" "lower -b .*-t .*-r 1 or -r 2"
+# Streams of its own for every rank take more than t's: what -pe needs is known at the start.
+one=(-e 4x4x128 -b 4 -t 64 -p t)
+run cuda "${one[@]}" -x 0 -o mem_t
+refused_under() {
+    EMU_MEMORY_MIB=$(awk "BEGIN { printf \"%d\", $(memory_all mem_t) + 1.5 }") "$@"
+}
+refused_under run cuda "${one[@]}" -x 1
+refused_under refused "out of memory for a pattern of -pe" \
+    "out of GPU memory: .* asked for activations, .*; that is for pattern d of -pe" \
+    try cuda "${one[@]}" -pe t,d "${OUT[@]}"
 EMU_MEMORY_MIB=$(awk "BEGIN { printf \"%d\", $whole + 1.5 }") run cuda -x 1
 same "the lines memory_MiB are all that it needs" "$rc" 0
 
@@ -433,6 +446,7 @@ t -p t
 sppp -p sppp -e 4x4x32 -pm mean -d 64
 streams -p p -pm streams
 vp -p sp -vp 1
+pe -pe t,sppp,p,dl -e 4x4x32
 fold -p pp. -tp 4 -fold 2
 foldvp -p p -pm mean -tp 4 -fold 2 -vp 1 -r 2
 ladder -p l
