@@ -122,6 +122,9 @@ SWEEP ?= out/sweep
 dev/runs/sweep dev/runs/report: %: %.c dev/runs/table.h data/files.h
 	$(CC) $(CFLAGS) $(OPT) $(PART) $< -o $@ $(LIBS)
 
+dev/runs/syncs: %: %.c $(TRAINER)
+	$(CC) $(CFLAGS) $(OPT) $(PART) $< -o $@ $(LIBS)
+
 dev/runs/sweep_asan dev/runs/report_asan: %_asan: %.c dev/runs/table.h data/files.h
 	$(CC) $(SANITIZE) $(OPT) $(PART) $< -o $@ $(LIBS)
 
@@ -340,7 +343,7 @@ endif
 CHECK_BUILT := train_gpt2 test_gpt2 dev/gradcheck
 TEST_BUILT := $(CHECK_BUILT) test_gpt2_double dev/bench_cpu dev/bench_generate dev/net/plan \
     dev/net/bench_allreduce dev/test/faults_gpt2 dev/test/train_faulty dev/test/encode \
-    dev/runs/sweep dev/runs/report $(EMU_BUILT)
+    dev/runs/sweep dev/runs/report dev/runs/syncs $(EMU_BUILT)
 
 check: $(CHECK_BUILT)
 	dev/test/run.sh ./test_gpt2 dev/gradcheck "dev/test/cli.sh --short"
@@ -350,8 +353,8 @@ test: $(TEST_BUILT)
 	    "dev/test/faults --test" dev/test/cli.sh dev/test/checkpoints.sh dev/test/stops.sh \
 	    dev/test/mpi.sh "dev/net/netns.sh --test" "dev/net/ssh.sh --test" dev/test/slurm.sh \
 	    dev/test/plan.sh dev/test/data.sh dev/test/bpe.sh dev/test/hf.sh dev/test/fuzz.sh \
-	    dev/test/sweep.sh "dev/test/attack --short" $(EMU_TESTS) dev/test/nvcc.sh \
-	    "dev/cuda/resources --test"
+	    dev/test/sweep.sh dev/test/syncs.sh "dev/test/attack --short" $(EMU_TESTS) \
+	    dev/test/nvcc.sh "dev/cuda/resources --test"
 
 asan: train_gpt2_asan test_gpt2_asan dev/gradcheck_asan $(EMU_ASAN_BUILT)
 	TRAIN=./train_gpt2_asan dev/test/run.sh ./test_gpt2_asan dev/gradcheck_asan dev/test/cli.sh \

@@ -82,21 +82,34 @@ static void test_patterns(void) {
 }
 
 // Every pattern of four blocks, some longer ones, all rules and R: broken by a wrong coefficient, a
-// sum that begins too early or ends too late, or one that only one of the two passes has.
+// sum that begins too early or ends too late, or one that only one of the two passes has. With
+// teachers: by a segment that is matched before its gradient is there, or after.
 static void test_plans(void) {
     static const char *const longer[] = {"pppppp.", "lllp", "tlsp", "pp.llp", "lllllllllllp", "pt"};
     const char *letters = "tspld";
-    int cases = 0, wrong = 0;
+    static const char *const teachers[] = {"", "t", "s", "p", "d"};
+    int cases = 0, wrong = 0, segments = 0;
     for (int n = 0; n < 625 + 6; n++) {
         char pattern[16] = {letters[n % 5], letters[n / 5 % 5], letters[n / 25 % 5],
                             letters[n / 125 % 5]};
         if (n >= 625) snprintf(pattern, sizeof pattern, "%s", longer[n - 625]);
         for (int rule = RULE_SUM; rule <= RULE_STREAMS; rule++) {
             for (int R = 1; R <= 4; R++, cases++) {
-                Plan plan;
-                plan_make(&plan, pattern, n < 625 ? 4 : 60, rule, R, "-p");
+                Plan plan, teacher;
+                const char *taught = teachers[cases % 5];
+                int L = n < 625 ? 4 : 60;
+                plan_make(&plan, pattern, L, rule, R, "-p");
+                if (taught[0]) {
+                    plan_make(&teacher, taught, L, rule, R, "-kd");
+                    plan_distill(&plan, &teacher);
+                    plan_free(&teacher);
+                }
+                if (taught[0] == 't') segments += plan.matches - plan.merges; // all have one there
                 const char *found = scalar_check(&plan, pattern, rule, R);
-                if (found) check(0, "plan of %s rule %d R %d: %s", pattern, rule, R, found);
+                if (found) {
+                    check(0, "plan of %s rule %d R %d teacher '%s': %s", pattern, rule, R, taught,
+                          found);
+                }
                 wrong += found != NULL;
                 plan_free(&plan);
             }
@@ -104,6 +117,7 @@ static void test_plans(void) {
     }
     check(!wrong, "plans as defined, backward as the transpose of forward: %d of %d", cases - wrong,
           cases);
+    check(!segments, "a teacher of t is matched after every merge");
 }
 
 static void test_shards(void) {
@@ -1010,6 +1024,89 @@ static void test_accumulation(void) {
           "two micro-batches: no tensor's gradient is named as not finite");
 }
 
+// Micro-steps of a student that begins from other weights than its teacher, in `pieces`, and then
+// the other updates.
+enum { DISTILL_B = 4, DISTILL_T = 16, DISTILL_UPDATES = 10 };
+static UpdateSums distill(GPT2 *m, const int32_t *tokens, const int32_t *targets, int pieces) {
+    int rows = DISTILL_B * DISTILL_T / pieces;
+    for (int i = 0; i < pieces; i++) {
+        gpt2_micro_step(m, tokens + i * rows, targets + i * rows, DISTILL_B / pieces, DISTILL_T, i,
+                        pieces);
+    }
+    return gpt2_gradients(m);
+}
+
+// Broken by a difference with the wrong sign, or to another segment's stream; by a teacher whose
+// streams are gone before they are read; by a mean over micro-batches that is a sum.
+static void test_distillation(void) {
+    enum { B = DISTILL_B, T = DISTILL_T };
+    static const char *const patterns[] = {"t", "spps", "dltp"};
+    int32_t tokens[B * T], targets[B * T];
+    double tolerance = is_double ? 1e-12 : 1e-5, norm;
+    random_batch(tokens, targets, B * T, 65);
+    for (int i = 0; i < 3; i++) {
+        GPT2Config c = config_of(4, 4, 32, 65, T, patterns[i], 2, RULE_MEAN);
+        GPT2Config plain = config_of(4, 4, 32, 65, T, "t", 2, RULE_SUM);
+        GPT2 alone, taught, same, other;
+        gpt2_create(&alone, &c, mesh_folded(2), B, T, FOR_TRAINING);
+        gpt2_create(&taught, &c, mesh_folded(2), B, T, FOR_TRAINING);
+        gpt2_create(&same, &c, mesh_folded(2), B, T, FOR_TEACHING);
+        gpt2_create(&other, &plain, mesh_folded(2), B, T, FOR_TEACHING);
+        gpt2_init_weights(&alone, WEIGHTS_LINEAR, 1);
+        gpt2_init_weights(&taught, WEIGHTS_LINEAR, 1);
+        gpt2_init_weights(&same, WEIGHTS_LINEAR, 1);
+        gpt2_init_weights(&other, WEIGHTS_LINEAR, 2);
+        gpt2_teach(&taught, &same, 1);
+        UpdateSums without = distill(&alone, tokens, targets, 1);
+        UpdateSums with = distill(&taught, tokens, targets, 1);
+        check(with.distance == 0 && with.loss == without.loss && with.norm == without.norm &&
+                  !memcmp(alone.grads.block, taught.grads.block,
+                          param_count(alone.local) * sizeof(real)),
+              "%s: a teacher of the same weights changes nothing, bitwise", patterns[i]);
+        check(merges_executed(&taught) == merges_executed(&alone) &&
+                  same.traffic[TRAFFIC_FORWARD].count == same.plan.merges,
+              "%s: all-reduces of a teacher are counted as its own", patterns[i]);
+
+        gpt2_teach(&taught, &other, 30);
+        UpdateSums whole = distill(&taught, tokens, targets, 1);
+        UpdateSums halves = distill(&taught, tokens, targets, 2);
+        double error = fabs(whole.norm / halves.norm - 1);
+        error = worse(error, fabs(whole.distance / halves.distance - 1));
+        check_error(patterns[i], "with a teacher, two micro-batches as one batch", error,
+                    tolerance);
+        check(whole.loss == with.loss && whole.distance > 0.01,
+              "%s: the loss is the cross-entropy alone, beside a distance of %.3f", patterns[i],
+              whole.distance);
+        for (int64_t N = 1; N <= DISTILL_UPDATES; N++) {
+            update_once(&taught, tokens, targets, B, T, N, &norm);
+        }
+        double after = distill(&taught, tokens, targets, 1).distance;
+        gpt2_take_pattern(&taught, "s");
+        check(distill(&taught, tokens, targets, 1).distance > 0 && taught.plan.matches == 4,
+              "%s: another pattern has the same teacher", patterns[i]);
+        check(after < 0.9 * whole.distance, "%s: updates bring a student to its teacher: %.4f of "
+              "the distance is left", patterns[i], after / whole.distance);
+        gpt2_free(&alone), gpt2_free(&taught), gpt2_free(&same), gpt2_free(&other);
+    }
+    GPT2Config c = config_of(4, 4, 32, 65, T, "t", 1, RULE_SUM);
+    UpdateSums sums[2];
+    for (int R = 1; R <= 2; R++) { // all-t is one function, and so is its distance
+        GPT2 m, teacher;
+        c.R = R;
+        gpt2_create(&m, &c, mesh_folded(R), B, T, FOR_TRAINING);
+        gpt2_create(&teacher, &c, mesh_folded(R), B, T, FOR_TEACHING);
+        gpt2_init_weights(&m, WEIGHTS_LINEAR, 1);
+        gpt2_init_weights(&teacher, WEIGHTS_LINEAR, 2);
+        gpt2_teach(&m, &teacher, 30);
+        sums[R - 1] = distill(&m, tokens, targets, 1);
+        gpt2_free(&m), gpt2_free(&teacher);
+    }
+    check_error("t", "with a teacher, R 2 as R 1: distance",
+                fabs(sums[0].distance / sums[1].distance - 1), tolerance);
+    check_error("t", "with a teacher, R 2 as R 1: norm", fabs(sums[0].norm / sums[1].norm - 1),
+                tolerance);
+}
+
 // ----------------------------------------------------------------------------
 // files: broken by a wrong header, a lost bit, or a shard boundary off by one
 
@@ -1262,6 +1359,11 @@ int main(void) {
                        test_generation);
     test_planted_fault(FAULT_WRONG_POSITION, "a piece of text at half its position",
                        test_generation);
+    test_planted_fault(FAULT_MATCH_AWAY, "a student pushed away from its teacher",
+                       test_distillation);
+    test_planted_fault(FAULT_MATCH_START, "streams held against the one before all blocks",
+                       test_distillation);
+    test_distillation();
     test_equalities(); // which hold in the copy too
     test_generation();
     printf("faults_gpt2: %d passed, %d failed, %d skipped\n", passed, failed, skipped);
@@ -1290,6 +1392,7 @@ int main(void) {
     test_few_at_once();
     test_threads();
     test_accumulation();
+    test_distillation();
     test_tokens(folder);
     test_hash();
     test_model_files(folder);

@@ -161,6 +161,7 @@ struct Case {
     int R = 2, rule = RULE_SUM;
     int L = 4, NH = 4, C = 64, V = 65, B = 2, T = 20;
     int vocab_parallel = 0, recompute = 0, fuses_gelu = 0, micro_steps = 1;
+    int purpose = FOR_TRAINING;
 };
 
 struct Pair {
@@ -203,7 +204,7 @@ static void model_open_for(GPT2 *m, const Case &c) {
     mesh.vocab_parallel = c.vocab_parallel;
     options.recompute = c.recompute;
     gpu.fuses_gelu = c.fuses_gelu;
-    gpt2_create(m, &config, mesh, c.B, c.T, options, FOR_TRAINING);
+    gpt2_create(m, &config, mesh, c.B, c.T, options, c.purpose);
 }
 
 static Oracle *oracle_for(const Case &c) {
@@ -593,6 +594,47 @@ static void test_patterns_in_turn() {
     }
     gpt2_free(&m);
     gpt2_free(&one);
+}
+
+// A student's gradients and its distance to a teacher of another pattern: broken by a segment that
+// is matched before its gradient is there, a bias that misses it, or a stream of the teacher's that
+// another has taken the place of.
+static void test_distillation(void) {
+    static const struct { Case c; const char *teacher; } cases[] = {
+        {Case{.pattern = "t", .C = 32, .T = 17}, "spps"},
+        {Case{.pattern = "s", .R = 4, .C = 32, .T = 16, .recompute = 2, .micro_steps = 2}, "t"},
+        {Case{.pattern = "sppp", .rule = RULE_MEAN, .C = 32, .T = 17, .vocab_parallel = 1}, "t"},
+        {Case{.pattern = "dltp", .rule = RULE_STREAMS, .C = 32, .T = 16, .fuses_gelu = 1}, "t"},
+        {Case{.pattern = "l", .R = 1, .C = 32, .T = 16, .micro_steps = 2}, "dlst"}};
+    for (const auto &at : cases) {
+        Pair pair, teacher;
+        Case c = at.c;
+        c.pattern = at.teacher;
+        c.purpose = FOR_TEACHING;
+        pair_open(&teacher, c);
+        pair_open(&pair, at.c);
+        gpt2_teach(&pair.m, &teacher.m, 3);
+        oracle_teach(pair.oracle, teacher.oracle, 3);
+        compare_pass(&pair);
+        UpdateSums sums = gpt2_gradients(&pair.m);
+        OracleSums wanted = oracle_gradients(pair.oracle);
+        char name[200];
+        snprintf(name, sizeof name, "%s, teacher %s", pair.name, at.teacher);
+        check(wanted.distance > 0.01, "%s: they differ, by %.3f", name, wanted.distance);
+        check_error(name, "distance, relative", fabs(sums.distance / wanted.distance - 1),
+                    TOLERANCE_GRADIENT);
+        check_error(name, "loss of a step", fabs(sums.loss - wanted.loss), TOLERANCE_LOSS);
+        check_error(name, "gradient norm, relative", fabs(sums.norm / wanted.norm - 1),
+                    TOLERANCE_GRADIENT);
+        compare_gradients(&pair);
+        check(teacher.m.traffic[TRAFFIC_FORWARD].count ==
+                  (c.R > 1) * c.micro_steps * teacher.m.plan.merges,
+              "%s: the teacher's all-reduces are its own", name);
+        check(teacher.m.bytes[BLOCK_ACTIVATIONS] < pair.m.bytes[BLOCK_ACTIVATIONS],
+              "%s: the teacher needs less memory", name);
+        pair_close(&pair);
+        pair_close(&teacher);
+    }
 }
 
 // Ten AdamW updates: losses, and how far the weights have come. A key's bias has no gradient but
@@ -1769,6 +1811,8 @@ int main(void) {
                        test_attention);
     test_planted_fault(FAULT_CAUSAL_OFF_BY_ONE, "a query that sees the key after it, in the model",
                        fault_test_causal);
+    test_planted_fault(FAULT_BIAS_WITHOUT_MATCH, "a bias that misses the teacher",
+                       test_distillation);
     check(attention_error(1, 65, 1, 16) <= TOLERANCE_ATTENTION, "the faults are gone");
     gpu_close();
     printf("faults_gpt2cu: %d passed, %d failed, %d skipped\n", passed, failed, skipped);
@@ -1787,6 +1831,7 @@ int main(void) {
     test_recompute();
     test_reading();
     test_patterns_in_turn();
+    test_distillation();
     test_training();
     test_initial_weights();
     test_repeats();

@@ -269,6 +269,8 @@ enum {
     STEP_BACK,   // to (D) = or += the gradient of what sub-block k read, from that of its output,
                  // `from`; also the gradients of its LayerNorm and output matrix
     STEP_WEIGHT, // gradients of k's input matrix and its bias, which no other step reads
+    STEP_MATCH,  // to (G) += gradient of the distance between the stream `from` and the teacher's,
+                 // both with the outputs of all sub-blocks before k
 };
 
 // Which parts a sum adds up. All ranks bring theirs to a sum over ranks, and `from` too where it is
@@ -300,6 +302,10 @@ typedef struct {
     int reader[4 * L_MAX + 1];  // the first sub-block that reads stream i, or -1
     int reads[2 * L_MAX + 1];   // the stream that sub-block k reads; 2L is the final LayerNorm
     int written[4 * L_MAX + 1], last_read[4 * L_MAX + 1]; // by which forward steps stream i is
+    int boundary[2 * L_MAX + 1]; // the stream that a sum over all ranks made of all sub-blocks
+                                 // before k, or -1
+    char matched[2 * L_MAX + 1]; // 1: it is held against the teacher's; see plan_distill
+    int matches;                 // how many are
     Steps forward, backward;
 } Plan;
 
@@ -513,6 +519,12 @@ static void transpose_stream(Transpose *t, int stream) {
     t->known = 0;
 }
 
+// G is the gradient of the stream that s writes, and of no newer one.
+static void transpose_match(Transpose *t, const Step *s) {
+    Step match = {.kind = STEP_MATCH, .k = s->end, .to = V_G, .from = s->to};
+    if (t->plan->matched[s->end]) steps_add(&t->plan->backward, match);
+}
+
 static void transpose_sum(Transpose *t, const Step *s) {
     int out = s->parts - V_O0;
     double *of_from = &t->share[s->from - V_STREAM], of_to = t->share[s->to - V_STREAM];
@@ -529,6 +541,7 @@ static void transpose_sum(Transpose *t, const Step *s) {
         transpose_finish(t);
         t->due = t->known;
     }
+    if (step_is_merge(s)) transpose_match(t, s);
     if (s->how != SUM_BEGIN) *of_from += s->scale;
     if (s->how != SUM_END) {
         t->out[out].merged = 1;
@@ -587,7 +600,7 @@ static void plan_make(Plan *plan, const char *pattern, int L, int rule, int R, c
     plan->L = L;
     plan->R = R;
     plan->forward.at = ALLOC(Step, (size_t)L * 8 + 1, "plan");   // at most 4 for a sub-block
-    plan->backward.at = ALLOC(Step, (size_t)L * 16 + 3, "plan"); // at most 8
+    plan->backward.at = ALLOC(Step, (size_t)L * 18 + 3, "plan"); // at most 9
     int x = stream_add(plan, 1);
     for (int block = 0, end; block < L; block = end) {
         char letter = plan->letters[block];
@@ -604,10 +617,27 @@ static void plan_make(Plan *plan, const char *pattern, int L, int rule, int R, c
         }
     }
     plan_reads(plan, 2 * L, x);
+    for (int k = 0; k <= 2 * L; k++) plan->boundary[k] = -1;
     for (int i = 0; i < plan->forward.count; i++) {
-        plan->merges += step_is_merge(&plan->forward.at[i]);
+        const Step *s = &plan->forward.at[i];
+        if (!step_is_merge(s)) continue;
+        plan->boundary[s->end] = s->to - V_STREAM;
+        plan->merges++;
     }
     plan_lifetimes(plan, x);
+    plan_backward(plan);
+}
+
+// Distillation, block to block (arXiv 2502.20727): from now on the backward list has a STEP_MATCH
+// for each segment, a stream that a sum over ranks made, where the teacher has one too. Both have
+// one at the end. The teacher has as many blocks.
+static inline void plan_distill(Plan *plan, const Plan *teacher) {
+    plan->matches = 0;
+    for (int k = 0; k <= 2 * plan->L; k++) {
+        plan->matched[k] = plan->boundary[k] >= 0 && teacher->boundary[k] >= 0;
+        plan->matches += plan->matched[k];
+    }
+    plan->backward.count = 0;
     plan_backward(plan);
 }
 
@@ -743,6 +773,13 @@ static void step_print(const Plan *plan, const Step *s, size_t bytes) {
         line_add(&remark, "%s of block %d, back", part, layer_of(s->k));
         break;
     case STEP_WEIGHT: line_add(&line, "dW%d", s->k); break;
+    case STEP_MATCH:
+        line_value(&line, plan, s->to);
+        line_add(&line, " += w (");
+        line_value(&line, plan, s->from);
+        line_add(&line, " - y%d)", s->k);
+        line_add(&remark, "distance to the teacher");
+        break;
     }
     int columns = 0; // of the terminal: the bytes after a character's first are no columns
     for (const char *c = line.text; *c; c++) columns += (*c & 0xC0) != 0x80;
@@ -762,7 +799,9 @@ static inline void plan_print(const Plan *plan, int C, int rows, size_t size) {
            "f, b, W  sub-block k: its partial output, output bias and input matrix\n"
            "o, o'    partial outputs, added up; o' is filled while the sum of o is on its way\n"
            "G, D, D' gradients: of the newest stream that all ranks share; of each rank's own\n"
-           "b2..b5   b2 + b3 + b4 + b5\n\n");
+           "b2..b5   b2 + b3 + b4 + b5\n");
+    if (plan->matches) printf("y4, w    the teacher's stream before sub-block 4; weight\n");
+    printf("\n");
     printf("forward\n");
     for (int i = 0; i < plan->forward.count; i++) step_print(plan, &plan->forward.at[i], bytes);
     printf("backward, from G, the gradient of x%d\n", plan->streams - 1);
@@ -1484,14 +1523,16 @@ typedef struct {
 // Of one update, before it is made.
 typedef struct {
     double loss;         // mean over all micro-batches of all replicas
+    double distance;     // to the teacher, if there is one: mean squared difference of streams
     double norm;         // of the gradient, before clipping
     const char *culprit; // the first tensor whose gradient is not finite, or NULL
     int stop;            // whether any process has been asked to stop (data/stop.h)
 } UpdateSums;
 
 // What a model has memory for: forward passes; backward passes and updates too; or the keys and
-// values of one sequence, of which READ_AT_ONCE tokens are read at once and SCORED_MAX scored.
-enum { FOR_LOSS, FOR_TRAINING, FOR_SAMPLES };
+// values of one sequence, of which READ_AT_ONCE tokens are read at once and SCORED_MAX scored; or
+// the streams of forward passes without logits, for a student.
+enum { FOR_LOSS, FOR_TRAINING, FOR_SAMPLES, FOR_TEACHING };
 enum { IN_BF16 = 4 }; // or-ed to FOR_LOSS or FOR_SAMPLES: matrices held in bf16 (CPU)
 enum { READ_AT_ONCE = 256, SCORED_MAX = 16 };
 

@@ -958,7 +958,7 @@ typedef struct {
     double begun; // when
 } PendingMerge;
 
-typedef struct {
+typedef struct GPT2 {
     GPT2Config config;
     Plan plan;
     Mesh mesh;
@@ -993,7 +993,12 @@ typedef struct {
     real *attention_scratch;  // for this many threads:
     int threads;
     int32_t *tokens, *targets; // (B,T) of the last forward pass
-    double *row_sums;         // for the gradient norm
+    double *row_sums;         // of a gradient's rows for its norm; (B,T) for the distance
+    struct GPT2 *teacher;     // whose streams those of this model are to match, or NULL
+    double match_weight;      // of their distance in the loss,
+    double match_scale;       // and of the difference of two elements in the gradient
+    double distance;          // of the last backward pass: mean squared difference of streams
+    double distance_sum;      // as loss_sum
     Traffic traffic[TRAFFIC_KINDS]; // what was executed since the model was created,
     int64_t counted[TRAFFIC_KINDS]; // and how many of it when it took its pattern
     Network network;          // emulated
@@ -1099,7 +1104,8 @@ static real *carve(real *block, size_t *used, size_t n) {
 static void stream_lay(GPT2 *m, int i, int *holder, real *block, size_t *used, size_t n) {
     Value *values = &m->values[V_STREAM], *value = &values[i];
     const Plan *plan = &m->plan;
-    for (int j = 0; j < i && m->purpose != FOR_TRAINING; j++) {
+    int kept = m->purpose == FOR_TRAINING || m->purpose == FOR_TEACHING;
+    for (int j = 0; j < i && !kept; j++) {
         int same = holder[j] >= 0 && values[j].copies == value->copies;
         if (!same || plan->last_read[holder[j]] >= plan->written[i]) continue;
         value->at = values[j].at;
@@ -1145,6 +1151,11 @@ static size_t kept_lay(GPT2 *m, real *block) {
     const GPT2Config *c = &m->config;
     size_t used = 0, kv = (size_t)m->F * m->B_max * m->T_max * 2 * (c->C / c->R);
     for (int k = 0; k < 2 * c->L; k++) m->subs[k].kv = carve(block, &used, is_mlp(k) ? 0 : kv);
+    if (m->purpose == FOR_TEACHING) { // nobody reads them after its block
+        used = 0;
+        for (int k = 0; k < 2 * c->L; k++) m->subs[k].kv = block;
+        carve(block, &used, kv);
+    }
     m->zeros = carve(block, &used, c->C);
     return used;
 }
@@ -1155,6 +1166,7 @@ static size_t activations_lay(GPT2 *m, real *block) {
     int training = m->purpose == FOR_TRAINING, samples = m->purpose == FOR_SAMPLES;
     size_t rows = m->rows_max, F = m->F, parts = m->vocab_parts, used = 0;
     size_t scored = samples && rows > SCORED_MAX ? SCORED_MAX : rows;
+    if (m->purpose == FOR_TEACHING) scored = 0;
     int Cr = c->C / c->R;
     values_lay(m, block, &used, rows * c->C);
     // Without a backward pass all sub-blocks use the same memory: between the LayerNorm that a sum
@@ -1191,6 +1203,7 @@ static void gpt2_take_pattern(GPT2 *m, const char *pattern) {
     const GPT2Config *c = &m->config;
     plan_free(&m->plan);
     plan_make(&m->plan, pattern, c->L, c->rule, c->R, "-p");
+    if (m->teacher) plan_distill(&m->plan, &m->teacher->plan);
     size_t n = activations_lay(m, NULL);
     if (n > m->activations_room) {
         free(m->activations);
@@ -1239,6 +1252,7 @@ static void gpt2_create(GPT2 *m, const GPT2Config *config, Mesh mesh, int B, int
         tensors_allocate(&m->moment1, m->local, 0, "AdamW moments");
         tensors_allocate(&m->moment2, m->local, 0, "AdamW moments");
         gradients_allocate(m);
+        rows_max = rows_max > m->rows_max ? rows_max : m->rows_max;
         m->row_sums = alloc_zeroed(rows_max, sizeof(double), "gradient norm");
     }
     int Cr = config->C / config->R;
@@ -1551,6 +1565,29 @@ static void step_bias(GPT2 *m, const Step *s, int add_grads) {
     }
 }
 
+// Adds to G, the gradient of a stream, that of its distance to the teacher's. Both streams have the
+// same bits on all ranks, so each rank does this by itself.
+static void step_match(GPT2 *m, const Step *s) {
+    const GPT2 *teacher = m->teacher;
+    int C = m->config.C, rows = m->B * m->T;
+    const real *x = value_at(m, s->from, 0);
+    const real *y = value_at(teacher, V_STREAM + teacher->plan.boundary[s->k], 0);
+    real *G = value_at(m, s->to, 0), scale = (real)m->match_scale;
+    #pragma omp parallel for schedule(static)
+    for (int i = 0; i < rows; i++) {
+        double sum = 0;
+        for (size_t j = (size_t)i * C; j < (size_t)(i + 1) * C; j++) {
+            real d = x[j] - y[j];
+            G[j] += scale * d;
+            sum += (double)d * (double)d;
+        }
+        m->row_sums[i] = sum;
+    }
+    double sum = 0;
+    for (int i = 0; i < rows; i++) sum += m->row_sums[i];
+    m->distance += sum / rows / C / m->plan.matches;
+}
+
 // The matrices and the inner bias of sub-block k have their gradients of this update, short of the
 // sum over data-parallel replicas: it goes on while earlier sub-blocks compute. Tensors of which
 // ranks have partial gradients come later.
@@ -1590,6 +1627,7 @@ static void steps_run(GPT2 *m, const Steps *steps, int add_grads) {
             for (int f = 0; f < m->F; f++) subblock_weight_backward(m, s->k, f, add_grads);
             if (m->last_pass) replica_sums_begin(m, s->k);
             break;
+        case STEP_MATCH: step_match(m, s); break;
         }
     }
 }
@@ -1729,14 +1767,17 @@ static void gpt2_read(GPT2 *m, const int32_t *tokens, int T, int past, int score
     }
 }
 
-// Gradients of scale * mean loss of the last forward pass. They replace what the gradients were, or
-// are added to it. Partial gradients are not yet summed over ranks: gradients_reduce does that once
-// per update. Logits are overwritten.
+// Gradients of scale * loss of the last forward pass: its mean over tokens and, with a teacher that
+// has read the same tokens, the weighted distance to its streams. They replace what the gradients
+// were, or are added to it. Partial gradients are not yet summed over ranks: gradients_reduce does
+// that once per update. Logits are overwritten.
 static void gpt2_backward(GPT2 *m, double scale, int add_grads) {
     int C = m->config.C, rows = m->B * m->T;
     size_t n = (size_t)rows * C;
     const SubBlock *last = &m->subs[2 * m->config.L];
     real *dlast = m->values[V_O0].at, *G = m->values[V_G].at;
+    m->distance = 0;
+    if (m->teacher) m->match_scale = 2 * m->match_weight * scale / n / m->plan.matches;
     for (int f = 0; f < m->vocab_parts; f++) {
         TokenRange r = vocab_range(m, f);
         View dlogits = view_of(logits_part(m, f), m->vocab_width);
@@ -1945,18 +1986,28 @@ static void gpt2_create_for(GPT2 *m, const GPT2Config *config, Mesh mesh, const 
     m->network = (Network){.latency_us = o->net_latency, .gbits = o->net_gbits};
 }
 
+static void gpt2_teach(GPT2 *m, GPT2 *teacher, double weight) {
+    m->teacher = teacher;
+    m->match_weight = weight;
+    plan_distill(&m->plan, &teacher->plan);
+}
+
 static void gpt2_micro_step(GPT2 *m, const int32_t *tokens, const int32_t *targets, int B, int T,
                             int micro, int micro_steps) {
+    if (m->teacher) forward_pass(m->teacher, tokens, B, T, 0, 0);
     double loss = gpt2_forward(m, tokens, targets, B, T) / micro_steps;
-    m->loss_sum = micro ? m->loss_sum + loss : loss;
     m->last_pass = micro == micro_steps - 1;
     gpt2_backward(m, 1.0 / ((double)micro_steps * m->mesh.DP), micro > 0);
+    double distance = m->distance / micro_steps;
+    m->loss_sum = micro ? m->loss_sum + loss : loss;
+    m->distance_sum = micro ? m->distance_sum + distance : distance;
 }
 
 static UpdateSums gpt2_gradients(GPT2 *m) {
-    double replicas[] = {m->loss_sum, stop_asked != 0};
-    mesh_sum(&m->mesh, MESH_DP, replicas, 2, sizeof *replicas);
-    UpdateSums sums = {.loss = replicas[0] / m->mesh.DP, .stop = replicas[1] > 0};
+    double replicas[] = {m->loss_sum, m->distance_sum, stop_asked != 0};
+    mesh_sum(&m->mesh, MESH_DP, replicas, 3, sizeof *replicas);
+    UpdateSums sums = {.loss = replicas[0] / m->mesh.DP, .distance = replicas[1] / m->mesh.DP,
+                       .stop = replicas[2] > 0};
     gradients_reduce(m);
     sums.norm = gradients_norm(m, &sums);
     return sums;

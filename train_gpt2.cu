@@ -953,7 +953,7 @@ classifier_backward_kernel(real *logits, const float *lse, const int32_t *target
                  scale, count, width);
 }
 
-// total = or += the mean of losses (rows); one block
+// total = or += the mean of losses (rows), or of what else there is a number of for each; one block
 __global__ void loss_mean_kernel(double *total, const float *losses, int rows, int add) {
     __shared__ double sums[BLOCK];
     double sum = 0;
@@ -963,6 +963,28 @@ __global__ void loss_mean_kernel(double *total, const float *losses, int rows, i
     if (threadIdx.x) return;
     for (int i = 1; i < BLOCK; i++) sum += sums[i];
     *total = add ? *total + sum / rows : sum / rows;
+}
+
+// G += scale (x - y), of (rows,C) each; distances (rows) = or += sums of (x - y)^2. A warp a row.
+__global__ void match_kernel(real *G, float *distances, const real *x, const real *y, float scale,
+                             int rows, int C, int add) {
+    int row = blockIdx.x * BLOCK_WARPS + threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    if (row >= rows) return;
+    float sum = 0;
+    for (int c = lane * PACK; c < C; c += WARP * PACK) {
+        size_t at = (size_t)row * C + c;
+        Packed<real> g = pack_load(G + at), mine = pack_load(x + at), wanted = pack_load(y + at);
+        float v[PACK];
+#pragma unroll
+        for (int j = 0; j < PACK; j++) {
+            float d = to_float(mine.at[j]) - to_float(wanted.at[j]);
+            v[j] = to_float(g.at[j]) + scale * d;
+            sum += d * d;
+        }
+        pack_store(G + at, pack_round(v));
+    }
+    sum = warp_sum(sum);
+    if (lane == 0) distances[row] = add ? distances[row] + sum : sum;
 }
 
 static int classifier_threads(int width) {
@@ -2173,11 +2195,16 @@ typedef struct GPT2 {
     SubBlock *subs;            // (2L+1), the last of which is the final LayerNorm alone
     int *bias_from;            // (2L) on the GPU: see bias_sums_kernel
     float *bias_sums;          // (2L,C) output biases since the last merge or base
+    int purpose;               // FOR_...: what there is memory for
+    struct GPT2 *teacher;      // whose streams those of this model are to match, or NULL
+    double match_weight;       // of their distance in the loss,
+    double match_scale;        // and of the difference of two elements in the gradient
     int vocab_parts, vocab_width, vocab_cut;
     real *logits;              // (vocab_parts, scored,vocab_width), and then their gradient
     float *part_most, *part_sums; // (vocab_parts,B,T), (vocab_parts,2,B,T)
     float *most, *lse, *losses;   // (B,T)
-    double *loss_total;        // (1)
+    float *distances;          // (B,T) squares of differences to the teacher's streams, added up
+    double *loss_total;        // (2) loss, and squares of differences of a token
     double *squares, *squares_partial; // (DP,P_COUNT), (DP,P_COUNT,norm_blocks(DP))
     real *dnormed;             // (F, B,T,C)
     real *normed_scratch;      // (F, B,T,C) for -r 2
@@ -2204,7 +2231,7 @@ typedef struct GPT2 {
     int chunks;                // in which the product under way is merged; see matmul_merged
     Span *spans;
     int span_count, span_room;
-    double *host_results;      // pinned: loss and squares of an update
+    double *host_results;      // pinned: loss, differences and squares of an update
     float *snapshot;           // a copy of the parameter table on the host, to read or write files
     int snapshot_set;
     Traffic traffic[TRAFFIC_KINDS];
@@ -2309,7 +2336,7 @@ static void value_carve(GPT2 *m, int v, char *block, size_t *used) {
     Value *value = &m->values[v];
     size_t BTC = (size_t)m->B_max * m->T_max * m->config.C;
     value->copies = value_is_shared(&m->plan, v) ? 1 : m->F;
-    size_t n = plan_uses(&m->plan, v, 1) ? value->copies * BTC : 0;
+    size_t n = plan_uses(&m->plan, v, m->purpose != FOR_TEACHING) ? value->copies * BTC : 0;
     value->at = (real *)carve(block, used, n, sizeof(real));
 }
 
@@ -2318,9 +2345,11 @@ static void value_carve(GPT2 *m, int v, char *block, size_t *used) {
 static size_t kept_lay(GPT2 *m, char *block) {
     size_t BT = (size_t)m->B_max * m->T_max, DP = m->mesh.DP, used = 0;
     for (int k = 0; k < 2 * m->config.L; k += 2) { // attention: keys and values
-        m->subs[k].inner = CARVE(real, m->F * BT * m->subs[k].inner_width);
+        int again = k > 0 && m->purpose == FOR_TEACHING; // nobody reads them after their block
+        m->subs[k].inner = again ? m->subs[0].inner
+                                 : CARVE(real, m->F * BT * m->subs[k].inner_width);
     }
-    m->loss_total = CARVE(double, 1);
+    m->loss_total = CARVE(double, 2);
     m->squares = CARVE(double, DP * P_COUNT);
     m->squares_partial = CARVE(double, DP * P_COUNT * norm_blocks(m->mesh.DP));
     m->workspace = CARVE(char, MATMUL_WORKSPACE);
@@ -2334,7 +2363,7 @@ static size_t activations_lay(GPT2 *m, char *block) {
     const GPT2Config *c = &m->config;
     size_t BT = (size_t)m->B_max * m->T_max, BTC = BT * c->C, F = m->F, used = 0;
     size_t parts = m->vocab_parts;
-    int Cr = c->C / c->R, recompute = m->options.recompute;
+    int Cr = c->C / c->R, recompute = m->options.recompute, teaching = m->purpose == FOR_TEACHING;
     // Logits live from the product that makes them to the two that read their gradients. The
     // scratch of the blocks is in use before and after that, so it lies in the same place. What
     // lies there in turn:
@@ -2346,7 +2375,7 @@ static size_t activations_lay(GPT2 *m, char *block) {
     // Behind it lies what lasts: streams, what sub-blocks keep, and D0 and D1, since the head
     // writes D0 while it reads logits. (With the address sanitizer, for which the stand-in has
     // fences between tensors, the scratch lies behind the logits.)
-    m->logits = CARVE(real, parts * BT * m->vocab_width);
+    m->logits = CARVE(real, teaching ? 0 : parts * BT * m->vocab_width);
     size_t logits_end = used;
 #ifndef EMU_ASAN
     used = 0;
@@ -2356,29 +2385,37 @@ static size_t activations_lay(GPT2 *m, char *block) {
     for (int v = V_NONE + 1; v < V_STREAM; v++) {
         if (v != V_D0 && v != V_D1) value_carve(m, v, block, &used);
     }
-    m->dnormed = CARVE(real, F * BTC);
-    m->dinner = CARVE(real, F * BT * 4 * Cr);
-    m->douter = CARVE(real, F * BT * 4 * Cr);
-    m->row_scratch = CARVE(float, 2 * F * BT * (c->NH / c->R));
+    m->dnormed = CARVE(real, teaching ? 0 : F * BTC);
+    m->dinner = CARVE(real, teaching ? 0 : F * BT * 4 * Cr);
+    m->douter = CARVE(real, teaching ? 0 : F * BT * 4 * Cr);
+    m->row_scratch = CARVE(float, teaching ? 0 : 2 * F * BT * (c->NH / c->R));
     size_t sums = CHUNKS_MAX * 4 * (size_t)c->C;
     size_t tile_sums = (size_t)m->B_max * attention_tiles(m->T_max, c->C / c->NH) * 3 * Cr;
     m->sums_scratch = CARVE(float, F * (sums > tile_sums ? sums : tile_sums));
     if (used < logits_end) used = logits_end;
 
     for (int i = 0; i < m->plan.streams; i++) value_carve(m, V_STREAM + i, block, &used);
+    // A teacher's sub-blocks all use the same memory, since nothing goes back through them.
+    size_t first = used, most = used;
     for (int k = 0; k <= 2 * c->L; k++) {
         SubBlock *s = &m->subs[k];
         int final = k == 2 * c->L;
+#ifndef EMU_ASAN
+        if (teaching) used = first;
+#endif
         s->copies = m->values[V_STREAM + m->plan.reads[k]].copies;
         s->normed = recompute > 1 && !final ? m->normed_scratch : CARVE(real, s->copies * BTC);
         s->mean = CARVE(float, s->copies * BT);
         s->rstd = CARVE(float, s->copies * BT);
+        most = used > most ? used : most;
         if (final) break;
         if (is_mlp(k)) s->inner = CARVE(real, F * BT * s->inner_width);
         s->outer = is_mlp(k) && recompute > 0 ? m->outer_scratch
                                               : CARVE(real, F * BT * s->outer_width);
         s->lse = is_mlp(k) ? NULL : CARVE(float, F * BT * (c->NH / c->R));
+        most = used > most ? used : most;
     }
+    used = most;
     m->bias_from = CARVE(int, 2 * c->L);
     m->bias_sums = CARVE(float, (size_t)2 * c->L * c->C);
     m->part_most = CARVE(float, parts * BT);
@@ -2386,6 +2423,7 @@ static size_t activations_lay(GPT2 *m, char *block) {
     m->most = CARVE(float, BT);
     m->lse = CARVE(float, BT);
     m->losses = CARVE(float, BT);
+    m->distances = CARVE(float, BT);
     value_carve(m, V_D0, block, &used); // the head writes it while it reads logits
     value_carve(m, V_D1, block, &used);
     return used;
@@ -2411,6 +2449,7 @@ static void gpt2_take_pattern(GPT2 *m, const char *pattern) {
     const GPT2Config *c = &m->config;
     plan_free(&m->plan);
     plan_make(&m->plan, pattern, c->L, c->rule, c->R, "-p");
+    if (m->teacher) plan_distill(&m->plan, &m->teacher->plan);
     size_t bytes = activations_lay(m, NULL);
     if (bytes > m->bytes[BLOCK_ACTIVATIONS]) {
         CUDA_CHECK(cudaDeviceSynchronize());
@@ -2440,8 +2479,8 @@ static void shape_check(const GPT2Config *c, int T) {
 }
 
 // Makes a model of this shape with room for batches (B,T), its parameters zero. Only FOR_TRAINING
-// there are gradients and optimizer state. Fails when the shape, the pattern, R or the memory
-// cannot be had. All processes take part.
+// there are gradients and optimizer state, and FOR_TEACHING no backward pass and no logits. Fails
+// when the shape, the pattern, R or the memory cannot be had. All processes take part.
 static void gpt2_create(GPT2 *m, const GPT2Config *config, Mesh mesh, int B, int T,
                         ModelOptions options, int purpose) {
     memset(m, 0, sizeof *m);
@@ -2452,6 +2491,7 @@ static void gpt2_create(GPT2 *m, const GPT2Config *config, Mesh mesh, int B, int
     m->rank0 = mesh.group_rank * mesh.F;
     m->B_max = B;
     m->T_max = T;
+    m->purpose = purpose;
     shape_check(config, T);
     param_specs(m->whole, config);
     m->vocab_cut = mesh.vocab_parallel && config->R > 1;
@@ -2483,7 +2523,7 @@ static void gpt2_create(GPT2 *m, const GPT2Config *config, Mesh mesh, int B, int
         CUDA_CHECK(cudaEventCreateWithFlags(&m->batch_copied[i], cudaEventDisableTiming));
     }
     CUDA_CHECK(cudaMallocHost((void **)&m->host_results,
-                              (1 + (size_t)mesh.DP * P_COUNT) * sizeof(double)));
+                              (2 + (size_t)mesh.DP * P_COUNT) * sizeof(double)));
     CUDA_CHECK(cudaEventCreateWithFlags(&m->ready, cudaEventDisableTiming));
     CUDA_CHECK(cudaEventCreateWithFlags(&m->finished, cudaEventDisableTiming));
     CUDA_CHECK(cudaEventCreateWithFlags(&m->hidden, cudaEventDisableTiming));
@@ -3224,6 +3264,19 @@ static void step_bias(GPT2 *m, const Step *s, int add_grads) {
         CUDA_CHECK(cudaMemsetAsync(grad, 0, C * sizeof(float), gpu.stream));
 }
 
+// Adds to G, the gradient of a stream, that of its distance to the teacher's. Both streams have the
+// same bits on all ranks, so each rank does this by itself. The last segment comes first.
+static void step_match(GPT2 *m, const Step *s) {
+    RANGE();
+    const GPT2 *teacher = m->teacher;
+    int rows = m->B * m->T, add = s->k < 2 * m->config.L;
+    LAUNCH(match_kernel, ceil_div(rows, BLOCK_WARPS), BLOCK, 0, gpu.stream, value_at(m, s->to),
+           m->distances, value_at(m, s->from),
+           value_at(teacher, V_STREAM + teacher->plan.boundary[s->k]), (float)m->match_scale, rows,
+           m->config.C, add);
+    if (m->sums_of == s->to) m->sums_of = V_NONE;
+}
+
 // The matrices and the inner bias of sub-block k have their gradients of this update, short of the
 // sum over data-parallel replicas: it goes on beside the compute stream. Tensors of which ranks
 // have partial gradients come later.
@@ -3287,6 +3340,7 @@ static void steps_run(GPT2 *m, const Steps *steps, int add_grads) {
             subblock_weight_backward(m, s->k, add_grads);
             if (m->last_pass) replica_sums_begin(m, s->k);
             break;
+        case STEP_MATCH: step_match(m, s); break;
         }
     }
 }
@@ -3438,7 +3492,9 @@ static void logits_collect(GPT2 *m, int row, float *out) {
 
 // The launches of an update of `-p t` at R 1 with one micro-batch, in order. Folded ranks are in
 // the same launches. Where GELU is apart from its products, it is one kernel more. dev/test/cuda.sh
-// compares the list with what is launched.
+// compares the list with what is launched. A teacher runs its forward pass before, without logits;
+// after it there is a match_kernel for each stream that is matched, and a columns_kernel for sums
+// of rows that norm_backward_kernel leaves otherwise, and one loss_mean_kernel more.
 //
 //   bias_sums_kernel                              what merges add
 //   embedding_kernel
@@ -3541,8 +3597,8 @@ static void backward_pass(GPT2 *m, int add_grads) {
     position_backward(grad_at(m, P_wpe, 0), G, m->B, m->T, C, add_grads);
 }
 
-static void loss_mean(GPT2 *m, int add) {
-    LAUNCH(loss_mean_kernel, 1, BLOCK, 0, gpu.stream, m->loss_total, m->losses, m->B * m->T, add);
+static void loss_mean(GPT2 *m, double *total, const float *losses, int add) {
+    LAUNCH(loss_mean_kernel, 1, BLOCK, 0, gpu.stream, total, losses, m->B * m->T, add);
 }
 
 // Logits of tokens (B,T) into m->logits; with targets (B,T), also the losses. Returns their mean in
@@ -3552,7 +3608,7 @@ static double gpt2_forward(GPT2 *m, const int32_t *tokens, const int32_t *target
     forward_pass(m, tokens, targets, B, T, 0, 0, B * T);
     if (!targets) return NAN;
     classify(m, 0);
-    loss_mean(m, 0);
+    loss_mean(m, m->loss_total, m->losses, 0);
     CUDA_CHECK(cudaMemcpyAsync(m->host_results, m->loss_total, sizeof(double),
                                cudaMemcpyDeviceToHost, gpu.stream));
     stream_wait(m);
@@ -3569,17 +3625,28 @@ static void gpt2_read(GPT2 *m, const int32_t *tokens, int T, int past, int score
     spans_collect(m);
 }
 
+static void gpt2_teach(GPT2 *m, GPT2 *teacher, double weight) {
+    m->teacher = teacher;
+    m->match_weight = weight;
+    plan_distill(&m->plan, &teacher->plan);
+}
+
 // Forward and backward pass of micro-batch number `micro` (from 0) of this replica's `micro_steps`.
+// The teacher is on the same stream: it has read the tokens before the student does.
 static void gpt2_micro_step(GPT2 *m, const int32_t *tokens, const int32_t *targets, int B, int T,
                             int micro, int micro_steps) {
     RANGE();
     if (micro == 0) m->replica_sums_begun = 0;
     m->micro_steps = micro_steps;
     m->last_pass = micro == micro_steps - 1;
+    if (m->teacher) forward_pass(m->teacher, tokens, NULL, B, T, 0, 0, 0);
     forward_pass(m, tokens, targets, B, T, 0, 0, B * T);
-    classify(m, 1.0 / ((double)micro_steps * m->mesh.DP));
-    loss_mean(m, micro > 0);
+    double scale = 1.0 / ((double)micro_steps * m->mesh.DP);
+    classify(m, scale);
+    loss_mean(m, m->loss_total, m->losses, micro > 0);
+    if (m->teacher) m->match_scale = 2 * m->match_weight * scale / stream_size(m) / m->plan.matches;
     backward_pass(m, micro > 0);
+    if (m->teacher) loss_mean(m, m->loss_total + 1, m->distances, micro > 0);
 }
 
 // ----------------------------------------------------------------------------
@@ -3633,15 +3700,16 @@ static UpdateSums gpt2_gradients(GPT2 *m) {
     NormSlices here = norm_slices(m);
     gradients_reduce(m);
     gradients_square(m->squares, m->squares_partial, m->grads, m->flat, here);
-    CUDA_CHECK(cudaMemcpyAsync(m->host_results, m->loss_total, sizeof(double),
+    CUDA_CHECK(cudaMemcpyAsync(m->host_results, m->loss_total, 2 * sizeof(double),
                                cudaMemcpyDeviceToHost, gpu.stream));
-    double *squares = m->host_results + 1; // (DP,P_COUNT)
+    double *squares = m->host_results + 2; // (DP,P_COUNT)
     memset(squares, 0, slices * sizeof *squares);
     CUDA_CHECK(cudaMemcpyAsync(squares + here.first / here.size * P_COUNT, m->squares,
                                here.count * P_COUNT * sizeof(double), cudaMemcpyDeviceToHost,
                                gpu.stream));
     stream_wait(m);
     spans_collect(m);
+    if (m->teacher) spans_collect(m->teacher);
     if (m->options.zero) mesh_sum(&m->mesh, MESH_DP, squares, slices, sizeof *squares);
     for (size_t i = 0; i < slices; i++) mine[i % P_COUNT] += squares[i];
     mine[P_COUNT] = stop_asked != 0;
@@ -3654,13 +3722,16 @@ static UpdateSums gpt2_gradients(GPT2 *m) {
             total += squared;
         }
     }
-    double replicas[] = {m->host_results[0] / m->micro_steps, 0}; // loss, and who is to stop
-    for (int i = 0; i < m->mesh.group; i++) replicas[1] += all[i * n + P_COUNT];
+    double distance = m->teacher ? m->host_results[1] / m->config.C / m->plan.matches : 0;
+    // loss, distance, and who is to stop
+    double replicas[] = {m->host_results[0] / m->micro_steps, distance / m->micro_steps, 0};
+    for (int i = 0; i < m->mesh.group; i++) replicas[2] += all[i * n + P_COUNT];
     free(all);
-    mesh_sum(&m->mesh, MESH_DP, replicas, 2, sizeof *replicas);
+    mesh_sum(&m->mesh, MESH_DP, replicas, 3, sizeof *replicas);
     sums.loss = replicas[0] / m->mesh.DP;
+    sums.distance = replicas[1] / m->mesh.DP;
     sums.norm = sqrt(total);
-    sums.stop = replicas[1] > 0;
+    sums.stop = replicas[2] > 0;
     return sums;
 }
 
@@ -3878,7 +3949,7 @@ static void gpt2_create_for(GPT2 *m, const GPT2Config *config, Mesh mesh, const 
     options.zero = (int)o->zero && mesh.DP > 1;
     options.network.latency_us = o->net_latency;
     options.network.gbits = o->net_gbits;
-    comm_open(&mesh, o->comm);
+    if (purpose != FOR_TEACHING) comm_open(&mesh, o->comm); // a teacher is a second model
     matmul_search = (int)o->matmul_search;
     if (matmul_search > 1) choices_check("-ms");
     matmul_mesh = mesh;

@@ -97,6 +97,11 @@ enum {
       "AdamW beta2 (eps is 1e-8)")                                                                 \
     X("-gc",   clip,           REAL,   "1.0",         BETWEEN(0, 1e30),         NUMBERS,           \
       "clip the gradient norm to this; 0 = off")                                                   \
+    GROUP("distillation")                                                                          \
+    X("-kd",   teacher,        TEXT,   "",            ANY,                      KEPT,              \
+      "teacher: a model file whose streams blocks are to match; empty = none")                     \
+    X("-kw",   match_weight,   REAL,   "1",           BETWEEN(0, 1e9),          NUMBERS,           \
+      "weight, in the loss, of the mean squared difference to the teacher")                        \
     GROUP("validation and samples")                                                                \
     X("-v",    val_every,      COUNT,  "20",          BETWEEN(0, INT_MAX),      ALWAYS,            \
       "validate every N updates, at 0 and at the end; 0 = never")                                  \

@@ -4,6 +4,7 @@
 //   run ID              hash of what the run began with; it stays when the run goes on
 //   text HASH TOKENS    of -i
 //   DP N                replicas
+//   teacher HASH        of the model of -kd, where there is one
 //   shape L 4 NH 4 ...  of the model
 //   -i FILE             and so on: the options that make the numbers (KEPT in data/options.h)
 #ifndef RECORD_H
@@ -17,6 +18,7 @@ typedef struct {
     uint64_t text;    // hash of the text
     size_t tokens;    // its length; 0: there was none
     int DP;           // 0: not known
+    uint64_t teacher; // hash of its file; 0: there was none
     GPT2Config shape; // L 0: not known
     Options options;  // those that stand in DONE are marked as given
 } Record;
@@ -29,6 +31,10 @@ static void record_print(char out[DONE_BYTES], const Record *r) {
                                 "shape L %d NH %d C %d V %d maxT %d\n", (unsigned long long)r->id,
                                 (unsigned long long)r->text, r->tokens, r->DP, c->L, c->NH, c->C,
                                 c->V, c->maxT);
+    if (r->teacher) {
+        n += (size_t)snprintf(out + n, DONE_BYTES - n, "teacher %016llx\n",
+                              (unsigned long long)r->teacher);
+    }
     for (int i = 0; i < O_COUNT; i++) {
         const char *flag = option_specs[i].flag, *text = option_value(&r->options, i, value);
         if (!(option_specs[i].marks & KEPT)) continue;
@@ -62,6 +68,8 @@ static void record_parse(Record *r, char *lines, const char *path) {
             r->id = hash;
         } else if (sscanf(line, "text %llx %zu", &hash, &r->tokens) == 2) {
             r->text = hash;
+        } else if (sscanf(line, "teacher %llx", &hash) == 1) {
+            r->teacher = hash;
         } else if (sscanf(line, "shape L %d NH %d C %d V %d maxT %d", &c->L, &c->NH, &c->C, &c->V,
                           &c->maxT) == 5) {
             continue;
@@ -115,6 +123,11 @@ static int record_change(const Record *was, const Record *is, int i, char *out, 
     }
     if (was->DP && was->DP != is->DP && !i--) {
         snprintf(out, size, "DP %d was %d", is->DP, was->DP);
+        return 1;
+    }
+    if (was->DP && was->teacher != is->teacher && !i--) {
+        snprintf(out, size, "the teacher of -kd, of hash %016llx, was %016llx (0: none)",
+                 (unsigned long long)is->teacher, (unsigned long long)was->teacher);
         return 1;
     }
     int other_text = was->tokens != is->tokens || was->text != is->text;

@@ -37,6 +37,10 @@
 //       Forward and backward pass of micro-batch number `micro` (from 0) of this replica's
 //       `micro_steps`. The gradient is that of the mean over all micro-batches of all replicas;
 //       number 0 replaces what it was, the others add to it.
+//   void gpt2_teach(GPT2 *m, GPT2 *teacher, double weight)
+//       From now on `weight` times the distance to the streams of a teacher, created FOR_TEACHING
+//       on the same Mesh, is in the loss of m's micro-steps, in which it reads the same tokens:
+//       the mean over segments of the mean squared difference (plan_distill, tp_blocks.h).
 //   UpdateSums gpt2_gradients(GPT2 *m)
 //       After the last micro-step: sums gradients over ranks and replicas; see UpdateSums. All
 //       processes get the same.
@@ -75,7 +79,7 @@ typedef struct {
     Options options;
     Tokens train, val;
     Sampler sampler;
-    GPT2 model;
+    GPT2 model, teacher;       // the teacher of -kd is all zero where there is none
     Runlog log;
     char model_path[PATH_MAX]; // the file the weights come from; "" = new weights
     int resumes;               // 1: it goes on from checkpoint `first`
@@ -238,6 +242,51 @@ static void run_make_record(Run *run) {
     is->id = hash_value(&hash);
 }
 
+// The header of the teacher of -kd, if one is named: a model that gives the student's streams. Of
+// R it takes the student's, unless it depends on it.
+static int run_find_teacher(const Run *run, const GPT2Config *student, GPT2Config *teacher) {
+    const Options *o = &run->options;
+    File file;
+    if (!o->teacher[0]) {
+        if (o->given[O_match_weight]) fail("-kw %g: no teacher; -kd names it", o->match_weight);
+        return 0;
+    }
+    model_open(&file, o->teacher, teacher);
+    file_close(&file);
+    if (teacher->L != student->L || teacher->C != student->C) {
+        fail("-kd %s: a teacher of %d blocks of %d channels, but the model has %d of %d",
+             o->teacher, teacher->L, teacher->C, student->L, student->C);
+    }
+    if (teacher->maxT < o->length) {
+        fail("-kd %s: the teacher reads at most %d tokens, but -t is %lld", o->teacher,
+             teacher->maxT, (long long)o->length);
+    }
+    if (pattern_depends_on_R(teacher->pattern) && teacher->R != student->R) {
+        fail("-kd %s: the teacher was trained with -tp %d, but -tp is %d", o->teacher, teacher->R,
+             student->R);
+    }
+    teacher->R = student->R;
+    if (teacher->NH % teacher->R) {
+        fail("-kd %s: %d heads cannot be divided over -tp %d", o->teacher, teacher->NH, teacher->R);
+    }
+    return 1;
+}
+
+static void run_open_teacher(Run *run) {
+    const Options *o = &run->options;
+    GPT2 *m = &run->model;
+    GPT2Config config;
+    if (!run_find_teacher(run, &m->config, &config)) return;
+    if (!run->updates) fail("-kd %s: a teacher needs updates, but -x is 0", o->teacher);
+    if (config.V != m->config.V) {
+        fail("-kd %s: a teacher of a vocabulary of %d, but the model has %d", o->teacher, config.V,
+             m->config.V);
+    }
+    gpt2_create_for(&run->teacher, &config, m->mesh, o, FOR_TEACHING);
+    run->is.teacher = gpt2_load(&run->teacher, o->teacher);
+    gpt2_teach(m, &run->teacher, o->match_weight);
+}
+
 // Whether the run is a sample and nothing else: -x 0 with -g or -gp. It needs no validation text,
 // and leaves nothing but a log.
 static int run_only_samples(const Run *run) {
@@ -309,6 +358,7 @@ static void run_check_files(Run *run) {
     processes_same(mesh, &val, sizeof val, "the text of -j");
     processes_same(mesh, run->loaded, sizeof run->loaded,
                    run->resumes ? "the checkpoint that -y resumes from" : "the model of -e");
+    processes_same(mesh, &run->is.teacher, sizeof run->is.teacher, "the model of -kd");
 }
 
 // Opens what a caller closed of standard input, output and error. A file that took their number
@@ -337,13 +387,18 @@ static void run_parse(Run *run, int argc, char **argv, int rank) {
 // `--plan`: prints the steps of the model's plan. It needs no data.
 static void run_show_plan(Run *run) {
     const Options *o = &run->options;
-    GPT2Config c;
-    Plan plan;
+    GPT2Config c, t;
+    Plan plan, teacher;
     run->train.V = 1;
     run_find_checkpoint(run);
     run_find_model(run, &c);
     if (c.NH % c.R) fail("-tp %d: %d heads cannot be divided over %d tensor ranks", c.R, c.NH, c.R);
     plan_make(&plan, c.pattern, c.L, c.rule, c.R, "-p");
+    if (run_find_teacher(run, &c, &t)) {
+        plan_make(&teacher, t.pattern, t.L, t.rule, t.R, "-kd");
+        plan_distill(&plan, &teacher);
+        plan_free(&teacher);
+    }
     plan_print(&plan, c.C, (int)(o->batch * o->length), sizeof(real));
     plan_free(&plan);
 }
@@ -472,7 +527,6 @@ static void run_open(Run *run, int world, int rank) {
     gpt2_create_for(&run->model, &config, mesh, o, purpose);
     o->pattern = run->model.config.pattern; // it may have come from a file, and has to last
     o->patterns = run->model.config.patterns;
-    if (train || validate) run_try_patterns(run);
     run_open_sampler(run);
     if (run->resumes) checkpoint_advise(o->out, run->first);
     if (run->model_path[0]) run->loaded[0] = gpt2_load(&run->model, run->model_path);
@@ -482,6 +536,9 @@ static void run_open(Run *run, int world, int rank) {
         checkpoint_path(path, o->out, "state", run->first);
         run->loaded[1] = gpt2_load_state(&run->model, path, run->first);
     }
+    run_advise_options(run);
+    run_open_teacher(run);
+    if (train || validate) run_try_patterns(run);
     fail_advice[0] = 0;
     if (o->out[0] || world > 1) run_make_record(run);
     run->tokens = ALLOC(int32_t, (size_t)(o->batch * o->length), "tokens");
@@ -518,6 +575,7 @@ static int run_close(Run *run) {
     run_restore_log(run);
     runlog_close(&run->log);
     gpt2_free(&run->model);
+    gpt2_free(&run->teacher);
     tokens_close(&run->train);
     tokens_close(&run->val);
     sampler_close(&run->sampler);
@@ -596,6 +654,10 @@ static void run_say_facts(Run *run) {
     run_say(run, "# parameters %zu", param_count(specs));
     run_say(run, "# blocks %s", m->plan.letters);
     run_say(run, "# merges_per_forward %d", m->plan.merges);
+    if (o->teacher[0]) {
+        run_say(run, "# teacher blocks %s, matched after %d segments", run->teacher.plan.letters,
+                m->plan.matches);
+    }
     run_say_mesh(run);
     run_say(run, "# train_tokens %zu", run->train.count);
     run_say(run, "# val_tokens %zu, of which each validation reads %lld", run->val.count,
@@ -688,6 +750,8 @@ static RunlogUpdate run_update(Run *run, int64_t N) {
     }
     UpdateSums sums = gpt2_gradients(m);
     u.loss = sums.loss;
+    u.distills = o->teacher[0] != 0;
+    u.distance = sums.distance;
     u.norm = sums.norm;
     if (sums.culprit || !isfinite(u.loss)) {
         fail("update %lld: loss %f, and the gradient of %s is not finite; checkpoints of before "
@@ -889,6 +953,8 @@ static void run_summary(Run *run) {
         printf("  %g all-reduces of %s, %.3f MiB, %.2f ms\n", (double)t->count / n, names[kind],
                (double)t->bytes / n / (1 << 20), 1e3 * t->seconds / n);
     }
+    const Traffic *t = &run->teacher.traffic[TRAFFIC_FORWARD];
+    if (t->count) printf("  %g all-reduces of the teacher\n", (double)t->count / n);
 }
 
 #endif

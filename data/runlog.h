@@ -7,7 +7,7 @@
 //   g:0 new:200 prompt:6 prompt_ms:0.750 ms:0.157 p99:0.310 comm:0.057 ar:8   of a sample: tokens
 //                                      made and in the prompt; median, 99%, means per token made
 //   s:1 trl:4.200113 lr:1.000000e-03 norm:2.205633 ms:41.2 tok:18640 ar:12 mb:0.29 comm:0.8
-//                                                 with -pe at its end ` pe:` and the pattern
+//                                                 and kd:3.1e-02 with a teacher, pe:sppp with -pe
 #ifndef RUNLOG_H
 #define RUNLOG_H
 
@@ -26,7 +26,9 @@ typedef struct {
     int64_t allreduces; // activation all-reduces executed by one TP group, forward and backward
     double mib;         // their payload
     double comm_ms;     // time spent in them
-    const char *pattern; // drawn from -pe; "" = without
+    int distills;       // 1: there is a teacher, and this is
+    double distance;    // the mean squared difference to its streams
+    const char *pattern; // that it drew from -pe, or ""
 } RunlogUpdate;
 
 // Appends a line, in full and at once: what was logged is there if the machine goes down.
@@ -43,10 +45,12 @@ static void runlog_line(Runlog *log, const char *format, ...) {
 }
 
 static void runlog_update_format(char *out, size_t size, const RunlogUpdate *u) {
-    snprintf(out, size,
-             "s:%lld trl:%.6f lr:%.6e norm:%.6f ms:%.1f tok:%.0f ar:%lld mb:%.2f comm:%.1f%s%s",
-             (long long)u->update, u->loss, u->rate, u->norm, u->ms, u->tokens_per_second,
-             (long long)u->allreduces, u->mib, u->comm_ms, u->pattern[0] ? " pe:" : "", u->pattern);
+    int n = snprintf(out, size,
+                     "s:%lld trl:%.6f lr:%.6e norm:%.6f ms:%.1f tok:%.0f ar:%lld mb:%.2f comm:%.1f",
+                     (long long)u->update, u->loss, u->rate, u->norm, u->ms, u->tokens_per_second,
+                     (long long)u->allreduces, u->mib, u->comm_ms);
+    if (u->distills) n += snprintf(out + n, size - (size_t)n, " kd:%.6e", u->distance);
+    if (u->pattern[0]) snprintf(out + n, size - (size_t)n, " pe:%s", u->pattern);
 }
 
 // Drops what a run had logged after `updates`, so that a resumed run's log reads as that of a run

@@ -476,15 +476,15 @@ static int is_number(const char *text) { return *text && !text[strspn(text, "012
 
 static void facts_update(Facts *f, const char *path, double update, const char *rest) {
     const char *comm = NULL, *ms = NULL;
+    char number[32] = "";
     for (const char *c = strstr(rest, " comm:"); c; c = strstr(c + 1, " comm:")) comm = c + 6;
-    size_t digits = comm ? strspn(comm, "0123456789.") : 0;
-    const char *drawn = comm ? comm + digits : "";
-    if (!digits || (*drawn && strncmp(drawn, " pe:", 4))) return; // cut short
+    if (comm) FACT(number, comm, strcspn(comm, " ")); // behind it, what -kd and -pe say
+    if (!is_number(number)) return;                   // cut short
     f->at = update;
     fact_after(f->train, sizeof f->train, rest, "trl:");
     fact_after(f->allreduces, sizeof f->allreduces, rest, " ar:");
     fact_after(f->mib, sizeof f->mib, rest, " mb:");
-    if (*drawn) { // of each pattern another: the mean
+    if (strstr(rest, " pe:")) { // of each pattern another: the mean
         f->drawn++;
         f->drawn_allreduces += strtod(f->allreduces, NULL);
         f->drawn_mib += strtod(f->mib, NULL);

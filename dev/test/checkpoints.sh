@@ -303,6 +303,17 @@ mkdir there && cp val.bin there/train.bin && cp -r whole there && back there/who
 (cd there && exec "$TRAIN" -o whole -y 1 -v 0) >"$W/stdout"
 same "another text under the same name" \
     "$(grep -c "^# not bit for bit: the text of -i" "$W/stdout")" 1
+train -e 2x2x16 -rs 3 -o teacher && train -e 2x2x16 -rs 4 -o teacher2
+cp teacher/model_00000002.bin teacher.bin
+train -x 6 -n 2 -o pupil -kd teacher.bin
+same "a run with a teacher, which is not named again" "$(from=pupil changes)" ""
+same "without its teacher" "$(from=pupil changes -kd '' | sed -E 's/ [0-9a-f]{16}/ H/g')" \
+    "the teacher of -kd, of hash H, was H (0: none);"
+cp teacher2/model_00000002.bin teacher.bin
+same "another teacher under the same name" "$(from=pupil changes | sed -E 's/ [0-9a-f]{16}/ H/g')" \
+    "the teacher of -kd, of hash H, was H (0: none);"
+same "its weight" "$(cp teacher/model_00000002.bin teacher.bin; from=pupil changes -kw 2)" \
+    "-kw 2 was 1;"
 same "several at once, a line each" "$(changes -l 1e-3 -c 0)" "-l 0.001 was 0.01;-c 0 was 0.1;"
 mv go went
 bare -o went -y 1 -v 0 -x 8 -l 1e-3

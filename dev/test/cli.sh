@@ -296,6 +296,16 @@ refuses "-tp against a checkpoint's" "-tp 1" "ck_smodel" "-tp 4" -- -o ck_smodel
 refuses "-pm against a checkpoint's" "-pm streams" "ck_smodel" "-pm mean" -- -o ck_smodel \
     "${RESUME[@]}" -pm streams
 refuses "-e against a checkpoint's" "-e 2x2x16" "2x4x4" -- -o ck_model "${RESUME[@]}" -e 2x2x16
+refuses "-kw without a teacher" "-kw 2" "-kd" -- -kw 2
+refuses "a teacher without updates" "-kd model.bin" "-x is 0" -- -e model.bin -kd model.bin -x 0
+refuses "a teacher that is not there" "none.bin" "No such file" -- -kd none.bin
+refuses "a teacher of another shape" "-kd model.bin" "2 blocks of 4 channels" "2 of 16" -- \
+    -kd model.bin
+refuses "a teacher of another vocabulary" "-kd model.bin" "vocabulary of 27" "has 28" -- \
+    -e 2x4x4 -i v28.bin -kd model.bin
+refuses "a teacher that reads less" "-kd model.bin" "16 tokens" "-t is 17" -- \
+    -e 2x4x4 -t 17 -kd model.bin
+refuses "a teacher of another R" "-kd smodel.bin" "-tp 4" "-tp is 2" -- -e 2x4x4 -kd smodel.bin
 refuses "an empty validation" "-m" -- -v 1 -m 0
 refuses "an epoch of less than one update" "-d" -- -x -1 -d 3200
 
@@ -310,8 +320,8 @@ refuses "-o of 10,000 characters" "too long" -- -o "$(printf 'x/%.0s' {1..5000})
 
 echo "# --help: broken when it loses an option, or its status"
 train --help
-for flag in -i -j -e -o -p -pe -tp -pm -fold -b -t -d -x -l -u -q -k -c -b1 -b2 -gc -v -m -s -g -gp \
-    -gt -gk -tk -n -nk -y -sh \
+for flag in -i -j -e -o -p -pe -tp -pm -fold -b -t -d -x -l -u -q -k -c -b1 -b2 -gc -kd -kw -v -m \
+    -s -g -gp -gt -gk -tk -n -nk -y -sh \
     -rs -wi -a -nl -nb -cm -r -z --help; do
     grep -qE -- "^ +$flag +[^ ]" "$W/stdout" || bad "--help" "no $flag"
 done
@@ -501,6 +511,11 @@ resumable "sppp" -e 4x2x16 -p sppp
 resumable "l" -e 4x2x16 -p l
 resumable "d" -e 4x2x16 -p d
 resumable "-pe" -e 4x2x16 -pe t,sppp,p,l
+train -e 4x2x16 -l 1e-2 -x 4 -o teacher
+resumable "sppp with a teacher" -e 4x2x16 -p sppp -kd teacher/model_00000004.bin -kw 2
+same "with a teacher every update says how far it is" \
+    "$(grep -cE '^s:[0-9]+ trl:.* kd:[0-9]\.[0-9]{6}e[-+][0-9]+$' "$W/runs/A/main.log")" 12
+resumable "-pe with a teacher" -e 4x2x16 -pe t,sppp,p -kd teacher/model_00000004.bin
 resumable "sppp with rule mean" -e 4x2x16 -p sppp -pm mean
 (cd "$W/runs/A" && rm -f DONE_00000012)
 train -e 4x2x16 -o A -y 1 -x 12
@@ -551,6 +566,30 @@ holds "they may be named, and are saved with it" cmp -n 1024 "$W/runs/smodel.bin
 train -x 0 -e model.bin -p s -tp 4 -o brand
 same "a plain model takes any pattern and R, and keeps it" \
     "$(od -An -td4 -j32 -N16 "$W/runs/brand/model_00000000.bin" | tr -s ' ')" " 4 0 1 115"
+
+echo "# going on: broken when a trained model begins anew under another pattern, or goes back to" \
+    "its own"
+train -x 0 -e teacher/model_00000004.bin -p sppp -v 1
+zero_shot=$(column tel)
+train -x 3 -e teacher/model_00000004.bin -p sppp -v 3 -o sparser
+same "a model of t goes on as sppp from the loss it has as sppp" "$(column tel | cut -d' ' -f1) " \
+    "$zero_shot"
+train -x 0 -e sparser/model_00000003.bin -v 1
+same "and is saved as sppp, with its loss" "$(banner -p -tp blocks)$(column tel)" \
+    "-p sppp -tp 2 blocks sppp $(column tel "$W/runs/sparser/main.log" | cut -d' ' -f2) "
+train -x 0 -e teacher/model_00000004.bin -v 1
+holds "which is not its loss as t" test "$(column tel)" != "$zero_shot"
+train -x 3 -e teacher/model_00000004.bin -kd teacher/model_00000004.bin -o pupil
+same "its own teacher is no distance away, and then some" \
+    "$(column kd | sed -E 's/ [1-9]\.[0-9]{6}e-[0-9]+/ some/g')" "0.000000e+00 some some "
+fails runs -e 4x4x16 -tp 4 -kd teacher/model_00000004.bin
+same "refuses a teacher whose heads R does not divide" \
+    "$(refused "-kd teacher/model_00000004.bin" "2 heads" "-tp 4")" ""
+(cd "$W/runs" && exec "$TRAIN" -e 4x2x16 -t 16 -p sppp -kd teacher/model_00000004.bin --plan) \
+    >"$W/stdout" 2>&1
+same "--plan says where: before the gradient of a segment goes into that of the one before" \
+    "$(grep -oE ' G (\+= w [^)]*|= G)' "$W/stdout" | tr -d '\n')" \
+    " G += w (x8 - y8 G = G G += w (x2 - y2 G = G"
 
 echo "# samples: broken by a wrong offset in the tokenizer, a seed that is not used, or top-k" \
     "off by one"

@@ -151,6 +151,7 @@ done
 
 echo "# each letter, fp32, as the CPU trainer: broken by another order of data, another" \
     "schedule, or a wrong gradient"
+run cpu -p t -e 4x4x32 -l 1e-2 -x 5 -o teacher
 while read -r name args; do
     run cpu $args -v 5 -o cpu_$name
     run cuda_fp32 $args -v 5 -o fp32_$name
@@ -165,8 +166,16 @@ sppp -p sppp -e 4x4x32 -wi linear
 pp -p pp. -e 4x4x32 -pm streams -tp 4
 vp -p sp -vp 1 -d 64
 R1 -p t -tp 1 -sh 0
+taught -p sppp -e 4x4x32 -kd teacher/model_00000005.bin -kw 3 -d 64
 pe -p t -pe t,sppp,p,dl -e 4x4x32 -d 64
 ARGS
+holds "and the same distance to the teacher" compute "$W/runs/cpu_taught/main.log" \
+    "$W/runs/fp32_taught/main.log" <<'PY'
+import re, sys
+a, b = ([float(kd) for kd in re.findall(r" kd:(\S+)$", open(path).read(), re.M)]
+        for path in sys.argv[1:])
+if len(a) != 10 or any(abs(x / y - 1) > 1e-3 for x, y in zip(a, b)): sys.exit("%s %s" % (a, b))
+PY
 drawn() { steps "$1" | sed -n 's/.* pe://p' | tr '\n' ' '; }
 same "-pe: its draws are those of the CPU trainer" "$(drawn fp32_pe)" "$(drawn cpu_pe)"
 

@@ -192,6 +192,7 @@ same "a mesh that cannot work is an error that says what would" \
 
 echo "# two processes give the bytes of one: broken by another order of a sum, or a term added" \
     "by both ranks"
+fold -rs 7 -x 2 -o teacher
 k=0
 while read -r args; do
     k=$((k + 1))
@@ -216,6 +217,8 @@ done <<'ARGS'
 -p lp -pm mean -vp 1
 -p sppp -vp 1
 -p t -vp 1 -pm sum
+-p sppp -kd teacher/model_00000002.bin -kw 3 -d 128
+-p dl -kd teacher/model_00000002.bin -kw 30
 -p t -pe t,sppp,p,l -x 20 -d 128 -n 10
 ARGS
 mpi 4 -p sppp -b 2 -o real_dp2

@@ -59,7 +59,11 @@ void oracle_micro_step(Oracle *o, const int32_t *tokens, const int32_t *targets,
 
 OracleSums oracle_gradients(Oracle *o) {
     UpdateSums sums = gpt2_gradients(&o->m);
-    return (OracleSums){.loss = sums.loss, .norm = sums.norm};
+    return (OracleSums){.loss = sums.loss, .norm = sums.norm, .distance = sums.distance};
+}
+
+void oracle_teach(Oracle *o, Oracle *teacher, double weight) {
+    gpt2_teach(&o->m, &teacher->m, weight);
 }
 
 void oracle_update(Oracle *o, double rate, double decay, double grad_scale, int64_t update) {

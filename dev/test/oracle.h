@@ -18,12 +18,14 @@ typedef struct {
 } OracleShape;
 
 typedef struct {
-    double loss, norm;
+    double loss, norm, distance;
 } OracleSums;
 
 enum { ORACLE_PARAMS, ORACLE_MOMENT1, ORACLE_MOMENT2, ORACLE_GRADIENT };
 
 typedef struct Oracle Oracle;
+
+void oracle_teach(Oracle *o, Oracle *teacher, double weight); // as gpt2_teach
 
 Oracle *oracle_create(const OracleShape *shape);
 void oracle_free(Oracle *o);

@@ -14,6 +14,7 @@ typedef struct {
     double (*v)[SCALAR_RANKS];                     // values, by V_...; shared: the same R times
     double (*dout)[SCALAR_RANKS];                  // (2L,R) gradients of partial outputs
     double *db;                                    // (2L) and of output biases
+    double *pull;                                  // (2L+1) what STEP_MATCH adds to a gradient
     int open;                                      // V_... whose sum over ranks goes on
     double sum;                                    // and what will come out
     const char *wrong;                             // what was not allowed, or NULL
@@ -29,6 +30,8 @@ static void scalar_open(ScalarPlan *s, const Plan *plan, int R) {
     s->dout = alloc_zeroed(subs, bytes, "test");
     s->b = alloc_zeroed(subs, sizeof *s->b, "test");
     s->db = alloc_zeroed(subs, sizeof *s->db, "test");
+    s->pull = alloc_zeroed(subs + 1, sizeof *s->pull, "test");
+    for (size_t k = 0; k <= subs; k++) s->pull[k] = random_uniform(random_bits(3, 4, k, 0)) + 0.5;
     s->v = alloc_zeroed(V_STREAM + (size_t)plan->streams, bytes, "test");
     for (size_t k = 0; k < subs; k++) {
         for (int i = 0; i < R; i++) {
@@ -38,8 +41,8 @@ static void scalar_open(ScalarPlan *s, const Plan *plan, int R) {
 }
 
 static void scalar_close(ScalarPlan *s) {
-    void *blocks[] = {s->w, s->e, s->dout, s->b, s->db, s->v};
-    for (int i = 0; i < 6; i++) free(blocks[i]);
+    void *blocks[] = {s->w, s->e, s->dout, s->b, s->db, s->v, s->pull};
+    for (int i = 0; i < 7; i++) free(blocks[i]);
 }
 
 static void scalar_sum(ScalarPlan *s, const Step *t) {
@@ -76,6 +79,7 @@ static void scalar_run(ScalarPlan *s, const Steps *steps) {
                 s->dout[t->k][i] = from;
                 *to = (t->add ? *to : 0) + s->w[t->k][i] * from;
             }
+            if (t->kind == STEP_MATCH) *to += s->pull[t->k];
             if (t->kind == STEP_BIAS) {
                 double mine = i == 0 ? t->scale * from : parts;
                 s->db[t->k] = (t->add || i ? s->db[t->k] : 0) + mine;
@@ -167,6 +171,30 @@ static double scalar_defined(const ScalarPlan *s, const char *pattern, int rule,
     return x;
 }
 
+// What the backward list is the gradient of: the last stream, and with a teacher the streams that
+// are matched, so many times as STEP_MATCH says.
+static double scalar_objective(ScalarPlan *s, double x) {
+    const Plan *plan = s->plan;
+    double sum = scalar_forward(s, x);
+    for (int k = 0; k <= 2 * plan->L; k++) {
+        if (plan->matched[k]) sum += s->pull[k] * s->v[V_STREAM + plan->boundary[k]][0];
+    }
+    return sum;
+}
+
+// Whether boundaries are where outputs of all sub-blocks before them are, and no others. The last
+// forward pass had a bias of sub-block `biased` alone.
+static int scalar_boundaries_hold(const ScalarPlan *s, int biased) {
+    const Plan *plan = s->plan;
+    int hold = plan->boundary[0] < 0 && plan->boundary[2 * plan->L] == plan->reads[2 * plan->L];
+    for (int k = 1; k <= 2 * plan->L; k++) {
+        int stream = plan->boundary[k];
+        if (stream < 0) continue;
+        hold &= plan->shared[stream] && (s->v[V_STREAM + stream][0] != 0) == (biased < k);
+    }
+    return hold;
+}
+
 // Checks a plan; returns NULL, or what is wrong with it. R of the plan must be given again.
 static const char *scalar_check(const Plan *plan, const char *pattern, int rule, int R) {
     ScalarPlan s;
@@ -176,18 +204,19 @@ static const char *scalar_check(const Plan *plan, const char *pattern, int rule,
     for (int i = 0; i < R; i++) s.v[V_G][i] = 1;
     scalar_run(&s, &plan->backward);
     // The pass is linear: its outcome for one input of 1 among zeros is that input's gradient.
-    double gradient = scalar_forward(&s, 1);
+    double gradient = scalar_objective(&s, 1);
     scale = fmax(scale, fabs(gradient));
     worst = fabs(gradient - s.v[V_G][0]);
     for (int k = 0; k < 2 * L; k++) {
         s.b[k] = 1;
-        gradient = scalar_forward(&s, 0);
+        gradient = scalar_objective(&s, 0);
         s.b[k] = 0;
+        if (!scalar_boundaries_hold(&s, k)) s.wrong = "a boundary is not between sub-blocks";
         scale = fmax(scale, fabs(gradient));
         worst = fmax(worst, fabs(gradient - s.db[k]));
         for (int i = 0; i < R; i++) {
             s.e[k][i] = 1;
-            worst = fmax(worst, fabs(scalar_forward(&s, 0) - s.dout[k][i]));
+            worst = fmax(worst, fabs(scalar_objective(&s, 0) - s.dout[k][i]));
             s.e[k][i] = 0;
         }
     }

@@ -114,7 +114,7 @@ s:2 trl:4.
 # mesh 1 process = DP 1 x TP 2, of which each process runs 2 tensor ranks, 3 threads each
 # updates 1 to 3
 s:2 trl:4.2 lr:1 norm:1 ms:5.0 tok:1 ar:4 mb:0.20 comm:0.0
-s:3 trl:4.1 lr:1 norm:1 ms:7.0 tok:1 ar:4 mb:0.20 comm:0.0
+s:3 trl:4.1 lr:1 norm:1 ms:7.0 tok:1 ar:4 mb:0.20 comm:0.0 kd:3.1e-02
 s:3 tel:3.200000
 LOG
 END
