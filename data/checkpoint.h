@@ -29,8 +29,8 @@ enum {
 };
 enum { SET_PARAMS, SET_MOMENT1, SET_MOMENT2 }; // which copy of the parameter table a row belongs to
 
-// Where things stand in a model header. The extension from H_R on is zero in llm.c's files. The list
-// of patterns that a model was trained with (-pe) stands right behind its own pattern.
+// Where things stand in a model header. The extension from H_R on is zero in llm.c's files. Right
+// behind the pattern stands the list of -pe; both together have at most PATTERN_MAX characters.
 enum { H_MAXT = 2, H_V, H_L, H_NH, H_C, H_VP, H_R, H_RULE, H_PATTERN_LENGTH, H_PATTERN,
        H_REMOVED = H_PATTERN + PATTERN_MAX, H_REMOVED_END = H_REMOVED + 2, // tried, and removed
        H_LIST_LENGTH = H_REMOVED_END, H_STATE_STEP = H_R };

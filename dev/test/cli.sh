@@ -364,7 +364,8 @@ holds "a model loaded and saved is the same file" cmp "$W/runs/model.bin" \
 echo "# the log: broken by a line in another format, or by fewer digits than others parse"
 FORMAT='# [^ ]+ .+|s:[0-9]+ tel(\[[spt]+\])?:[0-9]+\.[0-9]{6,}|s:[0-9]+ trl:[0-9]+\.[0-9]{6,} '
 FORMAT="${FORMAT}lr:[0-9]\.[0-9]{6}e[-+][0-9]+ norm:[0-9]+\.[0-9]{6,} ms:[0-9.]+ tok:[0-9]+ "
-FORMAT="${FORMAT}ar:[0-9]+ mb:[0-9]+\.[0-9]+ comm:[0-9.]+( pe:[spt]+)?|g:[0-9]+ new:[0-9]+ prompt:[0-9]+ "
+FORMAT="${FORMAT}ar:[0-9]+ mb:[0-9]+\.[0-9]+ comm:[0-9.]+( pe:[spt]+)?|"
+FORMAT="${FORMAT}g:[0-9]+ new:[0-9]+ prompt:[0-9]+ "
 FORMAT="^(${FORMAT}prompt_ms:[0-9.]+ ms:[0-9.]+ p99:[0-9.]+ comm:[0-9.]+ ar:[0-9.]+)\$"
 train -o log -x 4 -v 2 -s 2 -g 5 -gp $'ab\ncd'
 same "every line of main.log has one of its formats" \
@@ -448,7 +449,8 @@ train "${PE[@]}" -pe p -o pe_p; train "${PE[@]}" -pe '' -p p -o p_alone
 holds "-pe p trains to the bytes of -p p" cmp -i 1024 "$W/runs/pe_p/model_00000040.bin" \
     "$W/runs/p_alone/model_00000040.bin"
 
-echo "# a model of several patterns: broken when it is taken for one of -p alone, or for plain GPT-2"
+echo "# a model of several patterns: broken when it is taken for one of -p alone, or for plain" \
+    "GPT-2"
 model=pe/model_00000040.bin
 cp "$W/runs/$model" "$W/box/listed.bin"
 listing >"$W/before"

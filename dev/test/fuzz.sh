@@ -90,7 +90,7 @@ def model(T=1, V=1, L=1, NH=1, C=1, Vp=128, R=0, rule=0, pattern="", version=3, 
     n = (count(L, C, Vp, T) + extra + norms) * (4 if version == 3 else 2)
     body = bytes((i * 37 + 11) % 251 for i in range(n))
     letters = [*map(ord, pattern + drawn)]
-    letters += [0] * (240 - len(letters)) + [own, own, len(drawn)]
+    if len(letters) <= 240: letters += [0] * (240 - len(letters)) + [own, own, len(drawn)]
     if length is None: length = len(pattern)
     return b"m" + header(20240326, version, T, V, L, NH, C, Vp, R, rule, length, *letters) + body
 files.update({"model": model(), "bf16": model(version=5),
