@@ -354,8 +354,8 @@ static void options_same(const Options *o, const Mesh *mesh) {
 }
 
 // A model file with s, p or l blocks fixes the pattern; one with a list lets it be any of that.
-// With s or p it also fixes R and rule. They become the defaults, and a command line that says otherwise
-// is an error. `where` is the model file.
+// With s or p it also fixes R and rule. They become the defaults, and a command line that says
+// otherwise is an error. `where` is the model file.
 static void options_take_model(Options *o, const GPT2Config *c, const char *where) {
     char found[32], asked[32];
     if (config_is_plain(c)) return;
