@@ -334,16 +334,17 @@ sample cuda_fp32
 same "two of them, that go on from the prompt" "$(grep -a -cE '^012.{24}$' <<<"$sampled")" 2
 
 echo "# resuming: broken by state that is not in the checkpoint, or a rounded copy of the weights"
-for program in cuda cuda_fp32; do
-    run $program -p p -x 8 -n 4 -o whole_$program
-    mkdir "$W/runs/part_$program" &&
-        cp "$W/runs/whole_$program/"*_00000004* "$W/runs/whole_$program/main.log" \
-        "$W/runs/part_$program/"
-    run $program -p p -x 8 -n 4 -y 1 -o part_$program
-    holds "$program: a resumed run is the uninterrupted one, bit for bit" identical whole_$program \
-        part_$program
-    holds "$program: and so are its files" files_identical whole_$program part_$program 00000008
-done
+resumes() { # PROGRAM NAME OPTIONS: from update 4, where -pe comes from the checkpoint too
+    run "$1" "${@:3}" -x 8 -n 4 -o "whole_$2"
+    mkdir "$W/runs/part_$2" &&
+        cp "$W/runs/whole_$2/"*_00000004* "$W/runs/whole_$2/main.log" "$W/runs/part_$2/"
+    run "$1" -x 8 -n 4 -y 1 -o "part_$2"
+    holds "$2: a resumed run is the uninterrupted one, bit for bit" identical "whole_$2" "part_$2"
+    holds "$2: and so are its files" files_identical "whole_$2" "part_$2" 00000008
+}
+resumes cuda cuda -p p
+resumes cuda_fp32 cuda_fp32 -p p
+resumes cuda_fp32 pe -pe t,p,s
 taken_over() { # by PROGRAM from FOLDER at update 4, into FOLDER
     mkdir "$W/runs/$3" && cp "$W/runs/$2/"*_00000004* "$W/runs/$2/main.log" "$W/runs/$3/"
     run "$1" -p p -x 8 -n 4 -y 1 -o "$3"
