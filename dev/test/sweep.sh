@@ -124,6 +124,12 @@ TRAINER="$W/teller" "$SWEEP" -o "$W/told" "$W/told.list" 2>/dev/null
 tail -n 1 "$W/told/runs.tsv" | cut -f7-15,23 | tr '\t' ' ' >"$W/out"
 check "sweep: best and last loss, a resumed log, a line cut short" \
     '^2 4 0\.20 3 4\.1 3\.200000 3\.100000 7\.0 3 ok$'
+sed -i -E 's/^s:.* mb.*/& pe:s/; s/^(s:3 t.*) ar:4 mb:0.20(.*)s$/\1 ar:6 mb:0.30\2p/
+    s/^s:3 tel.*/&\ns:3 tel[p]:1.000000/' "$W/teller"
+TRAINER="$W/teller" "$SWEEP" -o "$W/drawn" "$W/told.list" 2>/dev/null
+tail -n 1 "$W/drawn/runs.tsv" | cut -f7-15,23 | tr '\t' ' ' >"$W/out"
+check "sweep: a run with -pe: means of all-reduces, its own pattern's losses" \
+    '^2 4 0\.20 3 4\.1 3\.200000 3\.100000 7\.0 3 ok$'
 why=''
 ms=$(found '^s:.* ms:\([0-9.]*\) .*' | sort -n |
     awk '{ x[NR] = $1 } END { printf "%.1f", (x[10] + x[11]) / 2 }')
