@@ -6,7 +6,7 @@
 data=${DATA:-data/books_char}
 what="12x8x256 on books, from MODEL=model.bin" trainer=./train_gpt2
 settings="-i $data/train.bin -j $data/val.bin -e ${MODEL:-MODEL} -t 128 -b 8 -x 1000
-    -l 1e-4 -k constant -u 20 -b2 0.99 -c 0.1 -gc 1 -v 200 -m 64 -vp 0"
+    -l 1e-4 -k constant -u 20 -b2 0.99 -c 0.1 -gc 1 -v 200 -m 64 -vp 0 -n 250 -nk 1"
 for word; do
     shift
     [ "$word" != MODEL ] || word=${MODEL:-MODEL}
