@@ -1441,6 +1441,7 @@ static void test_model_files(const char *folder) {
                 read.maxT == 8;
         good &= plain ? read.R == 1 && !strcmp(read.pattern, "t")
                       : read.R == 2 && read.rule == RULE_MEAN && !strcmp(read.pattern, patterns[i]);
+        good &= !header[H_LIST_LENGTH] && !read.patterns[0];
         check(good, "model file of pattern %s: header", patterns[i]);
         gpt2_create(&again, &c, mesh_folded(2), 1, 8, FOR_TRAINING);
         gpt2_load(&again, path);
@@ -1458,6 +1459,51 @@ static void test_model_files(const char *folder) {
     int64_t newest = checkpoint_find(folder, INT64_MAX), second = checkpoint_find(folder, newest);
     check(newest == 12 && second == 11 && checkpoint_find(folder, second) == -1,
           "the last two checkpoints are kept, older ones removed");
+}
+
+// Lists of patterns: in headers, where the longest fills what a pattern leaves of its room, and as
+// what updates draw from. Broken by a list that is cut, or stored as plain GPT-2 because its own
+// pattern is t; by a draw that leaves one out.
+static void test_pattern_lists(void) {
+    static const struct { const char *own, *list; } cases[] = {
+        {"t", "t,sppp,p"}, {"sppp", "p"}, {"t", "t"}, {"pp.", "pp.,t,t,l"}};
+    int32_t header[HEADER_INTS];
+    GPT2Config read;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const char *own = cases[i].own, *list = cases[i].list;
+        GPT2Config c = config_of(4, 4, 16, 65, 8, own, 2, RULE_MEAN);
+        snprintf(c.patterns, sizeof c.patterns, "%s", list);
+        model_header_make(header, &c);
+        int good = header[8] == 2 && header[10] == (int)strlen(own) &&
+                   header[253] == (int)strlen(list) && !header[251] && !header[252];
+        for (size_t j = 0; j < strlen(list); j++) good &= header[11 + strlen(own) + j] == list[j];
+        model_header_parse(header, &read, "a header");
+        check(good && !memcmp(&read, &c, sizeof c), "a model file of -p %s -pe %s: header", own,
+              list);
+    }
+    GPT2Config full = config_of(4, 4, 16, 65, 8, "t", 2, RULE_SUM);
+    for (int i = 0; i < PATTERN_MAX - 1; i++) full.patterns[i] = i % 2 ? ',' : 's';
+    model_header_make(header, &full);
+    model_header_parse(header, &read, "a header");
+    check(header[250] == 's' && !header[251] && !memcmp(&read, &full, sizeof full),
+          "a list that fills the header");
+
+    const char *list = "t,sppp,p,t";
+    char drawn[PATTERN_MAX + 1], again[PATTERN_MAX + 1];
+    int counts[4] = {0}, same = 0, other = 0;
+    for (int N = 1; N <= 10000; N++) {
+        counts[list_find(list, pattern_draw(list, 7, N, drawn))]++;
+        same += !strcmp(pattern_draw(list, 7, N, again), drawn);
+        other += !strcmp(pattern_draw(list, 8, N, again), drawn);
+    }
+    check(abs(counts[0] - 5000) < 200 && abs(counts[1] - 2500) < 175 && !counts[3] &&
+              abs(counts[2] - 2500) < 175,
+          "10000 draws of %s: t %d, sppp %d, p %d; what stands there twice comes twice as often",
+          list, counts[0], counts[1], counts[2]);
+    check(same == 10000 && abs(other - 3750) < 200, "draws are those of the seed: with another %d "
+          "of 10000 are the same, expected about 3750", other);
+    check(list_find("sppp,p", "spp") < 0 && list_find("t,s", "s") == 1 && list_count("") == 0,
+          "a part of a pattern is not that pattern");
 }
 
 static void test_bf16_model(const char *folder) {
@@ -1590,6 +1636,7 @@ int main(void) {
     test_tokens(folder);
     test_hash();
     test_model_files(folder);
+    test_pattern_lists();
     test_bf16_model(folder);
     test_sampling(folder);
     test_fixtures(is_double ? 1e-6 : 1e-4, is_double ? 1e-6 : 1e-4);

@@ -23,6 +23,7 @@ has to see each:
                                          instruction)
   a query that sees the key after it     attention against plain loops, and losses against the CPU
                                          trainer
+  gradients of the pattern before        patterns in turn against models made for each
   an all-reduce told bytes               needs real ranks: dev/test/cuda.sh, two processes against
                                          one
 */
@@ -1804,6 +1805,8 @@ int main(void) {
 #ifndef PRECISION_FP32
     test_planted_fault(FAULT_WRONG_FRAGMENT, "a wrong register of mma.sync", test_attention);
 #endif
+    test_planted_fault(FAULT_GRADIENTS_OF_BEFORE, "gradients of the pattern before",
+                       test_patterns_in_turn);
     test_planted_fault(FAULT_CAUSAL_OFF_BY_ONE, "a query that sees the key after it, in attention",
                        test_attention);
     test_planted_fault(FAULT_CAUSAL_OFF_BY_ONE, "a query that sees the key after it, in the model",

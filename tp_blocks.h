@@ -68,6 +68,7 @@ typedef struct {
     int R;                         // belongs to the model, whose function depends on it (s, p)
     int rule;                      // what a run of p blocks is merged to
     char pattern[PATTERN_MAX + 1]; // of PATTERN_LETTERS, repeated to fill L blocks
+    char patterns[PATTERN_MAX + 1]; // that updates draw theirs from, "t,sppp,p"; "" = `pattern`
 } GPT2Config;
 
 static int vocabulary_pad(int V) { return (V + VP_MULTIPLE - 1) / VP_MULTIPLE * VP_MULTIPLE; }
@@ -651,6 +652,46 @@ static int pattern_depends_on_R(const char *pattern) { return strpbrk(pattern, "
 
 // Plain GPT-2: the function does not depend on R, and the model file says nothing of it.
 static int pattern_is_plain(const char *pattern) { return strspn(pattern, "t") == strlen(pattern); }
+static int config_is_plain(const GPT2Config *c) {
+    return pattern_is_plain(c->pattern) && !c->patterns[0];
+}
+
+// ---- lists of patterns, "t,sppp,p" (`-pe`). One that stands there twice is drawn twice as often.
+
+static int list_count(const char *list) {
+    int n = list[0] != 0;
+    for (; *list; list++) n += *list == ',';
+    return n;
+}
+
+// Pattern number i of a list.
+static const char *list_at(const char *list, int i, char out[PATTERN_MAX + 1]) {
+    while (i-- > 0) list += strcspn(list, ",") + 1;
+    snprintf(out, PATTERN_MAX + 1, "%.*s", (int)strcspn(list, ","), list);
+    return out;
+}
+
+// The number of the first that is this pattern, or -1.
+static int list_find(const char *list, const char *pattern) {
+    char here[PATTERN_MAX + 1];
+    for (int i = 0; i < list_count(list); i++) {
+        if (!strcmp(list_at(list, i, here), pattern)) return i;
+    }
+    return -1;
+}
+
+// Fails unless all of a list are patterns of L blocks, and a model file has room for it beside the
+// model's own pattern.
+static void list_check(const char *list, const char *pattern, int L, const char *where) {
+    char here[PATTERN_MAX + 1], letters[L_MAX + 1], closes[L_MAX];
+    if (strlen(list) + strlen(pattern) > PATTERN_MAX) {
+        fail("%s: a list of %zu characters beside a pattern of %zu, at most %d together", where,
+             strlen(list), strlen(pattern), PATTERN_MAX);
+    }
+    for (int i = 0; i < list_count(list); i++) {
+        pattern_lay(letters, closes, list_at(list, i, here), L, where);
+    }
+}
 
 // ---- the plan for a reader (`--plan`)
 
@@ -1372,7 +1413,8 @@ static inline void processes_same(const Mesh *mesh, const void *x, size_t bytes,
 // random numbers: a counter-based generator, so that any part of any sequence can be drawn by
 // itself
 
-enum { RANDOM_WEIGHTS, RANDOM_ORDER, RANDOM_SAMPLE }; // independent sequences of one seed
+// independent sequences of one seed
+enum { RANDOM_WEIGHTS, RANDOM_ORDER, RANDOM_SAMPLE, RANDOM_PATTERN };
 
 // The output function of splitmix64 (Steele, Lea, Flood 2014).
 static uint64_t random_mix(uint64_t x) {
@@ -1435,6 +1477,13 @@ static size_t row_start(int shuffle, uint64_t seed, uint64_t s, uint64_t r, uint
                         size_t count, int T) {
     if (shuffle) return random_below(random_bits(seed, RANDOM_ORDER, s, r), count - (size_t)T);
     return (s * rows + r) % ((count - 1) / (size_t)T) * (size_t)T;
+}
+
+// The pattern that update N draws from a list: a function of (seed, N) alone, as the rows are.
+static const char *pattern_draw(const char *list, uint64_t seed, int64_t N,
+                                char out[PATTERN_MAX + 1]) {
+    uint64_t bits = random_bits(seed, RANDOM_PATTERN, (uint64_t)N, 0);
+    return list_at(list, (int)random_below(bits, (uint64_t)list_count(list)), out);
 }
 
 // ----------------------------------------------------------------------------

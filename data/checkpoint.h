@@ -29,10 +29,11 @@ enum {
 };
 enum { SET_PARAMS, SET_MOMENT1, SET_MOMENT2 }; // which copy of the parameter table a row belongs to
 
-// Where things stand in a model header. The extension from H_R on is zero in llm.c's files.
+// Where things stand in a model header. The extension from H_R on is zero in llm.c's files. Right
+// behind the pattern stands the list of -pe; both together have at most PATTERN_MAX characters.
 enum { H_MAXT = 2, H_V, H_L, H_NH, H_C, H_VP, H_R, H_RULE, H_PATTERN_LENGTH, H_PATTERN,
-       H_REMOVED = H_PATTERN + PATTERN_MAX, H_STATE_STEP = H_R };
-enum { H_REMOVED_COUNT = 2 }; // flags of block variants that were tried and removed
+       H_REMOVED = H_PATTERN + PATTERN_MAX, H_REMOVED_END = H_REMOVED + 2, // tried, and removed
+       H_LIST_LENGTH = H_REMOVED_END, H_STATE_STEP = H_R };
 
 // Takes rows row .. row+rows-1 of one layer of tensor p, whole rows; `set` as above.
 typedef void RowsPut(void *owner, int set, int p, int layer, int row, int rows,
@@ -65,11 +66,26 @@ static void model_header_make(int32_t h[HEADER_INTS], const GPT2Config *c) {
     h[0] = MODEL_MAGIC;
     h[1] = MODEL_FP32;
     header_from_config(h, c);
-    if (pattern_is_plain(c->pattern)) return;
+    if (config_is_plain(c)) return;
     h[H_R] = c->R;
     h[H_RULE] = c->rule;
     h[H_PATTERN_LENGTH] = (int32_t)strlen(c->pattern);
-    for (int i = 0; c->pattern[i]; i++) h[H_PATTERN + i] = c->pattern[i];
+    h[H_LIST_LENGTH] = (int32_t)strlen(c->patterns);
+    int32_t *next = h + H_PATTERN;
+    for (const char *letter = c->pattern; *letter; letter++) *next++ = *letter;
+    for (const char *letter = c->patterns; *letter; letter++) *next++ = *letter;
+}
+
+// Takes a text from a header, whose characters have to be some of `allowed`.
+static void header_text(char *out, const int32_t *text, int length, const char *allowed,
+                        const char *path, const char *what) {
+    for (int i = 0; i < length; i++) {
+        if (text[i] < 1 || text[i] > 127 || !strchr(allowed, text[i])) {
+            fail("%s: character %d of the %s has code %d, expected one of %s", path, i, what,
+                 text[i], allowed);
+        }
+        out[i] = (char)text[i];
+    }
 }
 
 static void model_header_parse(const int32_t h[HEADER_INTS], GPT2Config *c, const char *path) {
@@ -88,25 +104,24 @@ static void model_header_parse(const int32_t h[HEADER_INTS], GPT2Config *c, cons
         fail("%s: %d heads cannot be divided over %d tensor ranks", path, c->NH, c->R);
     }
     range_check(path, "the merge rule", c->rule, RULE_SUM, RULE_STREAMS);
-    range_check(path, "the length of the pattern", h[H_PATTERN_LENGTH], 0, PATTERN_MAX);
-    for (int i = 0; i < h[H_PATTERN_LENGTH]; i++) {
-        int letter = h[H_PATTERN + i];
-        if (letter < 1 || letter > 127 || !strchr(PATTERN_LETTERS, letter)) {
-            fail("%s: character %d of the block pattern has code %d, expected one of %s", path, i,
-                 letter, PATTERN_LETTERS);
-        }
-        c->pattern[i] = (char)letter;
-    }
-    for (int i = 0; i < H_REMOVED_COUNT; i++) {
-        if (!h[H_REMOVED + i]) continue;
+    int length = h[H_PATTERN_LENGTH], listed = h[H_LIST_LENGTH];
+    range_check(path, "the length of the pattern", length, listed != 0, PATTERN_MAX);
+    range_check(path, "the length of the list of patterns", listed, 0, PATTERN_MAX - length);
+    header_text(c->pattern, h + H_PATTERN, length, PATTERN_LETTERS, path, "block pattern");
+    header_text(c->patterns, h + H_PATTERN + length, listed, PATTERN_LETTERS ",", path,
+                "list of patterns");
+    for (int i = H_REMOVED; i < H_REMOVED_END; i++) {
+        if (!h[i]) continue;
         fail("%s: header field %d is %d, expected 0: the model was trained with scaled partial "
              "outputs or LayerNorms of each rank's own, which helped nothing and were removed",
-             path, H_REMOVED + i, h[H_REMOVED + i]);
+             path, i, h[i]);
     }
     if (!c->pattern[0]) memcpy(c->pattern, "t", 2); // plain GPT-2
     char where[PATH_MAX + 32], letters[L_MAX + 1], closes[L_MAX];
     snprintf(where, sizeof where, "%s: block pattern", path);
     pattern_lay(letters, closes, c->pattern, c->L, where);
+    snprintf(where, sizeof where, "%s: list of patterns", path);
+    list_check(c->patterns, c->pattern, c->L, where);
 }
 
 // ----------------------------------------------------------------------------

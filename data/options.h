@@ -53,6 +53,8 @@ enum {
     GROUP("blocks and ranks")                                                                      \
     X("-p",    pattern,        TEXT,   "t",           ANY,                      KEPT,              \
       "t Megatron, s SPD, p parallel, l Ladder, d delayed; . closes a p run")                      \
+    X("-pe",   patterns,       TEXT,   "",            ANY,                      NUMBERS,           \
+      "patterns such as t,sppp,p: each update draws its own from them; empty = -p")                \
     X("-tp",   tp,             COUNT,  "2",           BETWEEN(1, 4096),         NUMBERS,           \
       "R, the tensor ranks one model is cut over")                                                 \
     X("-pm",   rule,           CHOICE, "sum",         ONE_OF(RULE_NAMES),       KEPT,              \
@@ -356,17 +358,19 @@ static void options_same(const Options *o, const Mesh *mesh) {
     processes_wait(mesh); // nobody goes on, and writes, before all have agreed
 }
 
-// A model file with s, p or l blocks fixes the pattern; with s or p also R and rule. They become
-// the defaults, and a command line that says otherwise is an error. `where` is the model file.
+// A model file with s, p or l blocks fixes the pattern; one with a list lets it be any of that.
+// With s or p it also fixes R and rule. They become the defaults, and a command line that says
+// otherwise is an error. `where` is the model file.
 static void options_take_model(Options *o, const GPT2Config *c, const char *where) {
     char found[32], asked[32];
-    if (pattern_is_plain(c->pattern)) return;
-    if (o->given[O_pattern] && strcmp(o->pattern, c->pattern)) {
-        fail("-p %s, but %s was trained with -p %s", o->pattern, where, c->pattern);
+    if (config_is_plain(c)) return;
+    if (!o->given[O_pattern]) o->pattern = c->pattern;
+    if (strcmp(o->pattern, c->pattern) && list_find(c->patterns, o->pattern) < 0) {
+        fail("-p %s, but %s was trained with -p %s%s%s", o->pattern, where, c->pattern,
+             c->patterns[0] ? " -pe " : "", c->patterns);
     }
-    if (!pattern_depends_on_R(c->pattern)) { // then the rest has no meaning
-        o->pattern = c->pattern;
-        if (!o->given[O_tp]) o->tp = c->R;
+    if (!pattern_depends_on_R(c->pattern) && !pattern_depends_on_R(c->patterns)) {
+        if (!o->given[O_tp]) o->tp = c->R; // the rest has no meaning
         return;
     }
     if (o->given[O_tp] && o->tp != c->R) {
@@ -376,7 +380,6 @@ static void options_take_model(Options *o, const GPT2Config *c, const char *wher
         fail("-pm %s, but %s was trained with -pm %s", word_at(RULE_NAMES, o->rule, asked), where,
              word_at(RULE_NAMES, c->rule, found));
     }
-    o->pattern = c->pattern;
     o->tp = c->R;
     o->rule = c->rule;
 }

@@ -47,6 +47,10 @@ static void record_print(char out[DONE_BYTES], const Record *r) {
 // Takes the lines apart, which are those of the DONE at `path`. Texts stay in them.
 static void record_parse(Record *r, char *lines, const char *path) {
     GPT2Config *c = &r->shape;
+    if (*lines) { // older versions had no -pe
+        option_set(&r->options, &option_specs[O_patterns], "");
+        r->options.given[O_patterns] = 1;
+    }
     for (char *line = lines, *next; *line; line = next) {
         unsigned long long hash;
         int i = 0;
@@ -96,6 +100,9 @@ static void record_check_model(const Record *r, const GPT2Config *found, const c
     if (pattern_is_plain(found->pattern) != pattern_is_plain(options.pattern)) {
         fail("%s: a model of -p %s, expected -p %s", path, found->pattern, options.pattern);
     }
+    if (strcmp(found->patterns, options.patterns)) {
+        fail("%s: a model of -pe '%s', expected -pe '%s'", path, found->patterns, options.patterns);
+    }
     options_take_model(&options, found, path);
 }
 
@@ -110,7 +117,8 @@ static int record_change(const Record *was, const Record *is, int i, char *out, 
         // Without a fall of the learning rate its updates to come do not depend on their number.
         int falls = is->options.schedule != SCHEDULE_CONSTANT && is->options.rate_last != 1;
         if (!matters || (k == O_updates && !falls) || !strcmp(x, y) || i--) continue;
-        snprintf(out, size, "%s %s was %s", option_specs[k].flag, y, x);
+        snprintf(out, size, "%s %s was %s", option_specs[k].flag, y[0] ? y : "''",
+                 x[0] ? x : "''");
         return 1;
     }
     if (was->DP && was->DP != is->DP && !i--) {

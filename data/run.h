@@ -47,6 +47,9 @@
 //   void gpt2_update(GPT2 *m, AdamW h, int64_t update)
 //       One AdamW step, number `update` from 1. The time of an update is taken when it returns.
 //
+//   void gpt2_take_pattern(GPT2 *m, const char *pattern)
+//       From here on passes are those of this pattern. That of `config` stays. Fails when there is
+//       no memory for it.
 //   uint64_t replicated_hash(GPT2 *m)
 //       Changes when any bit of the tensors changes that every rank has whole.
 //   int gpt2_describe(GPT2 *m, int i, char *line, size_t size)
@@ -88,6 +91,7 @@ typedef struct {
     Record was, is;            // and what this run's checkpoints will say
     uint64_t loaded[2];        // hashes of the files of model and state
     int64_t micro_steps;       // micro-batches per update
+    char drawn[PATTERN_MAX + 1]; // from -pe, for the update under way
     int64_t val_sequences;     // per validation
     int32_t *tokens, *targets; // (B,T) of a micro-batch
     Traffic executed[TRAFFIC_KINDS]; // in updates, not in validation and samples
@@ -190,7 +194,7 @@ static void run_find_model(Run *run, GPT2Config *config) {
         record_check_model(&run->was, config, run->model_path);
         run_advise_options(run);
         options_take_model(o, config, run->model_path);
-        if (run->resumes && pattern_is_plain(config->pattern) && !pattern_is_plain(o->pattern)) {
+        if (run->resumes && config_is_plain(config) && !pattern_is_plain(o->pattern)) {
             fail("-p %s, but the run in -o %s was trained with -p t; to start a new one from its "
                  "model: -e %s and another -o",
                  o->pattern, o->out, run->model_path);
@@ -210,6 +214,10 @@ static void run_find_model(Run *run, GPT2Config *config) {
         fail("-p: a pattern of %zu characters, at most %d", letters, PATTERN_MAX);
     }
     if (o->pattern != config->pattern) memmove(config->pattern, o->pattern, strlen(o->pattern) + 1);
+    // Updates without -pe make it a model of -p; without updates it stays what it is.
+    if (o->updates == 0 && !o->given[O_patterns]) o->patterns = config->patterns;
+    list_check(o->patterns, o->pattern, config->L, "-pe");
+    memmove(config->patterns, o->patterns, strlen(o->patterns) + 1);
     config->R = (int)o->tp;
     config->rule = o->rule;
 }
@@ -457,6 +465,21 @@ static void run_take_folder(Run *run) {
     }
 }
 
+// Every pattern of -pe is taken once before anything is written: memory does not grow later.
+static void run_try_patterns(Run *run) {
+    GPT2 *m = &run->model;
+    const char *list = m->config.patterns;
+    char pattern[PATTERN_MAX + 1];
+    size_t n = strlen(fail_advice);
+    for (int i = 0; i < list_count(list); i++) {
+        snprintf(fail_advice + n, sizeof fail_advice - n, "%sthat is for pattern %s of -pe",
+                 n ? "; " : "", list_at(list, i, pattern));
+        gpt2_take_pattern(m, pattern);
+    }
+    fail_advice[n] = 0;
+    gpt2_take_pattern(m, m->config.pattern);
+}
+
 // From options to all that a run needs. All that can be wrong is checked before a file is written.
 static void run_open(Run *run, int world, int rank) {
     GPT2Config config;
@@ -512,6 +535,7 @@ static void run_open(Run *run, int world, int rank) {
     if (train || run_saves(run)) purpose = FOR_TRAINING;
     gpt2_create_for(&run->model, &config, mesh, o, purpose);
     o->pattern = run->model.config.pattern; // it may have come from a file, and has to last
+    o->patterns = run->model.config.patterns;
     run_open_sampler(run);
     if (run->resumes) checkpoint_advise(o->out, run->first);
     if (run->model_path[0]) run->loaded[0] = gpt2_load(&run->model, run->model_path);
@@ -523,6 +547,7 @@ static void run_open(Run *run, int world, int rank) {
     }
     run_advise_options(run);
     run_open_teacher(run);
+    if (train || validate) run_try_patterns(run);
     fail_advice[0] = 0;
     if (o->out[0] || world > 1) run_make_record(run);
     run->tokens = ALLOC(int32_t, (size_t)(o->batch * o->length), "tokens");
@@ -707,7 +732,8 @@ static Traffic traffic_since(const Traffic *now, const Traffic *before) {
 
 // Update number N (from 1). From the first one on signals stop the run, after the update under way;
 // before, and where there are no updates, they end it at once. Fails when loss or gradient is not a
-// finite number; checkpoints of before stay.
+// finite number; checkpoints of before stay. With -pe it is made under a pattern of its own; before
+// and after the model runs under that of -p.
 static RunlogUpdate run_update(Run *run, int64_t N) {
     const Options *o = &run->options;
     GPT2 *m = &run->model;
@@ -718,6 +744,11 @@ static RunlogUpdate run_update(Run *run, int64_t N) {
     watch_stage("update", N);
     if (N == run->first + 1) stop_catch();
     double start = seconds_now();
+    u.pattern = "";
+    if (o->patterns[0]) {
+        u.pattern = pattern_draw(o->patterns, (uint64_t)o->seed, N, run->drawn);
+        gpt2_take_pattern(m, u.pattern);
+    }
     for (int64_t micro = 0; micro < run->micro_steps; micro++) {
         for (int64_t b = 0; b < o->batch; b++) {
             int64_t r = (micro * m->mesh.DP + m->mesh.dp_rank) * o->batch + b;
@@ -756,6 +787,7 @@ static RunlogUpdate run_update(Run *run, int64_t N) {
         u.mib += (double)now.bytes / (1 << 20);
         u.comm_ms += 1e3 * now.seconds;
     }
+    if (o->patterns[0]) gpt2_take_pattern(m, m->config.pattern);
 #ifdef DEBUG
     run_check_replicas(run, N);
 #endif
@@ -781,9 +813,9 @@ static void run_check_finite(Run *run, int finite, int64_t updates, const char *
     processes_wait(mesh); // rank 0 ends them
 }
 
-// Prints the mean loss over the first sequences of the validation text, -b at a time, shared out
-// over the replicas.
-static void run_validate(Run *run, int64_t updates) {
+// The mean loss over the first sequences of the validation text, -b at a time, shared out over the
+// replicas.
+static double run_validation_loss(Run *run, int64_t updates) {
     int64_t B = run->options.batch, T = run->options.length;
     const Mesh *mesh = &run->model.mesh;
     double sum = 0;
@@ -797,7 +829,27 @@ static void run_validate(Run *run, int64_t updates) {
     }
     mesh_sum(mesh, MESH_DP, &sum, 1, sizeof sum);
     run_check_finite(run, isfinite(sum), updates, "the validation loss is");
-    run_say(run, "s:%lld tel:%.6f", (long long)updates, sum / (double)(run->val_sequences * T));
+    return sum / (double)(run->val_sequences * T);
+}
+
+// Prints it, with -pe also under each of the patterns there.
+static void run_validate(Run *run, int64_t updates) {
+    GPT2 *m = &run->model;
+    const char *list = run->options.patterns, *own = m->config.pattern;
+    char pattern[PATTERN_MAX + 1];
+    double own_loss = run_validation_loss(run, updates);
+    run_say(run, "s:%lld tel:%.6f", (long long)updates, own_loss);
+    for (int i = 0; i < list_count(list); i++) {
+        double loss = own_loss;
+        list_at(list, i, pattern);
+        if (list_find(list, pattern) < i) continue; // it has its line
+        if (strcmp(pattern, own)) {
+            gpt2_take_pattern(m, pattern);
+            loss = run_validation_loss(run, updates);
+            gpt2_take_pattern(m, own);
+        }
+        run_say(run, "s:%lld tel[%s]:%.6f", (long long)updates, pattern, loss);
+    }
 }
 
 // For dev/net/plan: sums of a cut vocabulary are in the time of updates and tokens, but not in
@@ -876,7 +928,7 @@ static void run_checkpoint(Run *run, int64_t updates) {
 
 // On a terminal a line for people, with the time left; elsewhere the line of the log.
 static void run_progress(Run *run, const RunlogUpdate *u) {
-    char line[256];
+    char line[256 + PATTERN_MAX];
     run_restore_log(run);
     runlog_update_format(line, sizeof line, u);
     runlog_line(&run->log, "%s", line);
@@ -888,10 +940,10 @@ static void run_progress(Run *run, const RunlogUpdate *u) {
     double seconds_each = run->seconds / (double)(u->update - run->first);
     long left = (long)(seconds_each * (double)(run->updates - u->update) + 0.5);
     printf("update %*lld/%lld | loss %8.6f | norm %7.4f | lr %.2e | %7.1f ms | %7.0f tokens/s | "
-           "left %ld:%02ld:%02ld\n",
+           "left %ld:%02ld:%02ld%s%s\n",
            (int)(run->updates > 99999 ? 8 : 5), (long long)u->update, (long long)run->updates,
            u->loss, u->norm, u->rate, u->ms, u->tokens_per_second, left / 3600, left / 60 % 60,
-           left % 60);
+           left % 60, u->pattern[0] ? " | " : "", u->pattern);
 }
 
 // How the run ended, and what its updates really executed, on average.

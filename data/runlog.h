@@ -3,13 +3,14 @@
 //
 //   # <option or derived fact> <value>            one per line, at the start of each run
 //   s:0 tel:4.197431                              validation loss after 0 updates
+//   s:0 tel[sppp]:4.201377                        the same under another pattern, one of -pe
 //   g:0 new:200 prompt:6 prompt_ms:0.750 ms:0.157 p99:0.310 comm:0.057 ar:8   of a sample: tokens
 //                                      made and in the prompt; median, 99%, means per token made
 //     With -sd it goes on: rounds:13 drafted:26 accepted:20 mean:0.131. Rounds with drafts, these
 //     and those accepted; ms per token. A token takes its share of its round, and `ar` counts the
 //     all-reduces of drafts and checks.
 //   s:1 trl:4.200113 lr:1.000000e-03 norm:2.205633 ms:41.2 tok:18640 ar:12 mb:0.29 comm:0.8
-//                                                 and kd:3.1e-02 with a teacher
+//                                                 and kd:3.1e-02 with a teacher, pe:sppp with -pe
 #ifndef RUNLOG_H
 #define RUNLOG_H
 
@@ -30,6 +31,7 @@ typedef struct {
     double comm_ms;     // time spent in them
     int distills;       // 1: there is a teacher, and this is
     double distance;    // the mean squared difference to its streams
+    const char *pattern; // that it drew from -pe, or ""
 } RunlogUpdate;
 
 // Appends a line, in full and at once: what was logged is there if the machine goes down.
@@ -50,7 +52,8 @@ static void runlog_update_format(char *out, size_t size, const RunlogUpdate *u) 
                      "s:%lld trl:%.6f lr:%.6e norm:%.6f ms:%.1f tok:%.0f ar:%lld mb:%.2f comm:%.1f",
                      (long long)u->update, u->loss, u->rate, u->norm, u->ms, u->tokens_per_second,
                      (long long)u->allreduces, u->mib, u->comm_ms);
-    if (u->distills) snprintf(out + n, size - (size_t)n, " kd:%.6e", u->distance);
+    if (u->distills) n += snprintf(out + n, size - (size_t)n, " kd:%.6e", u->distance);
+    if (u->pattern[0]) snprintf(out + n, size - (size_t)n, " pe:%s", u->pattern);
 }
 
 // Drops what a run had logged after `updates`, so that a resumed run's log reads as that of a run

@@ -12,7 +12,8 @@ measured run; and what drafts would (-sd), from one measured run more for each p
   dev/net/plan OUT/main.log DRAFTS/main.log 5000 1  and drafts: DRAFTS as OUT, with -sd 4 -sp p
 
 The run may be of any pattern, with or without -nl and -nb. Where its log has updates, it prints a
-table of updates; where it has samples, a table of tokens.
+table of updates; where it has samples, a table of tokens. Of a run with -pe those updates count
+that drew its own pattern.
 
 The log gives the shape, R, the micro-batches of an update, and the milliseconds of an update or a
 token without its all-reduces: the median of `ms` - `comm`. `comm` leaves out the sums of a cut
@@ -177,7 +178,10 @@ static void series_add(Series *s, double x) {
     s->at[s->count++] = x;
 }
 
+// An update that drew another pattern than -p had other all-reduces.
 static void measured_take_update(Measured *m, const char *line) {
+    const char *drawn = strstr(line, " pe:"), *own = m->options.pattern;
+    if (drawn && (!own || strcmp(drawn + strlen(" pe:"), own))) return;
     series_add(&m->updates, line_number(m, line, " ms:") - line_number(m, line, " comm:"));
     m->allreduces = (long long)line_number(m, line, " ar:");
     m->mib = line_number(m, line, " mb:");
@@ -231,8 +235,8 @@ static void measured_check_vocabulary(const Measured *m, const char *each, const
 static void measured_check_updates(const Measured *m, int merges) {
     const Options *o = &m->options;
     if (m->updates.count < 3)
-        fail("%s: %zu updates in the last run, expected at least 3; raise -x", m->path,
-             m->updates.count);
+        fail("%s: %zu updates of -p %s in the last run, expected at least 3; raise -x", m->path,
+             m->updates.count, o->pattern);
     long long expected = 2 * merges * m->micro_batches;
     double mib = (double)expected * (double)(o->batch * o->length * m->shape.C) *
                  (double)element_size / (1 << 20);
@@ -292,8 +296,8 @@ static void measured_check(const Measured *m) {
         fail("%s: measured with -tp 1, where no pattern talks; measure with -tp 2 or more",
              m->path);
     if (!m->updates.count && !m->samples.count)
-        fail("%s: neither updates nor samples in the last run; measure with -x 20, or with -x 0 "
-             "and -g 200", m->path);
+        fail("%s: neither updates nor samples of -p %s in the last run; measure with -x 20, or "
+             "with -x 0 and -g 200", m->path, o->pattern);
     int merges = merges_of(m, o->pattern);
     if (m->updates.count) measured_check_updates(m, merges);
     if (m->samples.count) measured_check_samples(m, merges);

@@ -6,5 +6,5 @@
 data=${DATA:-data/books_char}
 what="12x8x256 on the characters of books" trainer=./train_gpt2
 settings="-i $data/train.bin -j $data/val.bin -e 12x8x256 -t 128 -b 8 -x 1500
-    -l 1e-3 -q 0.1 -u 100 -b2 0.99 -c 0.1 -gc 1 -v 250 -m 256 -vp 0"
+    -l 1e-3 -q 0.1 -u 100 -b2 0.99 -c 0.1 -gc 1 -v 500 -m 256 -vp 0 -n 250 -nk 1"
 . "$(dirname "$0")/run.sh"

@@ -80,7 +80,7 @@ if cut -f9 "$work/rows" | while read -r run; do [ -f "$folder/$run/main.log" ] |
         awk -v OFS='\t' -v run="$run" '
             /^# updates / { every = int($5 / 40) > 1 ? int($5 / 40) : 1; sum = n = 0 }
             /^s:[0-9]+ tel:[0-9.]+$/ { split($1, s, ":"); print run, "val", s[2], substr($2, 5) }
-            /^s:[0-9]+ trl:.* comm:[0-9.]+( kd:[0-9.e+-]+)?$/ {
+            /^s:[0-9]+ trl:.* comm:[0-9.]+( kd:[0-9.e+-]+)?( pe:[a-z.]+)?$/ {
                 split($1, s, ":"); sum += substr($2, 5); n++
                 if (s[2] % every) next
                 printf "%s\ttrain\t%d\t%.6f\n", run, s[2], sum / n

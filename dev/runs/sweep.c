@@ -452,6 +452,7 @@ typedef struct {
     char threads[64], gpu[TEXT_MAX], text[PATH_MAX];
     long gpus;
     double at, at_val; // the last update, and the last that was followed by a validation
+    double drawn, drawn_allreduces, drawn_mib; // updates of -pe so far, and what they add up to
     double *ms;        // of each update
     size_t count, room;
 } Facts;
@@ -477,12 +478,19 @@ static void facts_update(Facts *f, const char *path, double update, const char *
     const char *comm = NULL, *ms = NULL;
     char number[32] = "";
     for (const char *c = strstr(rest, " comm:"); c; c = strstr(c + 1, " comm:")) comm = c + 6;
-    if (comm) FACT(number, comm, strcspn(comm, " ")); // behind it, what a run with a teacher says
+    if (comm) FACT(number, comm, strcspn(comm, " ")); // behind it, what -kd and -pe say
     if (!is_number(number)) return;                   // cut short
     f->at = update;
     fact_after(f->train, sizeof f->train, rest, "trl:");
     fact_after(f->allreduces, sizeof f->allreduces, rest, " ar:");
     fact_after(f->mib, sizeof f->mib, rest, " mb:");
+    if (strstr(rest, " pe:")) { // of each pattern another: the mean
+        f->drawn++;
+        f->drawn_allreduces += strtod(f->allreduces, NULL);
+        f->drawn_mib += strtod(f->mib, NULL);
+        format(f->allreduces, sizeof f->allreduces, "%.6g", f->drawn_allreduces / f->drawn);
+        format(f->mib, sizeof f->mib, "%.2f", f->drawn_mib / f->drawn);
+    }
     for (const char *c = strstr(rest, " ms:"); c; c = strstr(c + 1, " ms:")) ms = c + 4;
     if (!ms) return;
     if (f->count == f->room) {

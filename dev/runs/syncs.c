@@ -36,11 +36,12 @@ A table that is there already is gone on with: rows that it has are not computed
 of the same model, text and settings, which stand at its top.
 
 --group permutes heads and MLP units, which leaves plain GPT-2 what it is and changes what s and p
-compute (SPD's head grouping). For each block it swaps heads between ranks as long as the loss of
-this block alone as s falls, over -nc tokens that are never those of the report. The units follow
-the heads: a unit goes to the rank whose heads drive it most. That is measured by the covariance of
-the unit's input with their contribution to it, through attprojw and the LayerNorm between, which is
-linear where its deviation is given. --group-random writes the control, heads and units by chance.
+compute (SPD's head grouping). For each block that costs more than -sb it swaps heads between ranks
+as long as the loss of this block alone as s falls, over -nc tokens that are never those of the
+report. The units follow the heads: a unit goes to the rank whose heads drive it most. That is
+measured by the covariance of the unit's input with their contribution to it, through attprojw and
+the LayerNorm between, which is linear where its deviation is given. --group-random writes the
+control, heads and units of all blocks by chance.
 */
 #define NO_MAIN
 #include "../../train_gpt2.c"
@@ -66,8 +67,8 @@ static const OptionSpec setting_specs[] = {
     X("-t", length, COUNT, "0", 0, 1 << 20, "", 0, "tokens per sequence; 0 = the model's maxT"),
     X("-b", batch, COUNT, "8", 1, 65536, "", 0, "sequences per forward pass"),
     X("-o", out, TEXT, "", 0, 0, "", 0, "table of all losses, tab separated; empty = none"),
-    X("-sb", sensitive, REAL, "0.01", 0, 100, "", 0, "a block that costs more is sensitive"),
-    X("-esb", extremely, REAL, "0.05", 0, 100, "", 0, "and extremely sensitive"),
+    X("-sb", sensitive, REAL, "0.01", -100, 100, "", 0, "a block that costs more is sensitive"),
+    X("-esb", extremely, REAL, "0.05", -100, 100, "", 0, "and extremely sensitive"),
     X("-draws", draws, COUNT, "5", 0, 1000, "", 0, "random searches"),
     X("-rs", seed, COUNT, "1337", 0, INT_MAX, "", 0, "seed of what is random"),
     X("--group", group, TEXT, "", 0, 0, "", 0, "write MODEL there, heads grouped"),
@@ -977,11 +978,13 @@ static void syncs_group(Syncs *s) {
     if (!file_is_missing(path)) fail("%s: is there already", path);
     grouping_open(s, &g);
     int other_rank = c->NH - c->NH / c->R; // heads of other ranks than a head's own
-    s->planned = c->L * (by_chance ? 2 : 3 + 3 * c->NH * other_rank / 2);
+    s->planned = 1 + c->L * (by_chance ? 2 : 3 + 3 * c->NH * other_rank / 2);
     if (!by_chance) scores_compute(s, &g);
-    printf("\nheads by rank, by the loss of each block alone as s over %d x %d tokens\n"
+    gpt2_take_pattern(&s->model, "t");
+    double base = grouping_loss(s, &g);
+    printf("\nheads by rank, by the loss of each block alone as s over %d x %d tokens; %.4f as t\n"
            "block   as it is  %-8s  losses  heads of each rank\n",
-           g.text.sequences, s->T, by_chance ? "shuffled" : "grouped");
+           g.text.sequences, s->T, base, by_chance ? "shuffled" : "grouped");
     for (int block = 0; block < c->L; block++) {
         char pattern[PATTERN_MAX + 1];
         Merges merges = merges_all();
@@ -991,6 +994,12 @@ static void syncs_group(Syncs *s) {
         original_take(&s->model, block, &g.original);
         g.losses_made = 0;
         double before = grouping_loss(s, &g), after;
+        if (!by_chance && before - base <= s->o.sensitive) {
+            progress_clear(s);
+            printf("%5d   %8.4f  stays as it is: at most %g above t (-sb)\n", block, before,
+                   s->o.sensitive);
+            continue;
+        }
         if (by_chance) after = heads_shuffle(s, &g, block, heads, units);
         else after = heads_search(s, &g, block, before, heads, units);
         progress_clear(s);

@@ -276,7 +276,17 @@ done <<'TABLE'
 -b2 0.99 0.95
 -gc 1 0.5
 -d 64 32
+-pe t,s ''
 TABLE
+train "${HOW[@]}" -p t -pe t,s,s -o listed
+from=listed
+same "-pe of a run, not given" "$(changes)$(column pe go/main.log)" "$(column pe listed/main.log)"
+same "-pe of a run, another" "$(changes -pe s)" "-pe s was t,s,s;"
+same "-pe of a run, given up" "$(changes -pe '')$(verified go)" \
+    "-pe '' was t,s,s;checkpoint 6: whole;checkpoint 4: whole;checkpoint 2: whole;0"
+fails runs -o listed -y 1 -x 9 -p ss
+same "-p that is none of its run's" "$(refused "-p ss" "-p t -pe t,s,s")" ""
+from=whole
 train -x 6 -n 2 -vp 0 -o uncut
 same "a run of -vp 0, the default of before, goes on as it was" \
     "$(from=uncut changes)$(grep -c '^# -vp 0$' go/main.log) $(column trl go/main.log)" \

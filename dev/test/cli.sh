@@ -85,6 +85,16 @@ smodel    12=371            | pattern | 371
 smodel    12=-13            | pattern | -13
 smodel    12=46             | after a p
 smodel    10=3,13=115       | sss | 2 blocks
+smodel    253=-1            | list of patterns | -1
+smodel    253=239           | list of patterns is 239, expected 0 to 238
+smodel    253=1             | character 0 of the list of patterns has code 0
+smodel    253=1,13=120      | list of patterns | 120
+smodel    253=1,13=371      | list of patterns | 371
+smodel    253=2,13=116,14=44 | list of patterns '': empty
+smodel    253=1,13=44       | list of patterns '': empty
+smodel    253=3,13=115,14=44,15=46 | list of patterns '.' | after a p
+smodel    253=3,13=115,14=115,15=115 | 'sss' | 2 blocks
+smodel    10=0,253=2        | length of the pattern is 0, expected 1
 smodel    251=1             | field 251 is 1 | scaled partial outputs
 smodel    252=-1            | field 252 is -1 | removed
 kept      missing           | No such file
@@ -209,6 +219,13 @@ each_refuses VALUE <<'TABLE'
 -z 2 from 0 to 1
 TABLE
 each_refuses <<'TABLE'
+-pe x -pe 'x': 'x' is not a block
+-pe t,sst -pe 'sst': 3 letters cannot fill 2 blocks
+-pe t, -pe '': empty
+-pe ,p -pe '': empty
+-pe t,,p -pe '': empty
+-pe t,.s -pe '.s': a . may only stand after a p
+-pe t;p -pe 't;p': ';' is not a block
 -e 4x3x128 128 channels cannot be divided by 3 heads
 -e 0x4x128 blocks (L) is 0
 -e 4x0x128 heads (NH) is 0
@@ -241,6 +258,8 @@ refuses "a flag after a flag" "-b" "-t" -- -b -t 16
 refuses "a value without a flag" "'7' is not an option" -- -b 2 7 8
 refuses "-p of 241 letters" "-p" "241" "240" -- -e 241x2x16 -p "$(printf 't%.0s' {1..241})"
 refuses "-p of 100,000 letters" "-p" "100000" "240" -- -p "$(printf 's%.0s' {1..100000})"
+refuses "-pe of 240 characters" "-pe" "240 characters" "pattern of 1" "at most 240" -- \
+    -e 240x2x16 -pe "$(printf 't%.0s' {1..240})"
 refuses "-e of 10,000 characters" "-e" -- -e "$(printf '1%.0s' {1..10000})"
 refuses "-e of 10,000 characters .bin" "-e" -- -e "$(printf '1%.0s' {1..10000}).bin"
 refuses "-i of 10,000 characters" "no such token file" -- -i "$(printf '1%.0s' {1..10000})"
@@ -301,7 +320,7 @@ refuses "-o of 10,000 characters" "too long" -- -o "$(printf 'x/%.0s' {1..5000})
 
 echo "# --help: broken when it loses an option, or its status"
 train --help
-for flag in -i -j -e -o -p -tp -pm -fold -b -t -d -x -l -u -q -k -c -b1 -b2 -gc -kd -kw -v -m \
+for flag in -i -j -e -o -p -pe -tp -pm -fold -b -t -d -x -l -u -q -k -c -b1 -b2 -gc -kd -kw -v -m \
     -s -g -gp -gt -gk -tk -n -nk -y -sh \
     -rs -wi -a -nl -nb -cm -r -z --help; do
     grep -qE -- "^ +$flag +[^ ]" "$W/stdout" || bad "--help" "no $flag"
@@ -343,9 +362,10 @@ holds "a model loaded and saved is the same file" cmp "$W/runs/model.bin" \
     "$W/runs/copy/model_00000000.bin"
 
 echo "# the log: broken by a line in another format, or by fewer digits than others parse"
-FORMAT='# [^ ]+ .+|s:[0-9]+ tel:[0-9]+\.[0-9]{6,}|s:[0-9]+ trl:[0-9]+\.[0-9]{6,} '
+FORMAT='# [^ ]+ .+|s:[0-9]+ tel(\[[spt]+\])?:[0-9]+\.[0-9]{6,}|s:[0-9]+ trl:[0-9]+\.[0-9]{6,} '
 FORMAT="${FORMAT}lr:[0-9]\.[0-9]{6}e[-+][0-9]+ norm:[0-9]+\.[0-9]{6,} ms:[0-9.]+ tok:[0-9]+ "
-FORMAT="${FORMAT}ar:[0-9]+ mb:[0-9]+\.[0-9]+ comm:[0-9.]+|g:[0-9]+ new:[0-9]+ prompt:[0-9]+ "
+FORMAT="${FORMAT}ar:[0-9]+ mb:[0-9]+\.[0-9]+ comm:[0-9.]+( pe:[spt]+)?|"
+FORMAT="${FORMAT}g:[0-9]+ new:[0-9]+ prompt:[0-9]+ "
 FORMAT="^(${FORMAT}prompt_ms:[0-9.]+ ms:[0-9.]+ p99:[0-9.]+ comm:[0-9.]+ ar:[0-9.]+"
 FORMAT="${FORMAT}( rounds:[0-9]+ drafted:[0-9]+ accepted:[0-9]+ mean:[0-9.]+)?)\$"
 train -o log -x 4 -v 2 -s 2 -g 5 -gp $'ab\ncd'
@@ -389,6 +409,72 @@ for row in "1 0" "2 1" "4 1"; do
         "-vp $cut $cut $((8 * cut)) $((8 * cut)) "
 done
 
+echo "# patterns of updates: broken by one that is never drawn, that is said and not run, or that" \
+    "is another for each micro-step"
+PE=(-e 4x4x16 -x 40 -m 2 -pe t,sppp,p,t)
+# What updates drew; the all-reduces of each pattern.
+drawn() { column pe; }
+each() {
+    sed -nE 's/^s:.* (ar:[0-9]+) .* (pe:.*)/\1 \2/p' "$W/stdout" | sort -u | tr '\n' ' '
+}
+train "${PE[@]}" -v 20 -o pe; cp "$W/stdout" "$W/pe"
+same "-pe: every line of main.log has one of its formats" \
+    "$(grep -vE "$FORMAT" "$W/runs/pe/main.log")" ""
+draws=$(drawn)
+same "-pe: draws are those of the seed, worked out in another language" "$draws" "$(python3 -c '
+M = (1 << 64) - 1
+def mix(x):
+    x = x + 0x9E3779B97F4A7C15 & M
+    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 & M
+    x = (x ^ x >> 27) * 0x94D049BB133111EB & M
+    return x ^ x >> 31
+for N in range(1, 41):
+    bits = mix(mix(mix(mix(1337) ^ 3) ^ N))
+    print(("t", "sppp", "p", "t")[bits * 4 >> 64], end=" ")')"
+same "-pe: all of them come, with the all-reduces of each" "$(each)" \
+    "ar:16 pe:t ar:2 pe:p ar:4 pe:sppp "
+same "-pe: after -p's a validation line for each, those given twice once" \
+    "$(sed -nE 's/^(s:[0-9]+ tel[^:]*):.*/\1/p' "$W/stdout" | tr '\n' ' ')" \
+    "$(for N in 0 20 40; do printf %s "s:$N tel s:$N tel[t] s:$N tel[sppp] s:$N tel[p] "; done)"
+same "-pe: -p's own loss is that of its line in the list" "$(column 'tel\[t\]')" "$(column tel)"
+for p in t sppp p; do
+    train -x 0 -v 1 -m 2 -e pe/model_00000040.bin -p $p -pe ''
+    same "-pe: the last tel[$p] is that of the saved model with -p $p" "$(column tel)" \
+        "$(column "tel\\[$p\\]" "$W/pe" | cut -d' ' -f3) "
+done
+train "${PE[@]}" -d 96
+same "-pe: micro-steps do not change the draws, and share them" "$(drawn)$(each)" \
+    "${draws}ar:12 pe:sppp ar:48 pe:t ar:6 pe:p "
+train "${PE[@]}" -rs 7; differs "-pe: another seed, other draws" "$(drawn)" "$draws"
+train "${PE[@]}" -pe p -o pe_p; train "${PE[@]}" -pe '' -p p -o p_alone
+holds "-pe p trains to the bytes of -p p" cmp -i 1024 "$W/runs/pe_p/model_00000040.bin" \
+    "$W/runs/p_alone/model_00000040.bin"
+
+echo "# a model of several patterns: broken when it is taken for one of -p alone, or for plain" \
+    "GPT-2"
+model=pe/model_00000040.bin
+cp "$W/runs/$model" "$W/box/listed.bin"
+listing >"$W/before"
+at() { od -An -td4 -j$((4 * $2)) -N$((4 * $3)) "$W/runs/$1" | tr -s ' \n' ' '; }
+same "its header: R, rule, t and the list" "$(at $model 8 4)$(at $model 12 11)$(at $model 251 5)" \
+    " 2 0 1 116  116 44 115 112 112 112 44 112 44 116 0  0 0 10 0 0 "
+train -x 0 -e $model -v 1 -m 2
+same "without updates its list is the default" "$(banner -p -pe -tp)$(column 'tel\[p\]' | wc -w)" \
+    "-p t -pe t,sppp,p,t -tp 2 1"
+train -x 0 -e $model -o pe_copy
+holds "and it is saved as it was" cmp "$W/runs/$model" "$W/runs/pe_copy/model_00000000.bin"
+train -x 1 -e $model -o pe_then
+same "updates without -pe are of -p, and so is what they make" \
+    "$(banner -p -pe)$(drawn)$(at pe_then/model_00000001.bin 8 4)" "-p t -pe ''  0 0 0 0 "
+train -x 1 -e $model -p sppp -pe p -o pe_other
+same "-p from its list, with another list" \
+    "$(drawn)$(at pe_other/model_00000001.bin 10 6)$(at pe_other/model_00000001.bin 253 1)" \
+    "p  4 115 112 112 112 112  1 "
+refuses "-p that is not in its list" "-p s" "listed.bin" "-p t -pe t,sppp,p,t" -- -e listed.bin -p s
+refuses "-tp against its own" "-tp 1" "listed.bin" "-tp 2" -- -e listed.bin -tp 1
+refuses "-pm against its own" "-pm mean" "listed.bin" "-pm sum" -- -e listed.bin -pm mean
+refuses "-pe that does not fit its blocks" "-pe 'sst'" "4 blocks" -- -e listed.bin -pe sst
+
 # ----------------------------------------------------------------------------
 # stopping and going on
 
@@ -427,10 +513,12 @@ resumable "s at -tp 4" -e 2x4x16 -p s -tp 4
 resumable "sppp" -e 4x2x16 -p sppp
 resumable "l" -e 4x2x16 -p l
 resumable "d" -e 4x2x16 -p d
+resumable "-pe" -e 4x2x16 -pe t,sppp,p,l
 train -e 4x2x16 -l 1e-2 -x 4 -o teacher
 resumable "sppp with a teacher" -e 4x2x16 -p sppp -kd teacher/model_00000004.bin -kw 2
 same "with a teacher every update says how far it is" \
     "$(grep -cE '^s:[0-9]+ trl:.* kd:[0-9]\.[0-9]{6}e[-+][0-9]+$' "$W/runs/A/main.log")" 12
+resumable "-pe with a teacher" -e 4x2x16 -pe t,sppp,p -kd teacher/model_00000004.bin
 resumable "sppp with rule mean" -e 4x2x16 -p sppp -pm mean
 (cd "$W/runs/A" && rm -f DONE_00000012)
 train -e 4x2x16 -o A -y 1 -x 12

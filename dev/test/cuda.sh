@@ -83,7 +83,7 @@ near() {
 import re, sys
 first, last = int(sys.argv[3]), int(sys.argv[4])
 def losses(path):
-    found = re.findall(r"^s:(\d+) (trl|tel):(\S+)", open(path).read(), re.M)
+    found = re.findall(r"^s:(\d+) (trl|tel\S*):(\S+)", open(path).read(), re.M)
     return {(int(s), kind): float(loss) for s, kind, loss in found if first <= int(s) <= last}
 a, b = losses(sys.argv[1]), losses(sys.argv[2])
 if sorted(a) != sorted(b): sys.exit("lines differ: %s and %s" % (sorted(a), sorted(b)))
@@ -167,6 +167,7 @@ pp -p pp. -e 4x4x32 -pm streams -tp 4
 vp -p sp -vp 1 -d 64
 R1 -p t -tp 1 -sh 0
 taught -p sppp -e 4x4x32 -kd teacher/model_00000005.bin -kw 3 -d 64
+pe -p t -pe t,sppp,p,dl -e 4x4x32 -d 64
 ARGS
 holds "and the same distance to the teacher" compute "$W/runs/cpu_taught/main.log" \
     "$W/runs/fp32_taught/main.log" <<'PY'
@@ -175,6 +176,8 @@ a, b = ([float(kd) for kd in re.findall(r" kd:(\S+)$", open(path).read(), re.M)]
         for path in sys.argv[1:])
 if len(a) != 10 or any(abs(x / y - 1) > 1e-3 for x, y in zip(a, b)): sys.exit("%s %s" % (a, b))
 PY
+drawn() { steps "$1" | sed -n 's/.* pe://p' | tr '\n' ' '; }
+same "-pe: its draws are those of the CPU trainer" "$(drawn fp32_pe)" "$(drawn cpu_pe)"
 
 echo "# launches: broken by one that the list above forward_pass lacks, or has too many"
 EMU_LAUNCHES=$W/launches run cuda -p t -tp 1 -e 2x4x64 -x 1
@@ -349,16 +352,17 @@ sample cuda_fp32
 same "two of them, that go on from the prompt" "$(grep -a -cE '^012.{24}$' <<<"$sampled")" 2
 
 echo "# resuming: broken by state that is not in the checkpoint, or a rounded copy of the weights"
-for program in cuda cuda_fp32; do
-    run $program -p p -x 8 -n 4 -o whole_$program
-    mkdir "$W/runs/part_$program" &&
-        cp "$W/runs/whole_$program/"*_00000004* "$W/runs/whole_$program/main.log" \
-        "$W/runs/part_$program/"
-    run $program -p p -x 8 -n 4 -y 1 -o part_$program
-    holds "$program: a resumed run is the uninterrupted one, bit for bit" identical whole_$program \
-        part_$program
-    holds "$program: and so are its files" files_identical whole_$program part_$program 00000008
-done
+resumes() { # PROGRAM NAME OPTIONS: from update 4, where -pe comes from the checkpoint too
+    run "$1" "${@:3}" -x 8 -n 4 -o "whole_$2"
+    mkdir "$W/runs/part_$2" &&
+        cp "$W/runs/whole_$2/"*_00000004* "$W/runs/whole_$2/main.log" "$W/runs/part_$2/"
+    run "$1" -x 8 -n 4 -y 1 -o "part_$2"
+    holds "$2: a resumed run is the uninterrupted one, bit for bit" identical "whole_$2" "part_$2"
+    holds "$2: and so are its files" files_identical "whole_$2" "part_$2" 00000008
+}
+resumes cuda cuda -p p
+resumes cuda_fp32 cuda_fp32 -p p
+resumes cuda_fp32 pe -pe t,p,s
 taken_over() { # by PROGRAM from FOLDER at update 4, into FOLDER
     mkdir "$W/runs/$3" && cp "$W/runs/$2/"*_00000004* "$W/runs/$2/main.log" "$W/runs/$3/"
     run "$1" -p p -x 8 -n 4 -y 1 -o "$3"
@@ -438,6 +442,16 @@ asked "out of memory for parameters"  20 "parameters" "more GPUs under mpirun"
 asked "out of memory for gradients"   60 "gradients" "-z 1"
 asked "out of memory for optimizer state" 200 "optimizer state" "-z 1"
 asked "out of memory for activations" 470 "activations" "lower -b .*-t .*-r 1 or -r 2"
+# Streams of its own for every rank take more than t's: what -pe needs is known at the start.
+one=(-e 4x4x128 -b 4 -t 64 -p t)
+run cuda "${one[@]}" -x 0 -o mem_t
+refused_under() {
+    EMU_MEMORY_MIB=$(awk "BEGIN { printf \"%d\", $(memory_all mem_t) + 1.5 }") "$@"
+}
+refused_under run cuda "${one[@]}" -x 1
+refused_under refused "out of memory for a pattern of -pe" \
+    "out of GPU memory: .* asked for activations, .*; that is for pattern d of -pe" \
+    try cuda "${one[@]}" -pe t,d "${OUT[@]}"
 EMU_MEMORY_MIB=$(awk "BEGIN { printf \"%d\", $whole + 1.5 }") run cuda -x 1
 same "the lines memory_MiB are all that it needs" "$rc" 0
 
@@ -460,6 +474,7 @@ t -p t
 sppp -p sppp -e 4x4x32 -pm mean -d 64
 streams -p p -pm streams
 vp -p sp -vp 1
+pe -pe t,sppp,p,dl -e 4x4x32
 fold -p pp. -tp 4 -fold 2
 foldvp -p p -pm mean -tp 4 -fold 2 -vp 1 -r 2
 ladder -p l

@@ -85,11 +85,12 @@ files.update({"letters": tokenizer(0, *letters), "pairs": tokenizer(0, *pairs),
 # Models: fp32 and bf16, plain and with a pattern; and each with something that does not fit.
 def count(L, C, Vp, T): return Vp * C + T * C + L * (12 * C * C + 13 * C) + 2 * C
 def model(T=1, V=1, L=1, NH=1, C=1, Vp=128, R=0, rule=0, pattern="", version=3, length=None,
-          extra=0, own=0):
+          extra=0, own=0, drawn=""):
     norms = own * 4 * L // max(1, len(pattern)) * pattern.count("p") * R * C
     n = (count(L, C, Vp, T) + extra + norms) * (4 if version == 3 else 2)
     body = bytes((i * 37 + 11) % 251 for i in range(n))
-    letters = [*map(ord, pattern), *[0] * (240 - len(pattern) if own else 0), *[1, 1] * own]
+    letters = [*map(ord, pattern + drawn)]
+    if len(letters) <= 240: letters += [0] * (240 - len(letters)) + [own, own, len(drawn)]
     if length is None: length = len(pattern)
     return b"m" + header(20240326, version, T, V, L, NH, C, Vp, R, rule, length, *letters) + body
 files.update({"model": model(), "bf16": model(version=5),
@@ -101,7 +102,10 @@ files.update({"model": model(), "bf16": model(version=5),
               "ranks": model(R=2), "rule": model(rule=3, pattern="p"), "padding": model(V=129),
               "wider": model(C=2), "extra": model(extra=1),
               "own": model(L=4, NH=2, C=4, R=2, pattern="sp", own=1),
-              "ladder": model(L=2, R=1, pattern="l")})
+              "ladder": model(L=2, R=1, pattern="l"),
+              "drawn": model(L=2, NH=2, C=2, R=2, pattern="t", drawn="t,sp,p."),
+              "gap": model(R=1, pattern="t", drawn="t,,p"), "end": model(pattern="t", drawn="s,"),
+              "lists": model(R=1, pattern="p", drawn="t" + ",p" * 119)})
 
 # Optimizer state of the model in state_config.
 def state(updates=3, n=2 * count(1, 1, 128, 1)):

@@ -253,6 +253,11 @@ halves = b"".join(whole[i + 2:i + 4] for i in range(1024, len(whole), 4))
 write("halves", whole[:4] + struct.pack("<i", 5) + whole[8:1024] + halves)
 for name, pattern in (("s", "s"), ("tp", "tp"), ("l", "l"), ("d", "d"), ("tt", "tt")):
     write(name, header(2, 0, len(pattern), *map(ord, pattern)) + whole[1024:])
+def listed(own, text): # what -pe stores behind the own pattern
+    at = [*map(ord, own + text)]
+    return header(2, 0, len(own), *at, *[0] * (242 - len(at)), len(text))
+for name, own in (("listed", "t"), ("listed_s", "s")):
+    write(name, listed(own, "t,s") + whole[1024:])
 write("removed", header(*[0] * 243, 1) + whole[1024:])
 write("length", header(0, 0, -1) + whole[1024:])
 write("cut", whole[:-4])
@@ -262,7 +267,7 @@ write("heads", whole[:20] + struct.pack("<i", 3) + whole[24:])
 write("nan", whole[:-4] + pack("F32", [float("nan")]))
 write("text", b"To be, or not to be\n" * 100)
 PY
-for name in halves tt; do
+for name in halves tt listed; do
     hf export "$W/$name.bin" "$W/exported_$name" && hf import "$W/exported_$name" --out "$W/x.bin"
     equal "export and import of a model file, $name" "$W/x.bin"
 done
@@ -273,6 +278,7 @@ while IFS='|' read -r name texts; do
 done <<'LIST'
 s|pattern s at R 2|t blocks only|transformers has none
 tp|pattern tp at R 2
+listed_s|pattern s at R 2
 l|pattern l at R 2
 d|pattern d at R 2
 removed|t blocks only

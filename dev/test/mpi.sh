@@ -81,6 +81,7 @@ writing() { compgen -G "$W/runs/$1/*.part" >/dev/null; }                # a chec
 steps() {
     sed -nE '/^s:/ { s/ ms:[0-9.]+ tok:[0-9]+//; s/ comm:[0-9.]+//; p }' "$W/runs/$1/main.log"
 }
+drawn() { steps "$1" | sed -n 's/.* pe://p' | tr '\n' ' '; }
 # Complete checkpoints.
 kept() { (cd "$W/runs/$1" && for f in DONE_????????; do echo "${f#DONE_}"; done | tr '\n' ' '); }
 newest() {
@@ -104,7 +105,7 @@ near() {
 import re, sys
 first, last = int(sys.argv[3]), int(sys.argv[4])
 def losses(path):
-    found = re.findall(r"^s:(\d+) (trl|tel):(\S+)", open(path).read(), re.M)
+    found = re.findall(r"^s:(\d+) (trl|tel\S*):(\S+)", open(path).read(), re.M)
     return {(int(s), kind): float(loss) for s, kind, loss in found if first <= int(s) <= last}
 a, b = losses(sys.argv[1]), losses(sys.argv[2])
 if sorted(a) != sorted(b): sys.exit("lines differ: %s and %s" % (sorted(a), sorted(b)))
@@ -218,6 +219,7 @@ done <<'ARGS'
 -p t -vp 1 -pm sum
 -p sppp -kd teacher/model_00000002.bin -kw 3 -d 128
 -p dl -kd teacher/model_00000002.bin -kw 30
+-p t -pe t,sppp,p,l -x 20 -d 128 -n 10
 ARGS
 mpi 4 -p sppp -b 2 -o real_dp2
 mpi 2 -p sppp -b 2 -fold 2 -o folded_dp2
@@ -238,6 +240,11 @@ mpi 2 "${DP[@]}" -b 2 -fold 2 -o dp2;     holds "DP 2 as DP 1" near dp1 dp2 0 20
 mpi 4 "${DP[@]}" -b 1 -fold 2 -o dp4;     holds "DP 4 as DP 1" near dp1 dp4 0 20
 mpi 4 "${DP[@]}" -b 1 -o dp2_tp2
 holds "DP 2 x TP 2 with accumulation as DP 1" near dp1 dp2_tp2 0 20
+PE=(-x 20 -v 10 -m -1 -d 64 -pe t,sppp,p)
+fold "${PE[@]}" -b 4 -o pe1
+mpi 4 "${PE[@]}" -b 2 -o pe2_tp2
+holds "-pe: DP 2 x TP 2 as DP 1, under each pattern" near pe1 pe2_tp2 0 20
+same "and with its draws" "$(drawn pe2_tp2)" "$(drawn pe1)"
 fold -x 6 -d 80 -b 5 -p s -o five1
 mpi 5 -x 6 -d 80 -b 1 -p s -m 15 -o five; holds "DP 5 as DP 1" near five1 five 0 6
 same "these losses are those of 20 updates" \

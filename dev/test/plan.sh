@@ -60,6 +60,19 @@ check "plan: sums of a cut vocabulary that are not the trainer's" \
     '^error: .*executed 3 all-reduces of 0\.758789 MiB per update, expected 4 of 0\.758789'
 dev/net/plan "$W/main.log" 1000 1 5 >"$W/out" 2>&1
 check "plan: a budget that nothing meets names the cheapest" '^budget 5 ms.*p'
+# With -pe the updates of t are 5 of 8; those of p, and the last, have other times and all-reduces.
+sed -E '/^s:/ s/$/ pe:t/; /^s:[368]/ { s/ms:25.2/ms:95.2/; s/ar:16 mb:6.00/ar:2 mb:0.75/; s/t$/p/ }
+    ' "$W/main.log" >"$W/drawn.log"
+dev/net/plan "$W/drawn.log" 1000 1 >"$W/out" 2>&1
+check "plan: of a run with -pe the updates of its own pattern" \
+    '^t +8 +16 +6\.00 +25\.0 +84\.4 +109\.4 ' '^p +1 +2 +0\.75 +25\.0 +12\.4 +37\.4 '
+for most in 2 0; do
+    awk -v most=$most '!/ pe:t$/ || ++n <= most' "$W/drawn.log" >"$W/few.log"
+    dev/net/plan "$W/few.log" 1000 1
+done >"$W/out" 2>&1
+check "plan: a run with -pe that drew its own pattern too seldom is an error" \
+    '^error: .*few.log: 2 updates of -p t in the last run, expected at least 3' \
+    '^error: .*few.log: neither updates nor samples of -p t in the last run'
 dev/net/plan "$W/missing.log" 1000 1 >"$W/out" 2>&1
 check "plan: a missing log is an error" '^error: .*missing.log'
 sed '/shape/d' "$W/main.log" >"$W/cut.log"
@@ -251,7 +264,7 @@ check "a missing name is an error" "^error: --network"
 
 if ! command -v mpirun >/dev/null || ! ldd dev/test/train_faulty | grep -q 'libmpi[._]'; then
     echo "skip processes: install libopenmpi-dev openmpi-bin and make again"
-    skipped=2
+    skipped=3
 else
     echo "# broken by wrong sums, or by a fit that is no option"
     mpirun --oversubscribe -n 2 dev/net/bench_allreduce >"$W/out" 2>&1
@@ -272,6 +285,23 @@ open('$W/text.bin', 'wb').write(
     check "a replica that drifts is found after the update" 'well without a fault' \
         'stopped with it' \
         'error: rank 1: after update 1 .*replicated tensors differs'
+    echo "# broken when replicas may draw patterns of their own without a word"
+    losses() { sed -nE 's/^s:[0-9]+ trl:([^ ]+).*/\1/p' "$1" | tr '\n' ' '; }
+    data+=" -pe p -d 64 -rs 5"
+    # shellcheck disable=SC2086 # the arguments are words
+    { dev/test/train_faulty $data -b 4 >"$W/one"
+      mpirun --oversubscribe -n 2 dev/test/train_faulty $data -fold 2 >"$W/two"
+      PLANTED_FAULT=PATTERN_PER_REPLICA mpirun --oversubscribe -n 2 dev/test/train_faulty $data \
+          -fold 2 >"$W/three"
+      python3 - "$(losses "$W/one")" "$(losses "$W/two")" "$(losses "$W/three")" <<'PY'
+import sys
+one, two, three = ([float(x) for x in arg.split()] for arg in sys.argv[1:])
+far = lambda a, b: max(abs(x - y) for x, y in zip(a, b)) if len(a) == len(b) else 9
+print("%d updates, apart by %.6f and %.6f" % (len(one), far(one, two), far(one, three)))
+print("seen" if len(one) == 3 and far(one, two) <= 1e-5 < far(one, three) else "not seen")
+PY
+      } >"$W/out" 2>&1
+    check "a replica with another pattern is found by its losses" '^seen$'
 fi
 echo "test_plan: $passed passed, $failed failed, $skipped skipped"
 [ "$failed" -eq 0 ]

@@ -75,8 +75,8 @@ check "runs: 124M on 1, 5 and 8 GPUs" '^\./train_gpt2cu ' '^mpirun -n 5 ./train_
     '^mpirun -n 8 ./train_gpt2cu '
 "$SWEEP" -n -o "$W/lists" dev/runs/*.list >"$W/runs" 2>&1
 why=''
-[ "$(sort -u "$W/runs" | grep -c ': not run$')" = 279 ] ||
-    why="$(wc -l <"$W/runs") lines, expected 279 different ones"
+[ "$(sort -u "$W/runs" | grep -c ': not run$')" = 291 ] ||
+    why="$(wc -l <"$W/runs") lines, expected 291 different ones"
 verdict "runs: every line of every list is a run, shared ones once" "$why"
 dev/runs/shakespeare_4x4x128.sh "$W/one" sppp 2 sum 1337 -i "$W/text.bin" -j "$W/text.bin" \
     -x 1 -v 0 >"$W/out" 2>&1
@@ -123,6 +123,12 @@ echo "$W/tiny.sh s 2 sum 1" >"$W/told.list"
 TRAINER="$W/teller" "$SWEEP" -o "$W/told" "$W/told.list" 2>/dev/null
 tail -n 1 "$W/told/runs.tsv" | cut -f7-15,23 | tr '\t' ' ' >"$W/out"
 check "sweep: best and last loss, a resumed log, a line cut short" \
+    '^2 4 0\.20 3 4\.1 3\.200000 3\.100000 7\.0 3 ok$'
+sed -i -E 's/^s:.* mb.*/& pe:s/; s/^(s:3 t.*) ar:4 mb:0.20(.*)s$/\1 ar:6 mb:0.30\2p/
+    s/^s:3 tel.*/&\ns:3 tel[p]:1.000000/' "$W/teller"
+TRAINER="$W/teller" "$SWEEP" -o "$W/drawn" "$W/told.list" 2>/dev/null
+tail -n 1 "$W/drawn/runs.tsv" | cut -f7-15,23 | tr '\t' ' ' >"$W/out"
+check "sweep: a run with -pe: means of all-reduces, its own pattern's losses" \
     '^2 4 0\.20 3 4\.1 3\.200000 3\.100000 7\.0 3 ok$'
 why=''
 ms=$(found '^s:.* ms:\([0-9.]*\) .*' | sort -n |

@@ -240,7 +240,7 @@ same "--help: a line for each option" "$rc $(grep -c '^  -' "$W/stdout")" "0 15"
 
 # ----------------------------------------------------------------------------
 echo "# heads by rank: broken by a tensor that is not permuted with the others"
-GROUP=(t.bin -j words_val.bin -n 1024 -i words_train.bin -nc 1024)
+GROUP=(t.bin -j words_val.bin -n 1024 -i words_train.bin -nc 1024 -sb -1)
 for R in 2 4; do
     rm -f grouped.bin
     syncs "${GROUP[@]}" -tp $R --group grouped.bin; works "--group, R $R"
@@ -268,6 +268,8 @@ for R in 2 4; do
     done
     same "R $R: the loss of each block as s fell to what is said" "$why" ""
 done
+syncs "${GROUP[@]}" -sb 5 -esb 5 -tp 2 --group same.bin; works "--group of insensitive blocks"
+holds "blocks that cost at most -sb stay as they are" cmp t.bin same.bin
 for seed in 1 2; do
     syncs "${GROUP[@]}" -tp 2 --group-random random$seed.bin -rs $seed; works "--group-random"
 done
@@ -279,7 +281,7 @@ holds "by chance: t is what it was" compute "$(loss t.bin t 1 64)" \
 import sys
 if abs(float(sys.argv[1]) - float(sys.argv[2])) > 3e-6: sys.exit(sys.argv[1:])
 PY
-syncs tagged.bin -j words_val.bin -n 1024 -nc 1024 -tp 2 --group tagged_out.bin
+syncs tagged.bin -j words_val.bin -n 1024 -nc 1024 -sb -1 -tp 2 --group tagged_out.bin
 works "--group of tags"
 holds "units go to the rank of the head that they read" compute <<'PY'
 import struct

@@ -231,16 +231,24 @@ static void fuzz_model(const uint8_t *data, size_t size) {
     // What is written of this model reads back as the same model.
     model_header_make(header, &config);
     model_header_parse(header, &again, PATH_A);
-    CHECK(pattern_is_plain(config.pattern) ? !strcmp(again.pattern, "t")
-                                           : !memcmp(&again, &config, sizeof config));
+    CHECK(config_is_plain(&config) ? !strcmp(again.pattern, "t")
+                                   : !memcmp(&again, &config, sizeof config));
 
     options_parse(&options, 1, (char *[]){"train_gpt2"});
     options_take_model(&options, &config, PATH_A);
-    CHECK(!pattern_depends_on_R(config.pattern) ||
-          (options.tp == config.R && options.rule == config.rule));
+    int depends = pattern_depends_on_R(config.pattern) || pattern_depends_on_R(config.patterns);
+    CHECK(!depends || (options.tp == config.R && options.rule == config.rule));
     // The plan is checked by fuzz_options.
     plan_make(&plan, options.pattern, config.L, options.rule, (int)options.tp, "-p");
     plan_free(&plan);
+    CHECK(strlen(config.pattern) + strlen(config.patterns) <= PATTERN_MAX);
+    for (int i = 0; i < list_count(config.patterns); i++) {
+        char pattern[PATTERN_MAX + 1];
+        list_at(config.patterns, i, pattern);
+        CHECK(list_find(config.patterns, pattern) >= 0);
+        plan_make(&plan, pattern, config.L, options.rule, (int)options.tp, "-pe");
+        plan_free(&plan);
+    }
 }
 
 enum { STATE_UPDATES = 3 };
