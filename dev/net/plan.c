@@ -43,9 +43,10 @@ models. Of each draft whose predecessors were accepted it takes the same share a
 whatever the text: the one with which rounds of a + a^2 + .. + a^K accepted drafts would give what
 all logs of the pattern have. A round is K passes over a token under the drafting pattern and one
 over K + 1 under -p, whose all-reduces carry K + 1 times the bytes. That pass computes as one over a
-token does, and some more for each draft: what is left of the computing of all logs when each pass
-over a token is taken to compute as without drafts. It knows of no windows that begin anew, and
-measures best where none does: with -g below -t.
+token does, and more: what is left of the computing of all logs when each pass over a token is taken
+to compute as without drafts, as a line over K where the logs have several K, as a multiple of it
+where they have one. It knows of no windows that begin anew, and measures best where none does: with
+-g below -t.
 */
 #include "../../data/options.h"
 #include "../../data/runlog.h"
@@ -728,42 +729,60 @@ static double windows_anew(const Measured *m, long long n) {
     return n > W ? (double)((n - W - 1) / step + 1) : 0;
 }
 
-// What each token of a pass over a few computes beyond the first, as a share of a pass over one:
-// what all logs have left when every draft and every pass is taken to compute as `token` ms do.
-static double checks_share(const Measured *logs, int count, double token) {
-    double left = 0, beyond = 0;
+// What a pass over several tokens computes beyond a pass over one, as a share of that.
+typedef struct {
+    double once, each; // in all, and for every token beyond the first
+} Beyond;
+
+// A line through what the logs have left per pass, by its tokens, when every pass is taken to
+// compute as `token` ms do. Where all have one K, or it would begin below 0, it begins at 0.
+static Beyond beyond_fit(const Measured *logs, int count, double token) {
+    double passes = 0, tokens = 0, squares = 0, left = 0, products = 0;
+    int one_length = 1;
     for (int i = 0; i < count; i++) {
         const Measured *m = &logs[i];
         const Sample *s = &m->last;
-        double tokens = (double)(s->made - 1), windows = windows_anew(m, s->prompt + s->made - 1) -
-                                                         windows_anew(m, s->prompt);
+        double windows = windows_anew(m, s->prompt + s->made - 1) - windows_anew(m, s->prompt);
+        double n = s->rounds + windows;
+        double x = s->drafted + windows * (double)(m->options.length / 2);
         // The mean without its all-reduces, whose share of a round the medians say.
         double computes = s->mean * (s->ms > 0 ? 1 - s->comm / s->ms : 0) - m->of_token.ms;
-        left += tokens * computes / token - passes_own(s) - s->drafted;
-        beyond += s->drafted + windows * (double)(m->options.length / 2);
+        double y = (double)(s->made - 1) * computes / token - passes_own(s) - s->drafted;
+        if (m->options.drafts != logs->options.drafts) one_length = 0;
+        passes += n;
+        tokens += x;
+        squares += x * x / n;
+        left += y;
+        products += x * y / n;
     }
-    return fmax(0, left / beyond);
+    if (!one_length) {
+        double each = (passes * products - tokens * left) / (passes * squares - tokens * tokens);
+        each = fmax(0, each);
+        double once = (left - each * tokens) / passes;
+        if (once >= 0) return (Beyond){once, each};
+    }
+    return (Beyond){0, fmax(0, left / tokens)};
 }
 
-// The same of a round: K passes over a token, then the check of all under the model's own pattern.
+// Milliseconds of a round: K passes over a token, then one over all under the model's own pattern.
 static double round_ms(const Table *table, const Measured *m, const Plan *own, const Round *r,
-                       double share, double compute, double sub) {
-    double check = 1 + share * r->K; // of a pass over one token
+                       Beyond beyond, double compute, double sub) {
+    double check = 1 + beyond.once + beyond.each * r->K; // passes over a token
     return r->K * pass_ms(table, m, &r->by->plan, 1, 1, compute, sub) +
            pass_ms(table, m, own, r->K + 1, r->tokens, check * compute, check * sub);
 }
 
 // Adds the pattern of a log's drafts, and a round of each length.
 static void rounds_add(Round *rounds, Drafter *by, const Table *table, const Measured *m,
-                       const Plan *own, const Measured *logs, int count, double share) {
+                       const Plan *own, const Measured *logs, int count, Beyond beyond) {
     plan_make(&by->plan, by->pattern, m->shape.L, m->options.rule, (int)m->options.tp, "-sp");
     by->accepts = drafter_accepts(logs, count, by->pattern);
     for (int K = 1; K <= DRAFTS_MAX; K++) {
         Round *r = &rounds[K - 1];
         *r = (Round){.by = by, .K = K, .tokens = 1 + drafts_accepted(by->accepts, K)};
         r->allreduces = (K * by->plan.merges + own->merges) / r->tokens;
-        r->ms = round_ms(table, m, own, r, share, table->compute, table->sub) / r->tokens;
-        r->apart = round_ms(table, m, own, r, share, table->apart, table->sub_apart) / r->tokens;
+        r->ms = round_ms(table, m, own, r, beyond, table->compute, table->sub) / r->tokens;
+        r->apart = round_ms(table, m, own, r, beyond, table->apart, table->sub_apart) / r->tokens;
     }
 }
 
@@ -807,7 +826,7 @@ static void drafts_print(const Table *table, const Measured *m, const Measured *
     const char *pattern = m->options.pattern;
     Drafter *drafters = ALLOC(Drafter, (size_t)count, "drafts");
     Round *rounds = ALLOC(Round, (size_t)count * DRAFTS_MAX, "drafts");
-    double share = checks_share(logs, count, table->compute);
+    Beyond beyond = beyond_fit(logs, count, table->compute);
     int known = 0, apart = m->fold > 1;
     plan_make(&own, pattern, m->shape.L, m->options.rule, (int)m->options.tp, m->path);
     double alone = pass_ms(table, m, &own, 1, 1, table->compute, table->sub);
@@ -824,11 +843,11 @@ static void drafts_print(const Table *table, const Measured *m, const Measured *
         if (k < known) continue;
         drafters[known].pattern = o->draft_pattern;
         rounds_add(&rounds[known * DRAFTS_MAX], &drafters[known], table, m, &own, logs, count,
-                   share);
+                   beyond);
         known++;
     }
-    printf("check:    %.3f ms of compute, and %.3f more for each draft in it\n\n", table->compute,
-           share * table->compute);
+    printf("check:    %.3f ms of compute, and %.3f more for each draft in it\n\n",
+           (1 + beyond.once) * table->compute, beyond.each * table->compute);
     rounds_print(rounds, known * DRAFTS_MAX, alone, apart);
     rounds_say(rounds, known * DRAFTS_MAX, pattern, alone, 0);
     if (apart) rounds_say(rounds, known * DRAFTS_MAX, pattern, alone_apart, 1);
