@@ -10,6 +10,8 @@
 #   dev/cuda/gpu_check.sh train      4x4x128 and 6x6x384 on the default text, t s sppp p
 #   dev/cuda/gpu_check.sh speed      GPT-2 124M, T 1024: steady ms per update, tokens/s, MFU;
 #                                    t at R 1, t and sppp at R 2 folded
+#   dev/cuda/gpu_check.sh text       12x12x768 on characters, 500 greedy tokens: ms per token, and
+#                                    whether drafts (-sd) leave the text what it is
 #   dev/cuda/gpu_check.sh all        one after the other
 #
 # What a stage prints is kept in RESULTS (default dev/results), with date, GPU, driver and command.
@@ -120,12 +122,33 @@ stage_speed() {
     done
 }
 
+# 124M's blocks with random weights. cuBLASLt may take other algorithms for a check of several
+# tokens than for one, so the texts need not be equal: it is said.
+stage_text() {
+    local run same
+    for run in "-p t -tp 1" "-p t -tp 1 -sd 4 -sp t" "-p t -tp 2 -fold 2" \
+        "-p t -tp 2 -fold 2 -sd 4 -sp p" "-p p -tp 2 -fold 2"; do
+        # shellcheck disable=SC2086 # options are words
+        check "text, $run" ./train_gpt2cu -x 0 -e 12x12x768 -t 1024 -g 500 -gt 0 -gp "ROMEO:" $run
+        sed -n '/^--- sample/,/^---$/p' "$work/out" >"$work/text"
+        same=""
+        if [ "$run" = "${run#*-sd}" ]; then
+            cp "$work/text" "$work/plain"
+        elif cmp -s "$work/text" "$work/plain"; then
+            same="| the text without drafts"
+        else
+            same="| another text than without drafts"
+        fi
+        echo "        $(grep '^g:' "$work/out") $same"
+    done
+}
+
 stage=${1:-}
 case $stage in
-build | test | sanitize | train | speed) stages=$stage ;;
-all) stages="build test sanitize train speed" ;;
+build | test | sanitize | train | speed | text) stages=$stage ;;
+all) stages="build test sanitize train speed text" ;;
 *)
-    echo "usage: dev/cuda/gpu_check.sh build|test|sanitize|train|speed|all" >&2
+    echo "usage: dev/cuda/gpu_check.sh build|test|sanitize|train|speed|text|all" >&2
     exit 1
     ;;
 esac
