@@ -779,16 +779,16 @@ static void test_reading(void) {
 // last bit. Tokens that it read under one are there for the next, as drafts and their check need
 // it: broken by memory that is laid out for another plan.
 static void test_patterns_in_turn(void) {
-    static const char *const patterns[] = {"t", "p", "sl", "d", "pp.", "ts", "p"};
+    static const char *const patterns[] = {"p", "t", "sl", "d", "pp.", "ts", "p"};
     enum { N = sizeof patterns / sizeof *patterns, B = 2, T = 12 };
-    GPT2Config c = config_of(4, 4, 16, 65, T, "p", 2, RULE_MEAN);
+    GPT2Config c = config_of(4, 4, 16, 65, T, "t", 2, RULE_MEAN);
     GPT2 m, reader, same;
     gpt2_create(&m, &c, mesh_folded(2), B, T, FOR_TRAINING);
     gpt2_init_weights(&m, WEIGHTS_LINEAR, 1);
     for (int i = 0; i < N; i++) {
-        strcpy(c.pattern, patterns[i]);
+        GPT2Config made_for = config_of(4, 4, 16, 65, T, patterns[i], 2, RULE_MEAN);
         gpt2_take_pattern(&m, patterns[i]);
-        Result expected = result_of(&c, B, T), found = result_now(&m, B, T);
+        Result expected = result_of(&made_for, B, T), found = result_now(&m, B, T);
         check(found.loss == expected.loss && found.norm == expected.norm &&
                   !memcmp(found.grads, expected.grads, found.n * sizeof(real)),
               "%s after other patterns: loss and gradients are those of a model made for it",
@@ -800,7 +800,6 @@ static void test_patterns_in_turn(void) {
     int32_t tokens[T], other[T];
     float found[65], expected[65];
     random_batch(tokens, other, T, c.V);
-    strcpy(c.pattern, "t");
     gpt2_create(&reader, &c, mesh_folded(2), 1, T, FOR_SAMPLES);
     gpt2_create(&same, &c, mesh_folded(2), 1, T, FOR_SAMPLES);
     gpt2_init_weights(&reader, WEIGHTS_LINEAR, 1);

@@ -548,29 +548,22 @@ generate() {
     if [ "$n" = 1 ]; then fold "${how[@]}"; else mpi "$n" "${how[@]}"; fi
     sampled "$W/stdout" >"$W/text_$1"
 }
+same_text() { # name, processes, options: what one process makes
+    generate folded 1 "${@:3}"
+    generate real "$2" "${@:3}"
+    holds "$1" cmp "$W/text_folded" "$W/text_real"
+}
 for row in "t 8" "sppp 2" "p 1" "l 8"; do
     read -r pattern ar <<<"$row"
-    generate folded 1 -p $pattern
+    same_text "-p $pattern: two ranks make the text of one process" 2 -p $pattern
     same "-p $pattern: so many all-reduces per token" "$(grep -o 'ar:.*' "$W/text_folded")" "ar:$ar"
-    generate real 2 -p $pattern
-    holds "-p $pattern: two ranks make the text of one process" \
-        cmp "$W/text_folded" "$W/text_real"
 done
-generate folded 1 -p sppp -tp 4 -vp 1 -gt 0
-generate real 4 -p sppp -tp 4 -vp 1 -gt 0
-holds "four ranks, vocabulary cut over them" cmp "$W/text_folded" "$W/text_real"
+same_text "four ranks, vocabulary cut over them" 4 -p sppp -tp 4 -vp 1 -gt 0
 for options in "-p t -sd 4 -sp p" "-p t -sd 8 -sp l -gt 0" "-p sppp -sd 3 -sp s -vp 1"; do
-    generate folded 1 $options
-    generate real 2 $options
-    holds "$options: two ranks make the text of one process, in as many rounds" \
-        cmp "$W/text_folded" "$W/text_real"
+    same_text "$options: two ranks make the text of one process, in as many rounds" 2 $options
 done
-generate folded 1 -p t -tp 4 -sd 4 -gt 0
-generate real 4 -p t -tp 4 -sd 4 -gt 0
-holds "drafts of four ranks" cmp "$W/text_folded" "$W/text_real"
-generate folded 1 -p s -w bf16
-generate real 4 -p s -w bf16
-holds "two replicas make the same, in bf16" cmp "$W/text_folded" "$W/text_real"
+same_text "drafts of four ranks" 4 -p t -tp 4 -sd 4 -gt 0
+same_text "two replicas make the same, in bf16" 4 -p s -w bf16
 (cd "$W/runs" && printf hello | "${MPIRUN[@]}" -n 2 "$TRAIN" "${SMALL[@]}" -x 0 -wi linear \
     -tk letters.bin -t 16 -g 50 -p s -w bf16 -gp -) >"$W/stdout" 2>&1
 holds "the prompt from standard input reaches all ranks" \
