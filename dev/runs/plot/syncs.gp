@@ -11,7 +11,7 @@ set xrange [0.85:most * 1.2]
 set xtics (1, 2, 3, 4, 6, 8, 12, 16, 24, 36, 48, 64, 96, 128)
 set xlabel 'all-reduces per forward pass'
 set ylabel 'loss (nats per token)'
-set key top right reverse Left samplen 2
+set key below maxrows 1 reverse Left samplen 2
 set bars 0.6
 stats data index 0 using ($1 == most ? $2 : NaN) nooutput
 base = STATS_min
