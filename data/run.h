@@ -869,15 +869,16 @@ static void run_sample_say(Run *run, int n, const Traffic *sums, const Traffic *
     char rounds[128] = "";
     for (int i = 0; i < n - 1; i++) mean += ms[i] / each;
     if (run->options.drafts) {
-        snprintf(rounds, sizeof rounds, " rounds:%lld drafted:%lld accepted:%lld mean:%.3f",
-                 (long long)s->rounds, (long long)s->drafted, (long long)s->accepted, mean);
+        snprintf(rounds, sizeof rounds, " rounds:%lld drafted:%lld accepted:%lld",
+                 (long long)s->rounds, (long long)s->drafted, (long long)s->accepted);
     }
     qsort(ms, (size_t)(n - 1), sizeof *ms, compare_ascending);
     qsort(comm, (size_t)(n - 1), sizeof *comm, compare_ascending);
-    run_say(run, "g:%lld new:%d prompt:%d prompt_ms:%.3f ms:%.3f p99:%.3f comm:%.3f ar:%g%s",
+    run_say(run, "g:%lld new:%d prompt:%d prompt_ms:%.3f ms:%.3f p99:%.3f comm:%.3f ar:%g%s "
+                 "mean:%.3f",
             (long long)s->update, n, s->prompt, prompt_ms, share_below(ms, n - 1, 0.5),
             share_below(ms, n - 1, 0.99), share_below(comm, n - 1, 0.5),
-            (double)sums->count / each, rounds);
+            (double)sums->count / each, rounds, mean);
     run_log_vocabulary(run, "token", each, vocabulary);
 }
 

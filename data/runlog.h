@@ -4,11 +4,12 @@
 //   # <option or derived fact> <value>            one per line, at the start of each run
 //   s:0 tel:4.197431                              validation loss after 0 updates
 //   s:0 tel[sppp]:4.201377                        the same under another pattern, one of -pe
-//   g:0 new:200 prompt:6 prompt_ms:0.750 ms:0.157 p99:0.310 comm:0.057 ar:8   of a sample: tokens
-//                                      made and in the prompt; median, 99%, means per token made
-//     With -sd it goes on: rounds:13 drafted:26 accepted:20 mean:0.131. Rounds with drafts, these
-//     and those accepted; ms per token. A token takes its share of its round, and `ar` counts the
-//     all-reduces of drafts and checks.
+//   g:0 new:200 prompt:6 prompt_ms:0.750 ms:0.157 p99:0.310 comm:0.057 ar:8 mean:0.163
+//                                      of a sample: tokens made and in the prompt; per token made
+//                                      median and 99% of ms, median of comm, all-reduces, mean ms
+//     With -sd, behind `ar`: rounds:13 drafted:26 accepted:20. Rounds with drafts, these and those
+//     accepted. A token takes its share of its round, and `ar` counts the all-reduces of drafts
+//     and checks.
 //   s:1 trl:4.200113 lr:1.000000e-03 norm:2.205633 ms:41.2 tok:18640 ar:12 mb:0.29 comm:0.8
 //                                                 and kd:3.1e-02 with a teacher, pe:sppp with -pe
 #ifndef RUNLOG_H

@@ -143,7 +143,7 @@ tokens() {
 # ----------------------------------------------------------------------------
 # drafts
 
-lengths="0 2 4 8" # 0: without drafts, a median; else means
+lengths="0 2 4 8" # 0: without drafts
 
 # draft_row LATENCY GBITS PATTERN: prints predicted and measured ms per token of each length.
 draft_row() {
@@ -160,7 +160,7 @@ draft_row() {
         measure -sd "$K" -sp "$3" -nl "$1" -nb "$2"
         [ "$K" != 0 ] || echo "$without"
         awk -v p="$3" -v K="$K" '$1 == p && $3 == K { print $6 }' "$out/table"
-        sed -nE 's/^g:.* (mean|ms):([0-9.]*).*/\2/p' "$out/measured/main.log"
+        sed -nE 's/^g:.* mean:([0-9.]*).*/\1/p' "$out/measured/main.log"
     done | paste -sd ' '
 }
 
