@@ -128,6 +128,9 @@ dev/runs/syncs: %: %.c $(TRAINER)
 dev/runs/sweep_asan dev/runs/report_asan: %_asan: %.c dev/runs/table.h data/files.h
 	$(CC) $(SANITIZE) $(OPT) $(PART) $< -o $@ $(LIBS)
 
+dev/runs/syncs_asan: %_asan: %.c $(TRAINER)
+	$(CC) $(SANITIZE) $(OPT) $(PART) $< -o $@ $(LIBS)
+
 plots: dev/net/plan
 	dev/runs/plot.sh $(SWEEP)
 
@@ -356,13 +359,14 @@ test: $(TEST_BUILT)
 	    dev/test/sweep.sh dev/test/syncs.sh "dev/test/attack --short" $(EMU_TESTS) \
 	    dev/test/nvcc.sh "dev/cuda/resources --test"
 
-asan: train_gpt2_asan test_gpt2_asan dev/gradcheck_asan $(EMU_ASAN_BUILT)
-	TRAIN=./train_gpt2_asan dev/test/run.sh ./test_gpt2_asan dev/gradcheck_asan dev/test/cli.sh \
-	    dev/test/checkpoints.sh dev/test/stops.sh $(EMU_ASAN)
+asan: train_gpt2_asan test_gpt2_asan dev/gradcheck_asan dev/runs/syncs_asan $(EMU_ASAN_BUILT)
+	TRAIN=./train_gpt2_asan SYNCS=dev/runs/syncs_asan dev/test/run.sh ./test_gpt2_asan \
+	    dev/gradcheck_asan dev/test/cli.sh dev/test/checkpoints.sh dev/test/stops.sh \
+	    dev/test/syncs.sh $(EMU_ASAN)
 
 clean:
 	rm -f $(TEST_BUILT) train_gpt2_asan test_gpt2_asan dev/gradcheck_asan \
-	    dev/runs/sweep_asan dev/runs/report_asan
+	    dev/runs/sweep_asan dev/runs/report_asan dev/runs/syncs_asan
 	rm -f train_gpt2cu train_gpt2cu_* test_gpt2cu test_gpt2cu_emu* test_gpt2cu_fp32 dev/.precision
 	rm -f dev/test/*.o dev/test/fuzz/fuzz_files dev/test/fuzz/fuzz_options
 	rm -f dev/test/train_gpt2_faulty.* dev/test/train_faulty_emu dev/test/faults_gpt2cu*
