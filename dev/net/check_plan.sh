@@ -13,7 +13,8 @@
 # Drafts are those of a model of t, $MODEL with 12 blocks and positions for 256 tokens, or one that
 # is trained first, in a few minutes. A run without drafts and two with, none on a network, predict
 # what rounds of other lengths take on one. Of these the text is another too, and so is the share of
-# drafts that is accepted.
+# drafts that is accepted. With FROM=network the three runs are on the network too: what computes
+# after a wait is slower than what did not wait.
 #
 #   make train_gpt2 dev/net/plan && dev/net/check_plan.sh          updates, then tokens
 #   dev/net/check_plan.sh tokens                                   or only these
@@ -143,16 +144,18 @@ tokens() {
 # ----------------------------------------------------------------------------
 # drafts
 
-lengths="0 2 4 8" # 0: without drafts
+lengths="0 2 4 8" # 0: without drafts, predicted from a median; all measured are means
 
 # draft_row LATENCY GBITS PATTERN: prints predicted and measured ms per token of each length.
 draft_row() {
-    run=alone; measure
-    for K in 3 6; do
+    from=
+    [ "${FROM:-}" != network ] || from="-nl $1 -nb $2"
+    # shellcheck disable=SC2086 # words
+    for K in 0 3 6; do
         run=drafts$K
-        measure -sd $K -sp "$3"
+        measure -sd $K -sp "$3" $from
     done
-    "$plan" "$out/alone/main.log" "$out/drafts3/main.log" "$out/drafts6/main.log" "$1" "$2" |
+    "$plan" "$out/drafts0/main.log" "$out/drafts3/main.log" "$out/drafts6/main.log" "$1" "$2" |
         sed '1,/^drafts by/d' >"$out/table"
     without=$(sed -nE 's/^(best:|drafts do not pay here:).* //p' "$out/table")
     for K in $lengths; do
@@ -190,7 +193,7 @@ drafts() {
     fi
     settings="-e MODEL -t 256 -x 0 -v 0 -vp 0 -tp 2 -g 240"
     echo "predicted from: OMP_NUM_THREADS=$OMP_NUM_THREADS $train $settings"
-    echo "                the same with -sd 3 and with -sd 6"
+    echo "                the same with -sd 3 and with -sd 6${FROM:+, all with the network}"
     echo "measured:       the same with -sd DRAFTS -sp PATTERN -nl LATENCY_US -nb GBITS;" \
         "median of $rounds pairs"
     echo "two processes:  the same by $ranks"
