@@ -25,14 +25,13 @@ same that `-nl` and `-nb` wait for. dev/net/bench_allreduce finds the two number
 It prints the patterns by time, with `t` for comparison, then what meets the budget: the pattern
 with the most merges, which is the closest to plain GPT-2.
 
-It is not a model of compute: that is taken to be the measured one for every pattern (s and p add
-a few percent of LayerNorms where ranks are folded into one process). What computes after a wait is
+It is not a model of compute: that is taken to be the measured one for every pattern (s and p add a
+few percent of LayerNorms where ranks are folded into one process). What computes after a wait is
 slower, by 15 to 30 us here: where tokens take few milliseconds, measure with an -nl near that of
-the network. Only the all-reduces of l
-and d overlap: each is waited for as far as it takes longer than the sub-block it is hidden
-behind, where all compute of an update is taken to be that of sub-blocks, a third of it forward.
-Sums over data-parallel replicas count as compute, as they were measured. Loss is not its subject: a
-pattern that is faster learns something else.
+the network. Only the all-reduces of l and d overlap: each is waited for as far as it takes longer
+than the sub-block it is hidden behind, where all compute of an update is taken to be that of
+sub-blocks, a third of it forward. Sums over data-parallel replicas count as compute, as they were
+measured. Loss is not its subject: a pattern that is faster learns something else.
 
 A token takes as long as its weights take to be read. So where the measured process ran several
 ranks, the table of tokens says a second time what it would be with a process for each, on
