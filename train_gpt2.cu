@@ -2396,7 +2396,9 @@ static size_t activations_lay(GPT2 *m, char *block) {
 
     for (int i = 0; i < m->plan.streams; i++) value_carve(m, V_STREAM + i, block, &used);
     // A teacher's sub-blocks all use the same memory, since nothing goes back through them.
-    size_t first = used, most = used;
+    // Not where they are watched one by one.
+    [[maybe_unused]] size_t first = used;
+    size_t most = used;
     for (int k = 0; k <= 2 * c->L; k++) {
         SubBlock *s = &m->subs[k];
         int final = k == 2 * c->L;

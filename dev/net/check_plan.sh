@@ -23,6 +23,10 @@
 set -eu
 rounds=${ROUNDS:-3} train=${TRAIN:-./train_gpt2} plan=${PLAN:-dev/net/plan} shape=${SHAPE:-12x4x128}
 what=${1:-both}
+case ${FROM:-} in
+'' | network) ;;
+*) echo "error: FROM=$FROM: expected network, or nothing for runs without one" >&2; exit 1 ;;
+esac
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 ranks="mpirun --oversubscribe --bind-to none -n 2"
 out=$(mktemp -d)
@@ -148,8 +152,7 @@ lengths="0 2 4 8" # 0: without drafts, predicted from a median; all measured are
 
 # draft_row LATENCY GBITS PATTERN: prints predicted and measured ms per token of each length.
 draft_row() {
-    from=
-    [ "${FROM:-}" != network ] || from="-nl $1 -nb $2"
+    from=${FROM:+-nl $1 -nb $2}
     # shellcheck disable=SC2086 # words
     for K in 0 3 6; do
         run=drafts$K
