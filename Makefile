@@ -135,7 +135,7 @@ plots: dev/net/plan
 	dev/runs/plot.sh $(SWEEP)
 
 report: dev/runs/report
-	dev/runs/report $(SWEEP)/runs.tsv dev/runs/known.tsv >$(SWEEP)/report.md
+	dev/runs/report -k dev/runs/known.tsv $(SWEEP)/runs.tsv >$(SWEEP)/report.md
 
 # ---- the CUDA trainer
 

@@ -1,17 +1,20 @@
 /*
-A Markdown page from a sweep's table: what every pattern costs in loss, against t, and whether that
-can be told from chance.
+A Markdown page from the tables of sweeps: what every pattern costs in loss, against t, and whether
+that can be told from chance.
 
   make dev/runs/report
   dev/runs/report out/sweep/runs.tsv >report.md    judges the validation loss after the last update
+  dev/runs/report out/a/runs.tsv out/b/runs.tsv    several sweeps as one
   dev/runs/report -b out/sweep/runs.tsv            judges the best one of each run: some overfit
   dev/runs/report -m 0.02 out/sweep/runs.tsv       margin 0.02 instead of 0.01
-  dev/runs/report out/sweep/runs.tsv dev/runs/known.tsv    compares with what others found
+  dev/runs/report -k dev/runs/known.tsv out/sweep/runs.tsv    compares with what others found
+  dev/runs/report -d out/sweep/runs.tsv            the differences to t as a table, for figures
   dev/runs/report -t 4.303 2                       two-sided p-value of Student's t, 2 degrees of
                                                    freedom
 
 A group is what shares experiment, R and options. Within it patterns are compared with t, paired by
 seed: two runs of one seed see the same batches and, for equal shapes, start from the same weights.
+Patterns of t and l alone are the same function at every R: their runs serve all of them.
 The rule of the verdicts is printed on the page. Times are printed where all runs of a group had
 the machine to themselves (dev/runs/sweep --alone): others say nothing.
 
@@ -116,6 +119,17 @@ static int is_plain(const Run *run) {
     return !run->text[C_pattern][strspn(run->text[C_pattern], "t")];
 }
 
+// Whether the run computes the same function at every R above 1, to rounding: nothing in its
+// pattern reads what one rank alone knows.
+static int serves_every_R(const Run *run) {
+    return run->number[C_R] > 1 && !run->text[C_pattern][strspn(run->text[C_pattern], "tl")];
+}
+
+static int same_but_R(const Run *a, const Run *b) {
+    return strcmp(a->text[C_R], b->text[C_R]) && serves_every_R(a) && b->number[C_R] > 1 &&
+           same(a, b, (const int[]){C_experiment, C_options}, 2);
+}
+
 // ----------------------------------------------------------------------------
 // entries: the runs of one pattern and merge rule in a group, one per seed
 
@@ -125,13 +139,17 @@ typedef struct {
     Sample loss, best, difference; // the last to t, paired by seed
     double ms;
     double two_sided, p_within, p_beyond; // that it is not 0, is below the margin, is above it
+    double p_free; // p_within, corrected for the number of patterns
     enum { BASELINE, NO_VERDICT, HOLDS, FAILS, OPEN } verdict;
 } Entry;
 
 typedef struct {
+    const Run *first; // of its own, in the table
     Entry *entries;
     int count, rules, alone; // entries; whether there are several merge rules; whether all runs
                              // had the machine to themselves
+    int judged;   // entries with a verdict
+    double noise; // of seeds: standard deviation of a loss within its entry, NAN for single seeds
     Entry *baseline;
 } Group;
 
@@ -186,50 +204,91 @@ static int compare_entries(const void *a, const void *b) {
     return more > 0 ? 1 : -1;
 }
 
+static void entry_add(Entry *e, const Run *run) {
+    for (int i = 0; i < e->n; i++) {
+        const Run *other = e->runs[i];
+        if (other->number[C_seed] == run->number[C_seed]) {
+            if (!same_entry(other, run)) return; // R's own has this seed, or another R's
+            fail("%s:%d: pattern, R, rule, seed and options of %s:%d again", run->path, run->line,
+                 other->path, other->line);
+        }
+        if (other->number[C_updates] != run->number[C_updates] ||
+            other->number[C_merges_per_forward] != run->number[C_merges_per_forward]) {
+            fail("%s:%d: %s updates with %s merges, but %s:%d of the same pattern has %s and %s; "
+                 "are these runs of one experiment?",
+                 run->path, run->line, run->text[C_updates], run->text[C_merges_per_forward],
+                 other->path, other->line, other->text[C_updates],
+                 other->text[C_merges_per_forward]);
+        }
+    }
+    if (e->n == SEEDS_MAX) fail("%s:%d: more than %d seeds", run->path, run->line, e->n);
+    e->runs[e->n++] = run;
+}
+
+static void group_add(Group *group, const Run *run) {
+    Entry *e = group->entries;
+    int own = same_group(run, group->first);
+    while (e < group->entries + group->count) {
+        if (same_entry(e->runs[0], run)) break;
+        if (!own && same(e->runs[0], run, (const int[]){C_pattern}, 1)) break;
+        e++;
+    }
+    if (e == group->entries + group->count) {
+        *e = (Entry){};
+        group->count++;
+    }
+    entry_add(e, run);
+    group->alone &= own && run_was_alone(run);
+    if (own && !same(run, group->first, (const int[]){C_rule}, 1)) group->rules = 1;
+}
+
+// Holm's step-down correction of p_within for the number of verdicts (Holm 1979): the k-th smallest
+// of n times n + 1 - k, none below the one before.
+static void group_correct(Group *group) {
+    for (Entry *e = group->entries; e < group->entries + group->count; e++) {
+        e->p_free = -1;
+        group->judged += e->verdict != NO_VERDICT && e->verdict != BASELINE;
+    }
+    double before = 0;
+    for (int left = group->judged; left > 0; left--) {
+        Entry *least = NULL;
+        for (Entry *e = group->entries; e < group->entries + group->count; e++) {
+            if (e->verdict == NO_VERDICT || e->verdict == BASELINE || e->p_free >= 0) continue;
+            if (!least || e->p_within < least->p_within) least = e;
+        }
+        before = fmax(before, fmin(1, left * least->p_within));
+        least->p_free = before;
+    }
+}
+
 static void group_gather(Group *group, const Table *table, const Run *first) {
-    group->count = 0;
-    group->rules = 0;
-    group->alone = 1;
-    group->baseline = NULL;
-    for (const Run *run = table->runs; run < table->runs + table->count; run++) {
-        if (!run_is_ok(run) || !same_group(run, first)) continue;
-        Entry *e = group->entries;
-        while (e < group->entries + group->count && !same_entry(e->runs[0], run)) e++;
-        if (e == group->entries + group->count) {
-            *e = (Entry){};
-            group->count++;
+    double squares = 0;
+    int freedom = 0;
+    *group = (Group){.first = first, .entries = group->entries, .alone = 1};
+    for (int other = 0; other < 2; other++) { // R's own runs first
+        for (const Run *run = table->runs; run < table->runs + table->count; run++) {
+            if (!run_is_ok(run)) continue;
+            if (other ? same_but_R(run, first) : same_group(run, first)) group_add(group, run);
         }
-        group->alone &= run_was_alone(run);
-        for (int i = 0; i < e->n; i++) {
-            const Run *other = e->runs[i];
-            if (other->number[C_seed] == run->number[C_seed]) {
-                fail("%s:%d: pattern, R, rule, seed and options of line %d again", table->path,
-                     run->line, other->line);
-            }
-            if (other->number[C_updates] != run->number[C_updates] ||
-                other->number[C_merges_per_forward] != run->number[C_merges_per_forward]) {
-                fail("%s:%d: %s updates with %s merges, but line %d of the same pattern has %s and "
-                     "%s; are these runs of one experiment?",
-                     table->path, run->line, run->text[C_updates], run->text[C_merges_per_forward],
-                     other->line, other->text[C_updates], other->text[C_merges_per_forward]);
-            }
-        }
-        if (e->n == SEEDS_MAX) fail("%s:%d: more than %d seeds", table->path, run->line, e->n);
-        e->runs[e->n++] = run;
-        if (strcmp(run->text[C_rule], entry_text(group->entries, C_rule))) group->rules = 1;
     }
     qsort(group->entries, (size_t)group->count, sizeof *group->entries, compare_entries);
     for (Entry *e = group->entries; e < group->entries + group->count; e++) {
         e->loss = entry_sample(e, judged);
         e->best = entry_sample(e, C_best_val_loss);
         e->ms = entry_median(e, C_ms_per_update);
+        for (int i = 0; i < e->n; i++) {
+            squares += pow(e->runs[i]->number[judged] - e->loss.mean, 2);
+        }
+        freedom += e->n - 1;
         // t has no run of p for a rule to merge: its runs serve all rules, those of most seeds
         int more = !group->baseline || e->n > group->baseline->n;
         if (is_plain(e->runs[0]) && more) group->baseline = e;
     }
+    group->noise = freedom ? sqrt(squares / freedom) : NAN;
     if (!group->baseline) return;
     for (int i = 0; i < group->count; i++) entry_judge(&group->entries[i], group->baseline);
     group->baseline->verdict = BASELINE;
+    group_correct(group);
 }
 
 // "sppp", or "sppp (mean)" where several rules are compared.
@@ -351,7 +410,9 @@ static void verdict_print(const Group *group, const Entry *e) {
         say(e->difference.n ? "one seed: no verdict." : "no seed in common with t: no verdict.");
     }
     if (e->verdict == HOLDS) {
-        say("**holds**: no worse than t by more than %g (%s).", margin, p_said(e->p_within));
+        say("**holds**: no worse than t by more than %g (%s", margin, p_said(e->p_within));
+        if (group->judged > 1) say(", corrected %s", p_said(e->p_free));
+        say(").");
     }
     if (e->verdict == FAILS) {
         say("**fails**: worse than t by more than %g (%s).", margin, p_said(e->p_beyond));
@@ -366,6 +427,7 @@ static void verdict_print(const Group *group, const Entry *e) {
 // Is the loss within 2% of t's; what is the smallest count of all-reduces that holds.
 static void answers_print(const Group *group) {
     const Entry *t = group->baseline, *worst = NULL, *fewest = NULL, *fewest_within = NULL;
+    const Entry *fewest_free = NULL;
     int judged_all = 1;
     for (const Entry *e = group->entries; e < group->entries + group->count; e++) {
         if (e == t || !e->difference.n) continue;
@@ -374,6 +436,8 @@ static void answers_print(const Group *group) {
         double merges = entry_number(e, C_merges_per_forward);
         int fewer = !fewest || merges < entry_number(fewest, C_merges_per_forward);
         if (e->verdict == HOLDS && fewer) fewest = e;
+        fewer = !fewest_free || merges < entry_number(fewest_free, C_merges_per_forward);
+        if (e->verdict == HOLDS && e->p_free < level && fewer) fewest_free = e;
         if (percent_of(e, t) > tolerated) continue;
         fewer = !fewest_within || merges < entry_number(fewest_within, C_merges_per_forward);
         if (fewer) fewest_within = e;
@@ -401,6 +465,13 @@ static void answers_print(const Group *group) {
         say("The smallest count that holds, by the rule above: ");
         say("%s per forward pass, with %s (t: %s).", entry_text(fewest, C_merges_per_forward),
             entry_name(group, fewest), entry_text(t, C_merges_per_forward));
+        if (group->judged > 1) {
+            say(" Corrected for %d patterns: ", group->judged);
+            if (!fewest_free) say("none is shown to.");
+            else if (fewest_free == fewest) say("the same.");
+            else say("%s, with %s.", entry_text(fewest_free, C_merges_per_forward),
+                     entry_name(group, fewest_free));
+        }
     } else {
         say("The smallest count that holds, by the rule above: %s",
             judged_all ? "none is shown to." : "not answered, a verdict needs two seeds or more.");
@@ -427,6 +498,15 @@ static void values_print(const Group *group, const char *label, int column) {
     say_end();
 }
 
+static int group_borrows(const Group *group) {
+    for (const Entry *e = group->entries; e < group->entries + group->count; e++) {
+        for (int i = 0; i < e->n; i++) {
+            if (!same(e->runs[i], group->first, (const int[]){C_R}, 1)) return 1;
+        }
+    }
+    return 0;
+}
+
 static void dates_print(const Group *group) {
     const char *first = NULL, *last = NULL;
     for (const Entry *e = group->entries; e < group->entries + group->count; e++) {
@@ -440,7 +520,7 @@ static void dates_print(const Group *group) {
 }
 
 static void group_print(const Group *group) {
-    const Run *run = group->entries[0].runs[0];
+    const Run *run = group->first;
     int has_options = strcmp(run->text[C_options], "-") != 0;
     printf("## %s, R %s", run->text[C_experiment], run->text[C_R]);
     if (has_options) printf(", %s", run->text[C_options]);
@@ -457,6 +537,7 @@ static void group_print(const Group *group) {
         printf("\n");
         answers_print(group);
     }
+    if (group_borrows(group)) values_print(group, "R of the runs", C_R);
     values_print(group, "text", C_text);
     values_print(group, "machine", C_machine);
     values_print(group, "threads per run", C_threads);
@@ -475,7 +556,8 @@ static Entry entry_find(const Table *table, const Run *like, const char *options
     int has_rule = strchr(like->text[C_pattern], 'p') != NULL;
     for (const Run *run = table->runs; run < table->runs + table->count; run++) {
         int known = !run_is_ok(run) || strcmp(run->text[C_options], options);
-        known |= !same(run, like, (const int[]){C_experiment, C_R, C_updates}, 3);
+        known |= !same(run, like, (const int[]){C_experiment, C_updates}, 2);
+        known |= strcmp(run->text[C_R], like->text[C_R]) && !(plain && serves_every_R(run));
         if (plain) known |= !is_plain(run);
         else known |= !same(run, like, (const int[]){C_pattern, C_rule}, 1 + has_rule);
         for (int i = 0; i < e.n; i++) known |= e.runs[i]->number[C_seed] == run->number[C_seed];
@@ -563,12 +645,47 @@ static void known_print(const Table *table, const char *path) {
     fclose(file);
 }
 
-static void page_print(const Table *table, const char *known) {
+// Calls `print` for every group, in the order of the tables.
+static void groups_print(const Table *table, void (*print)(const Group *)) {
     static Group group;
     group.entries = ALLOC(Entry, (size_t)table->count + 1, "patterns");
+    for (int i = 0; i < table->count; i++) {
+        int before = 0;
+        if (!run_is_ok(&table->runs[i])) continue;
+        for (int j = 0; j < i; j++) {
+            before |= run_is_ok(&table->runs[j]) && same_group(&table->runs[i], &table->runs[j]);
+        }
+        if (before) continue;
+        group_gather(&group, table, &table->runs[i]);
+        print(&group);
+    }
+    free(group.entries);
+}
+
+// A line for every pattern that shares seeds with t; noise: the standard deviation of a loss over
+// seeds, of all patterns of the group; p_within, and as corrected.
+static void differences_print(const Group *group) {
+    for (const Entry *e = group->entries; e < group->entries + group->count; e++) {
+        if (!group->baseline || e == group->baseline || !e->difference.n) continue;
+        printf("%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\t%.6f", group->first->text[C_experiment],
+               group->first->text[C_R], group->first->text[C_options], entry_text(e, C_pattern),
+               entry_text(e, C_rule), entry_text(e, C_merges_per_forward),
+               entry_text(group->baseline, C_merges_per_forward), e->difference.n,
+               e->difference.mean);
+        if (e->verdict == NO_VERDICT) printf("\tNaN\t%.6f\tNaN\tNaN\n", group->noise);
+        else printf("\t%.6f\t%.6f\t%.6f\t%.6f\n", e->difference.error, group->noise,
+                    e->p_within, e->p_free);
+    }
+}
+
+static void page_print(const Table *table, int tables, char **paths, const char *known) {
     printf("# Loss against all-reduces\n\n");
-    say("Made by dev/runs/report from `%s`: %d runs, of which %d ended well.", table->path,
-        table->count, table->count - table->not_ok);
+    say("Made by dev/runs/report from");
+    for (int i = 0; i < tables; i++) {
+        const char *comma = i == 0 ? "" : i < tables - 1 ? "," : " and";
+        say("%s `%s`", comma, paths[i]);
+    }
+    say(": %d runs, of which %d ended well.", table->count, table->count - table->not_ok);
     say_end();
     printf("\n");
     const char *one = judged == C_val_loss ? "last" : "best";
@@ -577,8 +694,10 @@ static void page_print(const Table *table, const char *known) {
         "equal seeds. It **holds** when a one-sided paired t-test shows the mean difference to be "
         "below %g at p < %g (no worse than t by more than %g), it **fails** when the test shows it "
         "to be above %g, and is **open** otherwise. One seed gives no verdict. The two-sided p is "
-        "that of no difference at all. No p-value is corrected for the number of patterns, and "
-        "seeds vary weights and batches, not the text.",
+        "that of no difference at all. A p-value is corrected for the number of patterns only "
+        "where it says so: by Holm's method, for all that are judged in the same table. Seeds vary "
+        "weights and batches, not the text. A pattern of t and l alone is the same function at "
+        "every R above 1, so tables of other R count its runs too.",
         one, margin, level, margin, margin);
     say_end();
     printf("\n");
@@ -590,28 +709,19 @@ static void page_print(const Table *table, const char *known) {
         "to themselves.");
     say_end();
     printf("\n");
-    for (int i = 0; i < table->count; i++) {
-        int before = 0;
-        if (!run_is_ok(&table->runs[i])) continue;
-        for (int j = 0; j < i; j++) {
-            before |= run_is_ok(&table->runs[j]) && same_group(&table->runs[i], &table->runs[j]);
-        }
-        if (before) continue;
-        group_gather(&group, table, &table->runs[i]);
-        group_print(&group);
-    }
+    groups_print(table, group_print);
     options_print(table);
     if (known) known_print(table, known);
     if (table->not_ok) printf("## Runs that did not end well\n\nThey count nowhere above.\n\n");
     for (const Run *run = table->runs; run < table->runs + table->count; run++) {
         if (!run_is_ok(run)) printf("- %s: %s\n", run->text[C_run], run->text[C_status]);
     }
-    free(group.entries);
 }
 
 int main(int argc, char **argv) {
     static Table table;
-    int a = 1;
+    const char *known = NULL;
+    int a = 1, only_differences = 0;
     if (argc == 4 && !strcmp(argv[1], "-t")) {
         double t = number_read("-t", 1, "T", argv[2]);
         printf("%.10g\n", student_two_sided(t, number_read("-t", 1, "freedom", argv[3])));
@@ -623,15 +733,23 @@ int main(int argc, char **argv) {
         } else if (!strcmp(argv[a], "-m") && a + 1 < argc) {
             a++;
             margin = number_read("-m", 1, "MARGIN", argv[a]);
+        } else if (!strcmp(argv[a], "-k") && a + 1 < argc) {
+            known = argv[++a];
+        } else if (!strcmp(argv[a], "-d")) {
+            only_differences = 1;
         } else {
-            fail("%s: expected -b or -m MARGIN", argv[a]);
+            fail("%s: expected -b, -d, -k KNOWN.TSV or -m MARGIN", argv[a]);
         }
     }
-    if (argc - a < 1 || argc - a > 2) {
-        fail("expected: %s [-b] [-m MARGIN] RUNS.TSV [KNOWN.TSV]", argv[0]);
+    if (a == argc) fail("expected: %s [-b] [-d] [-k KNOWN.TSV] [-m MARGIN] RUNS.TSV...", argv[0]);
+    for (int i = a; i < argc; i++) table_read(&table, argv[i], 0);
+    if (only_differences) {
+        printf("experiment\tR\toptions\tpattern\trule\tmerges\tmerges_of_t\tn\tdifference\t"
+               "error\tnoise\tp_within\tp_corrected\n");
+        groups_print(&table, differences_print);
+    } else {
+        page_print(&table, argc - a, argv + a, known);
     }
-    table_read(&table, argv[a], 0);
-    page_print(&table, a + 1 < argc ? argv[a + 1] : NULL);
     if (fflush(stdout) || ferror(stdout)) fail("standard output: %s", strerror(errno));
     return 0;
 }

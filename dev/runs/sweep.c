@@ -427,7 +427,7 @@ static void tasks_name(void) {
 
 // The status in a run's row, "" when it has none.
 static void row_status(const Task *task, char out[TEXT_MAX]) {
-    Table table;
+    Table table = {};
     table_read(&table, sweep.table, 1);
     const Run *row = table_find(&table, task->name);
     snprintf(out, TEXT_MAX, "%s", row ? row->text[C_status] : "");
@@ -847,7 +847,7 @@ static void task_start(Task *task) {
 
 static void task_report(const Task *task, int finished, int at_work) {
     char left[64];
-    Table table;
+    Table table = {};
     time_left(left);
     table_read(&table, sweep.table, 1);
     const Run *row = table_find(&table, task->name);
@@ -1020,7 +1020,7 @@ static void machine_read(void) {
 int main(int argc, char **argv) {
     const char *folder;
     char status[TEXT_MAX];
-    Table table;
+    Table table = {};
     int lists = 0, finished = 0, bad = 0;
     fail_hook = exit_wrong_use;
     signal(SIGCHLD, SIG_DFL); // inherited as ignored, it would leave no child to wait for

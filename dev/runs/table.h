@@ -30,12 +30,13 @@ static const struct { const char *name; int number; } columns[] = {COLUMNS(X)};
 typedef struct {
     const char *text[COLUMN_COUNT];
     double number[COLUMN_COUNT]; // NAN where there is none
+    const char *path;            // of the table, and the line there
     int line;
     char *copy; // of the line: where the texts lie
 } Run;
 
 typedef struct {
-    const char *path;
+    const char *path; // of the table that was read last
     Run *runs; // all rows
     int count, room, not_ok;
 } Table;
@@ -69,6 +70,7 @@ static Run *table_add(Table *table, int line, char **fields, const int *place) {
         if (!table->runs) fail("%s:%d: out of memory", table->path, line);
     }
     Run *run = &table->runs[table->count++];
+    run->path = table->path;
     run->line = line;
     for (int c = 0; c < COLUMN_COUNT; c++) {
         run->text[c] = place[c] < 0 ? "-" : fields[place[c]];
@@ -86,8 +88,8 @@ static void row_check(const Table *table, Run *run) {
     }
     for (const Run *other = table->runs; other < run; other++) {
         if (strcmp(other->text[C_run], run->text[C_run])) continue;
-        fail("%s:%d: the run %s has a row in line %d already", table->path, run->line,
-             run->text[C_run], other->line);
+        fail("%s:%d: the run %s has a row already: %s:%d", run->path, run->line, run->text[C_run],
+             other->path, other->line);
     }
 }
 
@@ -112,6 +114,8 @@ static void header_check(const char *path, int width, const int *place, int leni
     }
 }
 
+// Adds the rows of a file to a table, {} for the first. A table of several files is only read.
+//
 // For a page or a figure (lenient 0) columns are taken by their names, and what cannot be read is
 // an error with its line: a page from half a table would look like a whole one. For a sweep
 // (lenient 1) no table is one without rows, a line that cannot be read is not there and its run
@@ -121,7 +125,7 @@ static void table_read(Table *table, const char *path, int lenient) {
     size_t room = 0;
     ssize_t length;
     int place[COLUMN_COUNT], width = 0;
-    *table = (Table){.path = path};
+    table->path = path;
     FILE *file = fopen(path, "r");
     if (!file && lenient && errno == ENOENT) return;
     if (!file) fail("%s: %s; dev/runs/sweep writes it", path, strerror(errno));
@@ -183,7 +187,7 @@ static void row_write(File *file, const char *const *text, int width) {
 // Puts a row in place of its run's earlier one. Contract: the caller holds the folder's lock.
 static void table_put(const char *path, const char *const text[COLUMN_COUNT]) {
     const char *names[COLUMN_COUNT];
-    Table table;
+    Table table = {};
     File file;
     table_read(&table, path, 1);
     int width = strcmp(text[C_alone], "-") ? COLUMN_COUNT : COLUMN_COUNT - 1;

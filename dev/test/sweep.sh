@@ -369,9 +369,12 @@ check "report: mean, standard error, paired difference and p, by hand" \
     '^\| p .* \| -0\.0200 ± 0\.0100 \| 0\.1835 \| -1\.00%'
 ! grep -q '^| pattern .* ms |$' "$W/out" || echo "a column of ms" >"$W/out"
 check "report: verdicts follow the rule" '^- \*\*s\*\*.*\*\*open\*\*' \
-    '^- \*\*p\*\*.*\*\*holds\*\*: no worse than t by more than 0\.01 \(p = 0\.0477\)' \
+    '^- \*\*p\*\*.*\*\*holds\*\*: no worse than t by more than 0\.01 \(p = 0\.0477' \
     '^- \*\*sp\*\*.*\*\*fails\*\*: worse than t by more than 0\.01 \(p < 0\.0001\)' \
     '^- \*\*pp\.\*\*.*one seed: no verdict'
+# Holm, of three verdicts: p has the least p-value, times 3; those of s and sp are near 1.
+check "report: Holm's correction, by hand" 'corrected p = 0\.1432\)' \
+    'patterns: none is shown to'
 check "report: the older questions" 'within 2% of the baseline\? Not of sp \(\+5\.52%\)' \
     'smallest count that holds.* 1 per forward pass, with p \(t: 8\)'
 check "report: machine, commit, dates, failed runs" '^- machine: cpu$' '^- commit: c0ffee$' \
@@ -379,9 +382,40 @@ check "report: machine, commit, dates, failed runs" '^- machine: cpu$' '^- commi
 check "report: what an option changes" \
     '^\| e p R 2 sum -wi linear \| 1\.9750 ± 0\.0050 \| 2 \| 1\.9900 \| -0\.0200 ± 0\.0100' \
     '\| -0\.0200 ± 0\.0100 \| 0\.2952 \| -0\.0300 ± 0\.0100 \| 0\.2048 \|$'
+# A second sweep: R 4, without a t, and with an l of R 8. t of R 2 serves it, p of R 2 does not.
+{
+    head -1 "$W/hand.tsv"
+    while read -r p R merges seed loss; do
+        echo "e $p $R sum $seed - $merges $((2 * merges)) 1.50 100 2.0 $loss $loss 10.0 $machine" \
+            "2026-01-0${seed}T00:00Z text e/${p}_R${R}_$seed ok" | tr ' ' '\t'
+    done <<END
+s 4 4 1 2.003
+s 4 4 2 2.014
+s 4 4 3 2.025
+l 8 8 1 2.101
+l 8 8 2 2.112
+END
+} >"$W/R4.tsv"
+"$REPORT" "$W/hand.tsv" "$W/R4.tsv" >"$W/t" 2>&1
+awk '/^## e, R 4$/ { on = 1 } /^## e, R 8$/ { on = 0 } on' "$W/t" >"$W/out"
+! grep -q '^| pp*\.* |' "$W/out" || echo "p of R 2" >"$W/out"
+check "report: runs of t and l serve every R, other tables add theirs" \
+    '^\| t \| 8 \| 16 \| 1\.50 \| 2\.0100 ± 0\.0058 \| 3 ' \
+    '^\| s \| 4 .* \+0\.0040 ± 0\.0006 ' '^\| l \| 8 .* \+0\.1015 ± 0\.0005 ' \
+    '^- R of the runs: 2; 8; 4$'
+"$REPORT" -d "$W/hand.tsv" "$W/R4.tsv" | tr '\t' ' ' >"$W/out" 2>&1
+# noise at R 2: squares 2e-4 (t), 8e-4 (s), 2e-4 (p), 2.42e-4 (sp), 6.05e-5 (l), 0 (pp.), over
+# 2 + 2 + 2 + 2 + 1 + 0; p-value of s at R 4: t = -10.392 with 2 degrees of freedom, then times 2
+check "report: differences as a table" \
+    '^e 2 - s sum 4 8 3 0\.020000 0\.005774 0\.012921 0\.887298 1\.000000$' \
+    '^e 2 - pp\. sum 2 8 1 -0\.100000 NaN 0\.012921 NaN NaN$' \
+    '^e 4 - s sum 4 8 3 0\.004000 0\.000577 0\.[0-9]* 0\.004566 0\.009133$'
+"$REPORT" "$W/hand.tsv" "$W/hand.tsv" >"$W/out" 2>&1
+check "report: a table twice is an error" \
+    'hand\.tsv:2: the run e/t_1 has a row already.*hand\.tsv:2'
 "$REPORT" -m 0.05 "$W/hand.tsv" >"$W/out" 2>&1
 check "report: the margin is an option" \
-    '^- \*\*s\*\*.*\*\*holds\*\*: no worse than t by more than 0\.05 \(p = 0\.0175\)' # t = -5.1962
+    '^- \*\*s\*\*.*\*\*holds\*\*: no worse than t by more than 0\.05 \(p = 0\.0175,' # t = -5.1962
 "$REPORT" -b "$W/hand.tsv" >"$W/out" 2>&1
 check "report: the best loss on request" \
     '^\| s \| 4 .* 2\.0000 ± 0\.0000 \| 3 \| 2\.0300 \| \+0\.0100 ± 0\.0058'
@@ -403,7 +437,7 @@ s 2.035
 p 2.035
 q 2
 END
-"$REPORT" "$W/hand.tsv" "$W/known" >"$W/out" 2>&1
+"$REPORT" -k "$W/known" "$W/hand.tsv" >"$W/out" 2>&1
 check "report: what others found" 'e s R 2 sum .* -0\.0050 \| yes, 0\.02' \
     'e p R 2 sum .* -0\.0450 \| \*\*no,\*\* 0\.02' 'e q R 2 sum .*not run'
 {
@@ -417,7 +451,7 @@ check "report: what others found" 'e s R 2 sum .* -0\.0050 \| yes, 0\.02' \
 } >/dev/null 2>"$W/out"
 check "report: lines cut off, garbled, doubled or missing are errors with their place" \
     't:17: cut off' 't:5: 22 columns, expected 23' "t:6: column val_loss is '2.0x'" \
-    "t:1: no column 'val_loss'" 't:5: .*row in line 4' 't: empty' 'none.tsv: No such file'
+    "t:1: no column 'val_loss'" 't:5: .*row already: .*t:4' 't: empty' 'none.tsv: No such file'
 "$REPORT" "$W/tiny/runs.tsv" >"$W/out" 2>&1
 check "report: a real sweep's table" '^## tiny, R 2$' '^## tiny, R 2, -wi linear$' 'No run of t'
 
