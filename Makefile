@@ -131,7 +131,7 @@ dev/runs/sweep_asan dev/runs/report_asan: %_asan: %.c dev/runs/table.h data/file
 dev/runs/syncs_asan: %_asan: %.c $(TRAINER)
 	$(CC) $(SANITIZE) $(OPT) $(PART) $< -o $@ $(LIBS)
 
-plots: dev/net/plan
+plots: dev/net/plan dev/runs/report
 	dev/runs/plot.sh $(SWEEP)
 
 report: dev/runs/report

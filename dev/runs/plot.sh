@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Draws a sweep: an SVG of every figure, by gnuplot, from FOLDER/runs.tsv and the logs beside it.
+# Draws sweeps: an SVG of every figure, by gnuplot, from FOLDER/runs.tsv and the logs beside it.
+# Several folders are one sweep.
 #
-#   dev/runs/plot.sh [-o OUT] [-l LOG] [-c CHECK] FOLDER          OUT is FOLDER/plots
+#   dev/runs/plot.sh [-o OUT] [-l LOG] [-c CHECK] FOLDER...       OUT is the first FOLDER/plots
 #   dev/net/check_plan.sh >out/check_plan.txt && dev/runs/plot.sh -c out/check_plan.txt out/sweep
 #
 #   curves_*        training and validation loss of every pattern, and the latter minus that of t
@@ -9,9 +10,11 @@
 #                   mean, standard error
 #   clock_*         validation loss against predicted seconds on three networks
 #   rules_*         merge rules side by side, where a sweep has several
+#   settings        all experiments and R: differences to t in standard deviations of seeds
 #   plan            predicted against measured time of an update
 #
-# One figure per experiment, R, merge rule and options. What the logs say about losses is kept in
+# One figure per experiment, R, merge rule and options; t and l are the same functions at every R,
+# so their runs serve all. What the logs say about losses is kept in
 # FOLDER/curves.tsv, so that a folder with runs.tsv and curves.tsv alone can be drawn again; what
 # each figure shows is beside it as a .dat file.
 # LOG is the measured run from which dev/net/plan predicts: a quiet one, without -nl and -nb.
@@ -23,20 +26,22 @@ export LC_ALL=C
 fail() { echo "error: $*" >&2; exit 1; }
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
-PLAN=${PLAN:-$root/dev/net/plan}
+PLAN=${PLAN:-$root/dev/net/plan} REPORT=${REPORT:-$root/dev/runs/report}
 out='' log='' check=''
 while getopts o:l:c: option; do
     case $option in
     o) out=$OPTARG ;; l) log=$OPTARG ;; c) check=$OPTARG ;;
-    *) fail "expected: dev/runs/plot.sh [-o OUT] [-l LOG] [-c CHECK] FOLDER" ;;
+    *) fail "expected: dev/runs/plot.sh [-o OUT] [-l LOG] [-c CHECK] FOLDER..." ;;
     esac
 done
 shift $((OPTIND - 1))
-[ $# = 1 ] || fail "expected: dev/runs/plot.sh [-o OUT] [-l LOG] [-c CHECK] FOLDER"
-folder=$1 out=${out:-$1/plots} table=$1/runs.tsv
+[ $# != 0 ] || fail "expected: dev/runs/plot.sh [-o OUT] [-l LOG] [-c CHECK] FOLDER..."
+out=${out:-$1/plots}
 command -v gnuplot >/dev/null || fail "gnuplot is not here (Debian: apt-get install gnuplot-nox)"
-[ -s "$table" ] || fail "$table: not there; dev/runs/sweep writes it"
-if [ -z "$check" ] && [ -f "$folder/check_plan.txt" ]; then check=$folder/check_plan.txt; fi
+for folder; do
+    [ -s "$folder/runs.tsv" ] || fail "$folder/runs.tsv: not there; dev/runs/sweep writes it"
+    if [ -z "$check" ] && [ -f "$folder/check_plan.txt" ]; then check=$folder/check_plan.txt; fi
+done
 mkdir -p "$out"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -44,40 +49,48 @@ trap 'rm -rf "$work"' EXIT
 # ----------------------------------------------------------------------------
 # data
 
-# The rows that are ok, as: experiment R rule options pattern seed merges val_loss run alone. Fails
-# on a bad row. The column alone may be missing.
-awk -F'\t' -v OFS='\t' -v path="$table" '
-    function die(why) {
-        printf "error: %s:%d: %s\n", path, NR, why >"/dev/stderr"
-        bad = 1
-        exit 1
-    }
-    NR == 1 {
-        for (i = 1; i <= NF; i++) at[$i] = i
-        width = NF
-        names = "experiment R rule options pattern seed merges_per_forward val_loss run status"
-        n = split(names, want, " ")
-        for (i = 1; i <= n; i++) {
-            if (!(want[i] in at)) die("no column \"" want[i] "\"; is it a table of dev/runs/sweep?")
+# The rows that are ok, as: experiment R rule options pattern seed merges val_loss run alone; the
+# run has its folder before it. Fails on a bad row. The column alone may be missing.
+rows() { # rows FOLDER
+    awk -F'\t' -v OFS='\t' -v folder="$1" -v path="$1/runs.tsv" '
+        function die(why) {
+            printf "error: %s:%d: %s\n", path, NR, why >"/dev/stderr"
+            bad = 1
+            exit 1
         }
-        next
-    }
-    NF != width { die(NF " columns, expected " width) }
-    $at["status"] != "ok" { next }
-    $at["val_loss"] !~ /^[0-9.]+$/ {
-        die("val_loss is \"" $at["val_loss"] "\", expected a number")
-    }
-    {
-        for (i = 1; i < n; i++) printf "%s%s", $at[want[i]], OFS
-        print "alone" in at ? $at["alone"] : "-"
-    }' "$table" >"$work/rows"
-[ -s "$work/rows" ] || fail "$table: no run in it ended well"
+        NR == 1 {
+            for (i = 1; i <= NF; i++) at[$i] = i
+            width = NF
+            names = "experiment R rule options pattern seed merges_per_forward val_loss run status"
+            n = split(names, want, " ")
+            for (i = 1; i <= n; i++) {
+                if (want[i] in at) continue
+                die("no column \"" want[i] "\"; is it a table of dev/runs/sweep?")
+            }
+            next
+        }
+        NF != width { die(NF " columns, expected " width) }
+        $at["status"] != "ok" { next }
+        $at["val_loss"] !~ /^[0-9.]+$/ {
+            die("val_loss is \"" $at["val_loss"] "\", expected a number")
+        }
+        {
+            $at["run"] = folder "/" $at["run"]
+            for (i = 1; i < n; i++) printf "%s%s", $at[want[i]], OFS
+            print "alone" in at ? $at["alone"] : "-"
+        }' "$1/runs.tsv"
+}
+for folder; do rows "$folder"; done >"$work/rows"
+[ -s "$work/rows" ] || fail "$*: no run in it ended well"
 
 # curves.tsv: run, train or val, update, loss. Training losses are means over 1/40 of the run, at
 # the end of each.
-if cut -f9 "$work/rows" | while read -r run; do [ -f "$folder/$run/main.log" ] || exit 1; done; then
-    cut -f9 "$work/rows" | while read -r run; do
-        awk -v OFS='\t' -v run="$run" '
+curves_read() { # curves_read FOLDER: from its logs, where all of them are there
+    local log
+    rows "$1" | cut -f9 >"$work/runs"
+    while read -r log; do [ -f "$log/main.log" ] || return 0; done <"$work/runs"
+    while read -r log; do
+        awk -v OFS='\t' -v run="${log#"$1/"}" '
             /^# updates / { every = int($5 / 40) > 1 ? int($5 / 40) : 1; sum = n = 0 }
             /^s:[0-9]+ tel:[0-9.]+$/ { split($1, s, ":"); print run, "val", s[2], substr($2, 5) }
             /^s:[0-9]+ trl:.* comm:[0-9.]+( kd:[0-9.e+-]+)?( pe:[a-z.]+)?$/ {
@@ -85,12 +98,16 @@ if cut -f9 "$work/rows" | while read -r run; do [ -f "$folder/$run/main.log" ] |
                 if (s[2] % every) next
                 printf "%s\ttrain\t%d\t%.6f\n", run, s[2], sum / n
                 sum = n = 0
-            }' "$folder/$run/main.log"
-    done >"$folder/curves.tsv.part"
-    mv "$folder/curves.tsv.part" "$folder/curves.tsv"
-fi
-[ -s "$folder/curves.tsv" ] ||
-    fail "$folder: neither the logs of its runs nor a curves.tsv; curves cannot be drawn"
+            }' "$log/main.log"
+    done <"$work/runs" >"$1/curves.tsv.part"
+    mv "$1/curves.tsv.part" "$1/curves.tsv"
+}
+for folder; do
+    curves_read "$folder"
+    [ -s "$folder/curves.tsv" ] ||
+        fail "$folder: neither the logs of its runs nor a curves.tsv; curves cannot be drawn"
+    awk -v folder="$folder" '{ print folder "/" $0 }' "$folder/curves.tsv"
+done >"$work/curves"
 
 # Colour (Okabe and Ito's, without their yellow), dash and point of a pattern, the same in every
 # figure.
@@ -116,13 +133,15 @@ draw() {
 }
 
 # The runs of one figure into $work/members: pattern seed merges loss run. t has no run of p and
-# serves every rule.
+# serves every rule; t and l are the same functions at every R above 1.
 members() { # members EXPERIMENT R RULE OPTIONS
     awk -F'\t' -v OFS='\t' -v e="$1" -v R="$2" -v rule="$3" -v o="$4" '
-        $1 == e && $2 == R && $4 == o && ($3 == rule || ($5 ~ /^t+$/ && !(("t", $6) in own))) {
-            if ($5 ~ /^t+$/) { if (seen[$5, $6]++) next }
+        $1 != e || $4 != o { next }
+        NR == FNR ? $2 == R && ($3 == rule || $5 ~ /^t+$/) : \
+            $2 != R && $2 > 1 && R > 1 && $5 ~ /^[tl]+$/ {
+            if ($5 ~ /^[tl]+$/ && seen[$5, $6]++) next
             print $5, $6, $7, $8, $9
-        }' "$work/rows" | sort -t"$(printf '\t')" -k3,3nr -s >"$work/members"
+        }' "$work/rows" "$work/rows" | sort -t"$(printf '\t')" -k3,3nr -s >"$work/members"
     patterns=$(awk -F'\t' '!seen[$1]++ { printf "%s ", $1 }' "$work/members")
     colours='' dashes='' points=''
     local p
@@ -177,7 +196,7 @@ curves() { # curves KIND
                 }
                 printf "\n\n"
             }
-        }' "$work/members" "$folder/curves.tsv"
+        }' "$work/members" "$work/curves"
 }
 
 # ----------------------------------------------------------------------------
@@ -226,7 +245,7 @@ clock() { # clock NAME TITLE EXPERIMENT R OPTIONS
         run=$(awk -F'\t' -v e="$3" -v R="$4" -v o="$5" '
             $1 != e || $2 != R || $4 != o || $5 != "t" { next }
             $10 ~ /^yes/ { print $9; exit }' "$work/rows")
-        [ -z "$run" ] || measured=$folder/$run/main.log
+        [ -z "$run" ] || measured=$run/main.log
     fi
     skip() { echo "skip clock_$1: $2" >&2; }
     [ -x "$PLAN" ] || { skip "$1" "$PLAN is not built (make dev/net/plan)"; return; }
@@ -281,7 +300,7 @@ cut -f1-4 "$work/rows" | sort -u | while IFS=$'\t' read -r experiment R rule opt
         "title=$title: loss against all-reduces" "${style_words[@]}"
     if ! grep -q '^[0-9]' "$out/curves_$name.train.dat" ||
         ! grep -q '^[1-9]' "$out/curves_$name.val.dat"; then
-        echo "skip curves_$name, clock_$name: $folder/curves.tsv has none of its runs" >&2
+        echo "skip curves_$name, clock_$name: no curves.tsv has its runs" >&2
         continue
     fi
     draw curves.gp "curves_$name" 1400,900 "train=$out/curves_$name.train.dat" \
@@ -329,6 +348,33 @@ cut -f1,2,4 "$work/rows" | sort -u | while IFS=$'\t' read -r experiment R option
         "title=$(title_of "$experiment" "$R" '' "$options"): merge rules of runs of p" \
         "plain=$(awk '/^# t$/ { getline; print $1 }' "$work/rules")"
 done
+
+# All settings in one figure.
+if [ -x "$REPORT" ]; then
+    "$REPORT" -d "${@/%//runs.tsv}" >"$work/differences"
+    # blocks, a setting each: "share of t's all-reduces, difference / noise, error / noise, pattern"
+    awk -F'\t' '
+        NR == 1 || $3 != "-" || $5 != "sum" || $11 + 0 <= 0 { next }
+        { name = $1 ",_R_" $2; sub("_", " ", name); gsub(" ", "_", name) }
+        !(name in n) { order[++m] = name }
+        {
+            error = $10 == "NaN" ? "NaN" : $10 / $11
+            n[name]++
+            row[name, n[name]] = sprintf("%g %.3f %s %s", $6 / $7, $9 / $11, error, $4)
+        }
+        END {
+            for (i = 1; i <= m; i++) {
+                printf "# %s\n", order[i]
+                for (k = 1; k <= n[order[i]]; k++) print row[order[i], k]
+                printf "\n\n"
+            }
+        }' "$work/differences" >"$out/settings.dat"
+    settings=$(sed -n 's/^# //p' "$out/settings.dat" | tr '\n' ' ')
+    [ "$(wc -w <<<"$settings")" -lt 2 ] ||
+        draw settings.gp settings 1100,700 "data=$out/settings.dat" "settings=$settings"
+else
+    echo "skip settings: $REPORT is not built (make dev/runs/report)" >&2
+fi
 
 if [ -n "$check" ]; then
     # latency_ms gbits pattern predicted measured

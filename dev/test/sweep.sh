@@ -459,7 +459,7 @@ check "report: a real sweep's table" '^## tiny, R 2$' '^## tiny, R 2, -wi linear
 echo "# the plots: broken by a figure that is not drawn"
 if ! command -v gnuplot >/dev/null; then
     echo "skip plots: install gnuplot-nox"
-    skipped=5
+    skipped=6
 else
     while read -r latency gbits pattern predicted measured error; do
         printf '%4g ms %9g   %-8s %8.1f ms   %8.1f ms   %+6.1f%%\n' "$latency" "$gbits" "$pattern" \
@@ -501,6 +501,14 @@ END
     printf 'e/t_1\t%s\n' 'val	0	3.0' 'val	100	2.0' 'train	100	2.0' >"$W/alone/curves.tsv"
     dev/runs/plot.sh "$W/alone" >"$W/out" 2>&1
     check "plots: merge rules" 'rules_e_R2.svg'
+    mkdir "$W/R4"
+    cp "$W/R4.tsv" "$W/R4/runs.tsv"
+    sed 's,e/t_1,e/s_R4_1,' "$W/alone/curves.tsv" >"$W/R4/curves.tsv"
+    REPORT=$REPORT dev/runs/plot.sh -o "$W/both" "$W/alone" "$W/R4" >"$W/out" 2>&1
+    cat "$W/both/allreduces_e_R4_sum.dat" "$W/both/settings.dat" >>"$W/out"
+    check "plots: two folders, t of one for the other's R, all settings" 'settings.svg' \
+        '^# t: all-reduces' '^8 2\.010000 0\.005774 2\.000000 ' '^# e,_R_4$' \
+        '^0\.5 0\.399 0\.0575'
 fi
 echo "test_sweep: $passed passed, $failed failed, $skipped skipped"
 [ "$failed" -eq 0 ]
