@@ -69,14 +69,15 @@ echo "# the experiments: broken by a script that the trainer does not understand
 for script in dev/runs/*_*.sh; do SHOW=1 "$script" OUT sppp 4 mean 7 -v 5; done >"$W/out" 2>&1
 check "runs: pattern, R, rule, seed, folder and options of a script" \
     '^\./train_gpt2 .* -e 4x4x128 .* -p sppp -tp 4 -pm mean -rs 7 -o OUT -v 5$' \
-    '^\./train_gpt2 .* -e 12x4x128 ' '^\./train_gpt2cu .* -e d12 .* -d 491520'
+    '^\./train_gpt2 .* -e 12x4x128 ' '^\./train_gpt2cu .* -e d12 .* -d 491520' \
+    '^\./train_gpt2cu .*books_bpe.* -d 65536 .* -b 8$'
 for gpus in 1 5 8; do SHOW=1 GPUS=$gpus dev/runs/gpt2_124m.sh OUT t; done >"$W/out" 2>&1
 check "runs: 124M on 1, 5 and 8 GPUs" '^\./train_gpt2cu ' '^mpirun -n 5 ./train_gpt2cu ' \
     '^mpirun -n 8 ./train_gpt2cu '
 "$SWEEP" -n -o "$W/lists" dev/runs/*.list >"$W/runs" 2>&1
 why=''
-[ "$(sort -u "$W/runs" | grep -c ': not run$')" = 304 ] ||
-    why="$(wc -l <"$W/runs") lines, expected 304 different ones"
+[ "$(sort -u "$W/runs" | grep -c ': not run$')" = 313 ] ||
+    why="$(wc -l <"$W/runs") lines, expected 313 different ones"
 verdict "runs: every line of every list is a run, shared ones once" "$why"
 dev/runs/shakespeare_4x4x128.sh "$W/one" sppp 2 sum 1337 -i "$W/text.bin" -j "$W/text.bin" \
     -x 1 -v 0 >"$W/out" 2>&1
