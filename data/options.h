@@ -358,8 +358,8 @@ static void options_same(const Options *o, const Mesh *mesh) {
     processes_wait(mesh); // nobody goes on, and writes, before all have agreed
 }
 
-// A model file with s, p or l blocks fixes the pattern; one with a list lets it be any of that.
-// With s or p it also fixes R and rule. They become the defaults, and a command line that says
+// A model file with other blocks than t fixes the pattern; one with a list lets it be any of that.
+// With s, p or d it also fixes R and rule. They become the defaults, and a command line that says
 // otherwise is an error. `where` is the model file.
 static void options_take_model(Options *o, const GPT2Config *c, const char *where) {
     char found[32], asked[32];

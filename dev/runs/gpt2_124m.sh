@@ -8,7 +8,7 @@
 #                                       by 5
 #   GPUS=8 dev/runs/gpt2_124m.sh ...    R 2: 4 replicas of 2 GPUs, real tensor parallelism
 #   GPUS=8 dev/runs/gpt2_124m.sh ... -fold 2         R 2: 8 replicas, folded
-#   DATA=data/fineweb dev/runs/gpt2_124m.sh ...      the folder of shards *train*.bin and *val*.bin
+#   DATA=data/fineweb10B dev/runs/gpt2_124m.sh ...   the folder of shards *train*.bin and *val*.bin
 #                                                    (data/openwebtext)
 #
 # A micro-batch has 60, 48, 30 or 12 sequences, the most that fit in memory and divide the 480 over

@@ -3,7 +3,7 @@
 # here, against tokens that tiktoken gave, and against tiktoken itself and data/gpt2_bpe.py.
 #
 #     make dev/test/encode && dev/test/bpe.sh
-#     TP_DATA=../shared/data dev/test/bpe.sh    # also GPT-2's own vocabulary
+#     TP_DATA=FOLDER dev/test/bpe.sh    # also GPT-2's own vocabulary
 #     pip install tiktoken unicodedata2==16.0.0 # also tiktoken's tokens, and the tables of Unicode
 #
 # The last line is `test_bpe: N passed, N failed, N skipped`; the exit status is 1 if any failed.

@@ -3,7 +3,7 @@
 # below a temporary folder and take about 55 seconds.
 #
 #     dev/test/data.sh                          # PYTHON=python3.7 for another Python
-#     TP_DATA=../shared/data dev/test/data.sh   # also those that need the real tinyshakespeare.txt
+#     TP_DATA=FOLDER dev/test/data.sh   # also those that need the real tinyshakespeare.txt
 #                                               # or GPT-2's vocabulary
 #     pip install tiktoken datasets             # also those that compare with tiktoken, and that
 #                                               # read as from the hub

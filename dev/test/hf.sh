@@ -5,7 +5,7 @@
 #
 #     dev/test/hf.sh                            # PYTHON=python3.7 for another Python
 #     pip install numpy safetensors             # without them nearly all is skipped
-#     TP_DATA=../shared/data dev/test/hf.sh     # also GPT-2's own vocabulary
+#     TP_DATA=FOLDER dev/test/hf.sh     # also GPT-2's own vocabulary
 #     pip install torch transformers            # also what transformers makes of an exported model
 #
 # The last line is `test_hf: N passed, N failed, N skipped`; the exit status is 1 if any failed.
