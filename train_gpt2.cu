@@ -1877,22 +1877,27 @@ static cublasLtMatrixLayout_t matmul_layout(cudaDataType_t type, int rows, int c
                                                 CUBLASLT_MATMUL_DESC_##attribute, &(value), \
                                                 sizeof(value)))
 
-// The pointers that belong to the operation, not to the call.
-static void matmul_set_pointers(MatmulPlan *plan, const Matmul *m) {
+// The pointers that belong to the operation, not to the call: those of m or, for a question that
+// every product of the plan shares, `instead` of them.
+static void matmul_set_pointers(MatmulPlan *plan, const Matmul *m, const void *instead) {
+    const void *bias = m->bias ? m->bias : m->bias_grad;
     const void *aux = m->before_gelu ? m->before_gelu : m->gelu_in;
-    if (m->bias) OPERATION_SET(plan, BIAS_POINTER, m->bias);
-    if (m->bias_grad) OPERATION_SET(plan, BIAS_POINTER, m->bias_grad);
+    if (bias && instead) bias = instead;
+    if (aux && instead) aux = instead;
+    if (bias) OPERATION_SET(plan, BIAS_POINTER, bias);
     if (aux) OPERATION_SET(plan, EPILOGUE_AUX_POINTER, aux);
 }
 
 // The algorithms that cuBLASLt thinks best, up to `room` of them, best first; returns how many, 0
 // if it has none.
-static int matmul_algorithms(MatmulPlan *plan, cublasLtMatmulHeuristicResult_t *found,
-                             int room) {
+static int matmul_algorithms(MatmulPlan *plan, const Matmul *m,
+                             cublasLtMatmulHeuristicResult_t *found, int room) {
     cublasLtMatmulPreference_t preference;
     size_t workspace = MATMUL_WORKSPACE;
     uint32_t alignment = 16; // of every tensor and every rank's part of one
     int count = 0;
+    // It looks at how bias and aux lie, of which other layers' may lie less well than m's.
+    matmul_set_pointers(plan, m, (const void *)(uintptr_t)alignment);
     CUBLAS_CHECK(cublasLtMatmulPreferenceCreate(&preference));
 #define PREFERENCE_SET(attribute, value)                                                          \
     CUBLAS_CHECK(cublasLtMatmulPreferenceSetAttribute(preference,                                 \
@@ -1908,6 +1913,7 @@ static int matmul_algorithms(MatmulPlan *plan, cublasLtMatmulHeuristicResult_t *
                                                   plan->out, plan->out, preference, room, found,
                                                   &count);
     CUBLAS_CHECK(cublasLtMatmulPreferenceDestroy(preference));
+    matmul_set_pointers(plan, m, NULL);
     return plan->status == CUBLAS_STATUS_SUCCESS ? count : 0;
 }
 
@@ -1938,7 +1944,6 @@ static void matmul_plan_make(MatmulPlan *plan, const Matmul *m) {
         OPERATION_SET(plan, EPILOGUE_AUX_LD, ld);
         if (k->batch > 1) OPERATION_SET(plan, EPILOGUE_AUX_BATCH_STRIDE, stride);
     }
-    matmul_set_pointers(plan, m);
     plan->a = matmul_layout(REAL_TYPE, k->a_transposed ? k->K : k->M, k->a_transposed ? k->M : k->K,
                             k->batch, k->a_stride);
     plan->b = matmul_layout(REAL_TYPE, k->b_transposed ? k->N : k->K, k->b_transposed ? k->K : k->N,
@@ -1947,7 +1952,7 @@ static void matmul_plan_make(MatmulPlan *plan, const Matmul *m) {
                               k->out_stride);
 
     cublasLtMatmulHeuristicResult_t found;
-    plan->state = matmul_algorithms(plan, &found, 1) == 1 ? 1 : 2;
+    plan->state = matmul_algorithms(plan, m, &found, 1) == 1 ? 1 : 2;
     if (plan->state == 1) plan->algorithm = found.algo;
 }
 
@@ -2017,14 +2022,17 @@ template <typename F> static float launch_time(F launch) {
 // The fastest algorithm for plan. What timing adds to `out` is taken back.
 static cublasLtMatmulAlgo_t matmul_fastest(MatmulPlan *plan, const Matmul *m, void *workspace) {
     cublasLtMatmulHeuristicResult_t found[MATMUL_SEARCH_MAX];
-    int count = matmul_algorithms(plan, found, matmul_search);
+    int count = matmul_algorithms(plan, m, found, matmul_search);
     size_t bytes = ((m->batch - 1) * m->out_stride + (size_t)m->M * m->N) *
                    (m->out_float ? sizeof(float) : sizeof(real));
     void *kept = NULL;
     cublasLtMatmulAlgo_t fastest = plan->algorithm;
     float least = INFINITY;
     if (m->accumulate) {
-        CUDA_CHECK(cudaMalloc(&kept, bytes));
+        if (cudaMalloc(&kept, bytes) != cudaSuccess) { // the model fills the GPU: it stays untimed
+            cudaGetLastError();
+            return fastest;
+        }
         CUDA_CHECK(cudaMemcpyAsync(kept, m->out, bytes, cudaMemcpyDeviceToDevice, gpu.stream));
     }
     for (int i = 0; i < count; i++) {
@@ -2096,7 +2104,7 @@ static int matmul_try(const Matmul *m, void *workspace) {
     MatmulPlan *plan = matmul_plan(m);
     int gelu = m->before_gelu || m->gelu_in;
     if (plan->state == 2) return 0;
-    matmul_set_pointers(plan, m);
+    matmul_set_pointers(plan, m, NULL);
     if (matmul_search > 1 && !plan->searched) matmul_plan_search(plan, m, workspace);
     if (gelu && gpu.fuses_gelu == GELU_TIMED && !plan->gelu_timed) {
         matmul_plan_time_gelu(plan, m, workspace);
@@ -2439,8 +2447,10 @@ static void bias_from_fill(GPT2 *m) {
         if (s->kind == STEP_SUM) from[s->end - 1] = s->first;
     }
     size_t bytes = 2 * (size_t)m->config.L * sizeof(int);
-    CUDA_CHECK(cudaStreamSynchronize(gpu.stream)); // kernels of the last pass may read it
-    CUDA_CHECK(cudaMemcpy(m->bias_from, from, bytes, cudaMemcpyHostToDevice));
+    // Behind the last pass, which may read it. cudaMemcpy would not do: from pageable memory it may
+    // return before the copy is done, which then goes on beside this stream.
+    CUDA_CHECK(cudaMemcpyAsync(m->bias_from, from, bytes, cudaMemcpyHostToDevice, gpu.stream));
+    CUDA_CHECK(cudaStreamSynchronize(gpu.stream)); // before `from` goes
     free(from);
 }
 

@@ -48,6 +48,15 @@ static double element_error(const Matmul &m, int f, int i, int j, const std::vec
     return larger(worst, found, sum, fabs(sum) + sqrt(squares));
 }
 
+// Error of part f's sum over the rows of out, which holds them rounded, in column j.
+static double column_sum_error(const Matmul &m, int f, int j) {
+    double sum = 0, squares = 0;
+    for (double x : fetch((const real *)m.out + f * m.out_stride + j, m.M, m.N))
+        sum += x, squares += x * x;
+    double found = fetch(m.bias_grad + f * m.bias_stride + j, 1)[0];
+    return larger(0, found, sum, fabs(sum) + sqrt(squares));
+}
+
 // All elements where sampled rows and columns meet, against plain sums.
 static double matmul_error(const Matmul &m) {
     double worst = 0;
@@ -58,6 +67,7 @@ static double matmul_error(const Matmul &m) {
         for (int i = 0; i < SAMPLED; i++) {
             for (int j = 0; j < SAMPLED; j++)
                 worst = larger(worst, element_error(m, f, rows[i], columns[j], a[i], b[j]), 0, 1);
+            if (m.bias_grad) worst = larger(worst, column_sum_error(m, f, columns[i]), 0, 1);
         }
     }
     return worst;
@@ -70,7 +80,7 @@ static std::string best_of_algorithms(const Matmul &m, int sets, Launch launch) 
     MatmulPlan *plan = matmul_plan(&m);
     if (!timing) return "";
     if (plan->state == 2) return "one by one: not in one call of cuBLASLt";
-    int count = matmul_algorithms(plan, found, ALGORITHMS), tried = 0;
+    int count = matmul_algorithms(plan, &m, found, ALGORITHMS), tried = 0;
     cublasLtMatmulAlgo_t first = plan->algorithm;
     double best = INFINITY, seconds = median_seconds(sets, seconds_per_algorithm, launch);
     for (int i = 0; i < count; i++) {
@@ -117,6 +127,7 @@ static void bench_linear(Linear l, int rows, int F) {
     int sets = sets_for((double)(nx + ny) * F * sizeof(real));
     Sets<real> x(F * nx, sets, 1), y(F * ny, sets, 1), other(F * (nx > ny ? nx : ny), sets, 1);
     Sets<real> w(F * nw, 1, 1 / sqrt(l.in)), bias((size_t)F * l.out, 1, 1);
+    Sets<real> dbias((size_t)F * l.in, 1, 0);
     Sets<float> dw(F * nw, 1, 0);
     auto forward = [&](int set) {
         Matmul m = {};
@@ -141,6 +152,7 @@ static void bench_linear(Linear l, int rows, int F) {
     auto dx_gelu = [&](int set) {
         Matmul m = dx(set);
         m.gelu_in = other[set];
+        m.bias_grad = dbias.at, m.bias_stride = l.in;
         return m;
     };
     auto dw_of = [&](int set) {

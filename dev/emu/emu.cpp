@@ -590,10 +590,13 @@ static bool stream_may_run(const CUstream_st *stream) {
 // Runs the next piece of work of one stream, drawn among those that have some and are ready.
 static Progress device_step() {
     Progress best = NOTHING;
-    size_t first = chance_below(streams.size());
-    for (size_t i = 0; i < streams.size(); i++) {
-        CUstream_st *stream = streams[(first + i) % streams.size()];
-        if (stream->queue.empty()) continue;
+    std::vector<CUstream_st *> waiting;
+    for (CUstream_st *stream : streams) {
+        if (!stream->queue.empty()) waiting.push_back(stream);
+    }
+    size_t first = waiting.empty() ? 0 : chance_below(waiting.size());
+    for (size_t i = 0; i < waiting.size(); i++) {
+        CUstream_st *stream = waiting[(first + i) % waiting.size()];
         Progress progress = BLOCKED;
         if (stream_may_run(stream)) {
             memory_open();
@@ -804,10 +807,12 @@ static cudaError_t copy_queue(const char *who, Copy c, cudaMemcpyKind kind, cuda
         copy_run(c);
         return DONE;
     });
-    // The host waits for what reaches its pageable memory in any case; a copy inside
-    // the device is never waited for.
+    // The host waits for what reaches its pageable memory in any case. It never waits for a copy
+    // inside the device, nor for one from pageable memory, which has been staged.
     bool waits = !to_device && (host_waits || !to);
-    if (waits || (host_waits && !from_device)) device_run_until([=]() { return s->queue.empty(); });
+    if (waits || (host_waits && !from_device && from)) {
+        device_run_until([=]() { return s->queue.empty(); });
+    }
     return cudaSuccess;
 }
 

@@ -63,6 +63,7 @@ template <typename T> struct Array {
     ~Array() { CUDA_CHECK(cudaFree(at)); }
     void set(const std::vector<T> &x) {
         CUDA_CHECK(cudaMemcpy(at, x.data(), n * sizeof(T), cudaMemcpyHostToDevice));
+        CUDA_CHECK(cudaDeviceSynchronize());
     }
     std::vector<T> get() const {
         std::vector<T> x(n);
@@ -546,7 +547,36 @@ static float null_stream(uint64_t seed, unsigned flags) {
     return got;
 }
 
+// cudaMemcpy of 5, then * 2 on a stream apart from the null stream: 10 if the copy has been waited
+// for
+static float copy_then_scale(uint64_t seed, float *host) {
+    cudaStream_t s;
+    CUDA_CHECK(cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking));
+    Array<float> x(std::vector<float>(1, 1));
+    CUDA_CHECK(cudaDeviceSynchronize());
+    emu_seed(seed);
+    CUDA_CHECK(cudaMemcpy(x.at, host, sizeof *host, cudaMemcpyHostToDevice));
+    LAUNCH(scale_kernel, 1, 1, 0, s, x.at, 2.0f, 0.0f);
+    CUDA_CHECK(cudaDeviceSynchronize());
+    float got = x.get()[0];
+    CUDA_CHECK(cudaStreamDestroy(s));
+    return got;
+}
+
 static void test_streams() {
+    float pageable = 5, *pinned;
+    int wrong_pageable = 0, wrong_pinned = 0;
+    CUDA_CHECK(cudaMallocHost(&pinned, sizeof *pinned));
+    *pinned = pageable;
+    for (int seed = 1; seed <= SEEDS; seed++) {
+        wrong_pageable += copy_then_scale((uint64_t)seed, &pageable) != 10;
+        wrong_pinned += copy_then_scale((uint64_t)seed, pinned) != 10;
+    }
+    CUDA_CHECK(cudaFreeHost(pinned));
+    check(wrong_pinned == 0, "cudaMemcpy from pinned memory has ended when it returns");
+    check(wrong_pageable > 0, "but not from pageable memory: wrong under %d of %d seeds",
+          wrong_pageable, SEEDS);
+
     int wrong = 0, wrong_first = 0, wrong_second = 0, wrong_null = 0, wrong_apart = 0;
     for (int seed = 1; seed <= SEEDS; seed++) {
         wrong += two_streams((uint64_t)seed, true, true) != 28;
