@@ -60,7 +60,11 @@ DATA := data/shakespeare_char/train.bin
 
 all: train_gpt2
 
-train_gpt2: $(TRAINER) | $(DATA)
+# MPI that comes or goes builds anew what is built with it.
+dev/.mpi: always
+	@echo '$(TRAINER_CC)' | cmp -s - $@ || echo '$(TRAINER_CC)' >$@
+
+train_gpt2: $(TRAINER) dev/.mpi | $(DATA)
 	$(if $(NO_MPI),@echo "$(NO_MPI)")
 	$(TRAINER_CC) $(CFLAGS) $(OPT) $< -o $@ $(LIBS)
 
@@ -70,10 +74,12 @@ $(DATA):
 
 # ---- its tests
 
-test_gpt2: test_gpt2.c dev/test/check.h $(TRAINER)
+TEST_HEADERS := dev/test/check.h dev/test/scalar_plan.h
+
+test_gpt2: test_gpt2.c $(TEST_HEADERS) $(TRAINER)
 	$(CC) $(CFLAGS) $(OPT) $(PART) $< -o $@ $(LIBS)
 
-test_gpt2_double: test_gpt2.c dev/test/check.h $(TRAINER)
+test_gpt2_double: test_gpt2.c $(TEST_HEADERS) $(TRAINER)
 	$(CC) $(CFLAGS) $(OPT) $(PART) -DREAL=double $< -o $@ $(LIBS)
 
 dev/gradcheck: dev/gradcheck.c $(TRAINER)
@@ -83,25 +89,25 @@ dev/gradcheck: dev/gradcheck.c $(TRAINER)
 dev/test/train_gpt2_faulty.%: train_gpt2.% dev/test/faults dev/test/faults.txt
 	dev/test/faults $< >$@
 
-dev/test/faults_gpt2: test_gpt2.c dev/test/check.h dev/test/train_gpt2_faulty.c $(HEADERS)
+dev/test/faults_gpt2: test_gpt2.c $(TEST_HEADERS) dev/test/train_gpt2_faulty.c $(HEADERS)
 	$(CC) $(CFLAGS) $(OPT) $(PART) -I. -DPLANTED_FAULTS $< -o $@ $(LIBS)
 
 # Replicas are compared after every update, and PLANTED_FAULT=REPLICA_DRIFTS makes rank 1's drift.
-dev/test/train_faulty: dev/test/train_gpt2_faulty.c $(HEADERS)
+dev/test/train_faulty: dev/test/train_gpt2_faulty.c $(HEADERS) dev/.mpi
 	$(TRAINER_CC) $(CFLAGS) $(OPT) -I. -DDEBUG $< -o $@ $(LIBS)
 
 # The same programs with sanitizers, under names of their own.
 train_gpt2_asan: $(TRAINER) | $(DATA)
 	$(CC) $(SANITIZE) $(OPT) $< -o $@ $(LIBS)
 
-test_gpt2_asan: test_gpt2.c dev/test/check.h $(TRAINER)
+test_gpt2_asan: test_gpt2.c $(TEST_HEADERS) $(TRAINER)
 	$(CC) $(SANITIZE) $(OPT) $(PART) $< -o $@ $(LIBS)
 
 dev/gradcheck_asan: dev/gradcheck.c $(TRAINER)
 	$(CC) $(SANITIZE) $(OPT) $(PART) -DREAL=double $< -o $@ $(LIBS)
 
 # What dev/test/bpe.sh reads tokens from.
-dev/test/encode: dev/test/encode.c data/bpe.h data/files.h data/tokenizer.h data/unicode.h
+dev/test/encode: dev/test/encode.c $(HEADERS)
 	$(CC) $(CFLAGS) $(OPT) $(PART) $< -o $@
 
 # ---- its benchmarks, and what a network would cost
@@ -112,20 +118,20 @@ dev/bench_cpu dev/bench_generate: %: %.c $(TRAINER)
 dev/net/plan: dev/net/plan.c $(HEADERS)
 	$(CC) $(CFLAGS) $(OPT) $(PART) $< -o $@ $(LIBS)
 
-dev/net/bench_allreduce: dev/net/bench_allreduce.c tp_blocks.h data/files.h
+dev/net/bench_allreduce: dev/net/bench_allreduce.c $(HEADERS) dev/.mpi
 	$(TRAINER_CC) $(CFLAGS) $(OPT) $(PART) $< -o $@ $(LIBS)
 
 # ---- experiments
 
 SWEEP ?= out/sweep
 
-dev/runs/sweep dev/runs/report: %: %.c dev/runs/table.h data/files.h
+dev/runs/sweep dev/runs/report: %: %.c dev/runs/table.h $(HEADERS)
 	$(CC) $(CFLAGS) $(OPT) $(PART) $< -o $@ $(LIBS)
 
 dev/runs/syncs: %: %.c $(TRAINER)
 	$(CC) $(CFLAGS) $(OPT) $(PART) $< -o $@ $(LIBS)
 
-dev/runs/sweep_asan dev/runs/report_asan: %_asan: %.c dev/runs/table.h data/files.h
+dev/runs/sweep_asan dev/runs/report_asan: %_asan: %.c dev/runs/table.h $(HEADERS)
 	$(CC) $(SANITIZE) $(OPT) $(PART) $< -o $@ $(LIBS)
 
 dev/runs/syncs_asan: %_asan: %.c $(TRAINER)
@@ -135,7 +141,8 @@ plots: dev/net/plan dev/runs/report
 	dev/runs/plot.sh $(SWEEP)
 
 report: dev/runs/report
-	dev/runs/report -k dev/runs/known.tsv $(SWEEP)/runs.tsv >$(SWEEP)/report.md
+	dev/runs/report -k dev/runs/known.tsv $(SWEEP)/runs.tsv >$(SWEEP)/report.md.part
+	mv $(SWEEP)/report.md.part $(SWEEP)/report.md
 
 # ---- the CUDA trainer
 
@@ -367,7 +374,8 @@ asan: train_gpt2_asan test_gpt2_asan dev/gradcheck_asan dev/runs/syncs_asan $(EM
 clean:
 	rm -f $(TEST_BUILT) train_gpt2_asan test_gpt2_asan dev/gradcheck_asan \
 	    dev/runs/sweep_asan dev/runs/report_asan dev/runs/syncs_asan
-	rm -f train_gpt2cu train_gpt2cu_* test_gpt2cu test_gpt2cu_emu* test_gpt2cu_fp32 dev/.precision
+	rm -f train_gpt2cu train_gpt2cu_* test_gpt2cu test_gpt2cu_emu* test_gpt2cu_fp32
+	rm -f dev/.precision dev/.mpi
 	rm -f dev/test/*.o dev/test/fuzz/fuzz_files dev/test/fuzz/fuzz_options
 	rm -f dev/test/train_gpt2_faulty.* dev/test/train_faulty_emu dev/test/faults_gpt2cu*
 	rm -f dev/emu/*.o dev/emu/test_emu dev/emu/test_emu_asan dev/emu/test_traffic

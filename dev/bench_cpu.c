@@ -17,7 +17,7 @@ timed: this file includes train_gpt2.c.
 #define NO_MAIN
 #include "../train_gpt2.c"
 
-enum { RUNS_MAX = 200, SAMPLES = 400 };
+enum { RUNS_MAX = 200, SAMPLES = 400, HS_MAX = 1024 };
 static const double seconds_per_kernel = 0.4;
 
 static double peak_gbs;
@@ -232,7 +232,7 @@ static double attention_error(AttentionShape s, real *q, real *kv, real *out, re
     PlainRow r = {.p = alloc_zeroed(s.T, sizeof(double), "row"),
                   .dp = alloc_zeroed(s.T, sizeof(double), "row")};
     int b = s.B - 1, h = s.heads - 1, u = s.T / 3; // one head, and in it one key
-    double dk[1024] = {0}, dv[1024] = {0};
+    double dk[HS_MAX] = {0}, dv[HS_MAX] = {0};
     for (int t = 0; t < s.T; t++) {
         plain_row(&r, s, q, kv, dout, b, h, t);
         for (int c = 0; c < s.HS; c++) {
@@ -526,6 +526,7 @@ int main(int argc, char **argv) {
         fail("'%s': expected d12, d24, d36, d48, or LxHxC", name);
     if (B < 1 || T < 1 || R < 1 || c.NH % R)
         fail("expected LxHxC B T R, where R divides %d heads", c.NH);
+    if (c.C / c.NH > HS_MAX) fail("%d channels per head, at most %d", c.C / c.NH, HS_MAX);
     c.R = (int)R;
     int rows = (int)(B * T), C = c.C, Cr = C / c.R, HS = C / c.NH;
     if (!(argc > 5 && !strcmp(argv[5], "updates"))) {

@@ -60,7 +60,8 @@ error()  { awk -v n="$1" -v m="$2" '{ print 100 * ($n / $m - 1) }' "$out/pairs" 
 
 # predicted PATTERN COLUMN LATENCY GBITS: from the last run.
 predicted() {
-    "$plan" "$out/run/main.log" "$3" "$4" | awk -v p="$1" -v n="$2" '$1 == p { print $n }'
+    "$plan" "$out/run/main.log" "$3" "$4" >"$out/plan" || exit 1
+    awk -v p="$1" -v n="$2" '$1 == p { print $n; found = 1 } END { exit !found }' "$out/plan"
 }
 
 # ----------------------------------------------------------------------------
@@ -108,7 +109,8 @@ updates() {
 token_pair() {
     launch=
     measure -p t
-    folded=$(predicted "$3" 5 "$1" "$2") apart=$(predicted "$3" 8 "$1" "$2")
+    folded=$(predicted "$3" 5 "$1" "$2") || exit 1
+    apart=$(predicted "$3" 8 "$1" "$2") || exit 1
     measure -p "$3" -nl "$1" -nb "$2"
     folded="$folded $(sed -n 's/^g:.* ms:\([0-9.]*\) .*/\1/p' "$out/run/main.log")"
     command -v mpirun >/dev/null || { echo "$folded"; return; }
@@ -158,8 +160,9 @@ draft_row() {
         run=drafts$K
         measure -sd $K -sp "$3" $from
     done
-    "$plan" "$out/drafts0/main.log" "$out/drafts3/main.log" "$out/drafts6/main.log" "$1" "$2" |
-        sed '1,/^drafts by/d' >"$out/table"
+    "$plan" "$out/drafts0/main.log" "$out/drafts3/main.log" "$out/drafts6/main.log" "$1" "$2" \
+        >"$out/plan" || exit 1
+    sed '1,/^drafts by/d' "$out/plan" >"$out/table"
     without=$(sed -nE 's/^(best:|drafts do not pay here:).* //p' "$out/table")
     for K in $lengths; do
         run=measured

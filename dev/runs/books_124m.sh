@@ -1,6 +1,6 @@
 #!/bin/sh
 # GPT-2 124M on the byte pairs of 655 books, on one GPU with the tensor ranks folded: 400 updates of
-# 65,536 tokens, 64 sequences of 1024, which is a third of the text. Validation reads all 17 books
+# 65,536 tokens, 64 sequences of 1024, which is a third of the text. Validation reads all 17 books.
 # The books are made by `python3 data/books.py --bpe`. Usage: run.sh beside this file.
 data=${DATA:-data/books_bpe}
 what="GPT-2 124M on books" trainer=./train_gpt2cu

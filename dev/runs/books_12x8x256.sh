@@ -1,6 +1,6 @@
 #!/bin/sh
 # 12 blocks, 8 heads, 256 channels (9.6 million parameters) on the characters of 655 books, 1500
-# updates: about six minutes on two cores. The settings of the Shakespeare runs. Validation reads
+# updates: about ten minutes on two cores. The settings of the Shakespeare runs. Validation reads
 # the first 262,144 of 4.3 million characters. Usage: run.sh beside this file. The books are made by
 # `python3 data/books.py`.
 data=${DATA:-data/books_char}

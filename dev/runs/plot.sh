@@ -18,9 +18,9 @@
 # FOLDER/curves.tsv, so that a folder with runs.tsv and curves.tsv alone can be drawn again; what
 # each figure shows is beside it as a .dat file.
 # LOG is the measured run from which dev/net/plan predicts: a quiet one, without -nl and -nb.
-# Without -l it is the log of a run of t of which the table says that it had the machine to itself
-# (dev/runs/sweep --alone); where there is none the clock is not drawn. CHECK is what
-# dev/net/check_plan.sh printed; FOLDER/check_plan.txt when there.
+# It draws the clock of its R. Without -l it is the log of a run of t of which the table says that
+# it had the machine to itself (dev/runs/sweep --alone); where there is none the clock is not drawn.
+# CHECK is what dev/net/check_plan.sh printed; FOLDER/check_plan.txt when there.
 set -euo pipefail
 export LC_ALL=C
 fail() { echo "error: $*" >&2; exit 1; }
@@ -49,8 +49,9 @@ trap 'rm -rf "$work"' EXIT
 # ----------------------------------------------------------------------------
 # data
 
-# The rows that are ok, as: experiment R rule options pattern seed merges val_loss run alone; the
-# run has its folder before it. Fails on a bad row. The column alone may be missing.
+# The rows that are ok and have a loss, as: experiment R rule options pattern seed merges val_loss
+# run updates alone; the run has its folder before it. Fails on a bad row. The column alone may be
+# missing.
 rows() { # rows FOLDER
     awk -F'\t' -v OFS='\t' -v folder="$1" -v path="$1/runs.tsv" '
         function die(why) {
@@ -61,7 +62,8 @@ rows() { # rows FOLDER
         NR == 1 {
             for (i = 1; i <= NF; i++) at[$i] = i
             width = NF
-            names = "experiment R rule options pattern seed merges_per_forward val_loss run status"
+            names = "experiment R rule options pattern seed merges_per_forward val_loss run" \
+                " updates status"
             n = split(names, want, " ")
             for (i = 1; i <= n; i++) {
                 if (want[i] in at) continue
@@ -70,7 +72,7 @@ rows() { # rows FOLDER
             next
         }
         NF != width { die(NF " columns, expected " width) }
-        $at["status"] != "ok" { next }
+        $at["status"] != "ok" || $at["val_loss"] == "-" { next }
         $at["val_loss"] !~ /^[0-9.]+$/ {
             die("val_loss is \"" $at["val_loss"] "\", expected a number")
         }
@@ -126,7 +128,10 @@ style() {
 draw() {
     local script=$1 name=$2 size=$3 variable set=''
     shift 3
-    for variable in "$@"; do set+="${variable%%=*}='${variable#*=}'; "; done
+    for variable in "$@"; do
+        local text=${variable#*=}
+        set+="${variable%%=*}='${text//\'/\'\'}'; "
+    done
     gnuplot -e "set terminal svg size $size font 'DejaVu Sans,14' background '#ffffff'" \
         -e "set output '$out/$name.svg'; $set" "$here/plot/$script"
     echo "$out/$name.svg"
@@ -137,8 +142,14 @@ draw() {
 members() { # members EXPERIMENT R RULE OPTIONS
     awk -F'\t' -v OFS='\t' -v e="$1" -v R="$2" -v rule="$3" -v o="$4" '
         $1 != e || $4 != o { next }
-        NR == FNR ? $2 == R && ($3 == rule || $5 ~ /^t+$/) : \
-            $2 != R && $2 > 1 && R > 1 && $5 ~ /^[tl]+$/ {
+        NR == FNR && $2 == R && updates && $10 != updates {
+            printf "error: %s has %s updates, others of its experiment, R and options %s\n", $9,
+                $10, updates >"/dev/stderr"
+            exit 1
+        }
+        NR == FNR && $2 == R { updates = $10 }
+        NR == FNR ? $2 == R && ($3 == rule || $5 ~ /^t+$/) : $2 != R && $2 > 1 && R > 1 && \
+            $10 == updates && $5 ~ /^[tl]+$/ && o !~ /(^| )-pe / {
             if ($5 ~ /^[tl]+$/ && seen[$5, $6]++) next
             print $5, $6, $7, $8, $9
         }' "$work/rows" "$work/rows" | sort -t"$(printf '\t')" -k3,3nr -s >"$work/members"
@@ -244,7 +255,7 @@ clock() { # clock NAME TITLE EXPERIMENT R OPTIONS
     if [ -z "$measured" ]; then
         run=$(awk -F'\t' -v e="$3" -v R="$4" -v o="$5" '
             $1 != e || $2 != R || $4 != o || $5 != "t" { next }
-            $10 ~ /^yes/ { print $9; exit }' "$work/rows")
+            $11 ~ /^yes/ { print $9; exit }' "$work/rows")
         [ -z "$run" ] || measured=$run/main.log
     fi
     skip() { echo "skip clock_$1: $2" >&2; }
@@ -252,6 +263,7 @@ clock() { # clock NAME TITLE EXPERIMENT R OPTIONS
     [ "$4" != 1 ] || { skip "$1" "with R 1 nothing is all-reduced"; return; }
     [ -n "$measured" ] || { skip "$1" "no run of t was alone here; -l names a log"; return; }
     [ -f "$measured" ] || { skip "$1" "$measured is not there; -l names a log"; return; }
+    grep -qx "# -tp $4" "$measured" || { skip "$1" "$measured is not of R $4"; return; }
     : >"$work/seconds"
     for network in "100 10" "5000 1" "20000 0.1"; do
         read -r latency gbits <<<"$network"

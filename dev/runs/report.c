@@ -111,8 +111,19 @@ static int same_group(const Run *a, const Run *b) {
     return same(a, b, (const int[]){C_experiment, C_R, C_options}, 3);
 }
 
+// Whether updates draw their patterns from a list, which may hold others than the run's own.
+static int draws_patterns(const Run *run) {
+    const char *options = run->text[C_options];
+    return !strncmp(options, "-pe ", 4) || strstr(options, " -pe ");
+}
+
+// A rule changes nothing where there is no run of p to merge.
+static int has_rule(const Run *run) {
+    return strchr(run->text[C_pattern], 'p') || draws_patterns(run);
+}
+
 static int same_entry(const Run *a, const Run *b) {
-    return same_group(a, b) && same(a, b, (const int[]){C_pattern, C_rule}, 2);
+    return same_group(a, b) && same(a, b, (const int[]){C_pattern, C_rule}, 1 + has_rule(a));
 }
 
 static int is_plain(const Run *run) {
@@ -122,12 +133,14 @@ static int is_plain(const Run *run) {
 // Whether the run computes the same function at every R above 1, to rounding: nothing in its
 // pattern reads what one rank alone knows.
 static int serves_every_R(const Run *run) {
-    return run->number[C_R] > 1 && !run->text[C_pattern][strspn(run->text[C_pattern], "tl")];
+    return run->number[C_R] > 1 && !draws_patterns(run) &&
+           !run->text[C_pattern][strspn(run->text[C_pattern], "tl")];
 }
 
+// Whether a run at another R is one of b's group for all that.
 static int same_but_R(const Run *a, const Run *b) {
     return strcmp(a->text[C_R], b->text[C_R]) && serves_every_R(a) && b->number[C_R] > 1 &&
-           same(a, b, (const int[]){C_experiment, C_options}, 2);
+           same(a, b, (const int[]){C_experiment, C_options, C_updates}, 3);
 }
 
 // ----------------------------------------------------------------------------
@@ -200,34 +213,40 @@ static void entry_judge(Entry *e, const Entry *t) {
 static int compare_entries(const void *a, const void *b) {
     const Entry *x = a, *y = b;
     double more = entry_number(y, C_merges_per_forward) - entry_number(x, C_merges_per_forward);
-    if (more == 0) return x->runs[0]->line - y->runs[0]->line;
+    if (more == 0) return x->runs[0] < y->runs[0] ? -1 : x->runs[0] > y->runs[0];
     return more > 0 ? 1 : -1;
 }
 
-static void entry_add(Entry *e, const Run *run) {
+// Returns 0 and leaves the run out where the entry has its seed: by R's own run, or one of another
+// rule that is the same function.
+static int entry_add(Entry *e, const Run *run) {
     for (int i = 0; i < e->n; i++) {
         const Run *other = e->runs[i];
         if (other->number[C_seed] == run->number[C_seed]) {
-            if (!same_entry(other, run)) return; // R's own has this seed, or another R's
+            if (!same(other, run, (const int[]){C_R, C_rule}, 2)) return 0;
             fail("%s:%d: pattern, R, rule, seed and options of %s:%d again", run->path, run->line,
                  other->path, other->line);
         }
-        if (other->number[C_updates] != run->number[C_updates] ||
-            other->number[C_merges_per_forward] != run->number[C_merges_per_forward]) {
-            fail("%s:%d: %s updates with %s merges, but %s:%d of the same pattern has %s and %s; "
-                 "are these runs of one experiment?",
-                 run->path, run->line, run->text[C_updates], run->text[C_merges_per_forward],
-                 other->path, other->line, other->text[C_updates],
-                 other->text[C_merges_per_forward]);
+        if (other->number[C_merges_per_forward] != run->number[C_merges_per_forward]) {
+            fail("%s:%d: %s merges, but %s:%d of the same pattern has %s; are these runs of one "
+                 "experiment?", run->path, run->line, run->text[C_merges_per_forward], other->path,
+                 other->line, other->text[C_merges_per_forward]);
         }
     }
     if (e->n == SEEDS_MAX) fail("%s:%d: more than %d seeds", run->path, run->line, e->n);
     e->runs[e->n++] = run;
+    return 1;
 }
 
 static void group_add(Group *group, const Run *run) {
     Entry *e = group->entries;
-    int own = same_group(run, group->first);
+    const Run *first = group->first;
+    int own = same_group(run, first);
+    if (run->number[C_updates] != first->number[C_updates]) {
+        fail("%s:%d: %s updates, but %s:%d of the same experiment, R and options has %s",
+             run->path, run->line, run->text[C_updates], first->path, first->line,
+             first->text[C_updates]);
+    }
     while (e < group->entries + group->count) {
         if (same_entry(e->runs[0], run)) break;
         if (!own && same(e->runs[0], run, (const int[]){C_pattern}, 1)) break;
@@ -237,9 +256,8 @@ static void group_add(Group *group, const Run *run) {
         *e = (Entry){};
         group->count++;
     }
-    entry_add(e, run);
-    group->alone &= own && run_was_alone(run);
-    if (own && !same(run, group->first, (const int[]){C_rule}, 1)) group->rules = 1;
+    if (entry_add(e, run)) group->alone &= own && run_was_alone(run);
+    if (own && !same(run, first, (const int[]){C_rule}, 1)) group->rules = 1;
 }
 
 // Holm's step-down correction of p_within for the number of verdicts (Holm 1979): the k-th smallest
@@ -297,8 +315,7 @@ static const char *entry_name(const Group *group, const Entry *e) {
     static int next;
     char *name = names[next++ % 8];
     const char *pattern = entry_text(e, C_pattern);
-    int merges_runs = strchr(pattern, 'p') != NULL; // or else a rule changes nothing
-    if (!group->rules || !merges_runs) snprintf(name, sizeof names[0], "%.250s", pattern);
+    if (!group->rules || !has_rule(e->runs[0])) snprintf(name, sizeof names[0], "%.250s", pattern);
     else snprintf(name, sizeof names[0], "%.250s (%.30s)", pattern, entry_text(e, C_rule));
     return name;
 }
@@ -431,7 +448,7 @@ static void answers_print(const Group *group) {
     int judged_all = 1;
     for (const Entry *e = group->entries; e < group->entries + group->count; e++) {
         if (e == t || !e->difference.n) continue;
-        if (!worst || e->loss.mean > worst->loss.mean) worst = e;
+        if (!worst || percent_of(e, t) > percent_of(worst, t)) worst = e;
         if (e->verdict == NO_VERDICT) judged_all = 0;
         double merges = entry_number(e, C_merges_per_forward);
         int fewer = !fewest || merges < entry_number(fewest, C_merges_per_forward);
@@ -553,13 +570,12 @@ static void group_print(const Group *group) {
 // that has runs of p to merge, its rule; or of t. One per seed.
 static Entry entry_find(const Table *table, const Run *like, const char *options, int plain) {
     Entry e = {};
-    int has_rule = strchr(like->text[C_pattern], 'p') != NULL;
     for (const Run *run = table->runs; run < table->runs + table->count; run++) {
         int known = !run_is_ok(run) || strcmp(run->text[C_options], options);
         known |= !same(run, like, (const int[]){C_experiment, C_updates}, 2);
         known |= strcmp(run->text[C_R], like->text[C_R]) && !(plain && serves_every_R(run));
         if (plain) known |= !is_plain(run);
-        else known |= !same(run, like, (const int[]){C_pattern, C_rule}, 1 + has_rule);
+        else known |= !same(run, like, (const int[]){C_pattern, C_rule}, 1 + has_rule(like));
         for (int i = 0; i < e.n; i++) known |= e.runs[i]->number[C_seed] == run->number[C_seed];
         if (!known && e.n < SEEDS_MAX) e.runs[e.n++] = run;
     }
@@ -714,7 +730,9 @@ static void page_print(const Table *table, int tables, char **paths, const char 
     if (known) known_print(table, known);
     if (table->not_ok) printf("## Runs that did not end well\n\nThey count nowhere above.\n\n");
     for (const Run *run = table->runs; run < table->runs + table->count; run++) {
-        if (!run_is_ok(run)) printf("- %s: %s\n", run->text[C_run], run->text[C_status]);
+        if (run_is_ok(run)) continue;
+        const char *why = run->text[C_status];
+        printf("- %s: %s\n", run->text[C_run], strcmp(why, "ok") ? why : "no validation loss");
     }
 }
 

@@ -55,7 +55,8 @@ static const char help[] =
     "busy while the run was at work, and `no` elsewhere. Only times with a `yes` are reported. It\n"
     "looks at the processors of this machine, not at GPUs or the network.\n"
     "\n"
-    "Exit status: 0 all rows ok, 1 some are not or could not be written, 2 wrong use.\n";
+    "Exit status: 0 all rows ok, 1 some are not or could not be written, 2 wrong use, 130\n"
+    "stopped by a signal.\n";
 
 static const double alone_most = 0.10; // cores that others may keep busy beside a run that is alone
 

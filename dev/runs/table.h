@@ -41,7 +41,10 @@ typedef struct {
     int count, room, not_ok;
 } Table;
 
-static int run_is_ok(const Run *run) { return !strcmp(run->text[C_status], "ok"); }
+// It ended well, and with a validation loss to judge.
+static int run_is_ok(const Run *run) {
+    return !strcmp(run->text[C_status], "ok") && strcmp(run->text[C_val_loss], "-");
+}
 
 // Whether the row says that the run had the machine to itself; only then its times mean something.
 static int run_was_alone(const Run *run) { return !strncmp(run->text[C_alone], "yes", 3); }

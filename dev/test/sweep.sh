@@ -395,6 +395,7 @@ s 4 4 2 2.014
 s 4 4 3 2.025
 l 8 8 1 2.101
 l 8 8 2 2.112
+d 4 8 1 2.001
 END
 } >"$W/R4.tsv"
 "$REPORT" "$W/hand.tsv" "$W/R4.tsv" >"$W/t" 2>&1
@@ -411,6 +412,44 @@ check "report: differences as a table" \
     '^e 2 - s sum 4 8 3 0\.020000 0\.005774 0\.012921 0\.887298 1\.000000$' \
     '^e 2 - pp\. sum 2 8 1 -0\.100000 NaN 0\.012921 NaN NaN$' \
     '^e 4 - s sum 4 8 3 0\.004000 0\.000577 0\.[0-9]* 0\.004566 0\.009133$'
+# Rows that are none of this: other updates; a list of patterns, which is no t at R 4; no loss.
+awk -F'\t' -v OFS='\t' '$2 == "t" { $10 = 200 } NR == 1 || $2 == "t"' "$W/hand.tsv" >"$W/t"
+awk -F'\t' '$2 == "s"' "$W/hand.tsv" | cat "$W/t" - >"$W/t2"
+"$REPORT" "$W/t2" >"$W/out" 2>&1
+check "report: runs of other updates are refused" \
+    't2:5: 100 updates, but .*t2:2 of the same experiment, R and options has 200'
+"$REPORT" "$W/t" "$W/R4.tsv" >"$W/t2" 2>&1
+awk '/^## e, R 4$/ { on = 1 } /^## e, R 8$/ { on = 0 } on' "$W/t2" >"$W/out"
+check "report: t of other updates does not serve" '^No run of t with these options'
+awk -F'\t' -v OFS='\t' 'NR > 1 { $6 = "-pe t,p"; $22 = $22 "_pe" } NR == 1 || $2 == "t"' \
+    "$W/hand.tsv" >"$W/t"
+awk -F'\t' -v OFS='\t' 'NR > 1 { $6 = "-pe t,p"; $22 = $22 "_pe" } { print }' "$W/R4.tsv" >"$W/t2"
+"$REPORT" "$W/t" "$W/t2" >"$W/all" 2>&1
+awk '/^## e, R 4, -pe t,p$/ { on = 1 } /^## e, R 8/ { on = 0 } on' "$W/all" >"$W/out"
+check "report: t of a list of patterns does not serve" '^No run of t with these options'
+awk -F'\t' -v OFS='\t' '$22 == "e/p_3" { $12 = "-" } { print }' "$W/hand.tsv" >"$W/t"
+"$REPORT" "$W/t" >"$W/out" 2>&1
+check "report: a run without a validation loss is named" '^- e/p_3: no validation loss$' \
+    '^\| p \| 1 \| 2 \| 1\.50 \| 1\.9950 ± 0\.0050 \| 2 '
+{
+    head -1 "$W/hand.tsv"
+    while read -r p seed loss; do
+        echo "e $p 2 sum $seed - 4 8 1.50 100 2.0 $loss $loss 10.0 $machine" \
+            "2026-01-01T00:00Z text e/${p}_$seed ok" | tr ' ' '\t'
+    done <<END
+t 1 1.00
+t 2 1.01
+t 3 1.20
+t 4 1.21
+s 1 1.05
+s 2 1.06
+p 3 1.20
+p 4 1.21
+END
+} >"$W/t"
+"$REPORT" "$W/t" >"$W/out" 2>&1
+check "report: the worst pattern is the one that is furthest above t at equal seeds" \
+    'Not of s \(\+4\.52%\)'
 "$REPORT" "$W/hand.tsv" "$W/hand.tsv" >"$W/out" 2>&1
 check "report: a table twice is an error" \
     'hand\.tsv:2: the run e/t_1 has a row already.*hand\.tsv:2'
@@ -460,7 +499,7 @@ check "report: a real sweep's table" '^## tiny, R 2$' '^## tiny, R 2, -wi linear
 echo "# the plots: broken by a figure that is not drawn"
 if ! command -v gnuplot >/dev/null; then
     echo "skip plots: install gnuplot-nox"
-    skipped=6
+    skipped=8
 else
     while read -r latency gbits pattern predicted measured error; do
         printf '%4g ms %9g   %-8s %8.1f ms   %8.1f ms   %+6.1f%%\n' "$latency" "$gbits" "$pattern" \
@@ -510,6 +549,11 @@ END
     check "plots: two folders, t of one for the other's R, all settings" 'settings.svg' \
         '^# t: all-reduces' '^8 2\.010000 0\.005774 2\.000000 ' '^# e,_R_4$' \
         '^0\.5 0\.399 0\.0575'
+    cp "$W/both/allreduces_e_R4_sum.svg" "$W/out"
+    check "plots: the line at t is t's though d stands before it" 'mean of t'
+    sed 's/^# -tp 2$/# -tp 4/' "$W/whole/long/t_R2_sum_1/main.log" >"$W/t"
+    dev/runs/plot.sh -o "$W/again" -l "$W/t" "$W/whole" >"$W/out" 2>&1
+    check "plots: no clock from a log of another R" 'skip clock_long_R2_sum: .*is not of R 2'
 fi
 echo "test_sweep: $passed passed, $failed failed, $skipped skipped"
 [ "$failed" -eq 0 ]

@@ -18,16 +18,18 @@ if (most > 12) {
     set xtics 1
 }
 stats data using 4 nooutput
-span = STATS_max - STATS_min
+span = STATS_max > STATS_min ? STATS_max - STATS_min : 0.02 # with R 1 all are the same
 set yrange [STATS_min - 0.12 * span:STATS_max + 0.25 * span]
 set xlabel 'all-reduces per forward pass (the backward pass has as many)'
 set ylabel 'validation loss after the last update (nats per token)'
 set key outside right top reverse Left samplen 1 title 'pattern' left
 set bars 1.5
-stats data index 0 using 2 nooutput
+at = 1
+do for [i=1:n] { if (word(patterns, i) eq 't') { at = i } }
+stats data index at-1 using 2 nooutput
 t = STATS_mean
 set arrow from graph 0, first t to graph 1, first t nohead lc rgb '#000000' dt 3
-set label sprintf('mean of %s', word(patterns, 1)) at graph 0.005, first t offset 0, 0.5 \
+set label sprintf('mean of %s', word(patterns, at)) at graph 0.005, first t offset 0, 0.5 \
     tc rgb '#444444' font ',10'
 set arrow from graph 0, first t + 0.01 to graph 1, first t + 0.01 nohead lc rgb '#888888' dt 2
 set label '+ 0.01' at graph 0.005, first t + 0.01 offset 0, 0.5 tc rgb '#666666' font ',10'
