@@ -1057,7 +1057,7 @@ static void tensors_allocate(Tensors *t, const ParamSpec specs[P_COUNT], int in_
         if (pass && halves) t->half_block = alloc_zeroed(halves, sizeof(uint16_t), what);
         reals = halves = 0;
         for (int p = 0; p < P_COUNT; p++) {
-            int is_half = in_bf16 && specs[p].cols > 1 && p != P_wpe;
+            int is_half = in_bf16 && specs[p].decay && p != P_wpe;
             if (pass && is_half) t->half[p] = t->half_block + halves;
             if (pass && !is_half) t->at[p] = t->block + reals;
             if (is_half) halves += spec_size(&specs[p]);
@@ -1945,8 +1945,7 @@ static void model_rows_get(void *owner, int set, int p, int layer, int row, int 
 }
 
 static uint64_t gpt2_load(GPT2 *m, const char *path) {
-    GPT2Config config;
-    return model_read(path, &config, model_rows_put, m);
+    return model_read(path, &m->config, model_rows_put, m);
 }
 
 static uint64_t gpt2_load_state(GPT2 *m, const char *path, int64_t updates) {
@@ -2013,15 +2012,22 @@ static UpdateSums gpt2_gradients(GPT2 *m) {
 static uint64_t replicated_hash(GPT2 *m) {
     uint64_t hash = 0;
     for (int p = 0; p < P_COUNT; p++) {
+        const uint16_t *half = m->params.half[p];
+        size_t n = spec_size(&m->local[p]);
         if (spec_is_cut(&m->local[p])) continue;
-        hash = words_hash(hash, m->params.at[p], spec_size(&m->local[p]) * sizeof(real));
+        if (half) hash = words_hash(hash, half, n * sizeof *half); // Vp is even: whole words
+        else hash = words_hash(hash, m->params.at[p], n * sizeof(real));
     }
     return hash;
 }
 
 static int gpt2_describe(GPT2 *m, int i, char *line, size_t size) {
     if (i > 0) return 0;
-    double MiB = 1.0 / (1 << 20), tensors = (double)(param_count(m->local) * sizeof(real)) * MiB;
+    double MiB = 1.0 / (1 << 20), tensors = 0;
+    for (int p = 0; p < P_COUNT; p++) {
+        size_t each = m->params.half[p] ? sizeof(uint16_t) : sizeof(real);
+        tensors += (double)(spec_size(&m->local[p]) * each) * MiB;
+    }
     double partials = (double)((m->F - 1) * partial_grads_size(m) * sizeof(real)) * MiB;
     double gradients = m->grads.block ? tensors + partials : 0;
     snprintf(line, size,

@@ -3866,9 +3866,8 @@ static void model_rows_get(void *owner, int set, int p, int layer, int row, int 
 }
 
 static uint64_t gpt2_load(GPT2 *m, const char *path) {
-    GPT2Config config;
     snapshot_make(m);
-    uint64_t hash = model_read(path, &config, model_rows_put, m);
+    uint64_t hash = model_read(path, &m->config, model_rows_put, m);
     snapshot_put(m, SET_PARAMS);
     snapshot_drop(m);
     return hash;

@@ -336,12 +336,17 @@ static int model_open(File *file, const char *path, GPT2Config *config) {
     return bf16;
 }
 
-// Reads a model and hands it over row by row. Returns the hash of the file.
-static uint64_t model_read(const char *path, GPT2Config *config, RowsPut *put, void *owner) {
+// Reads a model and hands it over row by row. Returns the hash of the file. `made` has the shape
+// that there is memory for, by an earlier look at the file; NULL where nothing is kept.
+static uint64_t model_read(const char *path, const GPT2Config *made, RowsPut *put, void *owner) {
     File file;
+    GPT2Config config;
     ParamSpec specs[P_COUNT];
-    int bf16 = model_open(&file, path, config);
-    param_specs(specs, config);
+    int bf16 = model_open(&file, path, &config);
+    int same = !made || (made->L == config.L && made->NH == config.NH && made->C == config.C &&
+                         made->V == config.V && made->maxT == config.maxT);
+    if (!same) fail("%s: another model has taken its place since this run began", path);
+    param_specs(specs, &config);
     tensors_read(&file, specs, bf16, SET_PARAMS, put, owner);
     return checkpoint_close(&file);
 }
@@ -532,6 +537,7 @@ static void verify_return(void) { longjmp(verify_back, 1); }
 // Reads a checkpoint in full, as a run would. Returns 0 when it is broken; fail_message says why.
 static int checkpoint_verify(const char *folder, int64_t updates, Done *done) {
     char path[PATH_MAX];
+    File file;
     GPT2Config config;
     void (*hook)(void) = fail_hook;
     volatile int whole = 0;
@@ -541,6 +547,8 @@ static int checkpoint_verify(const char *folder, int64_t updates, Done *done) {
         checkpoint_path(path, folder, "DONE", updates);
         done_read(done, path);
         checkpoint_path(path, folder, "model", updates);
+        model_open(&file, path, &config);
+        file_close(&file);
         model_read(path, &config, rows_ignore, NULL);
         checkpoint_path(path, folder, "state", updates);
         state_read(path, &config, updates, rows_ignore, NULL);

@@ -15,6 +15,8 @@ static void choices_path(char path[PATH_MAX]) {
     ssize_t n = readlink("/proc/self/exe", program, sizeof program - 1);
     if (n < 0) fail("/proc/self/exe: %s", strerror(errno));
     program[n] = 0;
+    char *rebuilt = n > 10 ? program + n - 10 : program; // while it runs
+    if (!strcmp(rebuilt, " (deleted)")) *rebuilt = 0;
     snprintf(path, PATH_MAX, "%s.choices", program);
 }
 

@@ -316,7 +316,14 @@ static void options_parse(Options *o, int argc, char **argv) {
     for (int a = 1; a < argc; a++) {
         if (!strcmp(argv[a], "--help") || !strcmp(argv[a], "-h")) {
             options_help(argv[0]);
+            if (fflush(stdout) || ferror(stdout)) fail("standard output: %s", strerror(errno));
+            processes_end();
             exit(EXIT_SUCCESS);
+        }
+        for (int i = 0; i < O_COUNT; i++) { // what follows an option is its value
+            if (strcmp(argv[a], option_specs[i].flag)) continue;
+            a++;
+            break;
         }
     }
     for (int a = 1; a < argc; a++) {

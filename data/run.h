@@ -169,6 +169,15 @@ static void run_find_checkpoint(Run *run) {
     run_advise_options(run);
 }
 
+// Tokens of a micro-batch are counted in int.
+static void run_check_batch(const Options *o) {
+    const int64_t most = 1 << 30;
+    if (o->batch * o->length <= most) return;
+    fail("-b %lld -t %lld: %lld tokens in a micro-batch, expected at most %lld",
+         (long long)o->batch, (long long)o->length, (long long)(o->batch * o->length),
+         (long long)most);
+}
+
 // Finds the shape of the model: from the checkpoint to go on from, from a file, or from a name.
 static void run_find_model(Run *run, GPT2Config *config) {
     Options *o = &run->options;
@@ -203,8 +212,12 @@ static void run_find_model(Run *run, GPT2Config *config) {
         fail("-e '%s': expected a model file (.bin), d12, d24, d36, d48, or LxHxC such as 4x4x128",
              o->model);
     }
-    if (run->resumes && o->given[O_model] && !is_file &&
-        config_parse(&asked, o->model, config->V, config->maxT) &&
+    int names_shape = run->resumes && o->given[O_model] && !is_file;
+    if (names_shape && !config_parse(&asked, o->model, config->V, config->maxT)) {
+        fail("-e '%s': expected a model file (.bin), d12, d24, d36, d48, or LxHxC such as 4x4x128",
+             o->model);
+    }
+    if (names_shape &&
         (asked.L != config->L || asked.NH != config->NH || asked.C != config->C)) {
         fail("-e %s, but %s is a %dx%dx%d model", o->model, run->model_path, config->L, config->NH,
              config->C);
@@ -400,6 +413,7 @@ static void run_show_plan(Run *run) {
     Plan plan, teacher;
     run->train.V = 1;
     run_find_checkpoint(run);
+    run_check_batch(o);
     run_find_model(run, &c);
     if (c.NH % c.R) fail("-tp %d: %d heads cannot be divided over %d tensor ranks", c.R, c.NH, c.R);
     plan_make(&plan, c.pattern, c.L, c.rule, c.R, "-p");
@@ -486,6 +500,7 @@ static void run_open(Run *run, int world, int rank) {
     Options *o = &run->options;
     run->lock = o->out[0] && rank == 0 ? lock_take(o->out, 0) : -1;
     run_find_checkpoint(run);
+    run_check_batch(o);
     int train = o->updates != 0, validate = run_validates(run);
     size_t n = strlen(o->model);
     tokens_watch(&run->train, &run->val);
@@ -517,6 +532,10 @@ static void run_open(Run *run, int world, int rank) {
         fail("-x -1: one epoch of %zu tokens is less than one update of -d %lld; lower -d or name "
              "a number of updates",
              run->train.count, (long long)o->update_tokens);
+    }
+    if (run->updates > UPDATES_MAX) {
+        fail("-x -1: one epoch is %lld updates, expected at most %d; raise -d or name a number of "
+             "updates", (long long)run->updates, UPDATES_MAX);
     }
     o->updates = run->updates;
     run_end_finished(run, &mesh);

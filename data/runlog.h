@@ -71,7 +71,8 @@ static void runlog_cut(const char *path, int64_t updates) {
     file_create(&file, path);
     while ((length = getline(&line, &room, old)) > 0) {
         if (line[length - 1] != '\n') continue; // cut off by a crash
-        if (strncmp(line, "s:", 2) || strtoll(line + 2, NULL, 10) <= updates) {
+        int dated = !strncmp(line, "s:", 2) || !strncmp(line, "g:", 2);
+        if (!dated || strtoll(line + 2, NULL, 10) <= updates) {
             file_write(&file, line, (size_t)length);
         }
     }

@@ -95,9 +95,9 @@ static void folders_check(const char *pattern) {
     char folder[PATH_MAX];
     glob_t found;
     int n = snprintf(folder, sizeof folder, "%s", pattern);
-    if (n >= PATH_MAX || !strchr(pattern + 1, '/')) return;
+    if (n >= PATH_MAX || !pattern[0] || !strchr(pattern + 1, '/')) return;
     dirname(folder);
-    folders_check(folder);
+    if (strcmp(folder, pattern)) folders_check(folder); // "//" is its own folder
     if (glob(folder, 0, folder_unreadable, &found)) return;
     for (size_t i = 0; i < found.gl_pathc; i++) {
         if (access(found.gl_pathv[i], X_OK) && errno == EACCES) {

@@ -297,6 +297,12 @@ refuses "-tp against a checkpoint's" "-tp 1" "ck_smodel" "-tp 4" -- -o ck_smodel
 refuses "-pm against a checkpoint's" "-pm streams" "ck_smodel" "-pm mean" -- -o ck_smodel \
     "${RESUME[@]}" -pm streams
 refuses "-e against a checkpoint's" "-e 2x2x16" "2x4x4" -- -o ck_model "${RESUME[@]}" -e 2x2x16
+refuses "-e that is no model's name, resuming" "-e 'nonsense'" "LxHxC" -- -o ck_model \
+    "${RESUME[@]}" -e nonsense
+refuses "a path that begins with //" "//no/such.bin: no such token file" -- -i //no/such.bin
+refuses "-i ''" "no such token file" -- -i ''
+refuses "more tokens in a micro-batch than can be counted" "-b 65536 -t 1048576" \
+    "at most 1073741824" -- -b 65536 -t 1048576
 refuses "-kw without a teacher" "-kw 2" "-kd" -- -kw 2
 refuses "a teacher without updates" "-kd model.bin" "-x is 0" -- -e model.bin -kd model.bin -x 0
 refuses "a teacher that is not there" "none.bin" "No such file" -- -kd none.bin
@@ -328,6 +334,10 @@ for flag in -i -j -e -o -p -pe -tp -pm -fold -b -t -d -x -l -u -q -k -c -b1 -b2 
 done
 same "--help has status 0, alone or last" "$(cd "$W" && "$TRAIN" --help >/dev/null; echo $?) $rc" \
     "0 0"
+"$TRAIN" --help >/dev/full 2>"$W/stderr"
+same "--help that cannot be written has status 1" "$? $(cat "$W/stderr")" \
+    "1 error: standard output: No space left on device"
+refuses "-h behind an option: its value" "-h: cannot open a tokenizer" -- -x 0 -e model.bin -tk -h -gp abc
 same "-h is --help" "$(cd "$W" && "$TRAIN" -h | md5sum; "$TRAIN" -h >/dev/null; echo $?)" \
     "$(cd "$W" && "$TRAIN" --help | md5sum; echo 0)"
 
@@ -377,6 +387,12 @@ same "which updates have which lines" \
     "s:0 tel s:1 trl s:2 trl s:2 tel s:3 trl s:4 trl s:4 tel "
 same "stdout, not a terminal, has the log's lines" "$(grep ^s: "$W/stdout")" \
     "$(grep ^s: "$W/runs/log/main.log")"
+train -o again -x 4 -v 2 -s 2 -g 5 -gp ab -n 2
+rm "$W"/runs/again/*_00000004*
+train -o again -y 1 -x 4 -v 2 -s 2 -g 5 -gp ab -n 2
+same "and each once after a stop" "$(grep -oE '^(s:[0-9]+ tr?[el]+|g:[0-9]+)' \
+    "$W/runs/again/main.log" | tr '\n' ' ')" \
+    "s:0 tel s:1 trl s:2 trl s:2 tel g:2 s:3 trl s:4 trl s:4 tel g:4 "
 options=$(cd "$W/runs" && "$TRAIN" --help | awk '$1 ~ /^-[^-]/ && !/not built in/ { print $1 }' |
         sort | tr '\n' ' ')
 same "main.log has a line for every option" \
@@ -643,6 +659,14 @@ refuses "drafts by a pattern that does not fit" "-sp 'spp'" "3 letters" "2 block
     -e model.bin -tk tokenizer.bin -g 5 -sd 2 -sp spp
 refuses "drafts by what is no pattern" "-sp 'x'" "not a block" -- -x 0 -e model.bin \
     -tk tokenizer.bin -g 5 -sd 1 -sp x
+python3 - "$W/runs" <<'PY'
+import struct, sys
+data = bytearray(open(sys.argv[1] + "/model.bin", "rb").read())
+data[1024:1028] = struct.pack("<f", 3.4e38) # rounds to infinity
+open(sys.argv[1] + "/infinite.bin", "wb").write(data)
+PY
+fails runs -e infinite.bin -tk tokenizer.bin -x 0 -g 3 -gp $'\n' -w bf16 -vp 0
+same "-w bf16 of what it cannot hold is an error" "$(refused "wte is inf")" ""
 refuses "-w bf16 with updates" "-w bf16" "-x 0" -- -w bf16 -x 2
 refuses "-gp with updates and without samples" "-gp" "-s N" "-x 0" -- -gp abc
 refuses "an empty standard input" "-gp -" "empty" -- -x 0 -e model.bin -tk tokenizer.bin -gp -
