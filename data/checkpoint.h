@@ -337,14 +337,14 @@ static int model_open(File *file, const char *path, GPT2Config *config) {
 }
 
 // Reads a model and hands it over row by row. Returns the hash of the file. `made` has the shape
-// that there is memory for, by an earlier look at the file; NULL where nothing is kept.
+// that there is memory for, by an earlier look at the file.
 static uint64_t model_read(const char *path, const GPT2Config *made, RowsPut *put, void *owner) {
     File file;
     GPT2Config config;
     ParamSpec specs[P_COUNT];
     int bf16 = model_open(&file, path, &config);
-    int same = !made || (made->L == config.L && made->NH == config.NH && made->C == config.C &&
-                         made->V == config.V && made->maxT == config.maxT);
+    int same = made->L == config.L && made->NH == config.NH && made->C == config.C &&
+               made->V == config.V && made->maxT == config.maxT;
     if (!same) fail("%s: another model has taken its place since this run began", path);
     param_specs(specs, &config);
     tensors_read(&file, specs, bf16, SET_PARAMS, put, owner);

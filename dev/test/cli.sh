@@ -337,7 +337,8 @@ same "--help has status 0, alone or last" "$(cd "$W" && "$TRAIN" --help >/dev/nu
 "$TRAIN" --help >/dev/full 2>"$W/stderr"
 same "--help that cannot be written has status 1" "$? $(cat "$W/stderr")" \
     "1 error: standard output: No space left on device"
-refuses "-h behind an option: its value" "-h: cannot open a tokenizer" -- -x 0 -e model.bin -tk -h -gp abc
+refuses "-h behind an option: its value" "-h: cannot open a tokenizer" -- -x 0 -e model.bin \
+    -tk -h -gp abc
 same "-h is --help" "$(cd "$W" && "$TRAIN" -h | md5sum; "$TRAIN" -h >/dev/null; echo $?)" \
     "$(cd "$W" && "$TRAIN" --help | md5sum; echo 0)"
 
