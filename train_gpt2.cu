@@ -2403,8 +2403,8 @@ static size_t activations_lay(GPT2 *m, char *block) {
     if (used < logits_end) used = logits_end;
 
     for (int i = 0; i < m->plan.streams; i++) value_carve(m, V_STREAM + i, block, &used);
-    // A teacher's sub-blocks all use the same memory, since nothing goes back through them.
-    // Not where they are watched one by one.
+    // A teacher's sub-blocks all use the same memory, since nothing goes back through them; not
+    // where accesses are watched (address sanitizer), which leaves `first` unused.
     [[maybe_unused]] size_t first = used;
     size_t most = used;
     for (int k = 0; k <= 2 * c->L; k++) {

@@ -14,9 +14,9 @@
 #   plan            predicted against measured time of an update
 #
 # One figure per experiment, R, merge rule and options; t and l are the same functions at every R,
-# so their runs serve all. What the logs say about losses is kept in
-# FOLDER/curves.tsv, so that a folder with runs.tsv and curves.tsv alone can be drawn again; what
-# each figure shows is beside it as a .dat file.
+# so their runs serve all. What the logs say about losses is kept in FOLDER/curves.tsv, so that a
+# folder with runs.tsv and curves.tsv alone can be drawn again; what each figure shows is beside it
+# as a .dat file.
 # LOG is the measured run from which dev/net/plan predicts: a quiet one, without -nl and -nb.
 # It draws the clock of its R. Without -l it is the log of a run of t of which the table says that
 # it had the machine to itself (dev/runs/sweep --alone); where there is none the clock is not drawn.
@@ -56,7 +56,6 @@ rows() { # rows FOLDER
     awk -F'\t' -v OFS='\t' -v folder="$1" -v path="$1/runs.tsv" '
         function die(why) {
             printf "error: %s:%d: %s\n", path, NR, why >"/dev/stderr"
-            bad = 1
             exit 1
         }
         NR == 1 {

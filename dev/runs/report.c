@@ -152,7 +152,7 @@ typedef struct {
     Sample loss, best, difference; // the last to t, paired by seed
     double ms;
     double two_sided, p_within, p_beyond; // that it is not 0, is below the margin, is above it
-    double p_free; // p_within, corrected for the number of patterns
+    double p_corrected; // p_within, corrected for the number of patterns
     enum { BASELINE, NO_VERDICT, HOLDS, FAILS, OPEN } verdict;
 } Entry;
 
@@ -161,7 +161,7 @@ typedef struct {
     Entry *entries;
     int count, rules, alone; // entries; whether there are several merge rules; whether all runs
                              // had the machine to themselves
-    int judged;   // entries with a verdict
+    int verdicts; // entries that have one
     double noise; // of seeds: standard deviation of a loss within its entry, NAN for single seeds
     Entry *baseline;
 } Group;
@@ -260,22 +260,26 @@ static void group_add(Group *group, const Run *run) {
     if (own && !same(run, first, (const int[]){C_rule}, 1)) group->rules = 1;
 }
 
+static int entry_has_verdict(const Entry *e) {
+    return e->verdict != NO_VERDICT && e->verdict != BASELINE;
+}
+
 // Holm's step-down correction of p_within for the number of verdicts (Holm 1979): the k-th smallest
 // of n times n + 1 - k, none below the one before.
 static void group_correct(Group *group) {
     for (Entry *e = group->entries; e < group->entries + group->count; e++) {
-        e->p_free = -1;
-        group->judged += e->verdict != NO_VERDICT && e->verdict != BASELINE;
+        e->p_corrected = -1;
+        group->verdicts += entry_has_verdict(e);
     }
     double before = 0;
-    for (int left = group->judged; left > 0; left--) {
+    for (int left = group->verdicts; left > 0; left--) {
         Entry *least = NULL;
         for (Entry *e = group->entries; e < group->entries + group->count; e++) {
-            if (e->verdict == NO_VERDICT || e->verdict == BASELINE || e->p_free >= 0) continue;
+            if (!entry_has_verdict(e) || e->p_corrected >= 0) continue;
             if (!least || e->p_within < least->p_within) least = e;
         }
         before = fmax(before, fmin(1, left * least->p_within));
-        least->p_free = before;
+        least->p_corrected = before;
     }
 }
 
@@ -428,7 +432,7 @@ static void verdict_print(const Group *group, const Entry *e) {
     }
     if (e->verdict == HOLDS) {
         say("**holds**: no worse than t by more than %g (%s", margin, p_said(e->p_within));
-        if (group->judged > 1) say(", corrected %s", p_said(e->p_free));
+        if (group->verdicts > 1) say(", corrected %s", p_said(e->p_corrected));
         say(").");
     }
     if (e->verdict == FAILS) {
@@ -444,7 +448,7 @@ static void verdict_print(const Group *group, const Entry *e) {
 // Is the loss within 2% of t's; what is the smallest count of all-reduces that holds.
 static void answers_print(const Group *group) {
     const Entry *t = group->baseline, *worst = NULL, *fewest = NULL, *fewest_within = NULL;
-    const Entry *fewest_free = NULL;
+    const Entry *fewest_corrected = NULL;
     int judged_all = 1;
     for (const Entry *e = group->entries; e < group->entries + group->count; e++) {
         if (e == t || !e->difference.n) continue;
@@ -453,8 +457,8 @@ static void answers_print(const Group *group) {
         double merges = entry_number(e, C_merges_per_forward);
         int fewer = !fewest || merges < entry_number(fewest, C_merges_per_forward);
         if (e->verdict == HOLDS && fewer) fewest = e;
-        fewer = !fewest_free || merges < entry_number(fewest_free, C_merges_per_forward);
-        if (e->verdict == HOLDS && e->p_free < level && fewer) fewest_free = e;
+        fewer = !fewest_corrected || merges < entry_number(fewest_corrected, C_merges_per_forward);
+        if (e->verdict == HOLDS && e->p_corrected < level && fewer) fewest_corrected = e;
         if (percent_of(e, t) > tolerated) continue;
         fewer = !fewest_within || merges < entry_number(fewest_within, C_merges_per_forward);
         if (fewer) fewest_within = e;
@@ -482,12 +486,12 @@ static void answers_print(const Group *group) {
         say("The smallest count that holds, by the rule above: ");
         say("%s per forward pass, with %s (t: %s).", entry_text(fewest, C_merges_per_forward),
             entry_name(group, fewest), entry_text(t, C_merges_per_forward));
-        if (group->judged > 1) {
-            say(" Corrected for %d patterns: ", group->judged);
-            if (!fewest_free) say("none is shown to.");
-            else if (fewest_free == fewest) say("the same.");
-            else say("%s, with %s.", entry_text(fewest_free, C_merges_per_forward),
-                     entry_name(group, fewest_free));
+        if (group->verdicts > 1) {
+            say(" Corrected for %d patterns: ", group->verdicts);
+            if (!fewest_corrected) say("none is shown to.");
+            else if (fewest_corrected == fewest) say("the same.");
+            else say("%s, with %s.", entry_text(fewest_corrected, C_merges_per_forward),
+                     entry_name(group, fewest_corrected));
         }
     } else {
         say("The smallest count that holds, by the rule above: %s",
@@ -690,7 +694,7 @@ static void differences_print(const Group *group) {
                e->difference.mean);
         if (e->verdict == NO_VERDICT) printf("\tNaN\t%.6f\tNaN\tNaN\n", group->noise);
         else printf("\t%.6f\t%.6f\t%.6f\t%.6f\n", e->difference.error, group->noise,
-                    e->p_within, e->p_free);
+                    e->p_within, e->p_corrected);
     }
 }
 

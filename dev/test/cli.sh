@@ -391,7 +391,7 @@ same "stdout, not a terminal, has the log's lines" "$(grep ^s: "$W/stdout")" \
 train -o again -x 4 -v 2 -s 2 -g 5 -gp ab -n 2
 rm "$W"/runs/again/*_00000004*
 train -o again -y 1 -x 4 -v 2 -s 2 -g 5 -gp ab -n 2
-same "and each once after a stop" "$(grep -oE '^(s:[0-9]+ tr?[el]+|g:[0-9]+)' \
+same "a resumed log has each line once" "$(grep -oE '^(s:[0-9]+ tr?[el]+|g:[0-9]+)' \
     "$W/runs/again/main.log" | tr '\n' ' ')" \
     "s:0 tel s:1 trl s:2 trl s:2 tel g:2 s:3 trl s:4 trl s:4 tel g:4 "
 options=$(cd "$W/runs" && "$TRAIN" --help | awk '$1 ~ /^-[^-]/ && !/not built in/ { print $1 }' |

@@ -412,7 +412,7 @@ check "report: differences as a table" \
     '^e 2 - s sum 4 8 3 0\.020000 0\.005774 0\.012921 0\.887298 1\.000000$' \
     '^e 2 - pp\. sum 2 8 1 -0\.100000 NaN 0\.012921 NaN NaN$' \
     '^e 4 - s sum 4 8 3 0\.004000 0\.000577 0\.[0-9]* 0\.004566 0\.009133$'
-# Rows that are none of this: other updates; a list of patterns, which is no t at R 4; no loss.
+# What must not be compared: other updates; a list of patterns, which is no t at R 4; no loss.
 awk -F'\t' -v OFS='\t' '$2 == "t" { $10 = 200 } NR == 1 || $2 == "t"' "$W/hand.tsv" >"$W/t"
 awk -F'\t' '$2 == "s"' "$W/hand.tsv" | cat "$W/t" - >"$W/t2"
 "$REPORT" "$W/t2" >"$W/out" 2>&1
