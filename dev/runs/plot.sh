@@ -6,8 +6,8 @@
 #   dev/net/check_plan.sh >out/check_plan.txt && dev/runs/plot.sh -c out/check_plan.txt out/sweep
 #
 #   curves_*        training and validation loss of every pattern, and the latter minus that of t
-#   allreduces_*    validation loss at the end against all-reduces per forward pass: every seed,
-#                   mean, standard error
+#   allreduces_*    validation loss at the end against all-reduces per forward pass: every seed, and
+#                   t's mean plus the difference to t, with the error that dev/runs/report gives it
 #   clock_*         validation loss against predicted seconds on three networks
 #   rules_*         merge rules side by side, where a sweep has several
 #   settings        all experiments and R: differences to t in standard deviations of seeds
@@ -109,6 +109,12 @@ for folder; do
         fail "$folder: neither the logs of its runs nor a curves.tsv; curves cannot be drawn"
     awk -v folder="$folder" '{ print folder "/" $0 }' "$folder/curves.tsv"
 done >"$work/curves"
+if [ -x "$REPORT" ]; then
+    "$REPORT" -d "${@/%//runs.tsv}" >"$work/differences"
+else
+    echo "skip errors and settings: $REPORT is not built (make dev/runs/report)" >&2
+    echo experiment >"$work/differences" # a line of names
+fi
 
 # Colour (Okabe and Ito's, without their yellow), dash and point of a pattern, the same in every
 # figure.
@@ -152,6 +158,8 @@ members() { # members EXPERIMENT R RULE OPTIONS
             if ($5 ~ /^[tl]+$/ && seen[$5, $6]++) next
             print $5, $6, $7, $8, $9
         }' "$work/rows" "$work/rows" | sort -t"$(printf '\t')" -k3,3nr -s >"$work/members"
+    updates=$(awk -F'\t' -v e="$1" -v R="$2" -v o="$4" '
+        $1 == e && $2 == R && $4 == o { print $10; exit }' "$work/rows")
     patterns=$(awk -F'\t' '!seen[$1]++ { printf "%s ", $1 }' "$work/members")
     colours='' dashes='' points=''
     local p
@@ -219,26 +227,31 @@ title_of() { # title_of EXPERIMENT R RULE OPTIONS
     echo "${text//\'/}"
 }
 
-# A label for every point of the mean: patterns with equal counts stand side by side.
-allreduces() {
-    awk -F'\t' '
+# The differences to t and their errors are the report's; l's hold at every R. A label for every
+# point of the mean: patterns with equal counts stand side by side.
+allreduces() { # allreduces EXPERIMENT R RULE OPTIONS
+    awk -F'\t' -v e="$1" -v R="$2" -v rule="$3" -v o="$4" '
+        FNR == NR {
+            if ($1 != e || $3 != o || $4 ~ /p/ && $5 != rule) next
+            if ($2 == R || $4 ~ /^l[tl]*$|^t[tl]*$/) { to_t[$4] = $9; error[$4] = $10 }
+            next
+        }
         !($1 in n) { order[++m] = $1; x[$1] = $3; same[$3]++; place[$1] = same[$3] }
         { n[$1]++; sum[$1] += $4; all[$1, n[$1]] = $4; if ($4 > top[$1]) top[$1] = $4 }
         END {
             for (i = 1; i <= m; i++) {
-                p = order[i]; mean = sum[p] / n[p]; squares = 0
-                for (k = 1; k <= n[p]; k++) squares += (all[p, k] - mean) ^ 2
-                error = n[p] > 1 ? sprintf("%.6f", sqrt(squares / (n[p] - 1) / n[p])) : "NaN"
+                p = order[i]; mean = sum[p] / n[p]
+                if (p in to_t && "t" in n) mean = sum["t"] / n["t"] + to_t[p]
                 beside = place[p] - (same[x[p]] + 1) / 2
-                printf "# %s: all-reduces, mean, standard error, loss of a seed, ", p
+                printf "# %s: all-reduces, mean, error to t, loss of a seed, ", p
                 print "place beside others with as many, pattern, highest loss"
                 for (k = 1; k <= n[p]; k++) {
-                    printf "%g %.6f %s %.6f ", x[p], mean, error, all[p, k]
+                    printf "%g %.6f %s %.6f ", x[p], mean, p in error ? error[p] : "NaN", all[p, k]
                     print beside, p, top[p]
                 }
                 printf "\n\n"
             }
-        }' "$work/members"
+        }' "$work/differences" "$work/members"
 }
 
 # What dev/net/plan predicts for each pattern on a network: "pattern ms" per update. A table of
@@ -306,9 +319,10 @@ cut -f1-4 "$work/rows" | sort -u | while IFS=$'\t' read -r experiment R rule opt
     style_words=("patterns=$patterns" "colours=$colours" "dashes=$dashes" "points=$points")
     curves train >"$out/curves_$name.train.dat"
     curves val >"$out/curves_$name.val.dat"
-    allreduces >"$out/allreduces_$name.dat"
+    allreduces "$experiment" "$R" "$rule" "$options" >"$out/allreduces_$name.dat"
     draw allreduces.gp "allreduces_$name" 1100,700 "data=$out/allreduces_$name.dat" \
-        "title=$title: loss against all-reduces" "${style_words[@]}"
+        "title=$title: loss against all-reduces" "note=$updates updates, $seeds" \
+        "${style_words[@]}"
     if ! grep -q '^[0-9]' "$out/curves_$name.train.dat" ||
         ! grep -q '^[1-9]' "$out/curves_$name.val.dat"; then
         echo "skip curves_$name, clock_$name: no curves.tsv has its runs" >&2
@@ -360,32 +374,27 @@ cut -f1,2,4 "$work/rows" | sort -u | while IFS=$'\t' read -r experiment R option
         "plain=$(awk '/^# t$/ { getline; print $1 }' "$work/rules")"
 done
 
-# All settings in one figure.
-if [ -x "$REPORT" ]; then
-    "$REPORT" -d "${@/%//runs.tsv}" >"$work/differences"
-    # blocks, a setting each: "share of t's all-reduces, difference / noise, error / noise, pattern"
-    awk -F'\t' '
-        NR == 1 || $3 != "-" || $5 != "sum" || $11 + 0 <= 0 { next }
-        { name = $1 ",_R_" $2; sub("_", " ", name); gsub(" ", "_", name) }
-        !(name in n) { order[++m] = name }
-        {
-            error = $10 == "NaN" ? "NaN" : $10 / $11
-            n[name]++
-            row[name, n[name]] = sprintf("%g %.3f %s %s", $6 / $7, $9 / $11, error, $4)
+# All settings in one figure. Blocks, a setting each: share of t's all-reduces, difference / noise,
+# error / noise, pattern.
+awk -F'\t' '
+    NR == 1 || $3 != "-" || $5 != "sum" || $11 + 0 <= 0 { next }
+    { name = $1 ",_R_" $2; sub("_", " ", name); gsub(" ", "_", name) }
+    !(name in n) { order[++m] = name }
+    {
+        error = $10 == "NaN" ? "NaN" : $10 / $11
+        n[name]++
+        row[name, n[name]] = sprintf("%g %.3f %s %s", $6 / $7, $9 / $11, error, $4)
+    }
+    END {
+        for (i = 1; i <= m; i++) {
+            printf "# %s\n", order[i]
+            for (k = 1; k <= n[order[i]]; k++) print row[order[i], k]
+            printf "\n\n"
         }
-        END {
-            for (i = 1; i <= m; i++) {
-                printf "# %s\n", order[i]
-                for (k = 1; k <= n[order[i]]; k++) print row[order[i], k]
-                printf "\n\n"
-            }
-        }' "$work/differences" >"$out/settings.dat"
-    settings=$(sed -n 's/^# //p' "$out/settings.dat" | tr '\n' ' ')
-    [ "$(wc -w <<<"$settings")" -lt 2 ] ||
-        draw settings.gp settings 1100,700 "data=$out/settings.dat" "settings=$settings"
-else
-    echo "skip settings: $REPORT is not built (make dev/runs/report)" >&2
-fi
+    }' "$work/differences" >"$out/settings.dat"
+settings=$(sed -n 's/^# //p' "$out/settings.dat" | tr '\n' ' ')
+[ "$(wc -w <<<"$settings")" -lt 2 ] ||
+    draw settings.gp settings 1100,700 "data=$out/settings.dat" "settings=$settings"
 
 if [ -n "$check" ]; then
     # latency_ms gbits pattern predicted measured

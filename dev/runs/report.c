@@ -14,7 +14,9 @@ that can be told from chance.
 
 A group is what shares experiment, R and options. Within it patterns are compared with t, paired by
 seed: two runs of one seed see the same batches and, for equal shapes, start from the same weights.
-Patterns of t and l alone are the same function at every R: their runs serve all of them.
+Patterns of t and l alone are the same function at every R: their runs serve all of them. How much
+is chance is estimated from all runs of an experiment with its options, at every R: the three seeds
+of one pattern cannot say it.
 The rule of the verdicts is printed on the page. Times are printed where all runs of a group had
 the machine to themselves (dev/runs/sweep --alone): others say nothing.
 
@@ -89,12 +91,20 @@ static Sample sample_of(const double *x, int n) {
     return s;
 }
 
-// How many standard errors the mean lies above a value; without any spread, infinitely many or
-// none.
-static double sample_distance(Sample s, double from) {
-    double above = s.mean - from;
-    if (s.error > 0) return above / s.error;
-    return above == 0 ? 0 : copysign(INFINITY, above);
+// P-values of a mean with its error: that the true one is above a value, below it, or another.
+// Without any spread they are 0 or 1, and for the value itself 0.5.
+static double p_above(Sample s, double value, double freedom) {
+    double over = s.mean - value;
+    if (!(s.error > 0)) return over == 0 ? 0.5 : over < 0;
+    return student_above(over / s.error, freedom);
+}
+
+static double p_below(Sample s, double value, double freedom) {
+    return p_above((Sample){s.n, -s.mean, s.error}, -value, freedom);
+}
+
+static double p_other(Sample s, double value, double freedom) {
+    return 2 * fmin(p_above(s, value, freedom), p_below(s, value, freedom));
 }
 
 // ----------------------------------------------------------------------------
@@ -130,6 +140,13 @@ static int is_plain(const Run *run) {
     return !run->text[C_pattern][strspn(run->text[C_pattern], "t")];
 }
 
+// Experiment, options and updates: what noise is estimated over. R = 1 is apart, where all patterns
+// but those with l are one function.
+static int same_setting(const Run *a, const Run *b) {
+    return same(a, b, (const int[]){C_experiment, C_options, C_updates}, 3) &&
+           (a->number[C_R] > 1) == (b->number[C_R] > 1);
+}
+
 // Whether the run computes the same function at every R above 1, to rounding: nothing in its
 // pattern reads what one rank alone knows.
 static int serves_every_R(const Run *run) {
@@ -139,8 +156,110 @@ static int serves_every_R(const Run *run) {
 
 // Whether a run at another R is one of b's group for all that.
 static int same_but_R(const Run *a, const Run *b) {
-    return strcmp(a->text[C_R], b->text[C_R]) && serves_every_R(a) && b->number[C_R] > 1 &&
-           same(a, b, (const int[]){C_experiment, C_options, C_updates}, 3);
+    return strcmp(a->text[C_R], b->text[C_R]) && serves_every_R(a) && same_setting(a, b);
+}
+
+static int same_function(const Run *a, const Run *b) {
+    if (same_entry(a, b)) return 1;
+    return same_setting(a, b) && same(a, b, (const int[]){C_pattern}, 1) && serves_every_R(a);
+}
+
+// ----------------------------------------------------------------------------
+// noise
+
+typedef struct {
+    double seeds;    // standard deviation of a loss over seeds, within a pattern
+    double residual; // of what neither the pattern nor the seed explains
+    int freedom;     // degrees of freedom of `residual`
+} Noise;
+
+static int same_seed(const Run *a, const Run *b) { return a->number[C_seed] == b->number[C_seed]; }
+
+// The runs of a setting at seeds that t has there, one per function and seed. Returns their number.
+static int setting_runs(const Table *table, const Run *like, const Run **runs) {
+    const Run *end = table->runs + table->count;
+    int n = 0;
+    for (const Run *run = table->runs; run < end; run++) {
+        int has_t = 0, again = 0;
+        if (!run_is_ok(run) || !same_setting(run, like)) continue;
+        for (const Run *t = table->runs; t < end; t++) {
+            has_t |= run_is_ok(t) && is_plain(t) && same_setting(t, like) && same_seed(t, run);
+        }
+        for (int i = 0; i < n; i++) again |= same_function(runs[i], run) && same_seed(runs[i], run);
+        if (has_t && !again) runs[n++] = run;
+    }
+    return n;
+}
+
+// Numbers runs so that those alike have one number, from 0 on. Returns how many numbers there are.
+static int runs_number(const Run **runs, int n, int (*alike)(const Run *, const Run *),
+                       int *number) {
+    int numbers = 0;
+    for (int i = 0; i < n; i++) {
+        int j = 0;
+        while (j < i && !alike(runs[j], runs[i])) j++;
+        number[i] = j < i ? number[j] : numbers++;
+    }
+    return numbers;
+}
+
+// What a loss is made of: parts[p] for runs of number p.
+typedef struct {
+    int *number, count;
+    double *parts;
+} Factor;
+
+// Each part becomes the mean of what another factor leaves of its runs' losses. Returns the sum of
+// squares of what both leave.
+static double factor_fit(Factor *f, const Factor *other, const Run **runs, int n) {
+    double squares = 0;
+    for (int p = 0; p < f->count; p++) {
+        double sum = 0, own = 0;
+        for (int i = 0; i < n; i++) {
+            if (f->number[i] != p) continue;
+            sum += runs[i]->number[judged] - other->parts[other->number[i]];
+            own++;
+        }
+        f->parts[p] = sum / own;
+    }
+    for (int i = 0; i < n; i++) {
+        squares += pow(runs[i]->number[judged] - f->parts[f->number[i]] -
+                       other->parts[other->number[i]], 2);
+    }
+    return squares;
+}
+
+// A loss is the sum of a pattern's and a seed's part and of chance, which is as large for all
+// patterns of a setting (two-way analysis of variance). The parts are fitted by least squares, in
+// turn, since seeds may be missing.
+static Noise noise_of(const Table *table, const Run *like) {
+    Noise noise = {NAN, NAN, 0};
+    size_t room = (size_t)table->count;
+    const Run **runs = ALLOC(const Run *, room, "runs of a setting");
+    int n = setting_runs(table, like, runs);
+    Factor patterns = {.number = ALLOC(int, room, "runs of a setting")}, seeds = patterns;
+    seeds.number = ALLOC(int, room, "runs of a setting");
+    patterns.count = runs_number(runs, n, same_function, patterns.number);
+    seeds.count = runs_number(runs, n, same_seed, seeds.number);
+    patterns.parts = ALLOC(double, room, "runs of a setting");
+    seeds.parts = ALLOC(double, room, "runs of a setting");
+    double squares = factor_fit(&patterns, &seeds, runs, n), before;
+    if (n > patterns.count) noise.seeds = sqrt(squares / (n - patterns.count));
+    if (n + 1 > patterns.count + seeds.count) { // t joins all seeds: but one part each is free
+        noise.freedom = n + 1 - patterns.count - seeds.count;
+        do {
+            before = squares;
+            factor_fit(&seeds, &patterns, runs, n);
+            squares = factor_fit(&patterns, &seeds, runs, n);
+        } while (squares < before * (1 - 1e-12));
+        noise.residual = sqrt(squares / noise.freedom);
+    }
+    free(patterns.number);
+    free(patterns.parts);
+    free(seeds.number);
+    free(seeds.parts);
+    free(runs);
+    return noise;
 }
 
 // ----------------------------------------------------------------------------
@@ -148,11 +267,14 @@ static int same_but_R(const Run *a, const Run *b) {
 
 typedef struct {
     const Run *runs[SEEDS_MAX];
-    int n;
-    Sample loss, best, difference; // the last to t, paired by seed
+    int n, lost; // lost: runs that did not end well
+    Sample loss, best;
+    Sample alone;      // difference to t, paired by seed, with the error of these pairs alone
+    Sample difference; // the same with the error by the setting's noise
     double ms;
-    double two_sided, p_within, p_beyond; // that it is not 0, is below the margin, is above it
-    double p_corrected; // p_within, corrected for the number of patterns
+    double two_sided, p_within, p_beyond; // that it is not 0, is below the margin, is above it;
+                                          // the latter two corrected for the number of patterns
+    double p_alone; // that it is below the margin, by `alone`, not corrected
     enum { BASELINE, NO_VERDICT, HOLDS, FAILS, OPEN } verdict;
 } Entry;
 
@@ -162,7 +284,7 @@ typedef struct {
     int count, rules, alone; // entries; whether there are several merge rules; whether all runs
                              // had the machine to themselves
     int verdicts; // entries that have one
-    double noise; // of seeds: standard deviation of a loss within its entry, NAN for single seeds
+    Noise noise;  // of its setting
     Entry *baseline;
 } Group;
 
@@ -187,26 +309,31 @@ static double entry_median(const Entry *e, int column) {
     return (x[(e->n - 1) / 2] + x[e->n / 2]) / 2;
 }
 
-// The rule: of the differences d to t at equal seeds, is their mean shown to be below the margin,
-// or above it?
-static void entry_judge(Entry *e, const Entry *t) {
+// The differences of two entries' losses, at the seeds that both have.
+static Sample entry_pair(const Entry *e, const Entry *other) {
     double d[SEEDS_MAX] = {0};
     int n = 0;
     for (int i = 0; i < e->n; i++) {
-        for (int j = 0; j < t->n; j++) {
-            const double *ours = e->runs[i]->number, *theirs = t->runs[j]->number;
+        for (int j = 0; j < other->n; j++) {
+            const double *ours = e->runs[i]->number, *theirs = other->runs[j]->number;
             if (ours[C_seed] == theirs[C_seed]) d[n++] = ours[judged] - theirs[judged];
         }
     }
-    e->difference = sample_of(d, n);
-    e->verdict = NO_VERDICT;
-    if (n < 2) return;
-    e->two_sided = student_two_sided(sample_distance(e->difference, 0), n - 1);
-    e->p_beyond = student_above(sample_distance(e->difference, margin), n - 1);
-    e->p_within = student_above(-sample_distance(e->difference, margin), n - 1);
-    e->verdict = OPEN;
-    if (e->p_within < level) e->verdict = HOLDS;
-    else if (e->p_beyond < level) e->verdict = FAILS;
+    return sample_of(d, n);
+}
+
+// The same, with an error by the noise of the setting: each of two losses has its residual.
+static Sample with_noise(Sample pairs, const Noise *noise) {
+    if (pairs.n > 1) pairs.error = noise->residual * sqrt(2.0 / pairs.n);
+    return pairs;
+}
+
+// A pattern that serves every R is judged at the R it was run at.
+static int entry_is_borrowed(const Entry *e, const Run *first) {
+    for (int i = 0; i < e->n; i++) {
+        if (same(e->runs[i], first, (const int[]){C_R}, 1)) return 0;
+    }
+    return 1;
 }
 
 // Many merges first, then as the table has them.
@@ -260,33 +387,54 @@ static void group_add(Group *group, const Run *run) {
     if (own && !same(run, first, (const int[]){C_rule}, 1)) group->rules = 1;
 }
 
-static int entry_has_verdict(const Entry *e) {
-    return e->verdict != NO_VERDICT && e->verdict != BASELINE;
+static int compare_pointed(const void *a, const void *b) {
+    return compare_doubles(*(double *const *)a, *(double *const *)b);
 }
 
-// Holm's step-down correction of p_within for the number of verdicts (Holm 1979): the k-th smallest
-// of n times n + 1 - k, none below the one before.
-static void group_correct(Group *group) {
-    for (Entry *e = group->entries; e < group->entries + group->count; e++) {
-        e->p_corrected = -1;
-        group->verdicts += entry_has_verdict(e);
+// Holm's step-down correction of n p-values (Holm 1979): the k-th smallest times n + 1 - k, none
+// below the one before.
+static void holm_correct(double **p, int n) {
+    qsort(p, (size_t)n, sizeof *p, compare_pointed);
+    for (int k = 0; k < n; k++) {
+        *p[k] = fmin(1, (n - k) * *p[k]);
+        if (k) *p[k] = fmax(*p[k], *p[k - 1]);
     }
-    double before = 0;
-    for (int left = group->verdicts; left > 0; left--) {
-        Entry *least = NULL;
-        for (Entry *e = group->entries; e < group->entries + group->count; e++) {
-            if (!entry_has_verdict(e) || e->p_corrected >= 0) continue;
-            if (!least || e->p_within < least->p_within) least = e;
-        }
-        before = fmax(before, fmin(1, left * least->p_within));
-        least->p_corrected = before;
+}
+
+// The rule: is the mean difference to t shown to be below the margin, or above it?
+static void group_judge(Group *group) {
+    const Noise *noise = &group->noise;
+    double **within = ALLOC(double *, (size_t)group->count, "p-values");
+    double **beyond = ALLOC(double *, (size_t)group->count, "p-values");
+    for (Entry *e = group->entries; e < group->entries + group->count; e++) {
+        e->alone = entry_pair(e, group->baseline);
+        e->difference = with_noise(e->alone, noise);
+        e->verdict = NO_VERDICT;
+        if (e == group->baseline) e->verdict = BASELINE;
+        if (e->alone.n < 2 || !noise->freedom) continue;
+        e->two_sided = p_other(e->difference, 0, noise->freedom);
+        e->p_beyond = p_above(e->difference, margin, noise->freedom);
+        e->p_within = p_below(e->difference, margin, noise->freedom);
+        e->p_alone = p_below(e->alone, margin, e->alone.n - 1);
+        if (e == group->baseline || entry_is_borrowed(e, group->first)) continue;
+        e->verdict = OPEN;
+        within[group->verdicts] = &e->p_within;
+        beyond[group->verdicts++] = &e->p_beyond;
+    }
+    holm_correct(within, group->verdicts);
+    holm_correct(beyond, group->verdicts);
+    free(within);
+    free(beyond);
+    for (Entry *e = group->entries; e < group->entries + group->count; e++) {
+        if (e->verdict != OPEN) continue;
+        if (e->p_beyond < level) e->verdict = FAILS;
+        else if (e->p_within < level && !e->lost) e->verdict = HOLDS;
     }
 }
 
 static void group_gather(Group *group, const Table *table, const Run *first) {
-    double squares = 0;
-    int freedom = 0;
-    *group = (Group){.first = first, .entries = group->entries, .alone = 1};
+    *group = (Group){.first = first, .alone = 1, .noise = noise_of(table, first)};
+    group->entries = ALLOC(Entry, (size_t)table->count, "patterns");
     for (int other = 0; other < 2; other++) { // R's own runs first
         for (const Run *run = table->runs; run < table->runs + table->count; run++) {
             if (!run_is_ok(run)) continue;
@@ -298,19 +446,14 @@ static void group_gather(Group *group, const Table *table, const Run *first) {
         e->loss = entry_sample(e, judged);
         e->best = entry_sample(e, C_best_val_loss);
         e->ms = entry_median(e, C_ms_per_update);
-        for (int i = 0; i < e->n; i++) {
-            squares += pow(e->runs[i]->number[judged] - e->loss.mean, 2);
+        for (const Run *run = table->runs; run < table->runs + table->count; run++) {
+            e->lost += !run_is_ok(run) && same_entry(e->runs[0], run);
         }
-        freedom += e->n - 1;
         // t has no run of p for a rule to merge: its runs serve all rules, those of most seeds
         int more = !group->baseline || e->n > group->baseline->n;
         if (is_plain(e->runs[0]) && more) group->baseline = e;
     }
-    group->noise = freedom ? sqrt(squares / freedom) : NAN;
-    if (!group->baseline) return;
-    for (int i = 0; i < group->count; i++) entry_judge(&group->entries[i], group->baseline);
-    group->baseline->verdict = BASELINE;
-    group_correct(group);
+    if (group->baseline) group_judge(group);
 }
 
 // "sppp", or "sppp (mean)" where several rules are compared.
@@ -428,19 +571,23 @@ static void verdict_print(const Group *group, const Entry *e) {
         entry_text(group->baseline, C_merges_per_forward));
     if (e->difference.n) say("%+.4f; ", e->difference.mean);
     if (e->verdict == NO_VERDICT) {
-        say(e->difference.n ? "one seed: no verdict." : "no seed in common with t: no verdict.");
+        if (!e->difference.n) say("no seed in common with t: no verdict.");
+        else if (entry_is_borrowed(e, group->first)) say("judged at R %s.", entry_text(e, C_R));
+        else say(e->difference.n < 2 ? "one seed: no verdict." : "too few runs: no verdict.");
     }
     if (e->verdict == HOLDS) {
-        say("**holds**: no worse than t by more than %g (%s", margin, p_said(e->p_within));
-        if (group->verdicts > 1) say(", corrected %s", p_said(e->p_corrected));
-        say(").");
+        say("**holds**: no worse than t by more than %g (%s; alone %s).", margin,
+            p_said(e->p_within), p_said(e->p_alone));
     }
     if (e->verdict == FAILS) {
         say("**fails**: worse than t by more than %g (%s).", margin, p_said(e->p_beyond));
     }
-    if (e->verdict == OPEN) {
-        say("**open**: not shown to be within %g of t (%s), nor to be beyond it (%s).", margin,
-            p_said(e->p_within), p_said(e->p_beyond));
+    if (e->verdict == OPEN && e->lost) {
+        say("**open**: %d of its runs did not end well (%s of the others; alone %s).", e->lost,
+            p_said(e->p_within), p_said(e->p_alone));
+    } else if (e->verdict == OPEN) {
+        say("**open**: not shown to be within %g of t (%s; alone %s), nor to be beyond it (%s).",
+            margin, p_said(e->p_within), p_said(e->p_alone), p_said(e->p_beyond));
     }
     say_end();
 }
@@ -448,23 +595,20 @@ static void verdict_print(const Group *group, const Entry *e) {
 // Is the loss within 2% of t's; what is the smallest count of all-reduces that holds.
 static void answers_print(const Group *group) {
     const Entry *t = group->baseline, *worst = NULL, *fewest = NULL, *fewest_within = NULL;
-    const Entry *fewest_corrected = NULL;
     int judged_all = 1;
     for (const Entry *e = group->entries; e < group->entries + group->count; e++) {
         if (e == t || !e->difference.n) continue;
         if (!worst || percent_of(e, t) > percent_of(worst, t)) worst = e;
-        if (e->verdict == NO_VERDICT) judged_all = 0;
+        if (e->verdict == NO_VERDICT && !entry_is_borrowed(e, group->first)) judged_all = 0;
         double merges = entry_number(e, C_merges_per_forward);
         int fewer = !fewest || merges < entry_number(fewest, C_merges_per_forward);
         if (e->verdict == HOLDS && fewer) fewest = e;
-        fewer = !fewest_corrected || merges < entry_number(fewest_corrected, C_merges_per_forward);
-        if (e->verdict == HOLDS && e->p_corrected < level && fewer) fewest_corrected = e;
         if (percent_of(e, t) > tolerated) continue;
         fewer = !fewest_within || merges < entry_number(fewest_within, C_merges_per_forward);
         if (fewer) fewest_within = e;
     }
     if (!worst) return;
-    say("Is the loss within %g%% of the baseline? ", tolerated);
+    say("Is the mean loss within %g%% of the baseline's? ", tolerated);
     if (percent_of(worst, t) <= tolerated) {
         say("Yes, that of every pattern: the highest is %s with %+.2f%%.", entry_name(group, worst),
             percent_of(worst, t));
@@ -486,13 +630,6 @@ static void answers_print(const Group *group) {
         say("The smallest count that holds, by the rule above: ");
         say("%s per forward pass, with %s (t: %s).", entry_text(fewest, C_merges_per_forward),
             entry_name(group, fewest), entry_text(t, C_merges_per_forward));
-        if (group->verdicts > 1) {
-            say(" Corrected for %d patterns: ", group->verdicts);
-            if (!fewest_corrected) say("none is shown to.");
-            else if (fewest_corrected == fewest) say("the same.");
-            else say("%s, with %s.", entry_text(fewest_corrected, C_merges_per_forward),
-                     entry_name(group, fewest_corrected));
-        }
     } else {
         say("The smallest count that holds, by the rule above: %s",
             judged_all ? "none is shown to." : "not answered, a verdict needs two seeds or more.");
@@ -548,6 +685,13 @@ static void group_print(const Group *group) {
     printf("\n\n");
     printf("%s updates; losses in nats per token.\n\n", run->text[C_updates]);
     group_table_print(group);
+    if (group->baseline && group->noise.freedom) {
+        say("Over seeds a loss has a standard deviation of %.4f; %.4f is left when the part that a "
+            "seed has in all patterns is taken off (%d degrees of freedom).", group->noise.seeds,
+            group->noise.residual, group->noise.freedom);
+        say_end();
+        printf("\n");
+    }
     if (!group->baseline) {
         printf("No run of t with these options%s.\n\n",
                has_options ? "; see \"What options change\"" : "");
@@ -587,10 +731,10 @@ static Entry entry_find(const Table *table, const Run *like, const char *options
     return e;
 }
 
-static void difference_print(Entry *e, const Entry *to) {
-    entry_judge(e, to);
-    sample_print(e->difference, "%+.4f");
-    printf(" | %s", e->difference.n > 1 ? p_text(e->two_sided) : "–");
+static void difference_print(const Entry *e, const Entry *to) {
+    Sample pairs = entry_pair(e, to);
+    sample_print(pairs, "%+.4f");
+    printf(" | %s", pairs.n > 1 ? p_text(p_other(pairs, 0, pairs.n - 1)) : "–");
 }
 
 // What options change: each pattern with them beside itself, and beside t, without.
@@ -604,7 +748,8 @@ static void options_print(const Table *table) {
         Entry t = entry_find(table, run, "-", 1);
         if (with.runs[0] != run || !without.n) continue; // before, or nothing to compare with
         if (!head++) {
-            printf("## What options change\n\nDifferences are paired by seed, p two-sided.\n\n"
+            printf("## What options change\n\n"
+                   "Differences are paired by seed, p two-sided, of these pairs alone.\n\n"
                    "| setting | loss | n | without | difference | p | to t without | p |\n"
                    "|---|---|---|---|---|---|---|---|\n");
         }
@@ -665,40 +810,185 @@ static void known_print(const Table *table, const char *path) {
     fclose(file);
 }
 
-// Calls `print` for every group, in the order of the tables.
-static void groups_print(const Table *table, void (*print)(const Group *)) {
-    static Group group;
-    group.entries = ALLOC(Entry, (size_t)table->count + 1, "patterns");
+// ----------------------------------------------------------------------------
+// across settings
+
+typedef struct {
+    Group *groups; // in the order of the tables
+    int count;
+} Groups;
+
+static Groups groups_of(const Table *table) {
+    Groups all = {.groups = ALLOC(Group, (size_t)table->count + 1, "settings")};
     for (int i = 0; i < table->count; i++) {
         int before = 0;
         if (!run_is_ok(&table->runs[i])) continue;
         for (int j = 0; j < i; j++) {
             before |= run_is_ok(&table->runs[j]) && same_group(&table->runs[i], &table->runs[j]);
         }
-        if (before) continue;
-        group_gather(&group, table, &table->runs[i]);
-        print(&group);
+        if (!before) group_gather(&all.groups[all.count++], table, &table->runs[i]);
     }
-    free(group.entries);
+    return all;
 }
 
-// A line for every pattern that shares seeds with t; noise: the standard deviation of a loss over
-// seeds, of all patterns of the group; p_within, and as corrected.
-static void differences_print(const Group *group) {
+static void groups_free(Groups *all) {
+    for (int i = 0; i < all->count; i++) free(all->groups[i].entries);
+    free(all->groups);
+}
+
+// A group's own entry of like's pattern and rule that is compared with t; NULL where there is none.
+static const Entry *group_find(const Group *group, const Entry *like) {
+    const int what[] = {C_pattern, C_rule};
     for (const Entry *e = group->entries; e < group->entries + group->count; e++) {
-        if (!group->baseline || e == group->baseline || !e->difference.n) continue;
-        printf("%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\t%.6f", group->first->text[C_experiment],
-               group->first->text[C_R], group->first->text[C_options], entry_text(e, C_pattern),
-               entry_text(e, C_rule), entry_text(e, C_merges_per_forward),
-               entry_text(group->baseline, C_merges_per_forward), e->difference.n,
-               e->difference.mean);
-        if (e->verdict == NO_VERDICT) printf("\tNaN\t%.6f\tNaN\tNaN\n", group->noise);
-        else printf("\t%.6f\t%.6f\t%.6f\t%.6f\n", e->difference.error, group->noise,
-                    e->p_within, e->p_corrected);
+        if (e == group->baseline || !e->difference.n) continue;
+        if (entry_is_borrowed(e, group->first)) continue;
+        if (same(e->runs[0], like->runs[0], what, 1 + has_rule(e->runs[0]))) return e;
+    }
+    return NULL;
+}
+
+// What two groups differ in, where that is one thing.
+typedef enum { MORE_THAN_ONE, ONLY_R, ONLY_EXPERIMENT } Differ;
+
+static Differ groups_differ(const Group *a, const Group *b) {
+    if (same_setting(a->first, b->first)) return ONLY_R;
+    return same(a->first, b->first, (const int[]){C_R, C_options}, 2) ? ONLY_EXPERIMENT
+                                                                       : MORE_THAN_ONE;
+}
+
+static void contrast_print(const Group *a, const Entry *before, const Group *b,
+                           const Entry *after, Differ differ, int first) {
+    Sample change = {.n = after->difference.n,
+                     .mean = after->difference.mean - before->difference.mean};
+    double freedom = b->noise.freedom;
+    if (first) {
+        say("How these change from the least to the largest R of an experiment, paired by seed, "
+            "and from one experiment to the next at the same R. p is two-sided, for one "
+            "comparison.");
+        say_end();
+        printf("\n| from, to | pattern | change | p |\n|---|---|---|---|\n");
+    }
+    if (differ == ONLY_R) {
+        change = with_noise(entry_pair(after, before), &b->noise);
+        printf("| %s, R %s to %s | %s", b->first->text[C_experiment], a->first->text[C_R],
+               b->first->text[C_R], entry_name(b, after));
+    } else { // other losses on both sides (Welch 1947)
+        double x = pow(before->difference.error, 2), y = pow(after->difference.error, 2);
+        change.error = sqrt(x + y);
+        freedom = pow(x + y, 2) / (x * x / a->noise.freedom + y * y / b->noise.freedom);
+        printf("| %s to %s, R %s | %s", a->first->text[C_experiment],
+               b->first->text[C_experiment], b->first->text[C_R], entry_name(b, after));
+    }
+    sample_print(change, "%+.4f");
+    printf(" | %s |\n", change.error > 0 ? p_text(p_other(change, 0, freedom)) : "–");
+}
+
+// How a pattern's difference to t changes: from the least to the largest R of an experiment, and
+// from an experiment to the next that has the pattern at this R. Returns how many there are now.
+static int contrasts_print(const Groups *all, int g, int count) {
+    const Group *b = &all->groups[g];
+    for (const Entry *e = b->entries; b->baseline && e < b->entries + b->count; e++) {
+        const Group *least = NULL, *previous = NULL;
+        int is_last = 1;
+        if (group_find(b, e) != e) continue;
+        for (int i = 0; i < all->count; i++) {
+            const Group *a = &all->groups[i];
+            if (i == g || !group_find(a, e)) continue;
+            Differ differ = groups_differ(a, b);
+            double R = a->first->number[C_R];
+            if (differ == ONLY_R && (!least || R < least->first->number[C_R])) least = a;
+            if (differ == ONLY_R) is_last &= R < b->first->number[C_R];
+            if (differ == ONLY_EXPERIMENT && i < g) previous = a;
+        }
+        if (least && is_last) {
+            contrast_print(least, group_find(least, e), b, e, ONLY_R, !count++);
+        }
+        if (previous) {
+            contrast_print(previous, group_find(previous, e), b, e, ONLY_EXPERIMENT, !count++);
+        }
+    }
+    return count;
+}
+
+// Whether another group has this entry's pattern too and differs in one thing.
+static int entry_is_elsewhere(const Groups *all, const Group *own, const Entry *e) {
+    if (group_find(own, e) != e) return 0;
+    for (const Group *g = all->groups; g < all->groups + all->count; g++) {
+        if (g != own && groups_differ(g, own) != MORE_THAN_ONE && group_find(g, e)) return 1;
+    }
+    return 0;
+}
+
+// Patterns that stand beside t in several groups.
+static void across_print(const Groups *all) {
+    const Group *end = all->groups + all->count;
+    int rows = 0, shown[ROWS_MAX] = {0};
+    for (const Group *g = all->groups; g < end; g++) {
+        for (const Entry *e = g->entries; g->baseline && e < g->entries + g->count; e++) {
+            shown[g - all->groups] |= entry_is_elsewhere(all, g, e);
+        }
+    }
+    for (const Group *own = all->groups; own < end; own++) {
+        for (const Entry *e = own->entries; own->baseline && e < own->entries + own->count; e++) {
+            int before = 0;
+            for (const Group *g = all->groups; g < own; g++) {
+                before |= shown[g - all->groups] && group_find(g, e);
+            }
+            if (before || !entry_is_elsewhere(all, own, e)) continue;
+            if (!rows++) {
+                printf("## Across settings\n\nDifferences to t.\n\n| pattern |");
+                for (const Group *g = all->groups; g < end; g++) {
+                    if (!shown[g - all->groups]) continue;
+                    printf(" %s, R %s", g->first->text[C_experiment], g->first->text[C_R]);
+                    if (strcmp(g->first->text[C_options], "-")) {
+                        printf(", %s", g->first->text[C_options]);
+                    }
+                    printf(" |");
+                }
+                printf("\n|---|");
+                for (int i = 0; i < all->count; i++) printf(shown[i] ? "---|" : "");
+                printf("\n");
+            }
+            printf("| %s", entry_name(own, e));
+            for (const Group *g = all->groups; g < end; g++) {
+                const Entry *other = group_find(g, e);
+                if (shown[g - all->groups]) {
+                    sample_print(other ? other->difference : (Sample){}, "%+.4f");
+                }
+            }
+            printf(" |\n");
+        }
+    }
+    if (rows) printf("\n");
+    int count = 0;
+    for (int g = 0; g < all->count; g++) count = contrasts_print(all, g, count);
+    if (count) printf("\n");
+}
+
+// A line for every pattern that shares seeds with t, at the R of its runs; noise: the standard
+// deviation of a loss over seeds in its setting; both p-values corrected.
+static void differences_print(const Groups *all) {
+    printf("experiment\tR\toptions\tpattern\trule\tmerges\tmerges_of_t\tn\tdifference\terror\t"
+           "noise\tp_within\tp_beyond\n");
+    for (const Group *group = all->groups; group < all->groups + all->count; group++) {
+        for (const Entry *e = group->entries; e < group->entries + group->count; e++) {
+            if (!group->baseline || e == group->baseline || !e->difference.n) continue;
+            if (entry_is_borrowed(e, group->first)) continue;
+            printf("%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\t%.6f", group->first->text[C_experiment],
+                   group->first->text[C_R], group->first->text[C_options],
+                   entry_text(e, C_pattern), entry_text(e, C_rule),
+                   entry_text(e, C_merges_per_forward),
+                   entry_text(group->baseline, C_merges_per_forward), e->difference.n,
+                   e->difference.mean);
+            if (e->verdict == NO_VERDICT) printf("\tNaN\t%.6f\tNaN\tNaN\n", group->noise.seeds);
+            else printf("\t%.6f\t%.6f\t%.6f\t%.6f\n", e->difference.error, group->noise.seeds,
+                        e->p_within, e->p_beyond);
+        }
     }
 }
 
-static void page_print(const Table *table, int tables, char **paths, const char *known) {
+static void page_print(const Table *table, const Groups *all, int tables, char **paths,
+                       const char *known) {
     printf("# Loss against all-reduces\n\n");
     say("Made by dev/runs/report from");
     for (int i = 0; i < tables; i++) {
@@ -711,25 +1001,30 @@ static void page_print(const Table *table, int tables, char **paths, const char 
     const char *one = judged == C_val_loss ? "last" : "best";
     const char *other = judged == C_val_loss ? "best" : "last";
     say("**The rule.** Judged is the %s validation loss. A pattern's differences to t are taken at "
-        "equal seeds. It **holds** when a one-sided paired t-test shows the mean difference to be "
-        "below %g at p < %g (no worse than t by more than %g), it **fails** when the test shows it "
-        "to be above %g, and is **open** otherwise. One seed gives no verdict. The two-sided p is "
-        "that of no difference at all. A p-value is corrected for the number of patterns only "
-        "where it says so: by Holm's method, for all that are judged in the same table. Seeds vary "
-        "weights and batches, not the text. A pattern of t and l alone is the same function at "
-        "every R above 1, so tables of other R count its runs too.",
+        "equal seeds. It **holds** when a one-sided t-test shows the mean difference to be below "
+        "%g at p < %g (no worse than t by more than %g) and all its runs ended well; it **fails** "
+        "when the test shows it to be above %g, and is **open** otherwise. The error of a "
+        "difference comes from all patterns of the experiment, at every R: it is what pattern and "
+        "seed together leave of the losses, assumed to be as large for all patterns. `alone` is "
+        "the p-value of a paired t-test of the pattern's own seeds, not corrected. All others "
+        "there are corrected for the number of patterns judged in the table, by Holm's method. One "
+        "seed gives no verdict. Seeds vary weights and batches, not the text. A pattern of t and l "
+        "alone is the same function at every R above 1: tables of other R show its runs too, but "
+        "it is judged once.",
         one, margin, level, margin, margin);
     say_end();
     printf("\n");
     say("**Columns.** merges: all-reduces per forward pass. all-reduces, MiB: per update. loss: "
         "the %s validation loss in nats per token, mean ± standard error over n seeds. %s: the "
-        "mean of their %s ones. to t: the paired difference, with its p, two-sided, and in percent "
-        "of t's loss.", one, other, other);
+        "mean of their %s ones. to t: the paired difference ± its error by the rule, with its "
+        "two-sided p, not corrected, and in percent of t's loss. Where a pattern has fewer seeds "
+        "than t, the difference is not that of the two losses shown.", one, other, other);
     say(" ms: of an update, the median of its seeds' medians; only where all runs had the machine "
         "to themselves.");
     say_end();
     printf("\n");
-    groups_print(table, group_print);
+    for (int i = 0; i < all->count; i++) group_print(&all->groups[i]);
+    across_print(all);
     options_print(table);
     if (known) known_print(table, known);
     if (table->not_ok) printf("## Runs that did not end well\n\nThey count nowhere above.\n\n");
@@ -765,13 +1060,10 @@ int main(int argc, char **argv) {
     }
     if (a == argc) fail("expected: %s [-b] [-d] [-k KNOWN.TSV] [-m MARGIN] RUNS.TSV...", argv[0]);
     for (int i = a; i < argc; i++) table_read(&table, argv[i], 0);
-    if (only_differences) {
-        printf("experiment\tR\toptions\tpattern\trule\tmerges\tmerges_of_t\tn\tdifference\t"
-               "error\tnoise\tp_within\tp_corrected\n");
-        groups_print(&table, differences_print);
-    } else {
-        page_print(&table, argc - a, argv + a, known);
-    }
+    Groups all = groups_of(&table);
+    if (only_differences) differences_print(&all);
+    else page_print(&table, &all, argc - a, argv + a, known);
+    groups_free(&all);
     if (fflush(stdout) || ferror(stdout)) fail("standard output: %s", strerror(errno));
     return 0;
 }

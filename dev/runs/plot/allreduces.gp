@@ -1,8 +1,8 @@
 # Validation loss at the end against all-reduces per forward pass. Called by dev/runs/plot.sh with
-# data, title, and patterns with their colours and points. A pattern is drawn a little beside its
-# count where others share it; counts up to 48 on a logarithmic scale.
+# data, title, note, and patterns with their colours and points. A pattern is drawn a little beside
+# its count where others share it; counts up to 48 on a logarithmic scale.
 n = words(patterns)
-set title title font ',16'
+set title title."\n".note.'; lower is better' font ',15'
 set grid lc rgb '#cccccc' lw 0.7 dt 1
 set border 3 lc rgb '#444444'
 set tics nomirror
@@ -45,4 +45,4 @@ plot for [i=1:n] data index i-1 using (x($1, $5)):4 \
         with labels rotate by 90 offset 0, 0.8 left font ',11' notitle, \
     NaN with lines lc rgb '#ffffff' title ' ', \
     NaN with points pt 6 ps 0.8 lc rgb '#666666' title 'one seed', \
-    NaN with linespoints pt 7 ps 1.6 lw 2 lc rgb '#666666' title 'mean ± std. error'
+    NaN with linespoints pt 7 ps 1.6 lw 2 lc rgb '#666666' title 'mean ± error to t'

@@ -10,7 +10,7 @@ set logscale x 2
 set xrange [0.035:1.3]
 set xtics ('1/24' 1.0/24, '1/12' 1.0/12, '1/8' 0.125, '1/6' 1.0/6, '1/4' 0.25, '1/2' 0.5, 'all' 1)
 set xlabel "all-reduces per forward pass, of t's"
-set ylabel 'difference to t (standard deviations of a loss over seeds)'
+set ylabel 'difference to t ± its error (standard deviations of a loss over seeds)'
 set arrow from graph 0, first 0 to graph 1, first 0 nohead lc rgb '#000000' dt 3
 set label 't' at graph 0.005, first 0 offset 0, 0.5 tc rgb '#444444' font ',10'
 set bmargin 7
