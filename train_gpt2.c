@@ -409,7 +409,7 @@ static inline __attribute__((always_inline)) void thin_dots(const Matmul *m, int
                                                             const int M, const int HALF) {
     const int COLUMNS = M == 1 ? 1 : int_min(THIN_COLUMNS, 3 * MR / M);
     int ahead = COLUMNS, j = j0;
-    while (ahead * m->K < FETCH_AHEAD) ahead += COLUMNS;
+    while (m->K && ahead * m->K < FETCH_AHEAD) ahead += COLUMNS;
     if (COLUMNS == 1 && m->K > FETCH_AHEAD / 8) {
         for (; j < j1; j++) thin_dots_at(m, j, 0, M, HALF, 1, 0);
     }
@@ -977,7 +977,7 @@ typedef struct GPT2 {
     int B, T, past;           // of the last forward pass: T tokens after `past`
     int scored;               // tokens that it has logits of, the last ones
     real *kept;               // the allocation of keys and values, which outlast a pass, and zeros
-    real *activations;        // the allocation that holds everything from here on,
+    real *activations;        // the allocation that the rest of a pass lies in,
     size_t activations_room;  // and how many reals it has room for
     Value *values;            // of the plan, by V_...
     SubBlock *subs;           // (2L+1), the last of which is the final LayerNorm alone
@@ -1123,7 +1123,6 @@ static void values_lay(GPT2 *m, real *block, size_t *used, size_t n) {
     for (int v = V_NONE + 1; v < V_STREAM + m->plan.streams; v++) {
         Value *value = &m->values[v];
         value->copies = value_is_shared(&m->plan, v) ? 1 : m->F;
-        if (v == V_O0 && value->copies < m->vocab_parts) value->copies = m->vocab_parts;
         if (v >= V_STREAM) stream_lay(m, v - V_STREAM, holder, block, used, n);
         else if (!plan_uses(&m->plan, v, m->purpose == FOR_TRAINING)) value->at = NULL;
         else value->at = carve(block, used, value->copies * n);
@@ -1630,7 +1629,7 @@ static void steps_run(GPT2 *m, const Steps *steps, int add_grads) {
 
 // ----------------------------------------------------------------------------
 // embedding and head, which share wte. Either every rank has all of it, or its rows are cut over
-// the tensor ranks (`-vp 1`, the default; Megatron-LM, arXiv 1909.08053, section 3), and a rank
+// the tensor ranks (`-vp 1`, the default where R is more than 1; Megatron-LM, arXiv 1909.08053, section 3), and a rank
 // embeds and scores the tokens it has the rows of.
 
 typedef struct { int first, count; } TokenRange;
@@ -1838,10 +1837,6 @@ static double part_norm_squared(GPT2 *m, int p, int f) {
     return total;
 }
 
-static int counted_per_rank(const GPT2 *m, int p) {
-    return spec_is_cut(&m->local[p]);
-}
-
 // Norm of the whole gradient: sharded tensors over all ranks, replicated ones once. Into `sums` go
 // the culprit and, if any rank knows of it, the wish to stop. All ranks of the TP group take part
 // and get the same.
@@ -1853,15 +1848,14 @@ static double gradients_norm(GPT2 *m, UpdateSums *sums) {
     sums->culprit = NULL;
     for (int f = 0; f < F; f++) {
         for (int p = 0; p < P_COUNT; p++) {
-            if (f == 0 || counted_per_rank(m, p)) {
-                mine[f * P_COUNT + p] = part_norm_squared(m, p, f);
-            }
+            if (f > 0 && !spec_is_cut(&m->local[p])) continue;
+            mine[f * P_COUNT + p] = part_norm_squared(m, p, f);
         }
     }
     mine[n - 1] = sums->stop;
     mesh_gather(&m->mesh, mine, n, all);
     for (int p = 0; p < P_COUNT; p++) {
-        int ranks = counted_per_rank(m, p) ? R : 1;
+        int ranks = spec_is_cut(&m->local[p]) ? R : 1;
         for (int rank = 0; rank < ranks; rank++) {
             double squared = all[rank / F * n + rank % F * P_COUNT + p];
             if (!isfinite(squared) && !sums->culprit) sums->culprit = m->local[p].name;

@@ -4,6 +4,7 @@
 //   run ID              hash of what the run began with; it stays when the run goes on
 //   text HASH TOKENS    of -i
 //   DP N                replicas
+//   processes N         of a replica, where R is more than 2
 //   teacher HASH        of the model of -kd, where there is one
 //   shape L 4 NH 4 ...  of the model
 //   -i FILE             and so on: the options that make the numbers (KEPT in data/options.h)
@@ -18,6 +19,7 @@ typedef struct {
     uint64_t text;    // hash of the text
     size_t tokens;    // its length; 0: there was none
     int DP;           // 0: not known
+    int processes;    // of a replica; 0: not known, or R is at most 2
     uint64_t teacher; // hash of its file; 0: there was none
     GPT2Config shape; // L 0: not known
     Options options;  // those that stand in DONE are marked as given
@@ -31,6 +33,9 @@ static void record_print(char out[DONE_BYTES], const Record *r) {
                                 "shape L %d NH %d C %d V %d maxT %d\n", (unsigned long long)r->id,
                                 (unsigned long long)r->text, r->tokens, r->DP, c->L, c->NH, c->C,
                                 c->V, c->maxT);
+    if (r->processes) {
+        n += (size_t)snprintf(out + n, DONE_BYTES - n, "processes %d\n", r->processes);
+    }
     if (r->teacher) {
         n += (size_t)snprintf(out + n, DONE_BYTES - n, "teacher %016llx\n",
                               (unsigned long long)r->teacher);
@@ -73,7 +78,8 @@ static void record_parse(Record *r, char *lines, const char *path) {
         } else if (sscanf(line, "shape L %d NH %d C %d V %d maxT %d", &c->L, &c->NH, &c->C, &c->V,
                           &c->maxT) == 5) {
             continue;
-        } else if (sscanf(line, "DP %d", &r->DP) != 1) {
+        } else if (sscanf(line, "DP %d", &r->DP) != 1 &&
+                   sscanf(line, "processes %d", &r->processes) != 1) {
             fail("%s: '%s' is no line of it that this version knows", path, line);
         }
     }
@@ -123,6 +129,10 @@ static int record_change(const Record *was, const Record *is, int i, char *out, 
     }
     if (was->DP && was->DP != is->DP && !i--) {
         snprintf(out, size, "DP %d was %d", is->DP, was->DP);
+        return 1;
+    }
+    if (was->processes && was->processes != is->processes && !i--) {
+        snprintf(out, size, "processes per replica %d was %d", is->processes, was->processes);
         return 1;
     }
     if (was->DP && was->teacher != is->teacher && !i--) {

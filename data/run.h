@@ -3,8 +3,7 @@
 // that is the trainer's, which includes this header after it has defined
 //
 //   GPT2    a struct that is valid when all zero, with at least
-//       GPT2Config config;  Plan plan;  Mesh mesh;  ParamSpec local[P_COUNT];
-//       Traffic traffic[TRAFFIC_KINDS];
+//       GPT2Config config;  Plan plan;  Mesh mesh;  Traffic traffic[TRAFFIC_KINDS];
 //
 //   void gpt2_create_for(GPT2 *m, const GPT2Config *config, Mesh mesh, const Options *o,
 //                        int purpose)
@@ -86,6 +85,7 @@ typedef struct {
     int64_t first, updates;    // updates done before this run, and to have been done at its end
     int64_t done;              // updates done so far, with those before
     int stop;                  // the signal that ends this run after `done`, or 0
+    int logged[2];             // whether its log has validation and sample after `first`
     int lock;                  // of the folder of -o, in rank 0; see folder.h
     Done found;                // its DONE, and what that says of its run
     Record was, is;            // and what this run's checkpoints will say
@@ -244,6 +244,8 @@ static void run_make_record(Run *run) {
     is->text = tokens_hash(&run->train);
     is->tokens = run->train.count;
     is->DP = run->model.mesh.DP;
+    // Two parts have one sum; that of more depends on who adds them up.
+    if (run->model.mesh.R > 2) is->processes = run->model.mesh.group;
     is->shape = run->model.config;
     is->options = run->options;
     record_print(lines, is); // fails now if it ever does
@@ -474,23 +476,32 @@ static void run_take_folder(Run *run) {
     lock_sign(run->lock);
     checkpoint_clean(o->out);
     runlog_open(&run->log, o->out, (int)o->resume, run->resumes ? run->first : -1);
+    run->logged[0] = runlog_has(&run->log, "s", run->first, " tel:");
+    run->logged[1] = runlog_has(&run->log, "g", run->first, " ");
     if (flock(run->lock, LOCK_EX | LOCK_NB)) {
         run_say(run, "# lock none (%s): do not start a second run in %s", strerror(errno), o->out);
     }
 }
 
-// Every pattern of -pe is taken once before anything is written: memory does not grow later.
+static void run_try_pattern(Run *run, const char *pattern, const char *option) {
+    size_t n = strlen(fail_advice);
+    snprintf(fail_advice + n, sizeof fail_advice - n, "%sthat is for pattern %s of %s",
+             n ? "; " : "", pattern, option);
+    gpt2_take_pattern(&run->model, pattern);
+    fail_advice[n] = 0;
+}
+
+// Every pattern that the run will take, of -pe and of drafts, is taken once before anything is
+// written: memory does not grow later.
 static void run_try_patterns(Run *run) {
     GPT2 *m = &run->model;
-    const char *list = m->config.patterns;
+    const Options *o = &run->options;
+    const char *list = o->updates || run_validates(run) ? m->config.patterns : "";
     char pattern[PATTERN_MAX + 1];
-    size_t n = strlen(fail_advice);
     for (int i = 0; i < list_count(list); i++) {
-        snprintf(fail_advice + n, sizeof fail_advice - n, "%sthat is for pattern %s of -pe",
-                 n ? "; " : "", list_at(list, i, pattern));
-        gpt2_take_pattern(m, pattern);
+        run_try_pattern(run, list_at(list, i, pattern), "-pe");
     }
-    fail_advice[n] = 0;
+    if (run_samples(run) && o->drafts) run_try_pattern(run, o->draft_pattern, "-sp");
     gpt2_take_pattern(m, m->config.pattern);
 }
 
@@ -566,13 +577,14 @@ static void run_open(Run *run, int world, int rank) {
     }
     run_advise_options(run);
     run_open_teacher(run);
-    if (train || validate) run_try_patterns(run);
+    run_try_patterns(run);
     fail_advice[0] = 0;
     if (o->out[0] || world > 1) run_make_record(run);
     run->tokens = ALLOC(int32_t, (size_t)(o->batch * o->length), "tokens");
     run->targets = ALLOC(int32_t, (size_t)(o->batch * o->length), "targets");
     run_check_files(run);
     if (o->out[0] && rank == 0) run_take_folder(run);
+    processes_broadcast(&mesh, run->logged, sizeof run->logged);
     run->done = run->first;
     // Training goes on when nobody reads what it prints.
     if (run->updates > run->first) signal(SIGPIPE, SIG_IGN);
@@ -629,10 +641,10 @@ static void run_say_text(Run *run) {
 // One line per process: where it is and which part of which replica it runs. All processes take
 // part.
 static void run_say_mesh(Run *run) {
-    typedef struct { char host[64], what[PROCESS_WHAT]; } Place;
+    typedef struct { char host[64], what[PROCESS_WHAT]; } Process;
     GPT2 *m = &run->model;
     const Mesh *mesh = &m->mesh;
-    Place *places = ALLOC(Place, (size_t)mesh->world, "host names"), here = {};
+    Process *all = ALLOC(Process, (size_t)mesh->world, "host names"), here = {};
     int differ = gpt2_describe_process(m, here.what);
     gethostname(here.host, sizeof here.host - 1);
     run_say(run,
@@ -641,14 +653,14 @@ static void run_say_mesh(Run *run) {
             mesh->world, mesh->world > 1 ? "es" : "", mesh->DP, mesh->R, mesh->F,
             mesh->F > 1 ? "s" : "", differ ? "" : ", ", differ ? "" : here.what,
             differ ? "" : " each");
-    processes_gather(mesh, &here, sizeof here, places);
+    processes_gather(mesh, &here, sizeof here, all);
     for (int i = 0; i < mesh->world && mesh->rank == 0 && (mesh->world > 1 || differ); i++) {
         int first = i % mesh->group * mesh->F;
-        run_say(run, "# process %d host %s dp_rank %d tp_ranks %d to %d%s%s", i, places[i].host,
+        run_say(run, "# process %d host %s dp_rank %d tp_ranks %d to %d%s%s", i, all[i].host,
                 i / mesh->group, first, first + mesh->F - 1, differ ? " on " : "",
-                differ ? places[i].what : "");
+                differ ? all[i].what : "");
     }
-    free(places);
+    free(all);
 }
 
 // What a run that goes on does otherwise than before.
@@ -696,29 +708,35 @@ static void run_say_facts(Run *run) {
     run_say(run, "# updates %lld to %lld", (long long)run->first, (long long)run->updates);
     char line[256];
     for (int i = 0; gpt2_describe(m, i, line, sizeof line); i++) run_say(run, "%s", line);
+    for (int i = 0; o->teacher[0] && gpt2_describe(&run->teacher, i, line, sizeof line); i++) {
+        if (!strncmp(line, "# memory", 8)) run_say(run, "# teacher %s", line + 2);
+    }
 }
 
 // ----------------------------------------------------------------------------
 // what a run does: updates, validation, samples, checkpoints
 
 // Whether what comes every N updates (0: only at the end) is due after `done` of them. Not again
-// where a run resumes.
-static int run_due(const Run *run, int64_t done, int64_t every) {
-    if (run->resumes && done == run->first) return 0;
+// where a run resumes and has it.
+static int run_due(const Run *run, int64_t done, int64_t every, int has) {
+    if (run->resumes && done == run->first && has) return 0;
     return done == run->updates || (done > 0 && every > 0 && done % every == 0);
 }
 
+// A run that is stopped saves and ends. What else was due then comes when it goes on.
 static int run_validation_due(const Run *run, int64_t done) {
-    if (!run_validates(run)) return 0;
-    return (done == 0 && !run->resumes) || run_due(run, done, run->options.val_every);
+    if (!run_validates(run) || run->stop) return 0;
+    return (done == 0 && !run->resumes) ||
+           run_due(run, done, run->options.val_every, run->logged[0]);
 }
 
 static int run_sample_due(const Run *run, int64_t done) {
-    return run_samples(run) && run_due(run, done, run->options.sample_every);
+    return run_samples(run) && !run->stop &&
+           run_due(run, done, run->options.sample_every, run->logged[1]);
 }
 
 static int run_checkpoint_due(const Run *run, int64_t done) {
-    return run_saves(run) && (run->stop || run_due(run, done, run->options.save_every));
+    return run_saves(run) && (run->stop || run_due(run, done, run->options.save_every, 1));
 }
 
 // Row r of the batch of update s (from 0).
@@ -941,6 +959,7 @@ static void run_sample(Run *run, int64_t updates) {
 static void run_checkpoint(Run *run, int64_t updates) {
     watch_stage("checkpoint", updates);
     run_check_replicas(run, updates);
+    runlog_sync(&run->log);
     char record[DONE_BYTES];
     record_print(record, &run->is);
     checkpoint_save(&run->model, run->options.out, updates, run->options.save_keep, record);

@@ -35,7 +35,7 @@ typedef struct {
     const char *pattern; // that it drew from -pe, or ""
 } RunlogUpdate;
 
-// Appends a line, in full and at once: what was logged is there if the machine goes down.
+// Appends a line, in full and at once: what was logged is there however the process ends.
 __attribute__((format(printf, 2, 3)))
 static void runlog_line(Runlog *log, const char *format, ...) {
     if (!log->stream) return;
@@ -44,6 +44,13 @@ static void runlog_line(Runlog *log, const char *format, ...) {
     int failed = vfprintf(log->stream, format, arguments) < 0;
     va_end(arguments);
     if (failed || fputc('\n', log->stream) == EOF || fflush(log->stream)) {
+        fail("%s: cannot write: %s", log->path, strerror(errno));
+    }
+}
+
+// After it, what was logged is there if the machine goes down.
+static void runlog_sync(Runlog *log) {
+    if (log->stream && fsync(fileno(log->stream))) {
         fail("%s: cannot write: %s", log->path, strerror(errno));
     }
 }
@@ -102,6 +109,19 @@ static void runlog_open(Runlog *log, const char *folder, int resumed, int64_t up
     if (resumed) runlog_cut(log->path, updates);
     log->stream = fopen(log->path, "a+");
     if (!log->stream) fail("%s: cannot write: %s", log->path, strerror(errno));
+}
+
+// Whether it has a line that begins with KIND:N and REST.
+static int runlog_has(const Runlog *log, const char *kind, int64_t N, const char *rest) {
+    char text[64], *line = NULL;
+    size_t room = 0, n = (size_t)snprintf(text, sizeof text, "%s:%lld%s", kind, (long long)N, rest);
+    int found = 0;
+    FILE *file = fopen(log->path, "r");
+    if (!file) fail("%s: cannot be read: %s", log->path, strerror(errno));
+    while (!found && getline(&line, &room, file) > 0) found = !strncmp(line, text, n);
+    free(line);
+    fclose(file);
+    return found;
 }
 
 // Whether somebody removed the log, or the folder with it.

@@ -9,7 +9,9 @@
 // tokens one by one under the pattern -sp, which takes fewer all-reduces. Then it reads all of them
 // at once under its own pattern, keeps those that it agrees with, and adds one of its own.
 // Sampled text keeps its distribution, and greedy text is that without drafts: to the last token on
-// the CPU, where a few tokens at once have the bits of single ones. A GPU's products need not.
+// the CPU, where a few tokens at once have the bits of single ones, with folded ranks or two
+// processes. With more MPI may add long messages up in another order than short ones, and a GPU's
+// products may differ too.
 #ifndef SAMPLER_H
 #define SAMPLER_H
 

@@ -1,6 +1,7 @@
 /*
 Gradient check: every parameter tensor's gradient against central differences of the loss, in double
-precision, for every block letter, merge rule and tensor size R of 1, 2, 4.
+precision, for every block letter, merge rule and tensor size R of 1, 2, 4 (patterns with l and d
+with one rule each).
 
   make dev/gradcheck && dev/gradcheck     all of them, a minute at most
   dev/gradcheck spps mean 2               one pattern, rule and R over 4 blocks, tensor by tensor
@@ -15,9 +16,7 @@ not at all, a stream that is matched before its gradient is there.
 #define NO_MAIN
 #include "../train_gpt2.c"
 
-#if !defined(__SIZEOF_DOUBLE__) || __SIZEOF_DOUBLE__ != 8
-#error "central differences need doubles of 8 bytes"
-#endif
+_Static_assert(sizeof(real) == sizeof(double), "central differences need -DREAL=double");
 
 enum { B = 2, T = 5, V = 11, L = 4, NH = 4, C = 16, DIRECTIONS = 3 };
 static const double step = 1e-5, tolerance = 1e-6, weight = 0.7; // of the distance to a teacher

@@ -394,6 +394,13 @@ train -o again -y 1 -x 4 -v 2 -s 2 -g 5 -gp ab -n 2
 same "a resumed log has each line once" "$(grep -oE '^(s:[0-9]+ tr?[el]+|g:[0-9]+)' \
     "$W/runs/again/main.log" | tr '\n' ' ')" \
     "s:0 tel s:1 trl s:2 trl s:2 tel g:2 s:3 trl s:4 trl s:4 tel g:4 "
+memory() { train -e 4x4x64 -t 16 -b 8 -x 1 -v 0 "$@"; grep -o '^# .*memory_MiB .*' "$W/stdout"; }
+same "memory of drafts is had before training" "$(memory -p t -s 1 -g 2 -sd 2 -sp p)" \
+    "$(memory -p p)"
+memory -o large >/dev/null
+same "memory of a teacher is said too" \
+    "$(memory -kd large/model_00000001.bin | sed 's/ [0-9].*//')" \
+    "$(printf '# memory_MiB parameters\n# teacher memory_MiB parameters')"
 options=$(cd "$W/runs" && "$TRAIN" --help | awk '$1 ~ /^-[^-]/ && !/not built in/ { print $1 }' |
         sort | tr '\n' ' ')
 same "main.log has a line for every option" \

@@ -159,6 +159,17 @@ ended
 same "in the last update: the run is complete" \
     "$rc $(cd "$W/runs/last" && echo DONE_*) $(grep -c stopped "$W/runs/last/main.log")" \
     "0 DONE_00000002 0"
+DUE=("${SLOW[@]}" -x 3 -v 1 -m 2 -s 1 -g 3)
+events() { grep -oE '^(s:[0-9]+ (trl|tel):[^ ]*|g:[0-9]+)' "$W/runs/$1/main.log"; }
+train "${DUE[@]}" -nl 0 -o all
+background "${DUE[@]}" -o due
+reached due 1
+kill -TERM "$CHILD"
+ended
+same "a stopped run saves before all else: checkpoint, validation and sample" \
+    "$(cd "$W/runs/due" && echo DONE_*) $(events due | grep -E '^(s:2 tel|g:2)')" "DONE_00000002 "
+train "${DUE[@]}" -nl 0 -o due -y 1
+holds "the run that goes on makes up for them" diff <(events all) <(events due)
 background "${SLOW[@]}" -v 1 -m -1 -o early
 has_begun early
 kill -TERM "$CHILD"
