@@ -44,10 +44,11 @@ awk -F'\t' '
         for (x = most; x > 0; x--) if (x in n) printf "%d %.6f\n", x, sum[x] / n[x]
         if (!most) printf none
     }' "$table" >"$data"
-read -r shape ranks rule < <(awk '
+read -r shape tokens ranks rule < <(awk '
     /^# model/ { shape = $4 }
-    /^# R / { print shape, $3, $5; exit }' "$table")
-title=${title:-$shape, R $ranks, rule $rule: loss without more training}
+    /^# tokens/ { tokens = $3 * $5 }
+    /^# R / { print shape, tokens, $3, $5; exit }' "$table")
+title=${title:-$shape, R $ranks, rule $rule: loss without more training, over $tokens tokens}
 gnuplot -e "set terminal svg size 1000,650 font 'DejaVu Sans,14' background '#ffffff'" \
     -e "set output '$out'; data='$data'; title='${title//\'/}'" "$here/plot/syncs.gp"
 echo "$out"
