@@ -358,20 +358,23 @@ def hub_fetch(name, cache):
                 fetch(os.path.basename(path))
         return folder
     except Exception as e:  # urllib's, http.client's, ssl's and json's errors have no common class
-        raise DataError("%s: found no such folder or file here, and as a name on the hub: %s: %s"
-                        % (name, url, str(e) or type(e).__name__))
+        raise DataError("%s: found no such file, or folder with config.json, here, and as a name "
+                        "on the hub: %s: %s" % (name, url, str(e) or type(e).__name__))
 
 
 # ----------------------------------------------------------------------------
 # import
 
 def source_find(source, cache):
-    """A folder, and the model's files in it."""
+    """A folder, and the model's files in it. A folder without config.json is not the source where
+    its name may be one on the hub: an import may have made it."""
+    is_name = re.match(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$", source)
     if os.path.isdir(source):
-        return source, safetensors_find(source)
-    if os.path.exists(source):
+        if os.path.exists(os.path.join(source, "config.json")) or not is_name:
+            return source, safetensors_find(source)
+    elif os.path.exists(source):
         return os.path.dirname(source) or ".", [source]
-    if not re.match(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$", source):
+    if not is_name:
         raise DataError("%s: no such folder or file, and no name on the hub; expected a folder "
                         "with config.json and model.safetensors, or a name such as gpt2" % source)
     folder = hub_fetch(source, cache)

@@ -68,7 +68,7 @@ fi
 
 # Nobody listens on port 1.
 HF_ENDPOINT=http://127.0.0.1:1 hf import gpt2 --out "$W/box/old.bin" --cache "$W/cache"
-refused "a name where there is no network" "gpt2: found no such folder or file here" \
+refused "a name where there is no network" "gpt2: found no such file, or folder" \
     "http://127.0.0.1:1/api/models/gpt2/" "refused"
 hf import ./nothing --out "$W/box/old.bin"
 refused "a folder that is not there" "./nothing: no such folder" "config.json" "such as gpt2"
@@ -537,7 +537,12 @@ same "and it is removed" "$(cd "$W/cache/wrong" && echo *)" "config.json merges.
 hub bare "$W/box/old.bin"
 refused "a name without safetensors" "the hub has no such file" "model.safetensors"
 hub secret "$W/box/old.bin"
-refused "a name that the hub does not know" "secret: found no such folder or file here" "401"
+refused "a name that the hub does not know" "secret: found no such file, or folder" "401"
+mkdir "$W/named"
+for time in first again; do
+    (cd "$W/named" && hub plain plain/model.bin; exit $rc); rc=$?
+    equal "import of a name, $time into a folder of that name" "$W/named/plain/model.bin"
+done
 
 # ----------------------------------------------------------------------------
 # transformers itself
