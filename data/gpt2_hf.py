@@ -15,8 +15,8 @@ beside the model if it can be had: from vocab.json and merges.txt of the source,
 A name on the hub is downloaded from https://huggingface.co, or $HF_ENDPOINT, into --cache. A
 stopped download goes on where it was, and what has come is checked against the hub's hashes.
 
-export writes config.json and model.safetensors, float32. Models with s, p, l or d blocks are
-refused: transformers has no such blocks.
+export writes config.json and model.safetensors, float32. Models with l blocks, or with s, p or d
+at R above 1, are refused: transformers has no such blocks.
 
 Needs numpy and safetensors. A run that fails leaves no model behind, prints one line on stderr and
 exits with status 1. Python 3.7 or newer.
@@ -446,10 +446,11 @@ def header_read(path):
     length = h[PATTERN_LENGTH]
     letters = h[PATTERN:PATTERN + length] if 0 <= length <= REMOVED - PATTERN else [0]
     pattern = "".join(chr(c) if 32 < c < 127 else "?" for c in letters)
-    if pattern.strip("t") or any(h[REMOVED:REMOVED + 2]):
-        raise DataError("%s: a model of pattern %s at R %d, expected t blocks only: the others are "
-                        "other functions than GPT-2's, and transformers has none of them"
-                        % (path, pattern, h[8]))
+    plain = "tspd." if h[8] in (0, 1) else "t"  # on one rank all of these are GPT-2
+    if pattern.strip(plain) or any(h[REMOVED:REMOVED + 2]):
+        raise DataError("%s: a model of pattern %s at R %d, expected t blocks only, or s, p and d "
+                        "at R 1: the others are other functions than GPT-2's, and transformers has "
+                        "none of them" % (path, pattern, h[8]))
     width = 4 if h[1] == MODEL_FP32 else 2
     if h[7] != vocabulary_pad(shape.V) or size != model_bytes(shape, width):
         raise DataError("%s: %d bytes and a vocabulary padded to %d, expected %d and %d by its "

@@ -253,6 +253,8 @@ halves = b"".join(whole[i + 2:i + 4] for i in range(1024, len(whole), 4))
 write("halves", whole[:4] + struct.pack("<i", 5) + whole[8:1024] + halves)
 for name, pattern in (("s", "s"), ("tp", "tp"), ("l", "l"), ("d", "d"), ("tt", "tt")):
     write(name, header(2, 0, len(pattern), *map(ord, pattern)) + whole[1024:])
+for name, pattern in (("one_s", "s"), ("one_pp", "pp."), ("one_td", "td"), ("one_l", "tl")):
+    write(name, header(1, 1, len(pattern), *map(ord, pattern)) + whole[1024:])
 def listed(own, text): # what -pe stores behind the own pattern
     at = [*map(ord, own + text)]
     return header(2, 0, len(own), *at, *[0] * (242 - len(at)), len(text))
@@ -267,7 +269,7 @@ write("heads", whole[:20] + struct.pack("<i", 3) + whole[24:])
 write("nan", whole[:-4] + pack("F32", [float("nan")]))
 write("text", b"To be, or not to be\n" * 100)
 PY
-for name in halves tt listed; do
+for name in halves tt listed one_s one_pp one_td; do
     hf export "$W/$name.bin" "$W/exported_$name" && hf import "$W/exported_$name" --out "$W/x.bin"
     equal "export and import of a model file, $name" "$W/x.bin"
 done
@@ -280,6 +282,7 @@ s|pattern s at R 2|t blocks only|transformers has none
 tp|pattern tp at R 2
 listed_s|pattern s at R 2
 l|pattern l at R 2
+one_l|pattern tl at R 1|s, p and d at R 1
 d|pattern d at R 2
 removed|t blocks only
 length|t blocks only
