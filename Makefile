@@ -54,7 +54,7 @@ endif
 
 HEADERS := tp_blocks.h $(wildcard data/*.h)
 TRAINER := train_gpt2.c $(HEADERS)
-DATA := data/shakespeare_char/train.bin
+DATA := $(addprefix data/shakespeare_char/,train.bin val.bin tokenizer.bin source.txt)
 
 # ---- the CPU trainer
 
@@ -68,8 +68,9 @@ train_gpt2: $(TRAINER) dev/.mpi | $(DATA)
 	$(if $(NO_MPI),@echo "$(NO_MPI)")
 	$(TRAINER_CC) $(CFLAGS) $(OPT) $< -o $@ $(LIBS)
 
-# The default text: Shakespeare, or when it cannot be had, a text that says it is not.
-$(DATA):
+# The default text: Shakespeare, or when it cannot be had, a text that says it is not. What one run
+# makes are targets of one pattern, in which % stands for a dot: older makes know no grouped targets.
+$(subst .,%,$(DATA)):
 	$(PYTHON) data/shakespeare_char.py --fallback
 
 # ---- its tests

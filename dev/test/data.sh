@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Tests of data/*.py. They need python3 and no network (the test server is on 127.0.0.1), write only
-# below a temporary folder and take about 55 seconds.
+# Tests of data/*.py. They need python3 and make, no network (the test server is on 127.0.0.1),
+# write only below a temporary folder and take about 55 seconds.
 #
 #     dev/test/data.sh                          # PYTHON=python3.7 for another Python
 #     TP_DATA=FOLDER dev/test/data.sh   # also those that need the real tinyshakespeare.txt
@@ -277,6 +277,19 @@ for how in TP_DATA --input file:// http://; do
         expect_same "tinyshakespeare by $how" "$W/real-TP_DATA" "$out"
     fi
 done
+
+echo "# make runs the script where one of its files is missing, once, and only there"
+mkdir -p "$W/made/dev" "$W/made/data/shakespeare_char"
+touch "$W/made/train_gpt2.c" "$W/made/tp_blocks.h"
+made=
+for missing in none train.bin val.bin tokenizer.bin source.txt '*'; do
+    touch "$W/made/data/shakespeare_char/"{train.bin,val.bin,tokenizer.bin,source.txt}
+    rm -f "$W/made/data/shakespeare_char/"$missing
+    made+=$(cd "$W/made" && env -u MAKEFLAGS make -n -f "$DATA/../Makefile" all 2>&1 |
+        grep -c shakespeare_char.py)
+done
+if [ "$made" = 011111 ]; then ok "make, a file that is missing"
+else fail "make, a file that is missing" "found $made, expected 011111"; fi
 
 # ----------------------------------------------------------------------------
 # the text that needs no network
