@@ -35,13 +35,7 @@ def run(argv):
     name, path = HUB[args.type]
     if args.out is None:
         args.out = os.path.join(os.path.dirname(os.path.abspath(__file__)), name + args.version)
-
-    def source_open(earlier):
-        if args.input:
-            return shards.LocalSource(args.input)
-        return shards.HubSource(path, CONFIG[args.version],
-                                args.revision or (earlier[2] if earlier else None))
-    shards.set_make(name, args, source_open)
+    shards.set_make(name, args, (path, CONFIG[args.version]))
 
 
 def main(argv=None):

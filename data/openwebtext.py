@@ -28,12 +28,7 @@ HUB = ("Skylion007/openwebtext", None)
 def run(argv):
     beside = os.path.join(os.path.dirname(os.path.abspath(__file__)), "openwebtext")
     args = shards.args_check(shards.parser_make(__doc__, beside).parse_args(argv))
-
-    def source_open(earlier):
-        if args.input:
-            return shards.LocalSource(args.input)
-        return shards.HubSource(*HUB, args.revision or (earlier[2] if earlier else None))
-    shards.set_make("openwebtext", args, source_open)
+    shards.set_make("openwebtext", args, HUB)
 
 
 def main(argv=None):

@@ -114,12 +114,16 @@ class LocalSource:
                         % (path, n, what))
 
 
+def hub_name(path, config):
+    return path + (" " + config if config else "")
+
+
 class HubSource:
     """A data set of the Hugging Face hub, streamed. The revision is fixed when a set is begun."""
     def __init__(self, path, config, revision):
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("HF_HUB_VERBOSITY", "error")
-        self.name = path + (" " + config if config else "")
+        self.name = hub_name(path, config)
         self.path, self.config, self.revision = path, config, revision
         try:
             import datasets
@@ -216,9 +220,9 @@ def tokens_open(encoder, source, settings, begin):
 # the state of a set
 
 def settings_make(args):
-    return {"tokens_per_shard": args.tokens_per_shard, "max_tokens": args.max_tokens,
-            "seed": args.seed,
-            "shuffle_buffer": args.shuffle_buffer}
+    settings = {"tokens_per_shard": args.tokens_per_shard, "max_tokens": args.max_tokens,
+                "seed": args.seed, "shuffle_buffer": args.shuffle_buffer}
+    return dict(settings, revision=args.revision) if args.revision else settings
 
 
 def shard_name(name, index):
@@ -281,8 +285,9 @@ def state_read(out, name, settings):
         found = state["settings"].get(key)
         if found != value:
             option = "--" + key.replace("_", "-")
-            raise DataError("%s: the set was begun with %s %s, this command says %s; repeat that "
-                            "one or use another --out" % (path, option, found, value))
+            begun = "without " + option if found is None else "with %s %s" % (option, found)
+            raise DataError("%s: the set was begun %s, this command says %s; repeat that one or "
+                            "use another --out" % (path, begun, value))
     return state
 
 
@@ -434,21 +439,28 @@ def folder_locked(out):
         os.close(folder)
 
 
-def source_open_checked(out, name, state, source_open):
-    source = source_open(state["source"] if state else None)
-    pairs = itertools.zip_longest(state["source"], source.identity()) if state else []
-    for begun, found in pairs:
-        if begun != found:
-            raise DataError("%s: the set was begun from %s, this command reads %s; repeat that "
-                            "one or use another --out" % (state_path(out, name), begun, found))
+def source_check(out, name, begun, found):
+    if begun != found:
+        raise DataError("%s: the set was begun from %s, this command reads %s; repeat that one or "
+                        "use another --out" % (state_path(out, name), begun, found))
+
+
+def source_open(out, name, args, hub, state):
+    """The files of --input, or the data set of the hub; of a set that is begun, the same again."""
+    if args.input:
+        source = LocalSource(args.input)
+    else:
+        source = HubSource(*hub, args.revision or (state["source"][2] if state else None))
+    for pair in itertools.zip_longest(state["source"], source.identity()) if state else []:
+        source_check(out, name, *pair)
     return source
 
 
-def shards_continue(out, name, args, state, source_open):
+def shards_continue(out, name, args, state, hub):
     """Returns the state of the complete set. Nothing is made before the source has given its first
     document."""
     settings = settings_make(args)
-    source = source_open_checked(out, name, state, source_open)
+    source = source_open(out, name, args, hub, state)
     encoder = gpt2_bpe.encoder_open(args.encoder)
     begin = state["next"] if state else {"file": 0, "skip": 0, "emitted": 0, "done": 0}
     documents = tokens_open(encoder, source, settings, begin)
@@ -488,17 +500,19 @@ def shards_continue(out, name, args, state, source_open):
     return state
 
 
-def set_make(name, args, source_open):
-    """source_open(identity of an earlier run's source, or None) returns the source."""
+def set_make(name, args, hub):
+    """hub: path and config of the data set that is read without --input."""
     out = os.path.abspath(args.out)
     state = state_read(out, name, settings_make(args))
-    # Files that are gone or others are told even where nothing is left to do.
+    # Another source, or files that are gone, are told even where nothing is left to do.
     if state and args.input:
-        source_open_checked(out, name, state, source_open)
+        source_open(out, name, args, hub, state)
+    elif state:
+        source_check(out, name, state["source name"], hub_name(*hub))
     if state and state["complete"]:
         shards_settle(out, state)
     else:
-        state = shards_continue(out, name, args, state, source_open)
+        state = shards_continue(out, name, args, state, hub)
     if not os.path.exists(tokenizer_path(out)):
         tokenizer_write(out, gpt2_bpe.encoder_open(args.encoder))
     documents, tokens = (sum(shard[key] for shard in state["shards"]) for key in ("documents",

@@ -966,6 +966,8 @@ expect_refused "shards, other options" "set was begun with --seed 1337, this com
     --input "$W"/docs/*.jsonl $few --seed 2
 expect_refused "shards, other input" "set was begun from|use another --out" \
     --input "$W"/docs/0.jsonl $few
+expect_refused "shards, no input" \
+    "begun from $W/docs/0.jsonl and 2 more, this command reads Skylion007/openwebtext" $few
 expect_refused "shards, input gone" "nothing.jsonl: No such file" --input "$W/nothing.jsonl" $few
 printf 'x' >>"$W/box/old/openwebtext_train_000001.bin"
 expect_refused "shards, one of another size" \
@@ -1144,6 +1146,10 @@ if [ "$rc" = 1 ] && ! ls "$W/term" | grep -q part; then
 else
     fail "shards, SIGTERM" "exit status $rc, $(ls "$W/term" | tr '\n' ' ')"
 fi
+run set_py openwebtext $few --out "$W/term"
+[ "$rc $(wc -l <"$W/stderr")" = "1 1" ] || echo "exit status $rc" >"$W/stderr"
+expect_lines "shards, half of a set, then no input" "$W/stderr" \
+    "begun from $W/docs/0.jsonl and 2 more, this command reads Skylion007/openwebtext"
 run set_py openwebtext --input "$W"/docs/*.jsonl $few --out "$W/term"
 expect_same "shards, after SIGTERM" "$W/set" "$W/term"
 
@@ -1174,6 +1180,14 @@ shards.Writer.finish = finish" $few --out "$W/hub-set"
     [ "$rc" = 9 ] ||
         fail "shards, the hub's files, stopped" "exit status $rc: $(tail -1 "$W/stderr")"
     run changed fineweb "$local_hub" $few --out "$W/hub-set"
+    while IFS='|' read -r option text; do
+        changed fineweb "$local_hub" $few $option --out "$W/hub-set" >"$W/stdout" 2>&1
+        expect_lines "shards, complete, then $option" "$W/stdout" "error: " "set was begun $text"
+    done <<TABLE
+--version 100B|from $W/hub sample-10BT, this command reads $W/hub sample-100BT
+--revision main|without --revision, this command says main
+--input $W/docs/0.jsonl|from $W/hub, this command reads ['$W/docs/0.jsonl'
+TABLE
     rm -f "$W/hub-set"/source.txt "$W/hub-set"/*_state.json
     mkdir "$W/hub-want"
     cp "$W/set"/*.bin "$W/hub-want"
