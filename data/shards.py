@@ -38,8 +38,8 @@ import sys
 
 import gpt2_bpe
 from shakespeare_char import (DataError, Parser, TOKENS_MAGIC, TOKENS_VERSION, each_removed,
-                              file_sync, folders_missing, line_print, sha256_of, signal_raise,
-                              signals_set, text_printable)
+                              file_read, file_sync, folders_missing, line_print, sha256_of,
+                              signal_raise, signals_set, text_printable)
 
 HEADER_BYTES = 1024
 TOKENS_MAX = 2**31 - 1                 # the header counts in int32
@@ -335,6 +335,17 @@ def tokenizer_write(out, encoder):
     file_replace(tokenizer_path(out), gpt2_bpe.tokenizer_pack(encoder))
 
 
+def others_check(out, encoder):
+    """Another data set's files must not be lost; source.txt is written last."""
+    path, source = tokenizer_path(out), os.path.join(out, "source.txt")
+    if os.path.isfile(path) and file_read(path, path) != gpt2_bpe.tokenizer_pack(encoder):
+        raise DataError("%s: found the tokenizer of another vocabulary; use another --out, or "
+                        "remove it" % path)
+    if os.path.lexists(source):
+        raise DataError("%s: found that of another data set; use another --out, or remove it"
+                        % source)
+
+
 class Writer:
     """The shards of a set, from the first that the state does not have."""
     def __init__(self, out, name, state, encoder):
@@ -479,6 +490,7 @@ def shards_continue(out, name, args, state, hub):
                 raise DataError("%s: another run has just written into it; run the same command "
                                 "again" % out)
             if state is None:
+                others_check(out, encoder)
                 state = {"settings": settings, "source": source.identity(),
                          "source name": source.name, "shards": [],
                          "next": begin, "complete": False}

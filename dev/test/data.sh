@@ -1045,6 +1045,16 @@ failed_after "shards, disk full" "cannot write into $W/box/new/deep: File too la
     "13024 bytes free"
 run set_py openwebtext --input "$W"/docs/*.jsonl $few --out "$W/box/file/out"
 failed_after "shards, --out below a file" "Not a directory"
+mkdir "$W/box/theirs"; cp "$W"/utf8/{tokenizer.bin,source.txt} "$W/box/theirs"
+while read -r file text; do
+    box_list >"$W/before"
+    run set_py openwebtext --input "$W"/docs/*.jsonl $few --out "$W/box/theirs"
+    failed_after "shards, another data set's $file" "theirs/$file: $text" "use another --out"
+    rm "$W/box/theirs/$file"
+done <<'TABLE'
+tokenizer.bin found the tokenizer of another vocabulary
+source.txt found that of another data set
+TABLE
 mkdir "$W/box/locked"; box_list >"$W/before"
 TP_DATA=$BPE run flock "$W/box/locked" "$PYTHON" "$DATA/openwebtext.py" --input "$W"/docs/*.jsonl \
     $few --out "$W/box/locked"
