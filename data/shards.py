@@ -408,31 +408,26 @@ class Writer:
 
 def shards_write(writer, documents):
     """All shards that are still missing."""
-    settings, state = writer.state["settings"], writer.state
+    settings, place = writer.state["settings"], writer.state["next"]
     # Tokens of the first document that stand in finished shards.
-    done = state["next"]["done"]
-    place = state["next"]
+    done = place["done"]
     for where, tokens in documents:
         while done < len(tokens):
+            if writer.room() == 0:         # only now: without this token the set may end here
+                writer.finish(place, False)
             n = min(writer.room(), len(tokens) - done)
             writer.add(tokens[done:done + n], begins=done == 0)
             done += n
-            complete = writer.total == settings["max_tokens"]
             place = dict(where, done=done)
-            if writer.room() == 0:
-                writer.finish(place, complete)
-            if complete:
+            if writer.total == settings["max_tokens"]:
+                writer.finish(place, True)
                 return
         done = 0
     if writer.total <= settings["tokens_per_shard"]:
         raise DataError("the source has %d tokens, which leaves none for training after a "
                         "validation shard of %d; "
                         "lower --tokens-per-shard" % (writer.total, settings["tokens_per_shard"]))
-    if writer.file:
-        writer.finish(place, True)
-    else:
-        state["complete"] = True
-        state_write(writer.out, writer.name, state)
+    writer.finish(place, True)
 
 
 @contextlib.contextmanager

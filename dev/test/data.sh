@@ -1039,6 +1039,14 @@ box_list >"$W/before"
 run set_py openwebtext --input "$W"/docs/*.jsonl --out "$W/box/new"
 failed_after "shards, too few tokens for training" \
     "leaves none for training after a validation shard of 100000000; lower --tokens-per-shard"
+all=$(sed -nE 's/.*, ([0-9]+) GPT-2 tokens, .*/\1/p' "$W/set/source.txt")
+run set_py openwebtext --input "$W"/docs/*.jsonl --tokens-per-shard "$all" --out "$W/box/new"
+failed_after "shards, tokens for validation only" \
+    "the source has $all tokens" "leaves none for training after a validation shard of $all;"
+run set_py openwebtext --input "$W"/docs/*.jsonl --tokens-per-shard $((all / 2)) --out "$W/half-set"
+[ "$rc" = 0 ] || cat "$W/stderr"
+expect_lines "shards, two full ones" "$W/stdout" \
+    "$((all / 2)) train in 1 shards, $((all - all / 2)) val"
 run limited8 set_py openwebtext --input "$W"/docs/*.jsonl --tokens-per-shard 6000 --encoder own \
     --out "$W/box/new/deep"
 failed_after "shards, disk full" "cannot write into $W/box/new/deep: File too large" \
