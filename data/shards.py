@@ -558,7 +558,8 @@ def encoder_option(parser):
 def parser_make(about, out):
     parser = Parser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", default=out,
-                        help="folder to write into (default %s)" % (out or "see above"))
+                        help="folder to write into (default %s)"
+                             % ("%(default)s" if out else "see above"))
     parser.add_argument("--input", metavar="FILE", nargs="+",
                         help='read these files, a JSON object {"text": ...} per line, instead of '
                              'the hub')

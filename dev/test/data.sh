@@ -847,6 +847,11 @@ expect_error "shards, --tokens-per-shard 0" "--tokens-per-shard: found 0, expect
     fineweb --tokens-per-shard 0
 expect_error "shards, --seed inf" "--seed: invalid count value|--help" set_py fineweb --seed inf
 expect_error "shards, --version 1T" "--version: invalid choice|--help" set_py fineweb --version 1T
+mkdir "$W/50% of it"; cp "$DATA"/*.py "$W/50% of it"
+run env COLUMNS=200 "$PYTHON" "$W/50% of it/openwebtext.py" --help
+[ "$rc" = 0 ] || cat "$W/stderr"
+expect_lines "shards, --help in a folder with a % in its name" "$W/stdout" \
+    "(default $W/50% of it/openwebtext)"
 expect_error "shards, datasets not installed" \
     "HuggingFaceFW/fineweb-edu sample-100BT|pip install datasets tiktoken|--input FILE.jsonl" \
     changed fineweb "sys.modules['datasets'] = None" --type edu --version 100B
