@@ -107,12 +107,18 @@ static void folders_check(const char *pattern) {
     globfree(&found);
 }
 
-// Opens all files that `pattern` (a path or a shell glob) matches, in the order of their names.
+// Opens the file of this path, which may have brackets in it; where there is none, all files that it
+// matches as a shell glob, in the order of their names.
 static void tokens_open(Tokens *tokens, const char *pattern) {
     glob_t found;
+    char *path = (char *)pattern;
+    int is_path = !access(path, F_OK);
     memset(tokens, 0, sizeof *tokens);
-    folders_check(pattern);
-    if (glob(pattern, 0, folder_unreadable, &found)) {
+    if (!is_path) folders_check(pattern);
+    if (is_path) {
+        found.gl_pathc = 1;
+        found.gl_pathv = &path;
+    } else if (glob(pattern, 0, folder_unreadable, &found)) {
         fail("%s: no such token file; `make` prepares the default text, data/*.py others", pattern);
     }
     tokens->shards = ALLOC(TokenShard, found.gl_pathc, "token shards");
@@ -131,7 +137,7 @@ static void tokens_open(Tokens *tokens, const char *pattern) {
         tokens_check_ids(shard, 0, n, V);
         unchecked -= n;
     }
-    globfree(&found);
+    if (!is_path) globfree(&found);
 }
 
 // A file that is cut while it is mapped reads as 0 up to the end of its last page. Its last token

@@ -775,6 +775,9 @@ refuses "a glob with another vocabulary" "shards_v/1.bin" "28" "shards_v/0.bin" 
     -i 'shards_v/*.bin'
 refuses "a glob with an id beyond V" "shards_id/1.bin" "token 400 is 27" -- -i 'shards_id/*.bin'
 refuses "a glob of nothing" "none/*.bin" -- -i 'none/*.bin'
+mkdir "$W/runs/set[1]" && cp "$W/box/train.bin" "$W/runs/set[1]"
+train -i 'set[1]/train.bin'
+same "a path that is none as a glob" "$rc" 0
 ln -s loop "$W/loop" # root, too, cannot read this one
 refuses "a glob in a folder that cannot be read" "loop: cannot read this folder" -- \
     -i "$W/loop/*.bin"
