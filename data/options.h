@@ -112,7 +112,7 @@ enum {
     X("-g",    sample_tokens,  COUNT,  "64",          BETWEEN(1, 1 << 20),      ALWAYS,            \
       "tokens per sample")                                                                         \
     X("-gp",   prompt,         TEXT,   "",            ANY,                      ALWAYS,            \
-      "prompt that samples go on from")                                                            \
+      "prompt that samples go on from; - = standard input")                                        \
     X("-gt",   temperature,    REAL,   "0.8",         BETWEEN(0, 100),          ALWAYS,            \
       "sampling temperature; 0 = always the likeliest token")                                      \
     X("-gk",   top_k,          COUNT,  "0",           BETWEEN(0, 65536),        ALWAYS,            \
@@ -122,7 +122,7 @@ enum {
     X("-sp",   draft_pattern,  TEXT,   "p",           ANY,                      ALWAYS,            \
       "pattern of drafts, of the same weights")                                                    \
     X("-tk",   tokenizer,      TEXT,   "",            ANY,                      ALWAYS,            \
-      "tokenizer file; empty = tokenizer.bin beside -i")                                           \
+      "tokenizer file; empty = tokenizer.bin beside the model or -i")                              \
     X("-w",    held,           CHOICE, "fp32",        ONE_OF("fp32 bf16"),      CPU,               \
       "matrices held as, where there are no updates; sums in float")                               \
     GROUP("checkpoints")                                                                           \

@@ -107,8 +107,8 @@ static void folders_check(const char *pattern) {
     globfree(&found);
 }
 
-// Opens the file of this path, which may have brackets in it; where there is none, all files that it
-// matches as a shell glob, in the order of their names.
+// Opens the file of this path, which may have brackets in it. Where there is none, it is a shell
+// glob: opens all files that match, in the order of their names.
 static void tokens_open(Tokens *tokens, const char *pattern) {
     glob_t found;
     char *path = (char *)pattern;
