@@ -829,7 +829,7 @@ PY
 echo "# kill -9, again and again, at any moment: the same bytes at the end"
 STOPPED=(-x 60 -n 1 -v 7 -m 2 -u 10 -q 0 -p s)
 train "${STOPPED[@]}" -o whole
-kills=0 N=0
+kills=0 N=0 resumes=
 while [ $kills -lt 4 ]; do
     next=$W/runs/shot/$(printf 'DONE_%08d' $((N + 5)))           # when this is there, and a little
     (cd "$W/runs" && exec "$TRAIN" "${SMALL[@]}" "${STOPPED[@]}" -o shot -y 1) >/dev/null \
@@ -841,10 +841,14 @@ while [ $kills -lt 4 ]; do
     [ $rc = 137 ] && [ ! -e "$W/runs/shot/DONE_00000060" ] || break
     kills=$((kills + 1))
     N=$(cd "$W/runs/shot" && printf '%s\n' DONE_???????? | tail -n 1 | sed 's/DONE_0*//')
+    resumes+="# updates $N to 60 "
 done
 train "${STOPPED[@]}" -o shot -y 1
 if [ $kills = 0 ]; then skip "killed runs" "this machine finished before it could be killed"
 else
+    same "killed $kills times: each time it goes on from the last checkpoint" \
+        "$(grep -E '^# updates ([1-9]|[1-5][0-9]) to 60$' "$W/runs/shot/main.log" | tr '\n' ' ')" \
+        "$resumes"
     holds "killed $kills times: the same model" cmp "$W/runs/whole/model_00000060.bin" \
         "$W/runs/shot/model_00000060.bin"
     holds "killed $kills times: the same state" cmp "$W/runs/whole/state_00000060.bin" \

@@ -352,12 +352,14 @@ sample cuda_fp32
 same "two of them, that go on from the prompt" "$(grep -a -cE '^012.{24}$' <<<"$sampled")" 2
 
 echo "# resuming: broken by state that is not in the checkpoint, or a rounded copy of the weights"
+from_4() { went_on "$W/runs/$1/main.log" 4 8 "${@:2}"; }
 resumes() { # PROGRAM NAME OPTIONS: from update 4, where -pe comes from the checkpoint too
     run "$1" "${@:3}" -x 8 -n 4 -o "whole_$2"
     mkdir "$W/runs/part_$2" &&
         cp "$W/runs/whole_$2/"*_00000004* "$W/runs/whole_$2/main.log" "$W/runs/part_$2/"
     run "$1" -x 8 -n 4 -y 1 -o "part_$2"
-    holds "$2: a resumed run is the uninterrupted one, bit for bit" identical "whole_$2" "part_$2"
+    holds "$2: a resumed run is the uninterrupted one, bit for bit" from_4 "part_$2" \
+        identical "whole_$2" "part_$2"
     holds "$2: and so are its files" files_identical "whole_$2" "part_$2" 00000008
 }
 resumes cuda cuda -p p
@@ -368,12 +370,14 @@ taken_over() { # by PROGRAM from FOLDER at update 4, into FOLDER
     run "$1" -p p -x 8 -n 4 -y 1 -o "$3"
 }
 taken_over cpu whole_cuda_fp32 cpu_takes
-holds "the CPU trainer goes on from CUDA's checkpoint" near whole_cuda_fp32 cpu_takes 5 8 1e-4
+holds "the CPU trainer goes on from CUDA's checkpoint" from_4 cpu_takes \
+    near whole_cuda_fp32 cpu_takes 5 8 1e-4
 run cpu -p p -x 8 -n 4 -o whole_cpu
 taken_over cuda_fp32 whole_cpu cuda_takes
-holds "CUDA goes on from the CPU trainer's" near whole_cpu cuda_takes 5 8 1e-4
+holds "CUDA goes on from the CPU trainer's" from_4 cuda_takes near whole_cpu cuda_takes 5 8 1e-4
 taken_over cuda whole_cpu bf16_takes
-holds "CUDA in bf16 goes on from the CPU trainer's" near whole_cpu bf16_takes 5 8 2e-2
+holds "CUDA in bf16 goes on from the CPU trainer's" from_4 bf16_takes \
+    near whole_cpu bf16_takes 5 8 2e-2
 
 echo "# a signal: broken by an update that is cut short, or a checkpoint that is not saved"
 (cd "$W/runs" && exec "$W/cuda_fp32" "${SMALL[@]}" -p p -x 8 -n 4 -nl 3000 -o told) </dev/null \
@@ -385,7 +389,8 @@ same "SIGUSR1: status, and what the log says" \
     "$? $(tail -n 1 "$W/runs/told/main.log" | sed -E 's/ update [0-9]+/ update N/')" \
     "138 # stopped by SIGUSR1 after update N of 8: its checkpoint is saved, -y 1 goes on from it"
 run cuda_fp32 -p p -x 8 -n 4 -y 1 -o told
-holds "resumed, it is the uninterrupted run, bit for bit" identical whole_cuda_fp32 told
+holds "resumed, it is the uninterrupted run, bit for bit" \
+    went_on "$W/runs/told/main.log" '[1-7]' 8 identical whole_cuda_fp32 told
 holds "and so are its files" files_identical whole_cuda_fp32 told 00000008
 
 echo "# bad input: broken by a kernel that is launched with it"
@@ -539,12 +544,13 @@ holds "-z 1 halves the optimizer state" awk \
 mkdir "$W/runs/zero_resumed" &&
     cp "$W/runs/dp2_zero/"*_00000003* "$W/runs/dp2_zero/main.log" "$W/runs/zero_resumed/"
 mpi 4 cuda_fp32 -p p -b 2 -x 6 -d 64 -v 6 -m 4 -z 1 -n 3 -y 1 -o zero_resumed
-holds "-z 1 resumes bit for bit" files_identical dp2 zero_resumed 00000006
+holds "-z 1 resumes bit for bit" went_on "$W/runs/zero_resumed/main.log" 3 6 \
+    files_identical dp2 zero_resumed 00000006
 mkdir "$W/runs/crossed" &&
     cp "$W/runs/dp2_zero/"*_00000003* "$W/runs/dp2_zero/main.log" "$W/runs/crossed/"
 run cpu -p p -b 4 -x 6 -d 64 -v 6 -y 1 -o crossed
-holds "a checkpoint of DP 2 x TP 2 with -z 1 goes on in the CPU trainer, alone" near dp1 crossed 4 \
-    6 1e-4
+holds "a checkpoint of DP 2 x TP 2 with -z 1 goes on in the CPU trainer, alone" \
+    went_on "$W/runs/crossed/main.log" 3 6 near dp1 crossed 4 6 1e-4
 
 echo "# NVLink SHARP, whose sums differ from call to call: broken when NCCL may use it unasked"
 for seed in 1 2; do

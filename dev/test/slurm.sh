@@ -169,13 +169,13 @@ as_folded() {
     done
 }
 
-# background ARGS... -o FOLDER: two tasks, when they have done 5 updates; $srun is the process that
+# background ARGS... -o FOLDER: two tasks, when they have done 6 updates; $srun is the process that
 # started them, $step Slurm's name for them. ended: waits for their end; leaves $rc.
 background() {
     (cd "$W/runs" && exec timeout -k 5 120 srun --mpi=$understood -n 2 "$TRAIN" "${SMALL[@]}" \
         "$@") </dev/null >"$W/stdout" 2>"$W/stderr" &
     launched=$!
-    until_true 60 grep -qs '^s:5 trl' "$W/runs/${*: -1}/main.log" || bad "$*: it runs" "$(said)"
+    until_true 60 grep -qs '^s:6 trl' "$W/runs/${*: -1}/main.log" || bad "$*: it runs" "$(said)"
     srun=$(pgrep -P $launched -x srun) step=$(squeue --steps -h -o %i | grep -m1 '\.0$')
 }
 ended() { wait $launched; rc=$?; }
@@ -250,8 +250,9 @@ told() {
         "$rc $(tail -n 1 "$W/runs/$folder/main.log" | grep -oE "^$4")" "$3 $4"
     same "$1 by $2: no task is left" "$(trainers)" 0
     in_runs srun --mpi=$understood -n 2 "$TRAIN" "${SMALL[@]}" "${CALM[@]}" -nl 0 -o "$folder" -y 1
-    holds "$1 by $2: resumed, as a run never stopped" diff <(steps "$W/runs/calm") \
-        <(steps "$W/runs/$folder")
+    holds "$1 by $2: resumed, as a run never stopped" \
+        went_on "$W/runs/$folder/main.log" '[1-9][0-9]*' 40 \
+        diff <(steps "$W/runs/calm") <(steps "$W/runs/$folder")
 }
 signal_tests() {
     in_runs "$TRAIN" "${SMALL[@]}" "${CALM[@]}" -nl 0 -o calm

@@ -62,7 +62,8 @@ train -x 0 -v 1 -e held/model_00000005.bin
 same "who only reads a model is not hindered" "$(column tel | wc -w)" 1
 { kill -9 "$CHILD"; ended; } 2>/dev/null # the shell would say so
 train "${PACED[@]}" -n 5 -o held -y 1
-holds "the lock of a run that was killed is free" as_undisturbed held
+holds "the lock of a run that was killed is free" went_on "$W/runs/held/main.log" '5|[1-3][05]' 40 \
+    as_undisturbed held
 
 wrong=
 for i in {1..20}; do # in turns: no folder, and one without a lock
@@ -113,7 +114,8 @@ for signal in TERM:15 INT:2 HUP:1 USR1:10; do
     same "$name: its checkpoint is the only one" "$(cd "$W/runs/cut" && echo DONE_*)" \
         "$(printf 'DONE_%08d' "$N")"
     train "${PACED[@]}" -o cut -y 1
-    holds "$name: resumed, the bytes and the log of a run never stopped" as_undisturbed cut
+    holds "$name: resumed, the bytes and the log of a run never stopped" \
+        went_on "$W/runs/cut/main.log" "$N" 40 as_undisturbed cut
 done
 
 background "${SLOW[@]}" -x 9

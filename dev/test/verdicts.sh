@@ -19,6 +19,12 @@ holds() {
         bad "$1" "$(head -c 600 <<<"$why" | tr '\n' ' ')"
     fi
 }
+# went_on LOG FROM TO COMMAND...: the log says that the run was resumed after update FROM (a regular
+# expression), where a start from update 0 would end in the same bytes; and COMMAND succeeds.
+went_on() {
+    grep -qxE "# updates ($2) to $3" "$1" || { echo "it did not go on from update $2"; return 1; }
+    "${@:4}"
+}
 # Samples and what they took in a run's output, without what depends on the clock.
 sampled() {
     sed -nE '/^--- sample/,/^---$/p; s/ (prompt_ms|ms|p99|comm|mean):[0-9.]+//g; /^g:/p' "$1"
