@@ -85,12 +85,11 @@ files.update({"letters": tokenizer(0, *letters), "pairs": tokenizer(0, *pairs),
 # Models: fp32 and bf16, plain and with a pattern; and each with something that does not fit.
 def count(L, C, Vp, T): return Vp * C + T * C + L * (12 * C * C + 13 * C) + 2 * C
 def model(T=1, V=1, L=1, NH=1, C=1, Vp=128, R=0, rule=0, pattern="", version=3, length=None,
-          extra=0, own=0, drawn=""):
-    norms = own * 4 * L // max(1, len(pattern)) * pattern.count("p") * R * C
-    n = (count(L, C, Vp, T) + extra + norms) * (4 if version == 3 else 2)
+          extra=0, removed=0, drawn=""):
+    n = (count(L, C, Vp, T) + extra) * (4 if version == 3 else 2)
     body = bytes((i * 37 + 11) % 251 for i in range(n))
     letters = [*map(ord, pattern + drawn)]
-    if len(letters) <= 240: letters += [0] * (240 - len(letters)) + [own, own, len(drawn)]
+    if len(letters) <= 240: letters += [0] * (240 - len(letters)) + [removed, 0, len(drawn)]
     if length is None: length = len(pattern)
     return b"m" + header(20240326, version, T, V, L, NH, C, Vp, R, rule, length, *letters) + body
 files.update({"model": model(), "bf16": model(version=5),
@@ -101,7 +100,7 @@ files.update({"model": model(), "bf16": model(version=5),
               "overlong": model(length=241, pattern="t" * 245), "negative": model(length=-1),
               "ranks": model(R=2), "rule": model(rule=3, pattern="p"), "padding": model(V=129),
               "wider": model(C=2), "extra": model(extra=1),
-              "own": model(L=4, NH=2, C=4, R=2, pattern="sp", own=1),
+              "removed": model(L=4, NH=2, C=4, R=2, pattern="sp", removed=1),
               "ladder": model(L=2, R=1, pattern="l"),
               "drawn": model(L=2, NH=2, C=2, R=2, pattern="t", drawn="t,sp,p."),
               "gap": model(R=1, pattern="t", drawn="t,,p"), "end": model(pattern="t", drawn="s,"),
@@ -130,7 +129,7 @@ for name, data in files.items(): write("fuzz_files", name, data)
 lines = ["", "-b 8 -t 64 -x 10 -l 1e-3 -k linear", "-e 4x4x128 -p sppp -tp 4 -pm mean -fold 2",
          "-q 0.1 -b1 0.9 -b2 0.999999999 -gc 0", "-x -1 -m -1 -u 2147483647", "-b 0", "-b 65537",
          "-b 9223372036854775808", "-b 8x", "-l nan", "-l inf", "-c -0", "-k wsd -k fast",
-         "-gt 1e-320 -nl 12.5 -nb 0x1p3 -cm nccl", "-o out -n 5 -nk 2 -y 1",
+         "-gt 1e-320 -nl 12.5 -nb 0x1p3 -cm nccl", "-w bf16 -vp -1 -z 1", "-o out -n 5 -nk 2 -y 1",
          "-s 5 -g 9 -gk 40 -tk tok.bin -gp hello", "-b", "-zz 1", "-sh 0 -rs 7 -wi linear -a 1",
          "-i a*.bin -j b.bin -d 1024 -v 0", "-pm sum -pm streams", "-tp 6 -fold 4",
          "-tp 4096 -fold 4096"]

@@ -204,7 +204,6 @@ static void rows_check(void *owner, int set, int p, int layer, int row, int rows
     r->row += rows;
     if (r->row == spec->rows) r->row = 0, r->layer++;
     if (r->layer == spec->layers) r->layer = 0, r->p++;
-    while (r->p < P_COUNT && !r->specs[r->p].layers) r->p++; // own norms, when they are off
     if (r->p == P_COUNT) r->p = 0, r->set++;
 }
 

@@ -12,7 +12,7 @@
 //
 // What the text means is worked out a second time, in another way. CHECK prints
 // what does not hold and aborts.
-#define BUILT_IN CUDA // every row of the option table is to be reached
+#define BUILT_IN (CUDA | CPU) // every row of the option table is to be reached
 #include <setjmp.h>
 #include <stddef.h>
 #include <stdint.h>
