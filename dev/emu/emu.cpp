@@ -2350,8 +2350,8 @@ struct Collective {
 #endif
 };
 
-// to[i] = what the ranks sent for i, reduced in their order from `first` on. W is what T is reduced
-// in.
+// to[i] = what the ranks sent for i, reduced in their order from `first` on. W is what T is added
+// in; every sum is rounded to T, as on its way around a ring.
 template <typename T, typename W>
 static void reduce_typed(char *to, const char *from, size_t count, int ranks, int first, int op) {
     for (size_t i = 0; i < count; i++) {
@@ -2362,6 +2362,7 @@ static void reduce_typed(char *to, const char *from, size_t count, int ranks, in
             if (op == ncclMax) sum = sum > x || sum != sum ? sum : x;
             if (op == ncclMin) sum = sum < x || sum != sum ? sum : x;
             if (op == ncclProd) sum = sum * x;
+            sum = (W)(T)sum;
         }
         if (op == ncclAvg) sum = sum / (W)ranks;
         ((T *)to)[i] = (T)sum;

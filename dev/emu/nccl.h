@@ -1,8 +1,8 @@
 /*
 NCCL for the stand-in: collectives over the processes of MPI, on streams. With -DUSE_MPI;
 without it a communicator of one rank works all the same. Names and numbers are NVIDIA's. A rank
-adds what the others sent in order of ranks, so that all of them get the same bits; bfloat16 is
-summed in float and rounded once.
+adds what the others sent in order of ranks, so that all of them get the same bits; each sum of
+bfloat16 is rounded, as by NCCL's rings.
 */
 #ifndef EMU_NCCL_H
 #define EMU_NCCL_H

@@ -27,7 +27,7 @@ run "test_emu, other orders" env EMU_SEED=5 dev/emu/test_emu
 # MPI keeps memory of its own until the end: no leaks are looked for.
 run "test_emu with the address sanitizer" env ASAN_OPTIONS=detect_leaks=0 dev/emu/test_emu_asan
 if command -v mpirun >/dev/null; then
-    run "test_emu, two processes" mpirun -n 2 dev/emu/test_emu
+    run "test_emu, three processes" mpirun -n 3 dev/emu/test_emu
 else
     skipped=1 &&
         echo "skip   collectives of several processes: no mpirun (Debian: apt-get install" \
