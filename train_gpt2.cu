@@ -1895,6 +1895,7 @@ static int matmul_algorithms(MatmulPlan *plan, const Matmul *m,
     cublasLtMatmulPreference_t preference;
     size_t workspace = MATMUL_WORKSPACE;
     uint32_t alignment = 16; // of every tensor and every rank's part of one
+    uint32_t reduction = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE; // parts of K add up in float
     int count = 0;
     // It looks at how bias and aux lie, of which other layers' may lie less well than m's.
     matmul_set_pointers(plan, m, (const void *)(uintptr_t)alignment);
@@ -1904,6 +1905,7 @@ static int matmul_algorithms(MatmulPlan *plan, const Matmul *m,
                                                       CUBLASLT_MATMUL_PREF_##attribute, &(value), \
                                                       sizeof(value)))
     PREFERENCE_SET(MAX_WORKSPACE_BYTES, workspace);
+    PREFERENCE_SET(REDUCTION_SCHEME_MASK, reduction);
     PREFERENCE_SET(MIN_ALIGNMENT_A_BYTES, alignment);
     PREFERENCE_SET(MIN_ALIGNMENT_B_BYTES, alignment);
     PREFERENCE_SET(MIN_ALIGNMENT_C_BYTES, alignment);

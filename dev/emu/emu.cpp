@@ -1462,6 +1462,7 @@ struct cublasLtMatrixLayoutOpaque_t {
 struct cublasLtMatmulPreferenceOpaque_t {
     uint64_t workspace;
     uint32_t alignments[4]; // of A, B, C, D
+    uint32_t reduction;     // schemes that may add up parts of k
 };
 
 cublasStatus_t cublasLtCreate(cublasLtHandle_t *handle) {
@@ -1605,7 +1606,8 @@ cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t layout,
 }
 
 cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t *preference) {
-    *preference = new cublasLtMatmulPreferenceOpaque_t{0, {256, 256, 256, 256}};
+    *preference = new cublasLtMatmulPreferenceOpaque_t{0, {256, 256, 256, 256},
+                                                       CUBLASLT_REDUCTION_SCHEME_MASK};
     return CUBLAS_STATUS_SUCCESS;
 }
 cublasStatus_t cublasLtMatmulPreferenceDestroy(cublasLtMatmulPreference_t preference) {
@@ -1629,6 +1631,8 @@ cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p
         return attribute_set(&preference->alignments[2], value, bytes);
     case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES:
         return attribute_set(&preference->alignments[3], value, bytes);
+    case CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK:
+        return attribute_set(&preference->reduction, value, bytes);
     default: return attribute_set(&ignored, value, bytes);
     }
 }
@@ -1644,12 +1648,13 @@ struct Product {
     const void *alpha_at, *beta_at; // on the device, where POINTER_MODE says so
     float alpha, beta;
     size_t m, n, k;
-    size_t panel; // how many of k are added up at a time
+    size_t panel;       // how many of k are added up at a time
+    bool panels_narrow; // and their sums in the type of D
 };
 // What an algorithm was found for.
 struct Algorithm {
     uint64_t m, n, k, workspace;
-    uint32_t alignments[4], panel;
+    uint32_t alignments[4], panel, narrow;
 };
 static_assert(sizeof(Algorithm) <= sizeof(cublasLtMatmulAlgo_t));
 enum { WORKSPACE_WANTED = 64 << 10, ALGORITHMS = 3 }; // they differ in the order of their sums
@@ -1872,7 +1877,10 @@ static void product_multiply(float *sums, const Product &p, const void *a, const
                     tile(panel_a[0].at, panel_b[0].at + j * k, k, out[0].at);
                     for (size_t jj = 0; jj < std::min<size_t>(TILE_N, columns - j); jj++) {
                         float *to = sums + (column + j + jj) * p.m + row;
-                        for (size_t i = 0; i < rows; i++) to[i] += out[0].at[jj * TILE_M + i];
+                        for (size_t i = 0; i < rows; i++) {
+                            to[i] += out[0].at[jj * TILE_M + i];
+                            if (p.panels_narrow) to[i] = (float)(__nv_bfloat16)to[i];
+                        }
                     }
                 }
             }
@@ -1973,7 +1981,11 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(
     p.d_layout = *d_layout;
     if (cublasStatus_t status = product_check(p)) return status;
     uint64_t workspace = std::min<uint64_t>(preference->workspace, WORKSPACE_WANTED);
-    Algorithm found = {p.m, p.n, p.k, workspace, {}, PANEL_K};
+    // Asked for nothing else, it takes many parts, and adds them up in the type of D.
+    const uint32_t schemes = CUBLASLT_REDUCTION_SCHEME_INPLACE |
+                             CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE;
+    bool narrow = p.d_layout.type == CUDA_R_16BF && (preference->reduction & schemes);
+    Algorithm found = {p.m, p.n, p.k, workspace, {}, narrow ? TILE_M : PANEL_K, narrow};
     memcpy(found.alignments, preference->alignments, sizeof found.alignments);
     int count = std::min<int>(requested, ALGORITHMS);
     for (*returned = 0; *returned < count; ++*returned, found.panel /= 4) {
@@ -2013,7 +2025,7 @@ static cublasStatus_t product_algorithm_check(Product &p, const cublasLtMatmulAl
                               "the algorithm needs a workspace of %zu bytes, not %zu",
                               (size_t)found.workspace, workspace_bytes);
     }
-    p.workspace_bytes = found.workspace, p.panel = found.panel;
+    p.workspace_bytes = found.workspace, p.panel = found.panel, p.panels_narrow = found.narrow;
     return CUBLAS_STATUS_SUCCESS;
 }
 

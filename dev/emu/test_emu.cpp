@@ -790,7 +790,8 @@ static double product_error(const Case &t, const Operand &a, const Operand &b, c
     return worst;
 }
 
-static double product_run(cublasLtHandle_t lt, const Case &t) {
+static double product_run(cublasLtHandle_t lt, const Case &t,
+                          uint32_t reduction = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE) {
     float alpha = 0.5f;
     Operand a(t.in, t.transpose_a ? t.k : t.m, t.transpose_a ? t.m : t.k,
               (t.transpose_a ? t.k : t.m) + 3, t.batch, true);
@@ -833,6 +834,8 @@ static double product_run(cublasLtHandle_t lt, const Case &t) {
     cublasLtMatmulPreferenceCreate(&preference);
     cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
                                          &workspace, sizeof workspace);
+    cublasLtMatmulPreferenceSetAttribute(
+        preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &reduction, sizeof reduction);
     cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(lt, x.product, x.a, x.b, x.c, x.c,
                                                            preference, 1, &found, &count);
     cublasLtMatmulPreferenceDestroy(preference);
@@ -940,6 +943,12 @@ static void test_products() {
     Case t = {true, false, CUDA_R_16BF, CUDA_R_32F, CUBLASLT_EPILOGUE_DEFAULT, 0, 1, 50, 530, 600};
     double error = product_run(lt, t);
     check(error <= 10, "a product larger than a panel: %.2f of the tolerance", error);
+    t.out = CUDA_R_16BF;
+    error = product_run(lt, t);
+    double narrow = product_run(lt, t, CUBLASLT_REDUCTION_SCHEME_MASK);
+    check(error <= 1 && narrow > 1,
+          "sums of parts are bfloat16 unless forbidden: %.2f of the tolerance, else %.2f", narrow,
+          error);
 
     check(product_refused(lt, [](Descriptors &) {}) == CUBLAS_STATUS_SUCCESS,
           "a plain product is taken");
