@@ -2030,6 +2030,11 @@ static int gpt2_describe(GPT2 *m, int i, char *line, size_t size) {
     return 1;
 }
 
+static int gpt2_describe_end(char *line, size_t size) {
+    (void)line, (void)size;
+    return 0;
+}
+
 static int gpt2_describe_process(GPT2 *m, char out[PROCESS_WHAT]) {
     snprintf(out, PROCESS_WHAT, "%d thread%s", m->threads, m->threads > 1 ? "s" : "");
     return 0;

@@ -2101,6 +2101,12 @@ static void matmul_plan_time_gelu(MatmulPlan *plan, const Matmul *m, void *works
     if (!fused) plan->state = 2;
 }
 
+// Whether a status says that cuBLASLt has no such product here. All others are errors.
+static int product_is_missing(cublasStatus_t status) {
+    return status == CUBLAS_STATUS_NOT_SUPPORTED || status == CUBLAS_STATUS_INVALID_VALUE ||
+           status == CUBLAS_STATUS_ARCH_MISMATCH;
+}
+
 // Returns 0, having done nothing, where cuBLASLt cannot do it in one call.
 static int matmul_try(const Matmul *m, void *workspace) {
     MatmulPlan *plan = matmul_plan(m);
@@ -2114,9 +2120,35 @@ static int matmul_try(const Matmul *m, void *workspace) {
     }
     plan->status = matmul_launch(plan, &plan->algorithm, m, workspace);
     if (plan->status == CUBLAS_STATUS_SUCCESS) return 1;
+    if (!product_is_missing(plan->status)) { // a kernel before it may have failed
+        CUDA_CHECK(cudaGetLastError());
+        CUBLAS_CHECK(plan->status);
+    }
     plan->state = 2;
-    cudaGetLastError(); // the launch's own; what is wrong with the GPU will be said again
+    cudaGetLastError(); // the launch's own
     return 0;
+}
+
+// "EPILOGUE count, ..." of the plans whose products take several launches, as cuBLASLt has no such
+// thing, or a GELU was faster by itself; empty if there are none.
+static void matmul_describe_apart(char *out, size_t size) {
+    static const struct { int epilogue; const char *name; } names[] = {
+        {CUBLASLT_EPILOGUE_DEFAULT, "DEFAULT"},
+        {CUBLASLT_EPILOGUE_BIAS, "BIAS"},
+        {CUBLASLT_EPILOGUE_GELU_AUX_BIAS, "GELU_AUX_BIAS"},
+        {CUBLASLT_EPILOGUE_DGELU, "DGELU"},
+        {CUBLASLT_EPILOGUE_DGELU_BGRAD, "DGELU_BGRAD"}};
+    size_t n = 0;
+    out[0] = 0;
+    for (const auto &e : names) {
+        int count = 0;
+        for (int i = 0; i < MATMUL_PLANS && matmul_plans; i++) {
+            count += matmul_plans[i].state == 2 && matmul_plans[i].key.epilogue == e.epilogue;
+        }
+        if (count && n < size) {
+            n += snprintf(out + n, size - n, "%s%s %d", n ? ", " : "", e.name, count);
+        }
+    }
 }
 
 static void matmul(Matmul m, void *workspace) {
@@ -4009,6 +4041,13 @@ static int gpt2_describe(GPT2 *m, int i, char *line, size_t size) {
         return 1;
     }
     return 0;
+}
+
+static int gpt2_describe_end(char *line, size_t size) {
+    char apart[160];
+    matmul_describe_apart(apart, sizeof apart);
+    snprintf(line, size, "# products in several launches, kinds by epilogue: %s", apart);
+    return apart[0] != 0;
 }
 
 static int gpt2_describe_process(GPT2 *m, char out[PROCESS_WHAT]) {

@@ -54,6 +54,8 @@
 //   int gpt2_describe(GPT2 *m, int i, char *line, size_t size)
 //       Line i (from 0) of the "# ..." facts that only this trainer has, or 0 when there are no
 //       more. All processes call it.
+//   int gpt2_describe_end(char *line, size_t size)
+//       A "# ..." fact that shows only at the end of a run, or 0 when there is none.
 //   int gpt2_describe_process(GPT2 *m, char out[PROCESS_WHAT])
 //       What one process computes with. Returns 1 when processes differ in it and it stands in a
 //       line for each of them ("on ..."), 0 when it stands once in the line of the mesh (", ...
@@ -991,7 +993,9 @@ static void run_summary(Run *run) {
                                                      "partial gradients of parameters",
                                                      "the cut vocabulary"};
     double n = (double)(run->done - run->first);
+    char line[256];
     run_log_vocabulary(run, "update", n, &run->executed[TRAFFIC_VOCABULARY]);
+    if (gpt2_describe_end(line, sizeof line)) run_say(run, "%s", line);
     if (run->stop) {
         run_say(run, "# stopped by %s after update %lld of %lld: %s", stop_name(run->stop),
                 (long long)run->done, (long long)run->updates,

@@ -14,6 +14,7 @@ run, with MPI as long as messages arrive alike.
   EMU_LAUNCHES    a file to which each kernel and product is added as it is launched: a kernel's
                   name; or cublasLtMatmul, its epilogue, the rows and columns of D as cuBLASLt
                   counts them, what is summed over, and the size of the batch
+  EMU_PRODUCT     an epilogue and a status, which its products end with undone: "DGELU 15"
   EMU_NVLS        1: NVLink SHARP, whose sums differ between calls, unless NCCL_ALGO forbids it
   EMU_NCCL        1: each process says at its end what NCCL sent, and which products ran beside it
 */
@@ -2029,6 +2030,14 @@ static cublasStatus_t product_algorithm_check(Product &p, const cublasLtMatmulAl
     return CUBLAS_STATUS_SUCCESS;
 }
 
+// What EMU_PRODUCT has products of this epilogue end with.
+static cublasStatus_t product_asked_status(uint32_t epilogue) {
+    const char *asked = getenv("EMU_PRODUCT"), *name = epilogue_name(epilogue);
+    size_t n = strlen(name);
+    if (!asked || strncmp(asked, name, n) || asked[n] != ' ') return CUBLAS_STATUS_SUCCESS;
+    return (cublasStatus_t)atoi(asked + n);
+}
+
 // Supported: bfloat16 A and B with bfloat16 or float C and D, or all of them float; any transposes,
 // leading dimensions, strided batches; sums in float; the epilogues listed in cublasLt.h but RELU.
 cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc, const void *alpha,
@@ -2070,6 +2079,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
     }
     CUstream_st *s = stream_find(stream);
     if (!s) return CUBLAS_STATUS_INVALID_VALUE;
+    if (cublasStatus_t status = product_asked_status(desc->epilogue)) return status;
     launch_note("cublasLtMatmul %s %zu %zu %zu %d\n", epilogue_name(desc->epilogue), p.m, p.n, p.k,
                 p.d_layout.batch);
     nccl_beside(s, desc->sm_target);

@@ -949,6 +949,12 @@ static void test_products() {
     check(error <= 1 && narrow > 1,
           "sums of parts are bfloat16 unless forbidden: %.2f of the tolerance, else %.2f", narrow,
           error);
+    setenv("EMU_PRODUCT", "GELU_BIAS 13", 1);
+    Case asked = {false, false, CUDA_R_32F, CUDA_R_32F, CUBLASLT_EPILOGUE_GELU_BIAS, 0, 1, 8, 8, 8};
+    bool ends = isinf(product_run(lt, asked));
+    asked.epilogue = CUBLASLT_EPILOGUE_GELU;
+    check(ends && product_run(lt, asked) <= 1, "EMU_PRODUCT: one epilogue ends as it says");
+    unsetenv("EMU_PRODUCT");
 
     check(product_refused(lt, [](Descriptors &) {}) == CUBLAS_STATUS_SUCCESS,
           "a plain product is taken");

@@ -311,6 +311,17 @@ capable unkept 80
 same "where nothing can be kept, GELU is apart" "$(gelus unkept)" 8
 rmdir "$choices"
 
+echo "# products that cuBLASLt does not do: broken by one that is left out, or an error of the GPU" \
+    "taken for one"
+apart() { sed -n 's/^# products in several launches, kinds by epilogue: //p' "$W/runs/$1/main.log"; }
+run cuda_fp32 -p t -x 2 -o whole_products
+EMU_PRODUCT="DGELU_BGRAD 15" run cuda_fp32 -p t -x 2 -o no_dgelu
+holds "without the gradient of GELU it trains the same" near whole_products no_dgelu 1 2 1e-5
+same "the log says how many are apart, and nothing where none is" \
+    "$(apart whole_products)$(apart no_dgelu)" "DGELU_BGRAD 1"
+EMU_PRODUCT="BIAS 13" refused "a fault of the GPU is an error" \
+    "train_gpt2.cu:[0-9]+: plan->status: CUBLAS_STATUS_EXECUTION_FAILED" try cuda_fp32
+
 run cuda_fp32 -p l -x 3 -o hidden0
 run cuda_fp32 -p l -x 3 -nl 1000 -o hidden
 same "nor where it is hidden behind computation" "$(steps hidden)" "$(steps hidden0)"
