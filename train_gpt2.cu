@@ -20,7 +20,8 @@ steps are. What is different:
   make train_gpt2cu                              for the GPU of this machine; without one, for
                                                  compute capability 8.0, 9.0 and newer
   ./train_gpt2cu -e 4x4x128 -t 64 -p sppp        one GPU, both tensor ranks on it
-  mpirun -n 2 ./train_gpt2cu -p sppp             two GPUs, one rank each
+  mpirun -n 2 --bind-to none ./train_gpt2cu -p sppp
+                                                 two GPUs, one rank each
   make train_gpt2cu_emu && ./train_gpt2cu_emu    the same file on a CPU, by dev/emu: slow, and for
                                                  tests (4x4x32, T 16)
 
@@ -36,6 +37,7 @@ per block), p parameter tensors; rows = B T.
 #endif
 #include <nvtx3/nvToolsExt.h>
 #include <math.h>
+#include <sched.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -2646,6 +2648,9 @@ static void nccl_open(const Mesh *mesh) {
     NCCL_WORLD(world_comm);
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     config.maxCTAs = NCCL_BLOCKS;
+    // Else its blocks come in clusters on 9.0, each of which waits until multiprocessors in one
+    // part of the GPU are free at once; those that products leave are anywhere.
+    config.cgaClusterSize = 1;
     nccl_choose(mesh);
     for (int which = MESH_TP; which <= MESH_DP; which++) {
         ncclUniqueId id;
@@ -2679,6 +2684,7 @@ static void nccl_wait(cudaEvent_t event) {
                 fail("NCCL, while waiting for other ranks: %s", ncclGetErrorString(state));
             }
         }
+        HOST_YIELD(); // to threads of NCCL that share this core
     }
 }
 

@@ -20,9 +20,11 @@ static size_t fence_behind(const void *at, size_t bytes, size_t room) {
 }
 
 #define NCCL_WORLD(comm) emu_set_world(comm) // the processes that have not stepped aside
+#define HOST_YIELD() // the host is the GPU, and has something to do
 #else
 static inline size_t fence_behind(const void *, size_t, size_t) { return 0; }
 #define NCCL_WORLD(comm)
+#define HOST_YIELD() sched_yield()
 #endif
 
 #endif
