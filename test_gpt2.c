@@ -1545,6 +1545,16 @@ static void test_sampling(const char *folder) {
     check(top[0] == 0 && top[3] == 0 && abs(top[2] - expected) <= 2, "top-k 2 draws among two");
     check(token_drawn(logits, scratch, 4, 0, 0, 0.99) == 1, "temperature 0 is the likeliest token");
     check(token_drawn(logits, scratch, 4, 1, 0, 0.9999999999) == 3, "u near 1 is the last token");
+    int wrong = 0;
+    for (int k = 1; k <= 60; k++) { // of 60 numbers, many of them equal
+        float x[60], heap[60];
+        int above = 0, least = 0;
+        for (int i = 0; i < 60; i++) x[i] = (float)(random_bits(1, 2, (uint64_t)k, i) % 25) - 12;
+        float found = kth_largest(x, 60, k, heap);
+        for (int i = 0; i < 60; i++) above += x[i] > found, least += x[i] >= found;
+        wrong += above >= k || least < k;
+    }
+    check(!wrong, "the k-th largest of 60 numbers, for every k: %d wrong", wrong);
 
     char path[PATH_MAX];
     File file;

@@ -3414,17 +3414,12 @@ static size_t wte_part(const GPT2 *m, int f) {
     return m->flat.begin[P_wte] + f * spec_layer_size(&m->local[P_wte]);
 }
 
-// Sorts the rows of a micro-batch by token, for embedding_backward, and sends all of it to the GPU
-// in one copy.
-static void batch_send(GPT2 *m, const int32_t *tokens, const int32_t *targets, int rows) {
-    m->batch_turn ^= 1;
-    int V = m->config.V, groups = 0, turn = m->batch_turn;
-    int32_t *host = m->batch_host[turn], *order = host + 2 * rows;
+// Sorts rows by token, for embedding_backward: to order (rows), behind which group_token (rows) and
+// group_begin (rows+1) lie; see Batch. Returns the number of groups.
+static int rows_group(GPT2 *m, const int32_t *tokens, int rows, int32_t *order) {
+    int V = m->config.V, groups = 0;
     int32_t *group_token = order + rows, *group_begin = group_token + rows;
     int32_t *at = m->token_count; // (V+1) becomes where the next row of each token goes
-    CUDA_CHECK(cudaEventSynchronize(m->batch_copied[turn])); // until the last copy has left it
-    memcpy(host, tokens, rows * sizeof *tokens);
-    memcpy(host + rows, targets ? targets : tokens, rows * sizeof *tokens);
     memset(at, 0, (size_t)(V + 1) * sizeof *at);
     for (int i = 0; i < rows; i++) at[tokens[i] + 1]++;
     for (int v = 0; v < V; v++) {
@@ -3437,8 +3432,24 @@ static void batch_send(GPT2 *m, const int32_t *tokens, const int32_t *targets, i
     }
     group_begin[groups] = rows;
     for (int i = 0; i < rows; i++) order[at[tokens[i]]++] = i;
-    CUDA_CHECK(cudaMemcpyAsync(m->batch_data, host, ((size_t)5 * rows + 1) * sizeof *host,
-                               cudaMemcpyHostToDevice, gpu.stream));
+    return groups;
+}
+
+// Sends a micro-batch to the GPU in one copy. Without targets there is no backward pass.
+static void batch_send(GPT2 *m, const int32_t *tokens, const int32_t *targets, int rows) {
+    m->batch_turn ^= 1;
+    int groups = 0, turn = m->batch_turn;
+    size_t count = rows;
+    int32_t *host = m->batch_host[turn];
+    CUDA_CHECK(cudaEventSynchronize(m->batch_copied[turn])); // until the last copy has left it
+    memcpy(host, tokens, rows * sizeof *tokens);
+    if (targets) {
+        memcpy(host + rows, targets, rows * sizeof *targets);
+        groups = rows_group(m, tokens, rows, host + 2 * rows);
+        count = (size_t)5 * rows + 1;
+    }
+    CUDA_CHECK(cudaMemcpyAsync(m->batch_data, host, count * sizeof *host, cudaMemcpyHostToDevice,
+                               gpu.stream));
     CUDA_CHECK(cudaEventRecord(m->batch_copied[turn], gpu.stream));
     const int32_t *data = m->batch_data;
     m->batch = Batch{data, data + rows, data + 2 * rows, data + 3 * rows, data + 4 * rows, groups};

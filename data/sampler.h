@@ -46,9 +46,22 @@ typedef struct {
 // ----------------------------------------------------------------------------
 // a token from its logits
 
-static int compare_descending(const void *a, const void *b) {
-    float x = *(const float *)a, y = *(const float *)b;
-    return (x < y) - (x > y);
+// The k-th largest of x (n), k at most n. The k largest so far are in heap (k), the least at its
+// top: for few of many most of x is only compared with that.
+static float kth_largest(const float *x, int n, int k, float *heap) {
+    for (int i = 0; i < k; i++) heap[i] = -INFINITY;
+    for (int i = 0; i < n; i++) {
+        int at = 0;
+        if (!(x[i] > heap[0])) continue;
+        for (int child = 1; child < k; child = 2 * at + 1) {
+            if (child + 1 < k && heap[child + 1] < heap[child]) child++;
+            if (heap[child] >= x[i]) break;
+            heap[at] = heap[child];
+            at = child;
+        }
+        heap[at] = x[i];
+    }
+    return heap[0];
 }
 
 // What logits (V) say of the next token. Temperature 0 leaves the likeliest, top_k 0 all.
@@ -57,9 +70,7 @@ static void distribution_from(Distribution *d, const float *logits, double tempe
     float threshold = -INFINITY, *weights = d->weights;
     for (int v = 1; v < d->V; v++) likeliest = logits[v] > logits[likeliest] ? v : likeliest;
     if (temperature != 0 && top_k > 0 && top_k < d->V) {
-        memcpy(weights, logits, (size_t)d->V * sizeof *weights);
-        qsort(weights, (size_t)d->V, sizeof *weights, compare_descending);
-        threshold = weights[top_k - 1];
+        threshold = kth_largest(logits, d->V, top_k, weights);
     }
     d->sum = 0;
     for (int v = 0; v < d->V; v++) {
