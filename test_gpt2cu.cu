@@ -503,7 +503,9 @@ static void pair_update(Pair *pair, int64_t N, double *found, double *expected) 
 }
 
 // Text read in pieces, each after the keys and values of the earlier ones, is text read at once:
-// broken by a position that is off by one, a stale key, or a tile of keys that ends too early.
+// broken by a position that is off by one, a stale key, or a tile of keys that ends too early. A
+// GPU's products may add up one row in another order than many: in bf16 each way is as far from the
+// truth as logits may be.
 static void test_reading(void) {
     static const struct { const char *pattern; int R, rule, vocab_parallel, NH; } cases[] = {
         {"t", 1, RULE_SUM, 0, 4}, {"s", 2, RULE_SUM, 1, 4}, {"sppp", 2, RULE_MEAN, 0, 4},
@@ -538,7 +540,7 @@ static void test_reading(void) {
         }
         check(past == T, "%s: %d tokens read", c.pattern, past);
         check_error("read in pieces:", c.pattern, worst,
-                    sizeof(real) == sizeof(float) ? 1e-5 : 1e-2);
+                    sizeof(real) == sizeof(float) ? 1e-5 : TOLERANCE_LOGITS);
         gpt2_free(&m);
     }
 }
