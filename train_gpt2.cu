@@ -1474,7 +1474,7 @@ attention_forward_kernel(real *out, float *lse, const real *qkv, AttentionShape 
     const real *q = qkv + head.qkv, *k = q + head.width, *v = k + head.width;
     int lane = threadIdx.x % WARP, own = threadIdx.x / WARP * 16 * M;
     int position = s.past + first, keys = s.past + s.T; // of the first query; rows of K and V
-    int own_first = position + own, own_last = own_first + 16 * M - 1;
+    int own_first = position + own, own_last = first + own < s.T ? own_first + 16 * M - 1 : -1;
     int end = min(position + OWN, keys); // of the keys that these queries see
     float factor = scale * (float)M_LOG2E;
 
@@ -1495,7 +1495,7 @@ attention_forward_kernel(real *out, float *lse, const real *qkv, AttentionShape 
         attention_tile_barrier();
         if (key + STEP < end) step_start(key + STEP);
         if (key == 0) fragments_load<M, D>(queries, Q, own);
-        if (key > own_last) continue; // all of these keys come after this warp's queries
+        if (key > own_last) continue; // all keys come after this warp's queries, or it has none
 
         float scores[STEP / 16][M][2][4] = {};
         #pragma unroll
