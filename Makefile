@@ -54,7 +54,7 @@ endif
 
 HEADERS := tp_blocks.h $(wildcard data/*.h)
 TRAINER := train_gpt2.c $(HEADERS)
-DATA := $(addprefix data/shakespeare_char/,train.bin val.bin tokenizer.bin source.txt)
+DATA := $(addprefix data/shakespeare_char/,train.bin val.bin tokenizer.bin)
 
 # ---- the CPU trainer
 
@@ -69,7 +69,7 @@ train_gpt2: $(TRAINER) dev/.mpi | $(DATA)
 	$(TRAINER_CC) $(CFLAGS) $(OPT) $< -o $@ $(LIBS)
 
 # The default text: Shakespeare, or when it cannot be had, a text that says it is not. What one run
-# makes are targets of one pattern, in which % stands for a dot: older makes know no grouped targets.
+# makes are targets of one pattern, in which % is a dot: older makes know no grouped targets.
 $(subst .,%,$(DATA)):
 	$(PYTHON) data/shakespeare_char.py --fallback
 

@@ -1837,6 +1837,10 @@ static double part_norm_squared(GPT2 *m, int p, int f) {
     return total;
 }
 
+static int counted_per_rank(const GPT2 *m, int p) {
+    return spec_is_cut(&m->local[p]);
+}
+
 // Norm of the whole gradient: sharded tensors over all ranks, replicated ones once. Into `sums` go
 // the culprit and, if any rank knows of it, the wish to stop. All ranks of the TP group take part
 // and get the same.
@@ -1848,14 +1852,15 @@ static double gradients_norm(GPT2 *m, UpdateSums *sums) {
     sums->culprit = NULL;
     for (int f = 0; f < F; f++) {
         for (int p = 0; p < P_COUNT; p++) {
-            if (f > 0 && !spec_is_cut(&m->local[p])) continue;
-            mine[f * P_COUNT + p] = part_norm_squared(m, p, f);
+            if (f == 0 || counted_per_rank(m, p)) {
+                mine[f * P_COUNT + p] = part_norm_squared(m, p, f);
+            }
         }
     }
     mine[n - 1] = sums->stop;
     mesh_gather(&m->mesh, mine, n, all);
     for (int p = 0; p < P_COUNT; p++) {
-        int ranks = spec_is_cut(&m->local[p]) ? R : 1;
+        int ranks = counted_per_rank(m, p) ? R : 1;
         for (int rank = 0; rank < ranks; rank++) {
             double squared = all[rank / F * n + rank % F * P_COUNT + p];
             if (!isfinite(squared) && !sums->culprit) sums->culprit = m->local[p].name;
