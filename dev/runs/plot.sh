@@ -121,7 +121,7 @@ fi
 style() {
     case $1 in
     t) echo "#000000 1 7" ;; s) echo "#0072B2 1 5" ;; sppp) echo "#D55E00 1 9" ;;
-    p) echo "#009E73 1 11" ;; l) echo "#666666 4 3" ;;
+    p) echo "#009E73 1 11" ;; l) echo "#666666 4 3" ;; d) echo "#E69F00 4 2" ;;
     tstt | ts) echo "#E69F00 1 6" ;; tsst | tss) echo "#56B4E9 1 8" ;; tsss) echo "#CC79A7 1 10" ;;
     sp) echo "#0072B2 2 4" ;; spps | spp) echo "#E69F00 2 13" ;; sspp) echo "#56B4E9 2 15" ;;
     pp.) echo "#D55E00 2 8" ;; ppp.) echo "#CC79A7 2 4" ;; pppp.) echo "#56B4E9 3 14" ;;
