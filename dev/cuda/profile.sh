@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Where the time of an update goes on this machine's GPU, by Nsight Systems. Takes the trainer's
-# options:
+# Where the time of an update goes on this machine's GPU, by Nsight Systems, or by Nsight Compute
+# where that is not there. Takes the trainer's options:
 #
 #   dev/cuda/profile.sh -e d12 -b 16 -p sppp            one process, both tensor ranks in it
 #   RANKS=2 dev/cuda/profile.sh -e d12 -b 16 -p sppp    two processes under mpirun, a GPU each;
@@ -10,22 +10,54 @@
 # algorithms: how long an update takes, how long the GPU is idle and after what, what
 # communication costs and how much of it nothing hides; then nsys's own tables, of kernels
 # and, for functions of train_gpt2.cu, of what they launched. The profile itself stays in
-# FOLDER (out/profile), for nsys-ui.
+# FOLDER (out/profile), for nsys-ui. ncu has kernels run one by one: there only their times are
+# printed, added up by name.
 #
 #   UPDATES=5       profiled updates, after one that is not
 #   TRAIN=./train_gpt2cu
 #
-# Needs a GPU, nsys (from 2023.1 on; in the CUDA toolkit or from
-# https://developer.nvidia.com/nsight-systems) and python3.
+# Needs a GPU, python3, and nsys (from 2023.1 on; in the CUDA toolkit or from
+# https://developer.nvidia.com/nsight-systems), or for one process ncu, which is in the toolkit.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 TRAIN=${TRAIN:-./train_gpt2cu} FOLDER=${FOLDER:-out/profile} UPDATES=${UPDATES:-5} RANKS=${RANKS:-1}
 stop() { echo "error: $1" >&2; exit 1; }
-command -v nsys >/dev/null ||
-    stop "nsys is not installed; get it from https://developer.nvidia.com/nsight-systems"
 nvidia-smi -L >/dev/null 2>&1 || stop "no GPU here that nvidia-smi finds"
 [ -x "$TRAIN" ] || stop "no $TRAIN here; make train_gpt2cu"
 mkdir -p "$FOLDER"
+
+# What is known without nsys. The clocks stay as they are.
+kernels_by_ncu() {
+    [ "$RANKS" = 1 ] || stop "$1, and ncu is for one process"
+    command -v ncu >/dev/null || stop "$1, and no ncu;" \
+        "get nsys from https://developer.nvidia.com/nsight-systems"
+    echo "$1: kernels by ncu, one by one"
+    ncu --clock-control none --metrics gpu__time_duration.sum --print-units base \
+        --print-kernel-base function --csv --page raw --log-file "$FOLDER/profile.csv" \
+        --force-overwrite "$TRAIN" "${@:2}" -x $((UPDATES + 1)) -v 0
+    python3 - "$FOLDER/profile.csv" <<'END'
+import csv, sys
+
+lines = [line for line in open(sys.argv[1]) if line.startswith('"')]
+rows = list(csv.DictReader(lines))[1:]  # without that of the units
+events = [(row["Kernel Name"], float(row["gpu__time_duration.sum"].replace(",", "")))
+          for row in rows]
+# An update goes from the end of one AdamW step to the end of the next.
+steps = [i for i, (name, _) in enumerate(events) if name.startswith("adamw_kernel")]
+if len(steps) < 2:
+    sys.exit(f"error: {len(steps)} updates in the profile, but 2 are needed; raise UPDATES")
+updates, times = len(steps) - 1, {}
+for name, ns in events[steps[0] + 1:steps[-1] + 1]:
+    times.setdefault(name, []).append(ns)
+total = sum(map(sum, times.values()))
+print(f"\n{updates} updates: kernels take {total / updates / 1e6:.3f} ms of each\n")
+for name, ns in sorted(times.items(), key=lambda item: -sum(item[1])):
+    print(f"{sum(ns) / updates / 1e6:9.3f} ms {100 * sum(ns) / total:5.1f}% "
+          f"{len(ns) / updates:6.1f} launches  {name[:90]}")
+END
+    exit
+}
+command -v nsys >/dev/null || kernels_by_ncu "nsys is not here" "$@"
 
 # From the first gpt2_update on, the end of update 1, until the program ends. The ranges' names are
 # plain strings, which nsys looks at only when told so.
@@ -36,12 +68,12 @@ if [ "$RANKS" -gt 1 ]; then
     launcher=(mpirun -n "$RANKS" -x NSYS_NVTX_PROFILER_REGISTER_ONLY)
 fi
 rm -f "$FOLDER"/profile*.nsys-rep "$FOLDER"/profile*.sqlite
+status=0
 "${launcher[@]}" nsys profile --trace=cuda,nvtx --sample=none --cpuctxsw=none \
     --capture-range=nvtx --nvtx-capture=gpt2_update --capture-range-end=none \
-    --force-overwrite=true -o "$FOLDER/$report" "$TRAIN" "$@" -x $((UPDATES + 1)) -v 0
+    --force-overwrite=true -o "$FOLDER/$report" "$TRAIN" "$@" -x $((UPDATES + 1)) -v 0 || status=$?
 report=$(find "$FOLDER" -name 'profile*.nsys-rep' | sort | head -n 1)
-[ -f "$report" ] ||
-    stop "nsys wrote no profile into $FOLDER: did the trainer come to its first update?"
+[ -f "$report" ] || kernels_by_ncu "nsys made no report (exit status $status)" "$@"
 nsys export --type=sqlite --force-overwrite=true -o "${report%.nsys-rep}.sqlite" "$report" \
     >/dev/null
 
