@@ -179,6 +179,21 @@ PY
 drawn() { steps "$1" | sed -n 's/.* pe://p' | tr '\n' ' '; }
 same "-pe: its draws are those of the CPU trainer" "$(drawn fp32_pe)" "$(drawn cpu_pe)"
 
+echo "# gpu_check.sh cpu, here with the stand-in's programs: broken by losses of another precision"
+mkdir "$W/smi" && printf '#!/bin/sh\necho a stand-in\n' >"$W/smi/nvidia-smi"
+chmod +x "$W/smi/nvidia-smi"
+gpu_check() { # the program that is taken for fp32: how many checks passed and failed
+    PATH=$W/smi:$PATH RESULTS=$W/checked SHAPE="-e 4x4x32 -t 16 -b 2" PATTERNS=l TRAIN=$W/cpu \
+        TRAINER=$W/cuda TRAINER_FP32=$1 timeout -k 5 200 dev/cuda/gpu_check.sh cpu \
+        >"$W/stdout" 2>"$W/stderr"
+    tail -n 1 "$W/stdout"
+}
+same "30 updates as the CPU trainer's" "$(gpu_check "$W/cuda_fp32")" \
+    "gpu_check: 5 passed, 0 failed, 0 skipped"
+same "and not if fp32 is bf16" "$(gpu_check "$W/cuda")" "gpu_check: 4 passed, 1 failed, 0 skipped"
+same "the report is kept in RESULTS" "$(tail -n 1 "$W"/checked/gpu_check_*_cpu.txt)" \
+    "gpu_check: 4 passed, 1 failed, 0 skipped"
+
 echo "# launches: broken by one that the list above forward_pass lacks, or has too many"
 EMU_LAUNCHES=$W/launches run cuda -p t -tp 1 -e 2x4x64 -x 1
 holds "the launches of an update are those of the list" compute train_gpt2.cu "$W/launches" <<'PY'
