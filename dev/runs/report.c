@@ -269,12 +269,12 @@ typedef struct {
     const Run *runs[SEEDS_MAX];
     int n, lost; // lost: runs that did not end well
     Sample loss, best;
-    Sample alone;      // difference to t, paired by seed, with the error of these pairs alone
+    Sample pairs;      // difference to t, paired by seed, with the error of these pairs
     Sample difference; // the same with the error by the setting's noise
     double ms;
     double two_sided, p_within, p_beyond; // that it is not 0, is below the margin, is above it;
                                           // the latter two corrected for the number of patterns
-    double p_alone; // that it is below the margin, by `alone`, not corrected
+    double p_own; // that it is below the margin, by `pairs`, not corrected
     enum { BASELINE, NO_VERDICT, HOLDS, FAILS, OPEN } verdict;
 } Entry;
 
@@ -407,15 +407,15 @@ static void group_judge(Group *group) {
     double **within = ALLOC(double *, (size_t)group->count, "p-values");
     double **beyond = ALLOC(double *, (size_t)group->count, "p-values");
     for (Entry *e = group->entries; e < group->entries + group->count; e++) {
-        e->alone = entry_pair(e, group->baseline);
-        e->difference = with_noise(e->alone, noise);
+        e->pairs = entry_pair(e, group->baseline);
+        e->difference = with_noise(e->pairs, noise);
         e->verdict = NO_VERDICT;
         if (e == group->baseline) e->verdict = BASELINE;
-        if (e->alone.n < 2 || !noise->freedom) continue;
+        if (e->pairs.n < 2 || !noise->freedom) continue;
         e->two_sided = p_other(e->difference, 0, noise->freedom);
         e->p_beyond = p_above(e->difference, margin, noise->freedom);
         e->p_within = p_below(e->difference, margin, noise->freedom);
-        e->p_alone = p_below(e->alone, margin, e->alone.n - 1);
+        e->p_own = p_below(e->pairs, margin, e->pairs.n - 1);
         if (e == group->baseline || entry_is_borrowed(e, group->first)) continue;
         e->verdict = OPEN;
         within[group->verdicts] = &e->p_within;
@@ -576,18 +576,18 @@ static void verdict_print(const Group *group, const Entry *e) {
         else say(e->difference.n < 2 ? "one seed: no verdict." : "too few runs: no verdict.");
     }
     if (e->verdict == HOLDS) {
-        say("**holds**: no worse than t by more than %g (%s; alone %s).", margin,
-            p_said(e->p_within), p_said(e->p_alone));
+        say("**holds**: no worse than t by more than %g (%s; own %s).", margin,
+            p_said(e->p_within), p_said(e->p_own));
     }
     if (e->verdict == FAILS) {
         say("**fails**: worse than t by more than %g (%s).", margin, p_said(e->p_beyond));
     }
     if (e->verdict == OPEN && e->lost) {
-        say("**open**: %d of its runs did not end well (%s of the others; alone %s).", e->lost,
-            p_said(e->p_within), p_said(e->p_alone));
+        say("**open**: %d of its runs did not end well (%s of the others; own %s).", e->lost,
+            p_said(e->p_within), p_said(e->p_own));
     } else if (e->verdict == OPEN) {
-        say("**open**: not shown to be within %g of t (%s; alone %s), nor to be beyond it (%s).",
-            margin, p_said(e->p_within), p_said(e->p_alone), p_said(e->p_beyond));
+        say("**open**: not shown to be within %g of t (%s; own %s), nor to be beyond it (%s).",
+            margin, p_said(e->p_within), p_said(e->p_own), p_said(e->p_beyond));
     }
     say_end();
 }
@@ -1005,7 +1005,7 @@ static void page_print(const Table *table, const Groups *all, int tables, char *
         "%g at p < %g (no worse than t by more than %g) and all its runs ended well; it **fails** "
         "when the test shows it to be above %g, and is **open** otherwise. The error of a "
         "difference comes from all patterns of the experiment, at every R: it is what pattern and "
-        "seed together leave of the losses, assumed to be as large for all patterns. `alone` is "
+        "seed together leave of the losses, assumed to be as large for all patterns. `own` is "
         "the p-value of a paired t-test of the pattern's own seeds, not corrected. All others "
         "there are corrected for the number of patterns judged in the table, by Holm's method. One "
         "seed gives no verdict. Seeds vary weights and batches, not the text. A pattern of t and l "

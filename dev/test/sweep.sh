@@ -376,7 +376,7 @@ check "report: mean, standard error, paired difference and p, by hand" \
 # Holm, of three verdicts: p is t = -3.2722 from 0.01, p = 0.008494, times 3; of s and sp 1. Of its
 # own three pairs p is t = -3, p = 0.0477.
 check "report: verdicts follow the rule, corrected by hand" '^- \*\*s\*\*.*\*\*open\*\*' \
-    '^- \*\*p\*\*.*\*\*holds\*\*: no worse than t by more than 0\.01 \(p = 0\.0255; alone$' \
+    '^- \*\*p\*\*.*\*\*holds\*\*: no worse than t by more than 0\.01 \(p = 0\.0255; own$' \
     '^  p = 0\.0477\)\.$' \
     '^- \*\*sp\*\*.*\*\*fails\*\*: worse than t by more than 0\.01 \(p < 0\.0001\)' \
     '^- \*\*pp\.\*\*.*one seed: no verdict'
