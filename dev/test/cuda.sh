@@ -326,9 +326,9 @@ capable unkept 80
 same "where nothing can be kept, GELU is apart" "$(gelus unkept)" 8
 rmdir "$choices"
 
-echo "# products that cuBLASLt does not do: broken by one that is left out, or an error of the GPU" \
+echo "# products that cuBLASLt does not do: broken by one that is left out, an error of the GPU" \
     "taken for one"
-apart() { sed -n 's/^# products in several launches, kinds by epilogue: //p' "$W/runs/$1/main.log"; }
+apart() { sed -n 's/^# products in several launches.*epilogue: //p' "$W/runs/$1/main.log"; }
 run cuda_fp32 -p t -x 2 -o whole_products
 EMU_PRODUCT="DGELU_BGRAD 15" run cuda_fp32 -p t -x 2 -o no_dgelu
 holds "without the gradient of GELU it trains the same" near whole_products no_dgelu 1 2 1e-5

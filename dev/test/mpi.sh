@@ -371,7 +371,9 @@ same "DP 1 that was 2" "$(sed -n 's/^# not bit for bit: //p' "$W/stdout" | tr '\
     "-b 8 was 4;DP 1 was 2;"
 fold "${R4[@]}" -x 21 -y 1 -o r4
 mpi 4 "${R4[@]}" -x 22 -y 1 -o r4
-same "R 4 in four processes that was in one"     "$(sed -n 's/^# not bit for bit: //p' "$W/runs/r4/main.log" | grep processes)"     "processes per replica 4 was 1"
+same "R 4 in four processes that was in one" \
+    "$(sed -n 's/^# not bit for bit: //p' "$W/runs/r4/main.log" | grep processes)" \
+    "processes per replica 4 was 1"
 mpi 2 -v 0 -p s -x 3 -y 1 -b 8 -o replicas
 same "nothing to do: all ranks end well, with one line" "$rc $(grep -c . "$W/stdout")" "0 1"
 echo >>"$W/runs/replicas/state_00000004.bin"
