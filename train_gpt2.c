@@ -1629,8 +1629,8 @@ static void steps_run(GPT2 *m, const Steps *steps, int add_grads) {
 
 // ----------------------------------------------------------------------------
 // embedding and head, which share wte. Either every rank has all of it, or its rows are cut over
-// the tensor ranks (`-vp 1`, the default where R is more than 1; Megatron-LM, arXiv 1909.08053, section 3), and a rank
-// embeds and scores the tokens it has the rows of.
+// the tensor ranks (`-vp 1`, the default where R is more than 1; Megatron-LM, arXiv 1909.08053,
+// section 3), and a rank embeds and scores the tokens it has the rows of.
 
 typedef struct { int first, count; } TokenRange;
 

@@ -214,13 +214,13 @@ typedef struct {
 static double factor_fit(Factor *f, const Factor *other, const Run **runs, int n) {
     double squares = 0;
     for (int p = 0; p < f->count; p++) {
-        double sum = 0, own = 0;
+        double sum = 0, count = 0;
         for (int i = 0; i < n; i++) {
             if (f->number[i] != p) continue;
             sum += runs[i]->number[judged] - other->parts[other->number[i]];
-            own++;
+            count++;
         }
-        f->parts[p] = sum / own;
+        f->parts[p] = sum / count;
     }
     for (int i = 0; i < n; i++) {
         squares += pow(runs[i]->number[judged] - f->parts[f->number[i]] -
@@ -283,8 +283,7 @@ typedef struct {
     Entry *entries;
     int count, rules, alone; // entries; whether there are several merge rules; whether all runs
                              // had the machine to themselves
-    int verdicts; // entries that have one
-    Noise noise;  // of its setting
+    Noise noise;             // of its setting
     Entry *baseline;
 } Group;
 
@@ -406,6 +405,7 @@ static void group_judge(Group *group) {
     const Noise *noise = &group->noise;
     double **within = ALLOC(double *, (size_t)group->count, "p-values");
     double **beyond = ALLOC(double *, (size_t)group->count, "p-values");
+    int n = 0;
     for (Entry *e = group->entries; e < group->entries + group->count; e++) {
         e->pairs = entry_pair(e, group->baseline);
         e->difference = with_noise(e->pairs, noise);
@@ -418,11 +418,11 @@ static void group_judge(Group *group) {
         e->p_own = p_below(e->pairs, margin, e->pairs.n - 1);
         if (e == group->baseline || entry_is_borrowed(e, group->first)) continue;
         e->verdict = OPEN;
-        within[group->verdicts] = &e->p_within;
-        beyond[group->verdicts++] = &e->p_beyond;
+        within[n] = &e->p_within;
+        beyond[n++] = &e->p_beyond;
     }
-    holm_correct(within, group->verdicts);
-    holm_correct(beyond, group->verdicts);
+    holm_correct(within, n);
+    holm_correct(beyond, n);
     free(within);
     free(beyond);
     for (Entry *e = group->entries; e < group->entries + group->count; e++) {
@@ -857,11 +857,11 @@ static Differ groups_differ(const Group *a, const Group *b) {
 }
 
 static void contrast_print(const Group *a, const Entry *before, const Group *b,
-                           const Entry *after, Differ differ, int first) {
+                           const Entry *after, Differ differ, int *head) {
     Sample change = {.n = after->difference.n,
                      .mean = after->difference.mean - before->difference.mean};
     double freedom = b->noise.freedom;
-    if (first) {
+    if (!(*head)++) {
         say("How these change from the least to the largest R of an experiment, paired by seed, "
             "and from one experiment to the next at the same R. p is two-sided, for one "
             "comparison.");
@@ -879,13 +879,14 @@ static void contrast_print(const Group *a, const Entry *before, const Group *b,
         printf("| %s to %s, R %s | %s", a->first->text[C_experiment],
                b->first->text[C_experiment], b->first->text[C_R], entry_name(b, after));
     }
+    if (isnan(change.error)) change.n = change.n > 0; // of single seeds
     sample_print(change, "%+.4f");
     printf(" | %s |\n", change.error > 0 ? p_text(p_other(change, 0, freedom)) : "–");
 }
 
 // How a pattern's difference to t changes: from the least to the largest R of an experiment, and
-// from an experiment to the next that has the pattern at this R. Returns how many there are now.
-static int contrasts_print(const Groups *all, int g, int count) {
+// from an experiment to the next that has the pattern at this R.
+static void contrasts_print(const Groups *all, int g, int *head) {
     const Group *b = &all->groups[g];
     for (const Entry *e = b->entries; b->baseline && e < b->entries + b->count; e++) {
         const Group *least = NULL, *previous = NULL;
@@ -900,14 +901,11 @@ static int contrasts_print(const Groups *all, int g, int count) {
             if (differ == ONLY_R) is_last &= R < b->first->number[C_R];
             if (differ == ONLY_EXPERIMENT && i < g) previous = a;
         }
-        if (least && is_last) {
-            contrast_print(least, group_find(least, e), b, e, ONLY_R, !count++);
-        }
+        if (least && is_last) contrast_print(least, group_find(least, e), b, e, ONLY_R, head);
         if (previous) {
-            contrast_print(previous, group_find(previous, e), b, e, ONLY_EXPERIMENT, !count++);
+            contrast_print(previous, group_find(previous, e), b, e, ONLY_EXPERIMENT, head);
         }
     }
-    return count;
 }
 
 // Whether another group has this entry's pattern too and differs in one thing.
@@ -922,7 +920,7 @@ static int entry_is_elsewhere(const Groups *all, const Group *own, const Entry *
 // Patterns that stand beside t in several groups.
 static void across_print(const Groups *all) {
     const Group *end = all->groups + all->count;
-    int rows = 0, shown[ROWS_MAX] = {0};
+    int rows = 0, head = 0, *shown = ALLOC(int, (size_t)all->count + 1, "settings");
     for (const Group *g = all->groups; g < end; g++) {
         for (const Entry *e = g->entries; g->baseline && e < g->entries + g->count; e++) {
             shown[g - all->groups] |= entry_is_elsewhere(all, g, e);
@@ -960,9 +958,9 @@ static void across_print(const Groups *all) {
         }
     }
     if (rows) printf("\n");
-    int count = 0;
-    for (int g = 0; g < all->count; g++) count = contrasts_print(all, g, count);
-    if (count) printf("\n");
+    for (int g = 0; g < all->count; g++) contrasts_print(all, g, &head);
+    if (head) printf("\n");
+    free(shown);
 }
 
 // A line for every pattern that shares seeds with t, at the R of its runs; noise: the standard

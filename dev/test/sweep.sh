@@ -412,6 +412,10 @@ check "report: runs of t and l serve every R, other tables add theirs" \
 cp "$W/t" "$W/out" # s at R 4 minus s at R 2: -0.007 -0.016 -0.025
 check "report: what R changes" '^\| s \| \+0\.0200 ± 0\.0076 \| \+0\.0040 ± 0\.0076 \|$' \
     '^\| e, R 2 to 4 \| s \| -0\.0160 ± 0\.0076 \| 0\.0634 \|$'
+awk -F'\t' -v OFS='\t' 'NR > 1 { $1 = "f"; $22 = "f" $22 } NR == 1 || $5 == 1' "$W/hand.tsv" >"$W/t"
+"$REPORT" "$W/hand.tsv" "$W/t" >"$W/out" 2>&1
+check "report: from one experiment to the next, where it has one seed" \
+    '^\| e to f, R 2 \| s \| -0\.0100 \| – \|$'
 "$REPORT" -d "$W/hand.tsv" "$W/R4.tsv" | tr '\t' ' ' >"$W/out" 2>&1
 # noise: squares 2e-4 (t), 8e-4 (s), 2e-4 (p), 2.42e-4 (sp), 2.42e-4 (s at R 4), 6.05e-5 (l) over 11
 # degrees of freedom; of seeds and patterns 0.00925693, with 9 (least squares)
