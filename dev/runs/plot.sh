@@ -2,7 +2,7 @@
 # Draws sweeps: an SVG of every figure, by gnuplot, from FOLDER/runs.tsv and the logs beside it.
 # Several folders are one sweep.
 #
-#   dev/runs/plot.sh [-o OUT] [-l LOG] [-c CHECK] FOLDER...       OUT is the first FOLDER/plots
+#   dev/runs/plot.sh [-o OUT] [-l LOG] [-c CHECK] [-p 'PATTERN...'] FOLDER...
 #   dev/net/check_plan.sh >out/check_plan.txt && dev/runs/plot.sh -c out/check_plan.txt out/sweep
 #
 #   curves_*        training and validation loss of every pattern, and the latter minus that of t
@@ -16,7 +16,9 @@
 # One figure per experiment, R, merge rule and options; t and l are the same functions at every R,
 # so their runs serve all. What the logs say about losses is kept in FOLDER/curves.tsv, so that a
 # folder with runs.tsv and curves.tsv alone can be drawn again; what each figure shows is beside it
-# as a .dat file.
+# as a .dat file. OUT is FOLDER/plots of the first; with -p only these patterns are drawn, and t.
+# Where a pattern has fewer seeds than t, the circles of its seeds are moved together by what t's
+# mean at these seeds differs from t's mean, so that they lie around the pattern's point.
 # LOG is the measured run from which dev/net/plan predicts: a quiet one, without -nl and -nb.
 # It draws the clock of its R. Without -l it is the log of a run of t of which the table says that
 # it had the machine to itself (dev/runs/sweep --alone); where there is none the clock is not drawn.
@@ -27,15 +29,16 @@ fail() { echo "error: $*" >&2; exit 1; }
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
 PLAN=${PLAN:-$root/dev/net/plan} REPORT=${REPORT:-$root/dev/runs/report}
-out='' log='' check=''
-while getopts o:l:c: option; do
+out='' log='' check='' asked=''
+usage="expected: dev/runs/plot.sh [-o OUT] [-l LOG] [-c CHECK] [-p 'PATTERN...'] FOLDER..."
+while getopts o:l:c:p: option; do
     case $option in
-    o) out=$OPTARG ;; l) log=$OPTARG ;; c) check=$OPTARG ;;
-    *) fail "expected: dev/runs/plot.sh [-o OUT] [-l LOG] [-c CHECK] FOLDER..." ;;
+    o) out=$OPTARG ;; l) log=$OPTARG ;; c) check=$OPTARG ;; p) asked=$OPTARG ;;
+    *) fail "$usage" ;;
     esac
 done
 shift $((OPTIND - 1))
-[ $# != 0 ] || fail "expected: dev/runs/plot.sh [-o OUT] [-l LOG] [-c CHECK] FOLDER..."
+[ $# != 0 ] || fail "$usage"
 out=${out:-$1/plots}
 command -v gnuplot >/dev/null || fail "gnuplot is not here (Debian: apt-get install gnuplot-nox)"
 for folder; do
@@ -50,8 +53,8 @@ trap 'rm -rf "$work"' EXIT
 # data
 
 # The rows that are ok and have a loss, as: experiment R rule options pattern seed merges val_loss
-# run updates alone; the run has its folder before it. Fails on a bad row. The column alone may be
-# missing.
+# run updates alone text; the run has its folder before it. Fails on a bad row. The columns alone and
+# text may be missing.
 rows() { # rows FOLDER
     awk -F'\t' -v OFS='\t' -v folder="$1" -v path="$1/runs.tsv" '
         function die(why) {
@@ -78,11 +81,16 @@ rows() { # rows FOLDER
         {
             $at["run"] = folder "/" $at["run"]
             for (i = 1; i < n; i++) printf "%s%s", $at[want[i]], OFS
-            print "alone" in at ? $at["alone"] : "-"
+            print "alone" in at ? $at["alone"] : "-", "text" in at ? $at["text"] : "-"
         }' "$1/runs.tsv"
 }
-for folder; do rows "$folder"; done >"$work/rows"
-[ -s "$work/rows" ] || fail "$*: no run in it ended well"
+asked_rows() { # asked_rows COLUMN: of rows with a pattern there, those that -p asks for, and of t
+    awk -F'\t' -v asked="$asked" -v column="$1" '
+        BEGIN { all = !split(asked, list, " "); for (i in list) is[list[i]] }
+        all || $column ~ /^t+$/ || $column in is'
+}
+for folder; do rows "$folder"; done | asked_rows 5 >"$work/rows"
+[ -s "$work/rows" ] || fail "$*: no run${asked:+ of $asked} in it ended well"
 
 # curves.tsv: run, train or val, update, loss. Training losses are means over 1/40 of the run, at
 # the end of each.
@@ -92,11 +100,11 @@ curves_read() { # curves_read FOLDER: from its logs, where all of them are there
     while read -r log; do [ -f "$log/main.log" ] || return 0; done <"$work/runs"
     while read -r log; do
         awk -v OFS='\t' -v run="${log#"$1/"}" '
-            /^# updates / { every = int($5 / 40) > 1 ? int($5 / 40) : 1; sum = n = 0 }
+            /^# updates / { end = $5; every = int(end / 40) > 1 ? int(end / 40) : 1; sum = n = 0 }
             /^s:[0-9]+ tel:[0-9.]+$/ { split($1, s, ":"); print run, "val", s[2], substr($2, 5) }
             /^s:[0-9]+ trl:.* comm:[0-9.]+( kd:[0-9.e+-]+)?( pe:[a-z.]+)?$/ {
                 split($1, s, ":"); sum += substr($2, 5); n++
-                if (s[2] % every) next
+                if (s[2] % every && s[2] != end) next
                 printf "%s\ttrain\t%d\t%.6f\n", run, s[2], sum / n
                 sum = n = 0
             }' "$log/main.log"
@@ -110,22 +118,26 @@ for folder; do
     awk -v folder="$folder" '{ print folder "/" $0 }' "$folder/curves.tsv"
 done >"$work/curves"
 if [ -x "$REPORT" ]; then
-    "$REPORT" -d "${@/%//runs.tsv}" >"$work/differences"
+    "$REPORT" -d "${@/%//runs.tsv}" | asked_rows 4 >"$work/differences"
 else
     echo "skip errors and settings: $REPORT is not built (make dev/runs/report)" >&2
     echo experiment >"$work/differences" # a line of names
 fi
 
 # Colour (Okabe and Ito's, without their yellow), dash and point of a pattern, the same in every
-# figure.
-style() {
+# figure; those of any other pattern by its place among the others of the figure.
+others=(
+    "#0072B2 4 4" "#D55E00 4 6" "#009E73 4 8" "#CC79A7 4 10" "#E69F00 5 12" "#56B4E9 5 14"
+    "#666666 5 5" "#0072B2 3 7" "#D55E00 3 13" "#009E73 3 15" "#CC79A7 3 9" "#000000 3 11"
+)
+style() { # style PATTERN: fails for another
     case $1 in
     t) echo "#000000 1 7" ;; s) echo "#0072B2 1 5" ;; sppp) echo "#D55E00 1 9" ;;
     p) echo "#009E73 1 11" ;; l) echo "#666666 4 3" ;; d) echo "#E69F00 4 2" ;;
     tstt | ts) echo "#E69F00 1 6" ;; tsst | tss) echo "#56B4E9 1 8" ;; tsss) echo "#CC79A7 1 10" ;;
     sp) echo "#0072B2 2 4" ;; spps | spp) echo "#E69F00 2 13" ;; sspp) echo "#56B4E9 2 15" ;;
     pp.) echo "#D55E00 2 8" ;; ppp.) echo "#CC79A7 2 4" ;; pppp.) echo "#56B4E9 3 14" ;;
-    pppppp.) echo "#009E73 2 10" ;; *) echo "#666666 3 1" ;;
+    pppppp.) echo "#009E73 2 10" ;; *) return 1 ;;
     esac
 }
 
@@ -162,9 +174,12 @@ members() { # members EXPERIMENT R RULE OPTIONS
         $1 == e && $2 == R && $4 == o { print $10; exit }' "$work/rows")
     patterns=$(awk -F'\t' '!seen[$1]++ { printf "%s ", $1 }' "$work/members")
     colours='' dashes='' points=''
-    local p
+    local p place=0
     for p in $patterns; do
-        read -r colour dash point < <(style "$p")
+        if ! style "$p" >"$work/style"; then
+            echo "${others[place++ % ${#others[@]}]}" >"$work/style"
+        fi
+        read -r colour dash point <"$work/style"
         colours+="$colour " dashes+="$dash " points+="$point "
     done
     seeds=$(cut -f1 "$work/members" | sort | uniq -c | awk '
@@ -196,7 +211,7 @@ curves() { # curves KIND
             }
             for (i = 1; i <= m; i++) {
                 p = order[i]
-                printf "# %s\n", p
+                printf "# %s\nNaN NaN NaN\n", p # gnuplot does not count empty blocks
                 for (j = 1; j <= u; j++) {
                     N = updates[j]
                     if (have[p, N] != n[p]) continue
@@ -221,9 +236,11 @@ curves() { # curves KIND
 # figures
 
 title_of() { # title_of EXPERIMENT R RULE OPTIONS
-    local text=${1/_/ }
+    local text=${1//_/ }
     text="${text^}, R $2${3:+, rule $3}"
     [ "$4" = - ] || text+=", $4"
+    text+=$(awk -F'\t' -v e="$1" '$1 == e && $12 ~ /^NOT / {
+        sub(",.*", "", $12); print " (" $12 ")"; exit }' "$work/rows")
     echo "${text//\'/}"
 }
 
@@ -237,17 +254,25 @@ allreduces() { # allreduces EXPERIMENT R RULE OPTIONS
             next
         }
         !($1 in n) { order[++m] = $1; x[$1] = $3; same[$3]++; place[$1] = same[$3] }
-        { n[$1]++; sum[$1] += $4; all[$1, n[$1]] = $4; if ($4 > top[$1]) top[$1] = $4 }
+        {
+            n[$1]++; sum[$1] += $4; all[$1, n[$1]] = $4; if ($4 > top[$1]) top[$1] = $4
+            at[$1, $2] = $4; seed[$1, n[$1]] = $2
+        }
         END {
             for (i = 1; i <= m; i++) {
-                p = order[i]; mean = sum[p] / n[p]
+                p = order[i]; mean = sum[p] / n[p]; pairs = of_t = move = 0
+                for (k = 1; k <= n[p]; k++) {
+                    if (!(("t", seed[p, k]) in at)) continue
+                    pairs++; of_t += at["t", seed[p, k]]
+                }
+                if (pairs) move = sum["t"] / n["t"] - of_t / pairs
                 if (p in to_t && "t" in n) mean = sum["t"] / n["t"] + to_t[p]
                 beside = place[p] - (same[x[p]] + 1) / 2
                 printf "# %s: all-reduces, mean, error to t, loss of a seed, ", p
                 print "place beside others with as many, pattern, highest loss"
                 for (k = 1; k <= n[p]; k++) {
-                    printf "%g %.6f %s %.6f ", x[p], mean, p in error ? error[p] : "NaN", all[p, k]
-                    print beside, p, top[p]
+                    printf "%g %.6f %s %.6f ", x[p], mean, p in error ? error[p] : "NaN", all[p, k] + move
+                    printf "%s %s %.6f\n", beside, p, top[p] + move
                 }
                 printf "\n\n"
             }
@@ -328,6 +353,11 @@ cut -f1-4 "$work/rows" | sort -u | while IFS=$'\t' read -r experiment R rule opt
         echo "skip curves_$name, clock_$name: no curves.tsv has its runs" >&2
         continue
     fi
+    awk '/^# / { p = $2; order[++n] = p } /^[0-9]/ { has[p] }
+        END { for (i = 1; i <= n; i++) if (!(order[i] in has)) print order[i] }' \
+        "$out/curves_$name.val.dat" | while read -r p; do
+        echo "skip the curve of $p in curves_$name: curves.tsv lacks runs of it" >&2
+    done
     draw curves.gp "curves_$name" 1400,900 "train=$out/curves_$name.train.dat" \
         "val=$out/curves_$name.val.dat" "title=$title" "seeds=$seeds" "${style_words[@]}"
     clock "$name" "$title" "$experiment" "$R" "$options"
@@ -403,7 +433,7 @@ if [ -n "$check" ]; then
     [ -s "$work/plan" ] || fail "$check: no line '$form'; is it what dev/net/check_plan.sh printed?"
     networks=$(awk '!seen[$1, $2]++ { printf "%s_ms,_%s_Gbit/s ", $1, $2 }' "$work/plan")
     patterns=$(awk '!seen[$3]++ { printf "%s ", $3 }' "$work/plan")
-    points=$(for p in $patterns; do style "$p" | cut -d' ' -f3; done | tr '\n' ' ')
+    points=$(for p in $patterns; do (style "$p" || echo - - 1) | cut -d' ' -f3; done | tr '\n' ' ')
     awk -v networks="$networks" -v patterns="$patterns" '
         { at[$1 "_ms,_" $2 "_Gbit/s", $3] = $5 " " $4 }
         END {

@@ -8,6 +8,8 @@ that can be told from chance.
   dev/runs/report -b out/sweep/runs.tsv            judges the best one of each run: some overfit
   dev/runs/report -m 0.02 out/sweep/runs.tsv       margin 0.02 instead of 0.01
   dev/runs/report -k dev/runs/known.tsv out/sweep/runs.tsv    compares with what others found
+  dev/runs/report -p 'pp. p' out/sweep/runs.tsv    judges these patterns only, beside t; how much is
+                                                   chance is still estimated from all
   dev/runs/report -d out/sweep/runs.tsv            the differences to t as a table, for figures
   dev/runs/report -t 4.303 2                       two-sided p-value of Student's t, 2 degrees of
                                                    freedom
@@ -31,6 +33,7 @@ static double margin = 0.01; // nats by which a pattern may be worse than t and 
 static const double level = 0.05;  // of p-values
 static const double tolerated = 2; // percent of t's loss, for the older question
 static int judged = C_val_loss;
+static const char *asked = ""; // patterns, with blanks between; all where there is none
 
 // ----------------------------------------------------------------------------
 // Student's t
@@ -138,6 +141,16 @@ static int same_entry(const Run *a, const Run *b) {
 
 static int is_plain(const Run *run) {
     return !run->text[C_pattern][strspn(run->text[C_pattern], "t")];
+}
+
+// Whether a run's pattern is judged, or is what others are judged by.
+static int is_asked(const Run *run) {
+    size_t n = strlen(run->text[C_pattern]);
+    if (!*asked || is_plain(run)) return 1;
+    for (const char *at = asked; (at = strstr(at, run->text[C_pattern])); at += n) {
+        if ((at == asked || at[-1] == ' ') && (!at[n] || at[n] == ' ')) return 1;
+    }
+    return 0;
 }
 
 // Experiment, options and updates: what noise is estimated over. R = 1 is apart, where all patterns
@@ -432,16 +445,29 @@ static void group_judge(Group *group) {
     }
 }
 
+// Patterns that fill a model alike are one function, judged twice and too sure of its noise.
+static void entries_differ(const Entry *e, const Entry *other) {
+    const Run *x = e->runs[0], *y = other->runs[0];
+    Sample pairs = entry_pair(e, other);
+    if (pairs.n < 2 || pairs.mean != 0 || pairs.error != 0) return;
+    if (x->number[C_R] == 1 || !same(x, y, (const int[]){C_rule}, 1)) return;
+    fail("%s:%d: %s has the losses of %s, %s:%d, at %d seeds; are they one function? leave one out",
+         x->path, x->line, x->text[C_pattern], y->text[C_pattern], y->path, y->line, pairs.n);
+}
+
 static void group_gather(Group *group, const Table *table, const Run *first) {
     *group = (Group){.first = first, .alone = 1, .noise = noise_of(table, first)};
     group->entries = ALLOC(Entry, (size_t)table->count, "patterns");
     for (int other = 0; other < 2; other++) { // R's own runs first
         for (const Run *run = table->runs; run < table->runs + table->count; run++) {
-            if (!run_is_ok(run)) continue;
+            if (!run_is_ok(run) || !is_asked(run)) continue;
             if (other ? same_but_R(run, first) : same_group(run, first)) group_add(group, run);
         }
     }
     qsort(group->entries, (size_t)group->count, sizeof *group->entries, compare_entries);
+    for (Entry *e = group->entries; e < group->entries + group->count; e++) {
+        for (Entry *other = group->entries; other < e; other++) entries_differ(e, other);
+    }
     for (Entry *e = group->entries; e < group->entries + group->count; e++) {
         e->loss = entry_sample(e, judged);
         e->best = entry_sample(e, C_best_val_loss);
@@ -641,18 +667,19 @@ static void answers_print(const Group *group) {
 // Each different value of a column among a group's runs.
 static void values_print(const Group *group, const char *label, int column) {
     const Run *seen[16];
-    int n = 0;
+    int n = 0, more = 0;
     say("- %s:", label);
     for (const Entry *e = group->entries; e < group->entries + group->count; e++) {
         for (int i = 0; i < e->n; i++) {
             int j = 0;
             while (j < n && strcmp(seen[j]->text[column], e->runs[i]->text[column])) j++;
+            more |= j == 16;
             if (j < n || n == 16) continue;
             seen[n++] = e->runs[i];
             say("%s %s", n > 1 ? ";" : "", e->runs[i]->text[column]);
         }
     }
-    if (n == 16) say("; ...");
+    if (more) say("; ...");
     say_end();
 }
 
@@ -781,14 +808,16 @@ static void known_print(const Table *table, const char *path) {
         }
         double known = number_read(path, line, "loss", f[5]), x[SEEDS_MAX];
         double within = number_read(path, line, "within", f[6]);
-        int found = 0;
+        int found = 0, here = 0;
         for (const Run *run = table->runs; run < table->runs + table->count; run++) {
             const char *const *r = run->text;
+            here |= !strcmp(r[C_experiment], f[0]);
             int is = run_is_ok(run) && found < SEEDS_MAX;
             is = is && !strcmp(r[C_experiment], f[0]) && !strcmp(r[C_pattern], f[1]);
             is = is && !strcmp(r[C_R], f[2]) && !strcmp(r[C_rule], f[3]);
             if (is && !strcmp(r[C_options], f[4])) x[found++] = run->number[C_val_loss];
         }
+        if (!here) continue;
         if (!head++) {
             printf("## Against what others found\n\nLosses after the last update, whatever this "
                    "page judges.\n\n"
@@ -822,9 +851,10 @@ static Groups groups_of(const Table *table) {
     Groups all = {.groups = ALLOC(Group, (size_t)table->count + 1, "settings")};
     for (int i = 0; i < table->count; i++) {
         int before = 0;
-        if (!run_is_ok(&table->runs[i])) continue;
+        if (!run_is_ok(&table->runs[i]) || !is_asked(&table->runs[i])) continue;
         for (int j = 0; j < i; j++) {
-            before |= run_is_ok(&table->runs[j]) && same_group(&table->runs[i], &table->runs[j]);
+            if (!run_is_ok(&table->runs[j]) || !is_asked(&table->runs[j])) continue;
+            before |= same_group(&table->runs[i], &table->runs[j]);
         }
         if (!before) group_gather(&all.groups[all.count++], table, &table->runs[i]);
     }
@@ -862,9 +892,9 @@ static void contrast_print(const Group *a, const Entry *before, const Group *b,
                      .mean = after->difference.mean - before->difference.mean};
     double freedom = b->noise.freedom;
     if (!(*head)++) {
-        say("How these change from the least to the largest R of an experiment, paired by seed, "
-            "and from one experiment to the next at the same R. p is two-sided, for one "
-            "comparison.");
+        say("How these change from the least to the largest R of an experiment, paired at the "
+            "seeds that both have, and from one experiment to the next at the same R. p is "
+            "two-sided, for one comparison.");
         say_end();
         printf("\n| from, to | pattern | change | p |\n|---|---|---|---|\n");
     }
@@ -994,6 +1024,7 @@ static void page_print(const Table *table, const Groups *all, int tables, char *
         say("%s `%s`", comma, paths[i]);
     }
     say(": %d runs, of which %d ended well.", table->count, table->count - table->not_ok);
+    if (*asked) say(" Judged are %s, beside t.", asked);
     say_end();
     printf("\n");
     const char *one = judged == C_val_loss ? "last" : "best";
@@ -1050,13 +1081,18 @@ int main(int argc, char **argv) {
             margin = number_read("-m", 1, "MARGIN", argv[a]);
         } else if (!strcmp(argv[a], "-k") && a + 1 < argc) {
             known = argv[++a];
+        } else if (!strcmp(argv[a], "-p") && a + 1 < argc) {
+            asked = argv[++a];
         } else if (!strcmp(argv[a], "-d")) {
             only_differences = 1;
         } else {
-            fail("%s: expected -b, -d, -k KNOWN.TSV or -m MARGIN", argv[a]);
+            fail("%s: expected -b, -d, -k KNOWN.TSV, -m MARGIN or -p PATTERNS", argv[a]);
         }
     }
-    if (a == argc) fail("expected: %s [-b] [-d] [-k KNOWN.TSV] [-m MARGIN] RUNS.TSV...", argv[0]);
+    if (a == argc) {
+        fail("expected: %s [-b] [-d] [-k KNOWN.TSV] [-m MARGIN] [-p PATTERNS] RUNS.TSV...",
+             argv[0]);
+    }
     for (int i = a; i < argc; i++) table_read(&table, argv[i], 0);
     Groups all = groups_of(&table);
     if (only_differences) differences_print(&all);

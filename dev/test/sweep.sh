@@ -76,8 +76,8 @@ check "runs: 124M on 1, 5 and 8 GPUs" '^\./train_gpt2cu ' '^mpirun -n 5 ./train_
     '^mpirun -n 8 ./train_gpt2cu '
 "$SWEEP" -n -o "$W/lists" dev/runs/*.list >"$W/runs" 2>&1
 why=''
-[ "$(sort -u "$W/runs" | grep -c ': not run$')" = 325 ] ||
-    why="$(wc -l <"$W/runs") lines, expected 325 different ones"
+[ "$(sort -u "$W/runs" | grep -c ': not run$')" = 322 ] ||
+    why="$(wc -l <"$W/runs") lines, expected 322 different ones"
 verdict "runs: every line of every list is a run, shared ones once" "$why"
 dev/runs/shakespeare_4x4x128.sh "$W/one" sppp 2 sum 1337 -i "$W/text.bin" -j "$W/text.bin" \
     -x 1 -v 0 >"$W/out" 2>&1
@@ -461,8 +461,8 @@ t 3 1.20
 t 4 1.21
 s 1 1.05
 s 2 1.06
-p 3 1.20
-p 4 1.21
+p 3 1.21
+p 4 1.20
 END
 } >"$W/t"
 "$REPORT" "$W/t" >"$W/out" 2>&1
@@ -471,6 +471,16 @@ check "report: the worst pattern is the one that is furthest above t at equal se
 "$REPORT" "$W/hand.tsv" "$W/hand.tsv" >"$W/out" 2>&1
 check "report: a table twice is an error" \
     'hand\.tsv:2: the run e/t_1 has a row already.*hand\.tsv:2'
+"$REPORT" -p "pp. s" "$W/hand.tsv" >"$W/out" 2>&1 # t = 1.0907 from 0.01, p = 0.1586
+! grep -Eq '^\| (p|sp) \|' "$W/out" || echo "patterns that were not asked for" >"$W/out"
+check "report: patterns on request, with the noise of all" 'beside t\.$' \
+    '^\| s \| 4 .* \+0\.0200 ± 0\.0092 ' 'nor to be beyond it \(p = 0\.1586\)\.$' \
+    'left when' '^in all patterns is taken off \(6 degrees of freedom\)'
+awk -F'\t' -v OFS='\t' '$2 == "s" { $2 = "ss"; $22 = $22 "s"; print }' "$W/hand.tsv" |
+    cat "$W/hand.tsv" - >"$W/t"
+"$REPORT" "$W/t" >"$W/out" 2>&1
+check "report: one function under two names is an error" \
+    't:18: ss has the losses of s, .*t:5, at 3 seeds; are they one function'
 "$REPORT" -m 0.05 "$W/hand.tsv" >"$W/out" 2>&1
 check "report: the margin is an option" \
     '^- \*\*s\*\*.*\*\*holds\*\*: no worse than t by more than 0\.05 \(p = 0\.0170;' # t = -3.2722
@@ -495,7 +505,9 @@ s 2.035
 p 2.035
 q 2
 END
+printf 'f\tp\t2\tsum\t-\t2\t0.02\thand\n' >>"$W/known" # of an experiment that is not here
 "$REPORT" -k "$W/known" "$W/hand.tsv" >"$W/out" 2>&1
+! grep -q '^| f p' "$W/out" || echo "another experiment" >"$W/out"
 check "report: what others found" 'e s R 2 sum .* -0\.0050 \| yes, 0\.02' \
     'e p R 2 sum .* -0\.0450 \| \*\*no,\*\* 0\.02' 'e q R 2 sum .*not run'
 {
@@ -517,7 +529,7 @@ check "report: a real sweep's table" '^## tiny, R 2$' '^## tiny, R 2, -wi linear
 echo "# the plots: broken by a figure that is not drawn"
 if ! command -v gnuplot >/dev/null; then
     echo "skip plots: install gnuplot-nox"
-    skipped=8
+    skipped=9
 else
     while read -r latency gbits pattern predicted measured error; do
         printf '%4g ms %9g   %-8s %8.1f ms   %8.1f ms   %+6.1f%%\n' "$latency" "$gbits" "$pattern" \
@@ -556,9 +568,20 @@ END
         'none/runs.tsv: not there'
     awk -F'\t' -v OFS='\t' 'NR > 1 { $4 = "mean"; $22 = $22 "m" } { print }' "$W/hand.tsv" |
         cat "$W/hand.tsv" - | awk 'NR == 1 || !/^experiment/' >"$W/alone/runs.tsv"
-    printf 'e/t_1\t%s\n' 'val	0	3.0' 'val	100	2.0' 'train	100	2.0' >"$W/alone/curves.tsv"
+    for seed in 1 2 3; do
+        printf "e/t_$seed\t%s\n" 'val	0	3.0' 'val	100	2.0' 'train	100	2.0'
+    done >"$W/alone/curves.tsv"
     dev/runs/plot.sh "$W/alone" >"$W/out" 2>&1
-    check "plots: merge rules" 'rules_e_R2.svg'
+    check "plots: merge rules, and curves that are not there are said" 'rules_e_R2.svg' \
+        'skip the curve of s in curves_e_R2_sum: curves.tsv lacks runs of it'
+    sed '2,$s/	text	/	NOT it: a fallback, 9 characters	/' "$W/alone/runs.tsv" >"$W/t"
+    mv "$W/t" "$W/alone/runs.tsv"
+    dev/runs/plot.sh -o "$W/asked" -p "s pp." "$W/alone" >"$W/out" 2>&1
+    cat "$W/asked/allreduces_e_R2_sum.dat" "$W/asked/allreduces_e_R2_sum.svg" >"$W/out"
+    ! grep -q '^# p:' "$W/out" || echo "a pattern that was not asked for" >"$W/out"
+    check "plots: patterns on request, circles around their point, a fallback text is named" \
+        '^2 1\.910000 NaN 1\.910000 0 pp\. 1\.910000$' '^4 2\.030000 .* 2\.050000 0 s 2\.050000' \
+        '\(NOT it: a fallback\)'
     mkdir "$W/R4"
     cp "$W/R4.tsv" "$W/R4/runs.tsv"
     sed 's,e/t_1,e/s_R4_1,' "$W/alone/curves.tsv" >"$W/R4/curves.tsv"

@@ -14,7 +14,7 @@ high = STATS_max
 stats train using ($1 >= last / 8 ? $2 : NaN) nooutput
 low = low < STATS_min ? low : STATS_min
 high = high > STATS_max ? high : STATS_max
-gap = 0.05 * (high - low)
+gap = high > low ? 0.05 * (high - low) : 0.1
 set xrange [0:last]
 set yrange [low - gap:high + gap]
 set multiplot
