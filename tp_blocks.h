@@ -1,4 +1,4 @@
-// What both trainers must agree on, and nothing that touches an activation: model shape, parameter
+// What both trainers must agree on, and nothing that computes an activation: model shape, parameter
 // table and shards, block patterns and the plan, processes and their mesh, random numbers, data
 // order, network model, learning rate. Host code only, in the C that is C++20 too.
 //
@@ -25,9 +25,10 @@
 //        mean     mean of h_i before the last block + sum_i of its partial outputs + its biases
 //        streams  sum of h_i
 //   l  Ladder residual (arXiv 2501.06589): two merges, each going on while the next sub-block runs
-//        X_j+1 = X_j + sum_i o_j(i) + b_j, where sub-block j of the run reads X_j-1 (X_0 for j = 0)
+//        X[j+1] = X[j] + sum_i o[j]_i + b[j]. Sub-block j of the run reads X[j-1] (X[0] for j = 0);
+//        o[j]_i is what rank i makes of it, A_i or M_i, and b[j] its bias, bo or b2
 //   d  Delayed, by one: as l, and a rank has its own newest output at once
-//        sub-block j of rank i reads X_j-1 + o_j-1(i) + b_j-1 (X_0 for j = 0)
+//        sub-block j of rank i reads X[j-1] + o[j-1]_i + b[j-1] (X[0] for j = 0)
 //
 // With R = 1 t, s, p and d are plain GPT-2, and l is not. With more, s, p and d are another
 // function for each R, so R and the rule belong to the model.
@@ -65,7 +66,7 @@ enum { PATTERN_MAX = 240, L_MAX = 1024, VP_MULTIPLE = 128 };
 
 typedef struct {
     int maxT, V, L, NH, C, Vp;     // in the order of the model file's header
-    int R;                         // belongs to the model, whose function depends on it (s, p)
+    int R;                         // belongs to the model, whose function depends on it (s, p, d)
     int rule;                      // what a run of p blocks is merged to
     char pattern[PATTERN_MAX + 1]; // of PATTERN_LETTERS, repeated to fill L blocks
     char patterns[PATTERN_MAX + 1]; // that updates draw theirs from, "t,sppp,p"; "" = `pattern`
@@ -93,6 +94,19 @@ static void config_check(const GPT2Config *c, const char *where) {
         fail("%s: the vocabulary %d is padded to %d, expected %d", where, c->V, c->Vp,
              vocabulary_pad(c->V));
     }
+}
+
+// Every rank has as many heads as the others.
+static void heads_check(const GPT2Config *c) {
+    char divisors[256] = "";
+    size_t n = 0;
+    if (c->NH % c->R == 0) return;
+    for (int R = 1; R <= c->NH && n < sizeof divisors - 16; R++) {
+        if (c->NH % R) continue;
+        n += (size_t)snprintf(divisors + n, sizeof divisors - n, "%s%d", n ? ", " : "", R);
+    }
+    fail("-tp %d: %d heads cannot be divided over %d tensor ranks, but over %s", c->R, c->NH, c->R,
+         divisors);
 }
 
 // Reads "d12" (GPT-2's sizes) or "LxHxC" such as "4x4x128" into a shape of V tokens. Returns 0 if
@@ -265,7 +279,7 @@ enum {
     STEP_SUB,    // to (O) = or += the partial output of sub-block k, which reads the stream `from`
     STEP_SUM,    // to = scale * from + sum of parts + bias * (output biases of first .. end-1)
     STEP_BIAS,   // gradient of k's output bias = or += row sums, on rank 0 of scale * from, on the
-                 // others of parts
+                 // others of parts: a merge adds the bias once, not once per rank
     STEP_BACK,   // to (D) = or += the gradient of what sub-block k read, from that of its output,
                  // `from`; also the gradients of its LayerNorm and output matrix
     STEP_WEIGHT, // gradients of k's input matrix and its bias, which no other step reads
@@ -442,8 +456,8 @@ static int plan_segment(Plan *plan, int x, int begin, int end, int rule, int R) 
 
 // Sub-blocks begin .. end-1 of a run of l or, delayed, d: the sum of one goes on while the next
 // computes, which therefore reads the stream before it, in d with the rank's own part of the sum.
-// X_j+1 = X_j + sum over ranks of o_j + b_j. Sub-block j reads X_j-1, or X_j-1 + o_j-1(i) + b_j-1;
-// the first one X_0. Returns the stream after them.
+// X[j+1] = X[j] + sum over ranks of o[j] + b[j]. Sub-block j reads X[j-1], or X[j-1] + o[j-1]_i +
+// b[j-1]; the first one X[0]. Returns the stream after them.
 static int plan_hidden(Plan *plan, int x, int begin, int end, int delayed) {
     Step sum = {.kind = STEP_SUM, .scale = 1, .bias = 1};
     int reads = x;

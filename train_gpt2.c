@@ -4,14 +4,18 @@ all-reduces. The numerical oracle of the project: train_gpt2.cu, the CUDA traine
 same numbers.
 
 A transformer block is two sub-blocks, attention and MLP. Cut over R tensor ranks, each rank
-computes a partial output of every sub-block, and an all-reduce ("merge") adds them up. How often
-that is done is the block's letter (`-p`):
+computes a partial output of every sub-block, and an all-reduce ("merge") adds them up. The block's
+letter (`-p`) says when that is done, and what a sub-block reads before it is:
 
   t  Megatron TP    merge after attention and after the MLP     2 all-reduces per block
   s  SPD            merge after the MLP only                    1
   p  Parallel       merge after the last p of a run             1 per run
-  l  Ladder         as t, hidden behind the next sub-block      2 per block
-  d  delayed        as l, with the rank's own part at once      2 per block
+  l  Ladder         merge of each beside the next sub-block,    2 per block, hidden
+                    which reads the stream without it
+  d  delayed        as l, but it reads its rank's own part      2 per block, hidden
+
+In s and p a rank goes on from its own partial output. So all letters but t are other functions than
+GPT-2; with R = 1 only l is.
 
 Ranks live in processes of their own under mpirun, or together in one process ("folded"), each on
 views of the same tensors; what they exchange goes through `allreduce`, which counts and times it. A
@@ -938,7 +942,8 @@ typedef struct {
     real *mean, *rstd; // (copies,B,T)
     real *inner;       // (F, B,T,C/R)  attention: queries         MLP: (F, B,T,4C/R) before GELU
     real *outer;       // (F, B,T,C/R)  attention: heads' output   MLP: (F, B,T,4C/R) after GELU
-    real *kv;          // (F, B,T,2C/R) attention: keys and values; of one sequence they stay
+    real *kv;          // (F, B_max,T_max,2C/R) attention: keys and values, of which a batch has
+                       // (B,past+T,2C/R) of each rank; of one sequence they stay
     real *lse;         // (F, B,NH/R,T) attention: log of each row's sum of exponentials
     int copies;        // 1 or F
     int width;         // per rank: C/R or 4C/R
@@ -1169,8 +1174,8 @@ static size_t activations_lay(GPT2 *m, real *block) {
     if (m->purpose == FOR_TEACHING) scored = 0;
     int Cr = c->C / c->R;
     values_lay(m, block, &used, rows * c->C);
-    // Without a backward pass all sub-blocks use the same memory: between the LayerNorm that a sum
-    // ends with and the sub-block that reads it, the plan has no other of both.
+    // Without a backward pass all sub-blocks use the same memory. A sum ends with the LayerNorm of
+    // the sub-block that reads it; until that one runs, there is no other LayerNorm or sub-block.
     size_t first = used, most = used;
     for (int k = 0; k <= 2 * c->L; k++) {
         if (!training) used = first;
@@ -1228,10 +1233,7 @@ static void gpt2_create(GPT2 *m, const GPT2Config *config, Mesh mesh, int B, int
     m->T_max = T;
     m->rows_max = m->purpose == FOR_SAMPLES ? int_min(T, READ_AT_ONCE) : B * T;
     m->threads = omp_get_max_threads();
-    if (config->NH % config->R) {
-        fail("-tp %d: %d heads cannot be divided over %d tensor ranks", config->R, config->NH,
-             config->R);
-    }
+    heads_check(config);
     if (T > config->maxT) fail("-t %d: the model reads at most %d tokens", T, config->maxT);
     param_specs(m->whole, config);
     int cut = mesh.vocab_parallel && config->R > 1;
@@ -1297,7 +1299,9 @@ static void gpt2_init_weights(GPT2 *m, int how, uint64_t seed) {
 }
 
 // ----------------------------------------------------------------------------
-// merges: the only place where ranks talk
+// merges: the only place where ranks sum what blocks make
+//
+// Ranks talk elsewhere for the vocabulary, the update and files: by mesh_... of tp_blocks.h.
 
 // Ends an all-reduce that began at `begun` and that has been waited for since `idle`: on an
 // emulated network it takes at least as long as that would; it is counted.
@@ -1973,7 +1977,9 @@ static void gpt2_create_for(GPT2 *m, const GPT2Config *config, Mesh mesh, const 
                             int purpose) {
     int B = purpose == FOR_SAMPLES ? 1 : (int)o->batch;
     if (o->held == HELD_BF16) {
-        if (purpose == FOR_TRAINING) fail("-w bf16: only without updates, as with -x 0 and -g");
+        if (purpose == FOR_TRAINING) {
+            fail("-w bf16: only without updates and -o, as with -x 0 and -g");
+        }
         purpose |= IN_BF16;
     }
     gpt2_create(m, config, mesh, B, (int)o->length, purpose);

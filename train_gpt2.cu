@@ -2514,9 +2514,7 @@ static void gpt2_take_pattern(GPT2 *m, const char *pattern) {
 
 static void shape_check(const GPT2Config *c, int T) {
     int HS = c->C / c->NH;
-    if (c->NH % c->R) {
-        fail("-tp %d: %d heads cannot be divided over %d tensor ranks", c->R, c->NH, c->R);
-    }
+    heads_check(c);
     if (T > c->maxT) fail("-t %d: the model reads at most %d tokens", T, c->maxT);
     if (HS % 8 || HS > 128) {
         fail("a head size of %d (%d channels, %d heads): on a GPU a multiple of 8 up to 128", HS,
@@ -2889,7 +2887,7 @@ static void replicas_gather(GPT2 *m, real *x) {
 }
 
 // ----------------------------------------------------------------------------
-// merges: the only place where ranks talk
+// merges: the only place where ranks sum what blocks make
 
 __global__ void network_begin_kernel(unsigned long long *begin) { *begin = clock_ns(); }
 

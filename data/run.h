@@ -57,9 +57,8 @@
 //   int gpt2_describe_end(char *line, size_t size)
 //       A "# ..." fact that shows only at the end of a run, or 0 when there is none.
 //   int gpt2_describe_process(GPT2 *m, char out[PROCESS_WHAT])
-//       What one process computes with. Returns 1 when processes differ in it and it stands in a
-//       line for each of them ("on ..."), 0 when it stands once in the line of the mesh (", ...
-//       each").
+//       What one process computes with. It stands once in the line of the mesh (", ... each"), or
+//       in a line for each process ("on ..."): where processes differ in it, or when 1 is returned.
 #ifndef RUN_H
 #define RUN_H
 
@@ -339,7 +338,10 @@ static void run_find_tokenizer(const Run *run, char path[PATH_MAX]) {
 // Tokenizer and prompt, when samples are asked for.
 static void run_open_sampler(Run *run) {
     Options *o = &run->options;
-    char path[PATH_MAX];
+    char path[PATH_MAX], letters[L_MAX + 1], closes[L_MAX];
+    if (o->drafts || o->given[O_draft_pattern]) {
+        pattern_lay(letters, closes, o->draft_pattern, run->model.config.L, "-sp");
+    }
     if (!run_samples(run)) {
         if (o->given[O_prompt] || o->drafts) {
             fail("%s: samples are off; -s N prints one every N updates, -x 0 with -g or -gp one "
@@ -347,13 +349,9 @@ static void run_open_sampler(Run *run) {
         }
         return;
     }
-    if (o->drafts) {
-        char letters[L_MAX + 1], closes[L_MAX];
-        pattern_lay(letters, closes, o->draft_pattern, run->model.config.L, "-sp");
-        if (o->length < 2) {
-            fail("-sd %lld: a window of -t %lld has no room for drafts, expected at least 2",
-                 (long long)o->drafts, (long long)o->length);
-        }
+    if (o->drafts && o->length < 2) {
+        fail("-sd %lld: a window of -t %lld has no room for drafts, expected at least 2",
+             (long long)o->drafts, (long long)o->length);
     }
     if (!o->tokenizer[0]) run_find_tokenizer(run, path);
     sampler_open(&run->sampler, o, o->tokenizer[0] ? o->tokenizer : path, run->model.config.V,
@@ -385,6 +383,10 @@ static void run_check_files(Run *run) {
     processes_same(mesh, run->loaded, sizeof run->loaded,
                    run->resumes ? "the checkpoint that -y resumes from" : "the model of -e");
     processes_same(mesh, &run->is.teacher, sizeof run->is.teacher, "the model of -kd");
+    if (run_samples(run)) {
+        uint64_t prompt = hash_of(run->sampler.ids, (size_t)run->sampler.prompt * sizeof(int32_t));
+        processes_same(mesh, &prompt, sizeof prompt, "the prompt, as tokens by -tk's file,");
+    }
 }
 
 // Opens what a caller closed of standard input, output and error. A file that took their number
@@ -419,7 +421,7 @@ static void run_show_plan(Run *run) {
     run_find_checkpoint(run);
     run_check_batch(o);
     run_find_model(run, &c);
-    if (c.NH % c.R) fail("-tp %d: %d heads cannot be divided over %d tensor ranks", c.R, c.NH, c.R);
+    heads_check(&c);
     plan_make(&plan, c.pattern, c.L, c.rule, c.R, "-p");
     if (run_find_teacher(run, &c, &t)) {
         plan_make(&teacher, t.pattern, t.L, t.rule, t.R, "-kd");
@@ -593,16 +595,16 @@ static void run_open(Run *run, int world, int rank) {
 }
 
 // When somebody removed the folder of -o, and a checkpoint or its owner made it again: the lock and
-// the log come back too.
+// the log come back too. An editor puts another file in the log's place.
 static void run_restore_log(Run *run) {
     const char *out = run->options.out;
     if (!runlog_removed(&run->log) || access(out, F_OK)) return;
     close(run->lock);
     run->lock = lock_take(out, 1);
     lock_sign(run->lock);
-    runlog_restore(&run->log);
-    run_say(run, "# removed %s, after update %lld at the latest; made again", run->log.path,
-            (long long)run->done);
+    const char *now = runlog_restore(&run->log) ? "made again" : "goes on in the file there";
+    run_say(run, "# removed %s, after update %lld at the latest; %s", run->log.path,
+            (long long)run->done, now);
 }
 
 // Whether those who read standard output have left, and lose nothing.
@@ -629,15 +631,16 @@ static int run_close(Run *run) {
     return run->stop ? 128 + run->stop : EXIT_SUCCESS;
 }
 
-// What text the tokens were made from, as its script left it in source.txt beside them.
+// The text of the updates, and that of the validation where it is another.
 static void run_say_text(Run *run) {
-    char folder[PATH_MAX], path[PATH_MAX], line[512];
-    snprintf(folder, sizeof folder, "%s", run->options.train_data);
-    path_join(path, dirname(folder), "source.txt");
-    FILE *file = fopen(path, "r");
-    if (!file) return;
-    if (fgets(line, sizeof line, file)) run_say(run, "# text %.*s", (int)strcspn(line, "\n"), line);
-    fclose(file);
+    const Options *o = &run->options;
+    char train[512] = "", val[512];
+    if (run->train.count && tokens_source(o->train_data, train, sizeof train)) {
+        run_say(run, "# text %s", train);
+    }
+    if (run->val.count && tokens_source(o->val_data, val, sizeof val) && strcmp(val, train)) {
+        run_say(run, "# val_text %s", val);
+    }
 }
 
 // One line per process: where it is and which part of which replica it runs. All processes take
@@ -649,13 +652,16 @@ static void run_say_mesh(Run *run) {
     Process *all = ALLOC(Process, (size_t)mesh->world, "host names"), here = {};
     int differ = gpt2_describe_process(m, here.what);
     gethostname(here.host, sizeof here.host - 1);
+    processes_gather(mesh, &here, sizeof here, all);
+    for (int i = 0; i < mesh->world && mesh->rank == 0; i++) {
+        differ |= strcmp(all[i].what, here.what) != 0;
+    }
     run_say(run,
             "# mesh %d process%s = DP %d x TP %d, of which each process runs %d tensor "
             "rank%s%s%s%s",
             mesh->world, mesh->world > 1 ? "es" : "", mesh->DP, mesh->R, mesh->F,
             mesh->F > 1 ? "s" : "", differ ? "" : ", ", differ ? "" : here.what,
             differ ? "" : " each");
-    processes_gather(mesh, &here, sizeof here, all);
     for (int i = 0; i < mesh->world && mesh->rank == 0 && (mesh->world > 1 || differ); i++) {
         int first = i % mesh->group * mesh->F;
         run_say(run, "# process %d host %s dp_rank %d tp_ranks %d to %d%s%s", i, all[i].host,
@@ -682,7 +688,7 @@ static void run_say_facts(Run *run) {
     const GPT2Config *c = &m->config;
     const Options *o = &run->options;
     run_say_options(run);
-    if (run->train.count) run_say_text(run);
+    run_say_text(run);
     if (o->out[0]) run_say(run, "# run %016llx", (unsigned long long)run->is.id);
     if (o->resume && !run->resumes) {
         run_say(run, "# resume no checkpoint in %s yet: starts at update 0", o->out);
@@ -695,7 +701,7 @@ static void run_say_facts(Run *run) {
     param_specs(specs, c);
     run_say(run, "# parameters %zu", param_count(specs));
     run_say(run, "# blocks %s", m->plan.letters);
-    run_say(run, "# merges_per_forward %d", m->plan.merges);
+    run_say(run, "# merges_per_forward %d", c->R > 1 ? m->plan.merges : 0);
     if (o->teacher[0]) {
         run_say(run, "# teacher blocks %s, matched after %d segments", run->teacher.plan.letters,
                 m->plan.matches);

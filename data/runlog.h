@@ -132,19 +132,22 @@ static int runlog_removed(const Runlog *log) {
            (!fstat(fileno(log->stream), &info) && !info.st_nlink);
 }
 
-// Makes a removed log again, from what is still open of it.
-static void runlog_restore(Runlog *log) {
+// Makes a removed log again, from what is still open of it. Returns 0 where another file stands in
+// its place, at whose end it goes on.
+static int runlog_restore(Runlog *log) {
     FILE *old = log->stream;
     char text[4096];
     ssize_t n;
-    int file = open(log->path, O_RDWR | O_CREAT | O_EXCL | O_APPEND, 0666);
+    int file = open(log->path, O_RDWR | O_CREAT | O_EXCL | O_APPEND, 0666), is_new = file >= 0;
+    if (!is_new && errno == EEXIST) file = open(log->path, O_RDWR | O_APPEND);
     if (file < 0) fail("%s: removed, and cannot be made again: %s", log->path, strerror(errno));
     log->stream = fdopen(file, "a+");
     if (!log->stream) fail("%s: cannot write: %s", log->path, strerror(errno));
-    for (off_t at = 0; (n = pread(fileno(old), text, sizeof text, at)) > 0; at += n) {
+    for (off_t at = 0; is_new && (n = pread(fileno(old), text, sizeof text, at)) > 0; at += n) {
         fwrite(text, 1, (size_t)n, log->stream); // checked when the next line is written
     }
     fclose(old);
+    return is_new;
 }
 
 static void runlog_close(Runlog *log) {

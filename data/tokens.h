@@ -204,4 +204,19 @@ static uint64_t tokens_hash(const Tokens *tokens) {
     return hash;
 }
 
+// What text a token file was made from, as its script left it in source.txt beside it: the first
+// line, and how long it is; 0 where there is none.
+static size_t tokens_source(const char *data, char *line, size_t size) {
+    char folder[PATH_MAX], path[PATH_MAX];
+    snprintf(folder, sizeof folder, "%s", data);
+    path_join(path, dirname(folder), "source.txt");
+    FILE *file = fopen(path, "r");
+    line[0] = 0;
+    if (!file) return 0;
+    if (!fgets(line, (int)size, file)) line[0] = 0;
+    fclose(file);
+    line[strcspn(line, "\n")] = 0;
+    return strlen(line);
+}
+
 #endif

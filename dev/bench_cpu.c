@@ -488,6 +488,7 @@ static void bench_updates(GPT2Config config, int B, int T) {
            config.L, config.NH, config.C, B, T);
     for (int i = 0; i < 5; i++) {
         if (i > 0 && R == 1) break;
+        if (config.L % (int)strlen(patterns[i])) continue;
         GPT2 m;
         UpdateSums sums = {0};
         config.R = i == 0 ? 1 : R;

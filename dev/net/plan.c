@@ -23,7 +23,8 @@ that of the trainer's own plan_make, the time of an all-reduce that of its own n
 same that `-nl` and `-nb` wait for. dev/net/bench_allreduce finds the two numbers of a real network.
 
 It prints the patterns by time, with `t` for comparison, then what meets the budget: the pattern
-with the most merges, which is the closest to plain GPT-2.
+with the most merges. Of t, s and p that is the closest to plain GPT-2; l and d have as many as t,
+and are other functions.
 
 It is not a model of compute: that is taken to be the measured one for every pattern (s and p add a
 few percent of LayerNorms where ranks are folded into one process). What computes after a wait is
@@ -31,7 +32,9 @@ slower, by 15 to 30 us here: where tokens take few milliseconds, measure with an
 the network. Only the all-reduces of l and d overlap: each is waited for as far as it takes longer
 than the sub-block it is hidden behind, where all compute of an update is taken to be that of
 sub-blocks, a third of it forward. Sums over data-parallel replicas count as compute, as they were
-measured. Loss is not its subject: a pattern that is faster learns something else.
+measured. Loss is not its subject: a pattern that is faster learns something else. A log of
+train_gpt2cu serves too. On a GPU backward merges of t, s and p go on beside weight gradients, which
+is not known here: their time is an upper bound.
 
 A token takes as long as its weights take to be read. So where the measured process ran several
 ranks, the table of tokens says a second time what it would be with a process for each, on
@@ -53,7 +56,6 @@ where they have one. It knows of no windows that begin anew, and measures best w
 #include "../../data/runlog.h"
 
 enum { PATTERNS_MAX = 256, WORD_MAX = PATTERN_MAX + 1 };
-static const size_t element_size = sizeof(float); // of activations and gradients
 
 // The patterns of the table; those that do not fit L are left out.
 static const char *const known_patterns[] = {
@@ -131,6 +133,7 @@ typedef struct {
     Options options; // those of `wanted`
     GPT2Config shape;
     int fold;                // ranks in one process, or 0: not said
+    size_t element;          // bytes of an activation; gradients and what losses are of take 4
     long long micro_batches; // per update
     Series updates, samples; // ms less comm of every update; per token of every sample
     long long allreduces;    // of an update
@@ -229,8 +232,7 @@ static void measured_check_vocabulary(const Measured *m, const char *each, const
     }
     if (found->count < count || found->count > anew * count || fabs(found->mib - mib) > 1e-6) {
         fail("%s: -vp 1 executed %g all-reduces of %g MiB per %s, expected %g of %g; is the log of "
-             "another program, or its element size not %zu bytes?", m->path, found->count,
-             found->mib, each, count, mib, element_size);
+             "another program?", m->path, found->count, found->mib, each, count, mib);
     }
 }
 
@@ -241,15 +243,15 @@ static void measured_check_updates(const Measured *m, int merges) {
              m->updates.count, o->pattern);
     long long expected = 2 * merges * m->micro_batches;
     double mib = (double)expected * (double)(o->batch * o->length * m->shape.C) *
-                 (double)element_size / (1 << 20);
+                 (double)m->element / (1 << 20);
     if (m->allreduces != expected || fabs(m->mib - mib) > 0.006) {
         fail("%s: -p %s executed %lld all-reduces of %.2f MiB per update, expected %lld of %.2f; "
-             "is the log of another program, or its element size not %zu bytes?",
-             m->path, o->pattern, m->allreduces, m->mib, expected, mib, element_size);
+             "is the log of another program?", m->path, o->pattern, m->allreduces, m->mib, expected,
+             mib);
     }
     double micro = (double)m->micro_batches, rows = (double)(o->batch * o->length);
     measured_check_vocabulary(m, "update", &m->of_update, 4 * micro,
-                              micro * rows * (2 * m->shape.C + 3) * (double)element_size);
+                              micro * rows * (2 * m->shape.C * (double)m->element + 3 * 4.0));
 }
 
 // A window that is read anew takes more than one pass where it is long: a little above what is
@@ -312,6 +314,7 @@ static void measured_read(Measured *m, const char *path) {
     size_t room = 0;
     ssize_t length;
     m->path = path;
+    m->element = sizeof(float);
     file_open(&file, path, "a run's log");
     while ((length = getline(&line, &room, file.stream)) > 0) {
         GPT2Config *c = &m->shape;
@@ -323,12 +326,13 @@ static void measured_read(Measured *m, const char *path) {
             // Here a run begins.
             free(m->updates.at);
             free(m->samples.at);
-            *m = (Measured){.path = path};
+            *m = (Measured){.path = path, .element = sizeof(float)};
         }
         if (!strncmp(line, "# -", 3)) measured_take_option(m, line);
         sscanf(line, "# shape L %9d NH %9d C %9d V %9d Vp %9d maxT %9d", &c->L, &c->NH, &c->C,
                &c->V, &c->Vp, &c->maxT);
         sscanf(line, "# update %*d tokens = %9lld micro-batches", &m->micro_batches);
+        if (!strncmp(line, "# device ", 9) && strstr(line, ", precision bf16,")) m->element = 2;
         sscanf(line, "# mesh %*d %*s = DP %*d x TP %*d, of which each process runs %4d", &m->fold);
         if (!strncmp(line, "s:", 2) && strstr(line, " trl:")) measured_take_update(m, line);
         if (!strncmp(line, "g:", 2)) measured_take_sample(m, line);
@@ -356,7 +360,7 @@ static size_t gradients_bytes(const GPT2Config *c) {
     param_specs(specs, c);
     for (int p = 0; p < P_COUNT; p++)
         n += specs[p].cut == WHOLE_PARTIAL_GRAD ? spec_size(&specs[p]) : 0;
-    return n * element_size;
+    return n * sizeof(float);
 }
 
 // Sorts.
@@ -402,9 +406,9 @@ static void measured_check_drafts(const Measured *m, const Measured *first,
              first->path, first->fold);
 }
 
-// Milliseconds of an all-reduce of n elements.
-static double elements_ms(const Measured *m, const Network *net, int64_t n) {
-    return 1e3 * network_seconds(net, (int)m->options.tp, (size_t)n * element_size);
+// Milliseconds of an all-reduce of n elements of `size` bytes.
+static double elements_ms(const Measured *m, const Network *net, int64_t n, size_t size) {
+    return 1e3 * network_seconds(net, (int)m->options.tp, (size_t)n * size);
 }
 
 // Median milliseconds of an update without all-reduces. The first fifth of the
@@ -458,7 +462,7 @@ typedef struct {
     double mib;           // their payload, `mb` in the log
     double network, ms;   // per update, partial gradients included; or per token
     double apart;         // ms per token with a process for each rank
-    char letters[L_MAX + 1];
+    char letters[L_MAX + 1], closes[L_MAX]; // as pattern_lay has them
 } Row;
 
 // Of updates or of tokens.
@@ -494,34 +498,33 @@ static double steps_wait_ms(const Steps *steps, double each, double sub) {
 // one of logits for every token that is drawn.
 static double token_vocabulary_ms(const Measured *m, const Network *net, int tokens, double drawn) {
     if (!m->options.vocab_parallel) return 0;
-    return elements_ms(m, net, (int64_t)tokens * m->shape.C) +
-           drawn * elements_ms(m, net, m->shape.V);
+    return elements_ms(m, net, (int64_t)tokens * m->shape.C, m->element) +
+           drawn * elements_ms(m, net, m->shape.V, sizeof(float));
 }
 
 // Milliseconds of a pass over a few tokens that computes for `compute` ms, a sub-block of it for
 // `sub`.
 static double pass_ms(const Table *table, const Measured *m, const Plan *plan, int tokens,
                       double drawn, double compute, double sub) {
-    double each = elements_ms(m, &table->net, (int64_t)tokens * m->shape.C);
+    double each = elements_ms(m, &table->net, (int64_t)tokens * m->shape.C, m->element);
     return compute + token_vocabulary_ms(m, &table->net, tokens, drawn) +
            steps_wait_ms(&plan->forward, each, sub);
 }
 
 static void table_add(Table *table, const Measured *m, const char *pattern, const char *where) {
     Plan plan;
+    Row new = {.pattern = pattern}, *row = &table->rows[table->count];
     const Options *o = &m->options;
-    plan_make(&plan, pattern, m->shape.L, o->rule, (int)o->tp, where);
+    pattern_lay(new.letters, new.closes, pattern, m->shape.L, where);
     for (int i = 0; i < table->count; i++) { // pppp. over 4 blocks is p
-        if (table->rows[i].merges == plan.merges && !strcmp(table->rows[i].letters, plan.letters)) {
-            plan_free(&plan);
-            return;
-        }
+        if (memcmp(table->rows[i].closes, new.closes, sizeof new.closes)) continue;
+        if (!strcmp(table->rows[i].letters, new.letters)) return;
     }
-    if (table->count == PATTERNS_MAX) fail("%s: more than %d patterns", where, PATTERNS_MAX);
-    Row *row = &table->rows[table->count++];
-    *row = (Row){.pattern = pattern, .merges = plan.merges,
-                 .allreduces = 2 * plan.merges * m->micro_batches};
-    memcpy(row->letters, plan.letters, sizeof row->letters);
+    if (table->count++ == PATTERNS_MAX) fail("%s: more than %d patterns", where, PATTERNS_MAX);
+    plan_make(&plan, pattern, m->shape.L, o->rule, (int)o->tp, where);
+    *row = new;
+    row->merges = plan.merges;
+    row->allreduces = 2 * plan.merges * m->micro_batches;
     row->mib = (double)row->allreduces * (double)table->bytes / (1 << 20);
     if (table->forward_passes > 0) {
         double each = 1e3 * network_seconds(&table->net, (int)o->tp, table->bytes);
@@ -602,16 +605,16 @@ static void updates_print(Measured *m, Network net, char **patterns, int count, 
     const Options *o = &m->options;
     const GPT2Config *c = &m->shape;
     table.net = net;
-    table.bytes = (size_t)(o->batch * o->length) * (size_t)c->C * element_size;
+    table.bytes = (size_t)(o->batch * o->length) * (size_t)c->C * m->element;
     table.forward_passes = (double)m->micro_batches;
     table.compute = measured_update(m, &used);
     table.gradients = 1e3 * network_seconds(&net, (int)o->tp, gradients_bytes(c));
     if (o->vocab_parallel) {
         // Embeddings and their gradient; of each token the largest logit, then two sums.
         int64_t rows = o->batch * o->length;
-        table.vocabulary = table.forward_passes * (2 * elements_ms(m, &net, rows * c->C) +
-                                                   elements_ms(m, &net, rows) +
-                                                   elements_ms(m, &net, 2 * rows));
+        double embeddings = 2 * elements_ms(m, &net, rows * c->C, m->element);
+        table.vocabulary = table.forward_passes * (embeddings + elements_ms(m, &net, rows, 4) +
+                                                   elements_ms(m, &net, 2 * rows, 4));
     }
     table.sub = table.compute / table.forward_passes / (2 * c->L) / 3;
     table_fill(&table, m, patterns, count);
@@ -644,7 +647,7 @@ static const Table *tokens_print(Measured *m, Network net, char **patterns, int 
     double cut, all = weights_read(m, m->fold, &cut), unused;
     double share = weights_read(m, 1, &unused) / all;
     table.net = net;
-    table.bytes = (size_t)c->C * element_size;
+    table.bytes = (size_t)c->C * m->element;
     table.compute = measured_token(m);
     table.sub = table.compute * cut / all / (2 * c->L);
     table.apart = table.compute * share;
@@ -661,7 +664,7 @@ static const Table *tokens_print(Measured *m, Network net, char **patterns, int 
                table.apart, share);
     }
     network_print(&net);
-    printf("; an all-reduce of a token takes %.3f ms", elements_ms(m, &net, c->C));
+    printf("; an all-reduce of a token takes %.3f ms", elements_ms(m, &net, c->C, m->element));
     if (o->vocab_parallel) {
         printf(", the cut vocabulary %.3f ms of it in every row", table.vocabulary);
     }

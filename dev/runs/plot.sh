@@ -53,8 +53,8 @@ trap 'rm -rf "$work"' EXIT
 # data
 
 # The rows that are ok and have a loss, as: experiment R rule options pattern seed merges val_loss
-# run updates alone text; the run has its folder before it. Fails on a bad row. The columns alone and
-# text may be missing.
+# run updates alone text; the run has its folder before it. Fails on a bad row. alone and text may be
+# missing.
 rows() { # rows FOLDER
     awk -F'\t' -v OFS='\t' -v folder="$1" -v path="$1/runs.tsv" '
         function die(why) {
@@ -271,7 +271,8 @@ allreduces() { # allreduces EXPERIMENT R RULE OPTIONS
                 printf "# %s: all-reduces, mean, error to t, loss of a seed, ", p
                 print "place beside others with as many, pattern, highest loss"
                 for (k = 1; k <= n[p]; k++) {
-                    printf "%g %.6f %s %.6f ", x[p], mean, p in error ? error[p] : "NaN", all[p, k] + move
+                    printf "%g %.6f %s ", x[p], mean, p in error ? error[p] : "NaN"
+                    printf "%.6f ", all[p, k] + move
                     printf "%s %s %.6f\n", beside, p, top[p] + move
                 }
                 printf "\n\n"

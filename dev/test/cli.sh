@@ -227,6 +227,8 @@ each_refuses <<'TABLE'
 -pe t,,p -pe '': empty
 -pe t,.s -pe '.s': a . may only stand after a p
 -pe t;p -pe 't;p': ';' is not a block
+-sp x -sp 'x': 'x' is not a block
+-sp spp -sp 'spp': 3 letters cannot fill 2 blocks
 -e 4x3x128 128 channels cannot be divided by 3 heads
 -e 0x4x128 blocks (L) is 0
 -e 4x0x128 heads (NH) is 0
@@ -239,7 +241,7 @@ each_refuses <<'TABLE'
 -e 2x2x4294967312 4294967312
 -d 48 -d 48: tokens per update must be a multiple of 32
 -d 31 -d 31: tokens per update must be a multiple of 32
--tp 3 -tp 3: 2 heads
+-tp 3 -tp 3: 2 heads cannot be divided over 3 tensor ranks, but over 1, 2
 -fold 3 -fold 3: 2 tensor ranks
 -fold 4 divisor of 2
 -fold 1 -tp 2 -fold 1 needs a multiple of 2 processes

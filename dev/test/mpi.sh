@@ -531,6 +531,20 @@ cp "$W/runs/base/model_00000000.bin" "$W/runs/rank0/model.bin"
 poke() { python3 "$W/tool.py" poke "$@"; }
 poke "$W/runs/rank0/model.bin" "$W/runs/rank1/model.bin" wpe 5 0.5
 pair "another model under the same name" "-e" "-e model.bin" "-e model.bin" rank0 rank1
+cp "$W/runs/rank0/model.bin" "$W/runs/rank1/model.bin"
+cp "$W/runs/letters.bin" "$W/runs/rank0/letters.bin"
+# 65 symbols, in another order
+python3 - "$W/runs/letters.bin" "$W/runs/rank1/letters.bin" <<'PY'
+import sys
+data = bytearray(open(sys.argv[1], "rb").read())
+at = [i for i in range(1024, len(data)) if data[i:i + 1] in (b"h", b"e")]
+for i in at: data[i] = ord("h") + ord("e") - data[i]
+assert len(at) == 2
+open(sys.argv[2], "wb").write(data)
+PY
+pair "another tokenizer under the same name" "the prompt, as tokens by -tk's file," \
+    "-s 3 -e model.bin -tk letters.bin -gp hello" "-s 3 -e model.bin -tk letters.bin -gp hello" \
+    rank0 rank1
 poke "$W/runs/rank0/model.bin" "$W/runs/rank1/model.bin" fcw 7 0.5
 pair "another model, which differs in a sharded tensor" "-e" "-e model.bin" "-e model.bin" rank0 \
     rank1

@@ -47,6 +47,17 @@ check "plan: the known answer" '^t +8 +16 +6\.00 +25\.0 +84\.4 +109\.4 ' \
     '^l +8 +16 +6\.00 +25\.0 +62\.6 +87\.6 '
 check "plan: the budget is met by the pattern with the most merges" \
     '^budget 70 ms .*s.* with 4 merges and 68\.3 ms'
+# p.ppp sums as often as ppp.p and pp. do, at another place; pppp. is p over 4 blocks.
+dev/net/plan "$W/main.log" 1000 1 0 p.ppp ppp.p pppp. >"$W/out" 2>&1
+! grep -q '^p  ' "$W/out" || echo "p twice" >"$W/out"
+check "plan: patterns with as many merges at other places" '^pp\. +2 ' '^p\.ppp +2 ' '^ppp\.p +2 '
+# In bf16 a merge moves half of that: 2 + 1.573 ms, 16 of them 57.166; gradients stay fp32, 2.098.
+{
+    echo "# device A GPU, compute capability 9.0, CUDA 13.0, precision bf16, all-reduce by NCCL"
+    sed 's/mb:6.00/mb:3.00/' "$W/main.log"
+} >"$W/bf16.log"
+dev/net/plan "$W/bf16.log" 1000 1 >"$W/out" 2>&1
+check "plan: a log of bf16" '^t +8 +16 +3\.00 +25\.0 +59\.3 +84\.3 '
 # A cut vocabulary: 2 sums of 393,216 bytes, one of 768*4 and one of twice that are 10.291 + 2.025 +
 # 2.049 = 14.365 ms in every row, and (2*128 + 3)*768*4 bytes are 0.758789 MiB.
 { sed 's/# -vp 0/# -vp 1/; s/ ms:25.2/ ms:28.2/' "$W/main.log"

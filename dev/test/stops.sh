@@ -226,6 +226,16 @@ same "and so does the log, with a remark" "$rc $(grep -c "^# removed" "$W/runs/e
     "0 1"
 holds "with every line, and the bytes of a run left alone" as_undisturbed emptied
 
+background "${PACED[@]}" -o edited
+reached edited "[5-9]"
+sed -i '/^# threads/d' "$W/runs/edited/main.log" # another file under the same name
+ended
+same "a log that an editor replaced during the run: status, remark" \
+    "$rc $(grep -c '^# removed .*; goes on in the file there' "$W/runs/edited/main.log")" "0 1"
+same "its file holds the last lines" \
+    "$(steps "$W/runs/edited/main.log" | tail -n 20 | diff - <(steps "$W/runs/whole/main.log" |
+        tail -n 20))" ""
+
 background "${PACED[@]}" -n 10 -o gone
 reached gone "[5-9]"
 rm -r "$W/runs/gone"

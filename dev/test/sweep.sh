@@ -473,7 +473,7 @@ check "report: a table twice is an error" \
     'hand\.tsv:2: the run e/t_1 has a row already.*hand\.tsv:2'
 "$REPORT" -p "pp. s" "$W/hand.tsv" >"$W/out" 2>&1 # t = 1.0907 from 0.01, p = 0.1586
 ! grep -Eq '^\| (p|sp) \|' "$W/out" || echo "patterns that were not asked for" >"$W/out"
-check "report: patterns on request, with the noise of all" 'beside t\.$' \
+check "report: patterns on request, with the noise of all" '(^| )s,( |$)' \
     '^\| s \| 4 .* \+0\.0200 ± 0\.0092 ' 'nor to be beyond it \(p = 0\.1586\)\.$' \
     'left when' '^in all patterns is taken off \(6 degrees of freedom\)'
 awk -F'\t' -v OFS='\t' '$2 == "s" { $2 = "ss"; $22 = $22 "s"; print }' "$W/hand.tsv" |
