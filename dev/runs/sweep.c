@@ -37,7 +37,8 @@ static const char help[] =
     "1 job and out/sweep, unless said. A LIST of - is standard input.\n"
     "\n"
     "A list has one run per line: SCRIPT PATTERN R RULE SEED [OPTION VALUE]...; `#` begins a\n"
-    "comment. SCRIPT is a name in dev/runs, or a path. A run's folder is\n"
+    "comment. A SEED of 1337-1339 is three runs; a list's runs of first seeds come first. SCRIPT\n"
+    "is a name in dev/runs, or a path. A run's folder is\n"
     "FOLDER/SCRIPT/PATTERN_R.._RULE_SEED.., with its main.log. Its checkpoints are removed when\n"
     "it has ended well, unless -k keeps them. -n only prints each run and its status. Each run\n"
     "gets cores/JOBS OpenMP threads (OMP_NUM_THREADS overrules).\n"
@@ -69,6 +70,7 @@ typedef struct {
     char *line;       // where the words lie
     char *words[WORDS_MAX]; // SCRIPT PATTERN R RULE SEED, then the options
     int count;
+    int turn;      // the runs of a list come by it: which seed of the line's this is, from 0
     char *options; // in one text
     pid_t worker;
     time_t began;
@@ -318,11 +320,10 @@ static void task_slug(const Task *task, char out[PATH_MAX]) {
            *options ? "_" : "", options_name, checksum);
 }
 
-// A list's line, if there is anything in it.
-static void task_read(const char *where, const char *text) {
-    Task task = {.line = copy_of(text)};
+// A run of a list's line, if there is anything in it.
+static void task_read(const char *where, const char *text, int turn) {
+    Task task = {.line = copy_of(text), .turn = turn};
     char options[PATH_MAX] = "", *rest = NULL;
-    task.line[strcspn(task.line, "#")] = 0;
     char *all = copy_of(task.line);
     for (char *word = strtok_r(task.line, " \t\n", &rest); word;
          word = strtok_r(NULL, " \t\n", &rest)) {
@@ -353,19 +354,48 @@ static void task_read(const char *where, const char *text) {
     sweep.tasks[sweep.count++] = task;
 }
 
+// A run for every seed of the line.
+static void line_read(const char *where, char *line) {
+    unsigned first, last;
+    int at = 0, end = 0;
+    line[strcspn(line, "#")] = 0;
+    if (sscanf(line, "%*s %*s %*s %*s %n%9u-%9u%n", &at, &first, &last, &end) < 2 || !end) {
+        task_read(where, line, 0);
+        return;
+    }
+    if (last < first || last - first >= 1000) {
+        fail("%s: seeds %u-%u: expected FIRST-LAST, at most 1000", where, first, last);
+    }
+    for (unsigned seed = first; seed <= last; seed++) {
+        char *one = NULL;
+        if (asprintf(&one, "%.*s%u%s", at, line, seed, line + end) < 0) fail("out of memory");
+        task_read(where, one, (int)(seed - first));
+        free(one);
+    }
+}
+
 static void list_read(const char *path) {
     if (!strcmp(path, "-")) path = "/dev/stdin";
     FILE *file = fopen(path, "r");
     struct stat info;
     char *line = NULL, where[PATH_MAX + 32];
     size_t room = 0;
+    int begin = sweep.count;
     if (!file) fail("%s: no such list", path);
     if (!fstat(fileno(file), &info) && S_ISDIR(info.st_mode)) {
         fail("%s: a folder, expected a list, such as %s/NAME.list", path, path);
     }
     for (int number = 1; getline(&line, &room, file) > 0; number++) {
         format(where, sizeof where, "%s:%d", path, number);
-        task_read(where, line);
+        line_read(where, line);
+    }
+    for (int i = begin + 1; i < sweep.count; i++) { // by turns, else as they stand
+        Task task = sweep.tasks[i];
+        int at = i;
+        for (; at > begin && sweep.tasks[at - 1].turn > task.turn; at--) {
+            sweep.tasks[at] = sweep.tasks[at - 1];
+        }
+        sweep.tasks[at] = task;
     }
     if (ferror(file)) fail("%s: read error: %s", path, strerror(errno));
     free(line);

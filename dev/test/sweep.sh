@@ -79,6 +79,12 @@ why=''
 [ "$(sort -u "$W/runs" | grep -c ': not run$')" = 322 ] ||
     why="$(wc -l <"$W/runs") lines, expected 322 different ones"
 verdict "runs: every line of every list is a run, shared ones once" "$why"
+printf '%s\n' "s 2 sum 8-10 -x 5 # 1-3" "p 2 mean 1-2" "t 2 sum 3" |
+    sed "s/^/shakespeare_4x4x128 /" | "$SWEEP" -n -o "$W/lists" - >"$W/out" 2>&1
+sed 's/^[^/]*\///; s/:.*//' "$W/out" | tr '\n' ' ' >"$W/t"
+mv "$W/t" "$W/out"
+check "runs: a line of several seeds; first seeds first" \
+    '^s_R2_sum_8_-x_5 p_R2_mean_1 t_R2_sum_3 s_R2_sum_9_-x_5 p_R2_mean_2 s_R2_sum_10_-x_5 $'
 dev/runs/shakespeare_4x4x128.sh "$W/one" sppp 2 sum 1337 -i "$W/text.bin" -j "$W/text.bin" \
     -x 1 -v 0 >"$W/out" 2>&1
 check "runs: the trainer takes the settings" '^# merges_per_forward 2' '^s:1 trl:.* ar:4 mb:1.50'
@@ -163,7 +169,7 @@ check "sweep: it is run again with --retry only, in place of its row" \
 
 {
     for words in "nothing.sh t 2 sum 1" "$W/tiny.sh t 2 sum" "$W/tiny.sh t x sum 1" \
-        "$W/tiny.sh t;rm 2 sum 1"; do
+        "$W/tiny.sh t;rm 2 sum 1" "$W/tiny.sh t 2 sum 3-1"; do
         echo "$words" >"$W/wrong"
         "$SWEEP" -o "$W/none" "$W/wrong"
     done
@@ -172,7 +178,8 @@ check "sweep: it is run again with --retry only, in place of its row" \
     "$SWEEP" -o "$W/none" /no/list
 } >"$W/out" 2>&1
 check "sweep: what is wrong with a list is said before anything runs" 'wrong:1: .*no such script' \
-    "wrong:1: .*expected SCRIPT PATTERN R RULE SEED" "R 'x'" "pattern 't;rm'" \
+    "wrong:1: .*expected SCRIPT PATTERN R RULE SEED" \
+    'seeds 3-1: expected FIRST-LAST' "R 'x'" "pattern 't;rm'" \
     './no_such is not here; build it' "error: -j '0'" '/no/list: no such list'
 "$SWEEP" -o "$W/none" "$W" >"$W/out" 2>&1 && echo "exit status 0" >"$W/out"
 check "sweep: a folder is no list" "^error: $W: a folder, expected a list"
