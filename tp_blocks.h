@@ -197,6 +197,11 @@ static int spec_is_cut(const ParamSpec *spec) {
     return spec->cut != WHOLE && spec->cut != WHOLE_PARTIAL_GRAD;
 }
 
+// A matrix or inner bias of sub-blocks, whose gradient a rank has when it has gone back through it.
+static int is_cut_in_blocks(const ParamSpec specs[P_COUNT], int p) {
+    return spec_is_cut(&specs[p]) && p != P_wte;
+}
+
 static size_t param_count(const ParamSpec specs[P_COUNT]) {
     size_t n = 0;
     for (int p = 0; p < P_COUNT; p++) n += spec_size(&specs[p]);

@@ -17,6 +17,9 @@ letter (`-p`) says when that is done, and what a sub-block reads before it is:
 In s and p a rank goes on from its own partial output. So all letters but t are other functions than
 GPT-2; with R = 1 only l is.
 
+`main` is the loop over updates. What an update does around the passes here - its batches, the
+learning rate, clipping - is run_update in data/run.h, which the CUDA trainer shares.
+
 Ranks live in processes of their own under mpirun, or together in one process ("folded"), each on
 views of the same tensors; what they exchange goes through `allreduce`, which counts and times it. A
 simulation and a real run are the same code and, for two ranks, the same bits.
@@ -1815,7 +1818,7 @@ static void gradients_reduce(GPT2 *m) {
     mesh_sum(&m->mesh, MESH_DP, m->partial_grads, partial_grads_size(m), sizeof(real));
     for (int p = 0; p < P_COUNT; p++) {
         const ParamSpec *spec = &m->local[p];
-        int done = spec->cut == WHOLE_PARTIAL_GRAD || (begun && spec->fan_in);
+        int done = spec->cut == WHOLE_PARTIAL_GRAD || (begun && is_cut_in_blocks(m->local, p));
         if (!done) mesh_sum(&m->mesh, MESH_DP, m->grads.at[p], spec_size(spec), sizeof(real));
     }
 }

@@ -3730,7 +3730,8 @@ static void gradients_reduce(GPT2 *m) {
     nccl_group_begin();
     replicas_reduce(m, m->partials_begin, m->partials_size, gpu.replica_stream);
     for (int p = 0; p < P_COUNT; p++) {
-        if (m->whole[p].cut == WHOLE_PARTIAL_GRAD || m->whole[p].fan_in) continue; // done, or begun
+        int begun = is_cut_in_blocks(m->whole, p);
+        if (begun || m->whole[p].cut == WHOLE_PARTIAL_GRAD) continue;
         replicas_reduce(m, m->flat.begin[p], m->flat.size[p], gpu.replica_stream);
     }
     nccl_group_end();
