@@ -2,6 +2,9 @@
 # their colours, dashes, points. Training and validation above, on one scale; below, validation loss
 # minus that of t at equal seeds.
 n = words(patterns)
+longest = 0
+do for [i=1:n] { if (strlen(word(patterns, i)) > longest) { longest = strlen(word(patterns, i)) } }
+right = longest > 8 ? 0.855 : 0.92 # names stand beside the panels
 set grid lc rgb '#cccccc' lw 0.7 dt 1
 set border 3 lc rgb '#444444'
 set tics nomirror
@@ -34,7 +37,7 @@ plot for [i=1:n] train index i-1 using 1:2 with lines lw 2 \
 unset label 1
 unset label 2
 set lmargin at screen 0.53
-set rmargin at screen 0.92
+set rmargin at screen right
 set ylabel 'validation loss (nats per token)'
 set key at screen 0.995, screen 0.9 right top title 'pattern' left reverse Left samplen 2.5
 plot for [i=1:n] val index i-1 using 1:($1 > 0 ? $2 : NaN) with linespoints lw 2 ps 1.1 \
@@ -42,7 +45,7 @@ plot for [i=1:n] val index i-1 using 1:($1 > 0 ? $2 : NaN) with linespoints lw 2
 
 set key off
 set lmargin at screen 0.065
-set rmargin at screen 0.92
+set rmargin at screen right
 set bmargin at screen 0.08
 set tmargin at screen 0.44
 set ylabel 'validation loss minus that of t (nats)' offset 1.5, 0
