@@ -53,8 +53,8 @@ trap 'rm -rf "$work"' EXIT
 # data
 
 # The rows that are ok and have a loss, as: experiment R rule options pattern seed merges val_loss
-# run updates alone text; the run has its folder before it. Fails on a bad row. alone and text may be
-# missing.
+# run updates alone text; the run has its folder before it. Fails on a bad row. Columns alone and
+# text may be missing.
 rows() { # rows FOLDER
     awk -F'\t' -v OFS='\t' -v folder="$1" -v path="$1/runs.tsv" '
         function die(why) {
@@ -130,14 +130,14 @@ others=(
     "#0072B2 4 4" "#D55E00 4 6" "#009E73 4 8" "#CC79A7 4 10" "#E69F00 5 12" "#56B4E9 5 14"
     "#666666 5 5" "#0072B2 3 7" "#D55E00 3 13" "#009E73 3 15" "#CC79A7 3 9" "#000000 3 11"
 )
-style() { # style PATTERN: fails for another
+style() { # style PATTERN PLACE: of any other pattern with a fourth word
     case $1 in
     t) echo "#000000 1 7" ;; s) echo "#0072B2 1 5" ;; sppp) echo "#D55E00 1 9" ;;
     p) echo "#009E73 1 11" ;; l) echo "#666666 4 3" ;; d) echo "#E69F00 4 2" ;;
     tstt | ts) echo "#E69F00 1 6" ;; tsst | tss) echo "#56B4E9 1 8" ;; tsss) echo "#CC79A7 1 10" ;;
     sp) echo "#0072B2 2 4" ;; spps | spp) echo "#E69F00 2 13" ;; sspp) echo "#56B4E9 2 15" ;;
     pp.) echo "#D55E00 2 8" ;; ppp.) echo "#CC79A7 2 4" ;; pppp.) echo "#56B4E9 3 14" ;;
-    pppppp.) echo "#009E73 2 10" ;; *) return 1 ;;
+    pppppp.) echo "#009E73 2 10" ;; *) echo "${others[$2 % ${#others[@]}]} other" ;;
     esac
 }
 
@@ -176,10 +176,8 @@ members() { # members EXPERIMENT R RULE OPTIONS
     colours='' dashes='' points=''
     local p place=0
     for p in $patterns; do
-        if ! style "$p" >"$work/style"; then
-            echo "${others[place++ % ${#others[@]}]}" >"$work/style"
-        fi
-        read -r colour dash point <"$work/style"
+        read -r colour dash point other < <(style "$p" "$place")
+        [ -z "$other" ] || place=$((place + 1))
         colours+="$colour " dashes+="$dash " points+="$point "
     done
     seeds=$(cut -f1 "$work/members" | sort | uniq -c | awk '
@@ -434,7 +432,7 @@ if [ -n "$check" ]; then
     [ -s "$work/plan" ] || fail "$check: no line '$form'; is it what dev/net/check_plan.sh printed?"
     networks=$(awk '!seen[$1, $2]++ { printf "%s_ms,_%s_Gbit/s ", $1, $2 }' "$work/plan")
     patterns=$(awk '!seen[$3]++ { printf "%s ", $3 }' "$work/plan")
-    points=$(for p in $patterns; do (style "$p" || echo - - 1) | cut -d' ' -f3; done | tr '\n' ' ')
+    points=$(for p in $patterns; do style "$p" 0 | cut -d' ' -f3; done | tr '\n' ' ')
     awk -v networks="$networks" -v patterns="$patterns" '
         { at[$1 "_ms,_" $2 "_Gbit/s", $3] = $5 " " $4 }
         END {
