@@ -267,11 +267,13 @@ allreduces() { # allreduces EXPERIMENT R RULE OPTIONS
                 if (p in to_t && "t" in n) mean = sum["t"] / n["t"] + to_t[p]
                 beside = place[p] - (same[x[p]] + 1) / 2
                 printf "# %s: all-reduces, mean, error to t, loss of a seed, ", p
-                print "place beside others with as many, pattern, highest loss"
+                print "place beside others with as many, pattern, highest of loss and error"
+                highest = top[p] + move
+                if (p in error && mean + error[p] > highest) highest = mean + error[p]
                 for (k = 1; k <= n[p]; k++) {
                     printf "%g %.6f %s ", x[p], mean, p in error ? error[p] : "NaN"
                     printf "%.6f ", all[p, k] + move
-                    printf "%s %s %.6f\n", beside, p, top[p] + move
+                    printf "%s %s %.6f\n", beside, p, highest
                 }
                 printf "\n\n"
             }

@@ -1,6 +1,7 @@
 # Validation loss at the end against all-reduces per forward pass. Called by dev/runs/plot.sh with
 # data, title, note, and patterns with their colours and points. A pattern is drawn a little beside
-# its count where others share it; counts up to 48 on a logarithmic scale.
+# its count where others share it; counts up to 48 on a logarithmic scale. Names of more than seven
+# letters stand in the key only.
 n = words(patterns)
 set title title."\n".note.'; lower is better' font ',15'
 set grid lc rgb '#cccccc' lw 0.7 dt 1
@@ -41,7 +42,11 @@ plot for [i=1:n] data index i-1 using (x($1, $5)):4 \
         with yerrorbars pt 0 lw 2 lc rgb colour(i) notitle, \
     for [i=1:n] data index i-1 every ::0::0 using (x($1, $5)):2 \
         with points pt one(i) ps 1.6 lw 2 lc rgb colour(i) title word(patterns, i), \
-    for [i=1:n] data index i-1 every ::0::0 using (x($1, $5)):7:6 \
+    for [i=1:n] data index i-1 every ::0::0 using (x($1, $5)):7: \
+        (strlen(strcol(6)) == 1 ? strcol(6) : '') \
+        with labels offset 0, 0.8 font ',11' notitle, \
+    for [i=1:n] data index i-1 every ::0::0 using (x($1, $5)):7: \
+        (strlen(strcol(6)) > 1 && strlen(strcol(6)) < 8 ? strcol(6) : '') \
         with labels rotate by 90 offset 0, 0.8 left font ',11' notitle, \
     NaN with lines lc rgb '#ffffff' title ' ', \
     NaN with points pt 6 ps 0.8 lc rgb '#666666' title 'one seed', \
