@@ -154,6 +154,17 @@ draw() {
     echo "$out/$name.svg"
 }
 
+# The styles of $patterns, in their order, into colours, dashes and points.
+styles() {
+    colours='' dashes='' points=''
+    local p place=0
+    for p in $patterns; do
+        read -r colour dash point other < <(style "$p" "$place")
+        [ -z "$other" ] || place=$((place + 1))
+        colours+="$colour " dashes+="$dash " points+="$point "
+    done
+}
+
 # The runs of one figure into $work/members: pattern seed merges loss run. t has no run of p and
 # serves every rule; t and l are the same functions at every R above 1.
 members() { # members EXPERIMENT R RULE OPTIONS
@@ -173,13 +184,7 @@ members() { # members EXPERIMENT R RULE OPTIONS
     updates=$(awk -F'\t' -v e="$1" -v R="$2" -v o="$4" '
         $1 == e && $2 == R && $4 == o { print $10; exit }' "$work/rows")
     patterns=$(awk -F'\t' '!seen[$1]++ { printf "%s ", $1 }' "$work/members")
-    colours='' dashes='' points=''
-    local p place=0
-    for p in $patterns; do
-        read -r colour dash point other < <(style "$p" "$place")
-        [ -z "$other" ] || place=$((place + 1))
-        colours+="$colour " dashes+="$dash " points+="$point "
-    done
+    styles
     seeds=$(cut -f1 "$work/members" | sort | uniq -c | awk '
         NR == 1 || $1 < few { few = $1 }
         $1 > many { many = $1 }
@@ -424,8 +429,11 @@ awk -F'\t' '
         }
     }' "$work/differences" >"$out/settings.dat"
 settings=$(sed -n 's/^# //p' "$out/settings.dat" | tr '\n' ' ')
+patterns=$(awk 'NF == 4 && !seen[$4]++ { printf "%s ", $4 }' "$out/settings.dat")
+styles
 [ "$(wc -w <<<"$settings")" -lt 2 ] ||
-    draw settings.gp settings 1100,700 "data=$out/settings.dat" "settings=$settings"
+    draw settings.gp settings 1100,700 "data=$out/settings.dat" "settings=$settings" \
+        "patterns=$patterns" "points=$points"
 
 if [ -n "$check" ]; then
     # latency_ms gbits pattern predicted measured
@@ -434,7 +442,7 @@ if [ -n "$check" ]; then
     [ -s "$work/plan" ] || fail "$check: no line '$form'; is it what dev/net/check_plan.sh printed?"
     networks=$(awk '!seen[$1, $2]++ { printf "%s_ms,_%s_Gbit/s ", $1, $2 }' "$work/plan")
     patterns=$(awk '!seen[$3]++ { printf "%s ", $3 }' "$work/plan")
-    points=$(for p in $patterns; do style "$p" 0 | cut -d' ' -f3; done | tr '\n' ' ')
+    styles
     awk -v networks="$networks" -v patterns="$patterns" '
         { at[$1 "_ms,_" $2 "_Gbit/s", $3] = $5 " " $4 }
         END {
