@@ -186,6 +186,9 @@ static void series_add(Series *s, double x) {
 // An update that drew another pattern than -p had other all-reduces.
 static void measured_take_update(Measured *m, const char *line) {
     const char *drawn = strstr(line, " pe:"), *own = m->options.pattern;
+    if (strstr(line, " kd:"))
+        fail("%s: measured with -kd, whose teacher is in ms but not in comm; expected a run "
+             "without it", m->path);
     if (drawn && (!own || strcmp(drawn + strlen(" pe:"), own))) return;
     series_add(&m->updates, line_number(m, line, " ms:") - line_number(m, line, " comm:"));
     m->allreduces = (long long)line_number(m, line, " ar:");

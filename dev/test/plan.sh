@@ -84,6 +84,9 @@ done >"$W/out" 2>&1
 check "plan: a run with -pe that drew its own pattern too seldom is an error" \
     '^error: .*few.log: 2 updates of -p t in the last run, expected at least 3' \
     '^error: .*few.log: neither updates nor samples of -p t in the last run'
+sed '/^s:/ s/$/ kd:0.0312/' "$W/main.log" >"$W/taught.log"
+dev/net/plan "$W/taught.log" 1000 1 >"$W/out" 2>&1
+check "plan: a log whose times hold a teacher's is an error" '^error: .*taught.log: .* with -kd,'
 dev/net/plan "$W/missing.log" 1000 1 >"$W/out" 2>&1
 check "plan: a missing log is an error" '^error: .*missing.log'
 sed '/shape/d' "$W/main.log" >"$W/cut.log"
