@@ -1253,8 +1253,8 @@ static inline void pair_sum(const Mesh *mesh, int which, void *x, size_t n, size
     }
 }
 
-// Sums n elements of `size` bytes (4 float, 8 double) in place over a group; every process gets the
-// same bits.
+// Sums n elements of `size` bytes (4 float, 8 double) in place over a group; every process of it
+// gets the same bits. Another group may get other last bits of the same terms.
 static inline void mesh_sum(const Mesh *mesh, int which, void *x, size_t n, size_t size) {
     if (mesh_size(mesh, which) == 1) return;
     if (mesh_size(mesh, which) == 2 && n * size <= PAIR_BYTES) {

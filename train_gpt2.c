@@ -1808,6 +1808,18 @@ static void gpt2_backward(GPT2 *m, double scale, int add_grads) {
 // ----------------------------------------------------------------------------
 // update: sum of partial gradients, norm, AdamW
 
+// Gradients of tensors that every rank has whole: each process of a TP group summed them over the
+// replicas for itself, and with three replicas and more the order of a sum, so its last bits, may
+// depend on where its processes run. Those of the first process count.
+static void whole_grads_agree(GPT2 *m) {
+    if (m->mesh.DP < 3) return;
+    for (int p = 0; p < P_COUNT; p++) {
+        const ParamSpec *spec = &m->local[p];
+        if (spec_is_cut(spec)) continue;
+        mesh_broadcast(&m->mesh, MESH_TP, 0, m->grads.at[p], spec_size(spec) * sizeof(real));
+    }
+}
+
 // Ends an update's gradients. Tensors that every rank has whole, but saw its own streams with: the
 // sum over ranks is the gradient, one all-reduce. Then the sums over replicas: those begun in the
 // last backward pass, and the rest.
@@ -1821,6 +1833,7 @@ static void gradients_reduce(GPT2 *m) {
         int done = spec->cut == WHOLE_PARTIAL_GRAD || (begun && is_cut_in_blocks(m->local, p));
         if (!done) mesh_sum(&m->mesh, MESH_DP, m->grads.at[p], spec_size(spec), sizeof(real));
     }
+    whole_grads_agree(m);
 }
 
 // Sum of squares of rank f's part of one tensor's gradient. Row by row in double, rows in order, so

@@ -2693,6 +2693,11 @@ static void nccl_reduce(int which, void *x, size_t n, Element element, int large
                              nccl_comms[which], on));
 }
 
+// From the first process of a TP group to the others.
+static void nccl_broadcast(float *x, size_t n) {
+    NCCL_CHECK(ncclBroadcast(x, x, n, ncclFloat32, 0, nccl_comms[MESH_TP], gpu.stream));
+}
+
 // Into the owner's x alone, among the replicas.
 static void nccl_reduce_to(int owner, float *x, size_t n, cudaStream_t on) {
     NCCL_CHECK(ncclReduce(x, x, n, ncclFloat32, ncclSum, owner, nccl_comms[MESH_DP], on));
@@ -2712,6 +2717,7 @@ static void nccl_open(const Mesh *) {}
 static void nccl_close(void) {}
 static void nccl_wait(cudaEvent_t) {}
 static void nccl_reduce(int, void *, size_t, Element, int, cudaStream_t) {}
+static void nccl_broadcast(float *, size_t) {}
 static void nccl_reduce_to(int, float *, size_t, cudaStream_t) {}
 static void nccl_group_begin(void) {}
 static void nccl_group_end(void) {}
@@ -2794,17 +2800,19 @@ static void host_reduce_to(GPT2 *m, int owner, float *x, size_t n) {
     }
 }
 
-static void host_gather(GPT2 *m, real *x) {
-    size_t bytes = m->owned_size * sizeof(real);
+static void host_broadcast(GPT2 *m, int which, int owner, void *x, size_t bytes) {
     void *host = host_buffer(m);
+    for (size_t done = 0; done < bytes; done += MPI_PIECE) {
+        size_t here = bytes - done < MPI_PIECE ? bytes - done : MPI_PIECE;
+        host_take(host, (char *)x + done, here);
+        mesh_broadcast(&m->mesh, which, owner, host, here);
+        host_put((char *)x + done, host, here);
+    }
+}
+
+static void host_gather(GPT2 *m, real *x) {
     for (int owner = 0; owner < m->mesh.DP; owner++) {
-        for (size_t done = 0; done < bytes; done += MPI_PIECE) {
-            size_t here = bytes - done < MPI_PIECE ? bytes - done : MPI_PIECE;
-            char *at = (char *)x + owner * bytes + done;
-            host_take(host, at, here);
-            mesh_broadcast(&m->mesh, MESH_DP, owner, host, here);
-            host_put(at, host, here);
-        }
+        host_broadcast(m, MESH_DP, owner, x + owner * m->owned_size, m->owned_size * sizeof(real));
     }
 }
 
@@ -3709,18 +3717,8 @@ static void gpt2_micro_step(GPT2 *m, const int32_t *tokens, const int32_t *targe
 // ----------------------------------------------------------------------------
 // update: sum of partial gradients, norm, AdamW
 
-// Tensors that every rank has whole, but saw its own streams with: the sum over ranks is the
-// gradient, one all-reduce. Then the sums over replicas: those begun in the last backward pass, and
-// the rest.
-static void gradients_reduce(GPT2 *m) {
-    RANGE();
-    float *partials = m->grads + m->partials_begin;
-    if (m->F > 1) {
-        LAUNCH(copies_sum_kernel, (unsigned)ceil_div(m->partials_size, (size_t)BLOCK), BLOCK, 0,
-               gpu.stream, partials, m->F, m->partials_size, m->partials_size);
-    }
-    allreduce(m, TRAFFIC_GRADIENTS, partials, m->partials_size, ELEMENT_FLOAT, 0);
-    if (m->mesh.DP == 1) return;
+// The sums over replicas: those begun in the last backward pass, and the rest.
+static void replicas_reduce_rest(GPT2 *m) {
     if (!m->replica_sums_begun) {
         replicas_reduce(m, 0, m->flat_size, gpu.stream);
         return;
@@ -3739,6 +3737,37 @@ static void gradients_reduce(GPT2 *m) {
     CUDA_CHECK(cudaStreamWaitEvent(gpu.stream, m->ready, 0));
     m->replica_sums_begun = 0;
     products_spare(0);
+}
+
+// Gradients of tensors that every rank has whole: each process of a TP group summed them over the
+// replicas for itself, and with three replicas and more the order of a sum, so its last bits, may
+// depend on where its processes run. Those of the first process count.
+static void whole_grads_agree(GPT2 *m) {
+    if (m->mesh.DP < 3 || m->mesh.group == 1) return;
+    nccl_group_begin();
+    for (int p = 0; p < P_COUNT; p++) {
+        float *grad = m->grads + m->flat.begin[p];
+        size_t n = m->flat.size[p];
+        if (spec_is_cut(&m->whole[p])) continue;
+        if (comm_kind == COMM_MPI) host_broadcast(m, MESH_TP, 0, grad, n * sizeof *grad);
+        if (comm_kind == COMM_NCCL) nccl_broadcast(grad, n);
+    }
+    nccl_group_end();
+}
+
+// Tensors that every rank has whole, but saw its own streams with: the sum over ranks is the
+// gradient, one all-reduce. Then the sums over replicas.
+static void gradients_reduce(GPT2 *m) {
+    RANGE();
+    float *partials = m->grads + m->partials_begin;
+    if (m->F > 1) {
+        LAUNCH(copies_sum_kernel, (unsigned)ceil_div(m->partials_size, (size_t)BLOCK), BLOCK, 0,
+               gpu.stream, partials, m->F, m->partials_size, m->partials_size);
+    }
+    allreduce(m, TRAFFIC_GRADIENTS, partials, m->partials_size, ELEMENT_FLOAT, 0);
+    if (m->mesh.DP == 1) return;
+    replicas_reduce_rest(m);
+    whole_grads_agree(m);
 }
 
 static NormSlices norm_slices(const GPT2 *m) {

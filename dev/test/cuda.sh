@@ -672,6 +672,15 @@ if [ -x "$W/faulty" ]; then
         holds "-ms 3 on two processes, replicas compared: which algorithm is fastest is agreed on" \
             near one_t agreed$seed 0 4 1e-5
     done
+    for how in "-cm nccl" "-cm nccl -z 1" "-cm mpi"; do
+        name=${how//[- ]/}
+        # shellcheck disable=SC2086 # two words or four
+        mpi 6 faulty -p t -tp 2 -x 3 $how -o "alike_$name"
+        # shellcheck disable=SC2086
+        PLANTED_FAULT=RANKS_SUM_APART mpi 6 faulty -p t -tp 2 -x 3 $how -o "unlike_$name"
+        holds "$how, three replicas of two ranks: the first one's bits of a sum count" \
+            identical "alike_$name" "unlike_$name"
+    done
     PLANTED_FAULT=COUNT_IN_BYTES mpi_try 2 faulty -p t -v 2 -x 4 -o faulty
     if [ "$rc" = 0 ] && near one_t faulty 0 4 1e-5; then
         bad "planted fault: an all-reduce told bytes" "went unseen"

@@ -287,7 +287,7 @@ check "a missing name is an error" "^error: --network"
 
 if ! command -v mpirun >/dev/null || ! ldd dev/test/train_faulty | grep -q 'libmpi[._]'; then
     echo "skip processes: install libopenmpi-dev openmpi-bin and make again"
-    skipped=3
+    skipped=4
 else
     echo "# broken by wrong sums, or by a fit that is no option"
     mpirun --oversubscribe -n 2 dev/net/bench_allreduce >"$W/out" 2>&1
@@ -308,6 +308,16 @@ open('$W/text.bin', 'wb').write(
     check "a replica that drifts is found after the update" 'well without a fault' \
         'stopped with it' \
         'error: rank 1: after update 1 .*replicated tensors differs'
+    echo "# broken when a sum's bits that differ between tensor ranks go on to the weights"
+    for fault in NONE RANKS_SUM_APART; do
+        # shellcheck disable=SC2086 # the arguments are words
+        PLANTED_FAULT=$fault mpirun --oversubscribe -n 6 dev/test/train_faulty $data -tp 2 \
+            >"$W/$fault" 2>&1 || echo "failed" >>"$W/$fault"
+    done
+    steps() { sed -nE 's/^(s:[0-9]+ trl:.* norm:[^ ]+).*/\1/p' "$1"; }
+    { steps "$W/NONE"; diff <(steps "$W/NONE") <(steps "$W/RANKS_SUM_APART") && echo same
+      grep -hE '^error|failed' "$W/NONE" "$W/RANKS_SUM_APART"; } >"$W/out" 2>&1
+    check "three replicas of two ranks: the first one's bits count" '^s:3 ' '^same$'
     echo "# broken when replicas may draw patterns of their own without a word"
     losses() { sed -nE 's/^s:[0-9]+ trl:([^ ]+).*/\1/p' "$1" | tr '\n' ' '; }
     data+=" -pe p -d 64 -rs 5"
