@@ -2508,7 +2508,8 @@ static void gpt2_take_pattern(GPT2 *m, const char *pattern) {
     bias_from_fill(m);
     if (m->grads) { // step_bias leaves alone what stays zero under this pattern
         size_t others = (m->F - 1) * m->partials_size * sizeof(float);
-        CUDA_CHECK(cudaMemsetAsync(m->grads + m->flat_size, 0, others, gpu.stream));
+        float *copies = m->grads + m->partials_begin + m->partials_size;
+        CUDA_CHECK(cudaMemsetAsync(copies, 0, others, gpu.stream));
     }
 }
 

@@ -178,6 +178,12 @@ if len(a) != 10 or any(abs(x / y - 1) > 1e-3 for x, y in zip(a, b)): sys.exit("%
 PY
 drawn() { steps "$1" | sed -n 's/.* pe://p' | tr '\n' ' '; }
 same "-pe: its draws are those of the CPU trainer" "$(drawn fp32_pe)" "$(drawn cpu_pe)"
+# Of three replicas the partial gradients' copies do not begin where the flat block ends.
+for how in cpu cuda_fp32; do
+    mpi 3 $how -p t -pe t,s -e 2x2x32 -tp 2 -l 1e-2 -x 8 -o three_$how
+done
+holds "-pe on three replicas: nothing is left of another pattern's gradients" \
+    near three_cpu three_cuda_fp32 0 8 1e-5
 
 echo "# gpu_check.sh cpu, here with the stand-in's programs: broken by losses of another precision"
 mkdir "$W/smi" && printf '#!/bin/sh\necho a stand-in\n' >"$W/smi/nvidia-smi"
