@@ -1842,7 +1842,7 @@ static int matmul_spared;        // multiprocessors that products leave to sums 
 // choice.
 enum { MATMUL_SEARCH_MAX = 64 };
 static int matmul_search;
-static Mesh matmul_mesh;
+static Mesh matmul_mesh = {.world = 1, .R = 1, .F = 1, .group = 1, .DP = 1}; // of the model
 
 // Makes a choice by time, unless one is kept from before (data/choices.h). `choice` stays as it is
 // where none can be kept, since then the next run could choose otherwise. Processes of a TP group
