@@ -747,8 +747,13 @@ template <int D> static CUtensorMap hopper_map(const real *tensor, int Y, Attent
     if (!encode) {
         cudaDriverEntryPointQueryResult found;
         // Asked for by name, which leaves the program without a link to the driver.
-        CUDA_CHECK(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", (void **)&encode,
-                                                    12000, cudaEnableDefault, &found));
+        const char *name = "cuTensorMapEncodeTiled";
+#if CUDART_VERSION < 12050
+        CUDA_CHECK(cudaGetDriverEntryPoint(name, (void **)&encode, cudaEnableDefault, &found));
+#else
+        CUDA_CHECK(cudaGetDriverEntryPointByVersion(name, (void **)&encode, 12000,
+                                                    cudaEnableDefault, &found));
+#endif
         if (found != cudaDriverEntryPointSuccess)
             fail("this driver has no cuTensorMapEncodeTiled: it is older than CUDA 12.0");
     }
