@@ -452,6 +452,22 @@ static int64_t checkpoint_find(const char *folder, int64_t below) {
     return newest;
 }
 
+// Whether the folder holds a model or state that no DONE says to be a checkpoint's; its path.
+static int checkpoint_stray(const char *folder, char path[PATH_MAX]) {
+    char done[PATH_MAX];
+    const char *kind;
+    int unfinished, is_stray = 0;
+    int64_t updates;
+    DIR *dir = checkpoints_open(folder);
+    if (!dir) return 0;
+    while (!is_stray && (updates = checkpoints_next(dir, folder, path, &kind, &unfinished)) >= 0) {
+        checkpoint_path(done, folder, "DONE", updates);
+        is_stray = !unfinished && file_is_missing(done);
+    }
+    closedir(dir);
+    return is_stray;
+}
+
 // Until fail_advice is emptied again, an error says how to go on without this checkpoint.
 static void checkpoint_advise(const char *folder, int64_t updates) {
     char from[PATH_MAX], to[PATH_MAX], name[32], quoted[2][PATH_MAX];

@@ -389,10 +389,11 @@ static void run_check_files(Run *run) {
     }
 }
 
-// Opens what a caller closed of standard input, output and error. A file that took their number
-// would get what is printed.
+// Opens what a caller closed of standard input, output and error: a file that took their number
+// would get what is printed. And a file that grows beyond `ulimit -f` is an error of a write.
 static void descriptors_open(void) {
     int opened = 0;
+    signal(SIGXFSZ, SIG_IGN);
     while (opened >= 0 && opened <= STDERR_FILENO) opened = open("/dev/null", O_RDWR);
     if (opened >= 0) close(opened);
 }
@@ -456,8 +457,10 @@ static void run_end_finished(const Run *run, const Mesh *mesh) {
     exit(EXIT_SUCCESS);
 }
 
-// Fails if another run has been in the folder of -o.
+// Fails if another run has been in the folder of -o, or models are there that no run has made: its
+// checkpoints would take their names.
 static void run_check_folder(const Run *run) {
+    char path[PATH_MAX];
     const Options *o = &run->options;
     int64_t newest = checkpoint_find(o->out, INT64_MAX);
     if (newest != (run->resumes ? run->first : -1)) {
@@ -468,6 +471,9 @@ static void run_check_folder(const Run *run) {
         fail("-o %s: holds main.log of an earlier run without a checkpoint; -y 1 starts it anew at "
              "update 0, another folder keeps it", o->out);
     }
+    if (!runlog_exists(o->out) && checkpoint_stray(o->out, path))
+        fail("%s: no run has made it here (there is no main.log, nor a DONE beside it); -o needs a "
+             "folder without models, as checkpoints take their names", path);
 }
 
 // Makes the folder of -o this run's, and begins its log. Until here nothing has been written.

@@ -227,6 +227,16 @@ mkdir none && cp model.bin none/model_00000003.bin && : >none/state_00000003.bin
 same "none, and files that belong to none" "$(verified none | tr ';' '\n' | sort | tr '\n' ';')" \
     "1;orphan model_00000003.bin;orphan state_00000003.bin.part;"
 same "no folder" "$(verified nowhere)" 1
+
+echo "# broken when checkpoints take the name of a model that somebody has put into the folder"
+for goes_on in 0 1; do
+    fails runs -e model.bin -x 3 -n 3 -o none -y $goes_on
+    same "-y $goes_on into a folder with a model" \
+        "$(refused "none/model_00000003.bin: no run has made it here" "-o needs a folder")" ""
+done
+holds "it is as it was" cmp model.bin none/model_00000003.bin
+
+echo "# broken when options are read beside --verify"
 for args in "whole -b 2" "-b 2 --verify whole" ""; do
     # shellcheck disable=SC2086 # some words
     case $args in -b*) set -- $args ;; *) set -- --verify $args ;; esac
