@@ -5,7 +5,6 @@ more training ("zero-shot").
   make dev/runs/syncs
   dev/runs/syncs out/t/model_00002000.bin -tp 2 -o out/t/syncs_R2.tsv
   dev/runs/syncs_plot.sh out/t/syncs_R2.tsv        out/t/syncs_R2.svg: loss against all-reduces
-  dev/runs/syncs MODEL -j TEXT -tp 2 --group GROUPED.bin
   dev/runs/syncs --help                            every option
 
 One process runs all R ranks. Every loss is over the same tokens: the first -n of -j. A difference
@@ -34,14 +33,6 @@ difference of loss.
 
 A table that is there already is gone on with: rows that it has are not computed again. It has to be
 of the same model, text and settings, which stand at its top.
-
---group permutes heads and MLP units, which leaves plain GPT-2 what it is and changes what s and p
-compute (SPD's head grouping). For each block that costs more than -sb it swaps heads between ranks
-as long as the loss of this block alone as s falls, over -nc tokens that are never those of the
-report. The units follow the heads: a unit goes to the rank whose heads drive it most. That is
-measured by the covariance of the unit's input with their contribution to it, through attprojw and
-the LayerNorm between, which is linear where its deviation is given. --group-random writes the
-control, heads and units of all blocks by chance.
 */
 #define NO_MAIN
 #include "../../train_gpt2.c"
@@ -52,8 +43,8 @@ control, heads and units of all blocks by chance.
 
 typedef struct {
     const char *model;
-    OPTION_TEXT text, out, calibration, group, group_random;
-    OPTION_COUNT tp, tokens, length, batch, draws, seed, calibration_tokens;
+    OPTION_TEXT text, out;
+    OPTION_COUNT tp, tokens, length, batch, draws, seed;
     OPTION_REAL sensitive, extremely;
     OPTION_CHOICE rule;
 } Settings;
@@ -71,10 +62,6 @@ static const OptionSpec setting_specs[] = {
     X("-esb", extremely, REAL, "0.05", -100, 100, "", 0, "and extremely sensitive"),
     X("-draws", draws, COUNT, "5", 0, 1000, "", 0, "random searches"),
     X("-rs", seed, COUNT, "1337", 0, INT_MAX, "", 0, "seed of what is random"),
-    X("--group", group, TEXT, "", 0, 0, "", 0, "write MODEL there, heads grouped"),
-    X("--group-random", group_random, TEXT, "", 0, 0, "", 0, "the same, by chance"),
-    X("-i", calibration, TEXT, "", 0, 0, "", 0, "text to group by; empty = -j after -n tokens"),
-    X("-nc", calibration_tokens, COUNT, "8192", 2, 1 << 30, "", 0, "tokens to group by"),
 #undef X
 };
 enum { SETTING_COUNT = sizeof setting_specs / sizeof setting_specs[0] };
@@ -119,7 +106,6 @@ static void settings_parse(Settings *o, Options *asked, int argc, char **argv) {
     if (o->extremely < o->sensitive) {
         fail("-esb %g: expected at least -sb %g", o->extremely, o->sensitive);
     }
-    if (o->group[0] && o->group_random[0]) fail("--group and --group-random: expected one of them");
     asked->tp = o->tp;
     asked->rule = o->rule;
 }
@@ -127,26 +113,23 @@ static void settings_parse(Settings *o, Options *asked, int argc, char **argv) {
 // ----------------------------------------------------------------------------
 // text
 
-// Sequences of T tokens that follow one another in a text.
+// Sequences of T tokens that follow one another, from the start of a text.
 typedef struct {
     Tokens tokens;
-    size_t first;
     int sequences;
 } Passage;
 
-static void passage_open(Passage *p, const char *flag, const char *path, const GPT2Config *config,
-                         int64_t first, int64_t n, int T) {
+static void passage_open(Passage *p, const char *path, const GPT2Config *config, int64_t n, int T) {
     tokens_open(&p->tokens, path);
-    run_check_vocabulary(flag, path, &p->tokens, config);
-    p->first = (size_t)first;
+    run_check_vocabulary("-j", path, &p->tokens, config);
     p->sequences = (int)(n / T);
     if (p->sequences < 2) {
         fail("%lld tokens are not two sequences of %d (-t)", (long long)n, T);
     }
-    size_t needed = p->first + (size_t)p->sequences * (size_t)T + 1;
+    size_t needed = (size_t)p->sequences * (size_t)T + 1;
     if (p->tokens.count >= needed) return;
-    fail("%s %s: %zu tokens, but %zu are needed (%zu before, %d sequences of %d, 1); lower -n or "
-         "-nc", flag, path, p->tokens.count, needed, p->first, p->sequences, T);
+    fail("-j %s: %zu tokens, but %zu are needed (%d sequences of %d, 1); lower -n", path,
+         p->tokens.count, needed, p->sequences, T);
 }
 
 // ----------------------------------------------------------------------------
@@ -317,13 +300,14 @@ typedef struct {
 } Syncs;
 
 // Mean loss of each sequence under the model's pattern: losses (sequences). Returns their mean.
-static double passage_losses(Syncs *s, const Passage *p, double *losses) {
+static double passage_losses(Syncs *s, double *losses) {
+    const Passage *p = &s->text;
     GPT2 *m = &s->model;
     double sum = 0;
     int T = s->T;
     for (int done = 0, n; done < p->sequences; done += n) {
         n = int_min((int)s->o.batch, p->sequences - done);
-        size_t start = p->first + (size_t)done * (size_t)T;
+        size_t start = (size_t)done * (size_t)T;
         tokens_copy(&p->tokens, start, (size_t)n * (size_t)T + 1, s->tokens);
         gpt2_forward(m, s->tokens, s->tokens + 1, n, T);
         for (int i = 0; i < n; i++) {
@@ -375,7 +359,7 @@ static void pattern_measure(Syncs *s, const char *pattern, double *losses, Score
     gpt2_take_pattern(m, pattern);
     memset(score, 0, sizeof *score);
     snprintf(score->pattern, sizeof score->pattern, "%s", pattern);
-    score->loss = rounded(passage_losses(s, &s->text, losses));
+    score->loss = rounded(passage_losses(s, losses));
     if (!isfinite(score->loss)) fail("-p %s: a loss of %g", pattern, score->loss);
     int64_t executed = m->traffic[TRAFFIC_FORWARD].count - before;
     score->allreduces = (int)(executed / passes);
@@ -631,389 +615,6 @@ static void syncs_measure(Syncs *s) {
 }
 
 // ----------------------------------------------------------------------------
-// which heads belong together
-
-// What stands where in a block: place i, of which rank r has the r-th part, has head heads[i] and
-// unit units[i] of the model as it was read.
-typedef struct { int *heads, *units; } Order;
-
-// The tensors of a block that heads and units have their parts of, as they were read.
-typedef struct { real *at[2][3]; } Original;
-
-// Covariances with each head's contribution, in order of heads: scores (L,4C,NH).
-typedef struct {
-    Passage text;
-    double *losses; // (sequences)
-    double *scores;
-    Order order;    // of the block under way
-    Original original;
-    int losses_made;
-} Grouping;
-
-static int tensor_of(int mlp, int i) {
-    const SubParams *p = &sub_params[mlp];
-    const int tensors[3] = {p->in_w, p->in_b, p->out_w};
-    return tensors[i];
-}
-
-static void original_take(const GPT2 *m, int block, Original *original) {
-    for (int i = 0; i < 6; i++) {
-        int p = tensor_of(i / 3, i % 3);
-        memcpy(original->at[i / 3][i % 3], whole_layer(m, &m->params, p, block),
-               spec_layer_size(&m->local[p]) * sizeof(real));
-    }
-}
-
-// Puts heads and units of a block in order: each owns rows of its input matrix and bias, those of
-// attention in Q, K and V, and columns of its output matrix.
-static void block_arrange(GPT2 *m, int block, const Original *original, const Order *order) {
-    for (int i = 0; i < 6; i++) {
-        int mlp = i / 3, p = tensor_of(mlp, i % 3);
-        const ParamSpec *spec = &m->local[p];
-        const int *places = mlp ? order->units : order->heads;
-        size_t count = (size_t)(mlp ? 4 * m->config.C : m->config.NH), stretches = 1;
-        if (spec->cut == CUT_QKV) stretches = 3;
-        if (spec->cut == CUT_COLUMNS) stretches = (size_t)spec->rows;
-        size_t width = spec_layer_size(spec) / stretches / count; // values in a stretch
-        const real *from = original->at[mlp][i % 3];
-        real *to = whole_layer(m, &m->params, p, block);
-        for (size_t stretch = 0; stretch < stretches; stretch++) {
-            for (size_t j = 0; j < count; j++) {
-                memcpy(to + (stretch * count + j) * width,
-                       from + (stretch * count + (size_t)places[j]) * width,
-                       width * sizeof(real));
-            }
-        }
-    }
-}
-
-// places[i], i = 0 .. n-1: those of rank 0 first, then those of rank 1, ...
-static void places_fill(int *places, const int *owner, int n, int R) {
-    int filled = 0;
-    for (int rank = 0; rank < R; rank++) {
-        for (int i = 0; i < n; i++) {
-            if (owner[i] == rank) places[filled++] = i;
-        }
-    }
-}
-
-// Adds one batch's activations: products (L,4C,C) of each unit's input and each value of the heads'
-// output, scaled as the LayerNorm between scales it, and the sums of both (L,4C) (L,C).
-static void activations_add(GPT2 *m, real *products, double *inputs, double *outputs) {
-    int C = m->config.C, Cr = C / m->config.R, rows = m->B * m->T;
-    size_t width = (size_t)C;
-    for (int block = 0; block < m->config.L; block++) {
-        size_t first = (size_t)block * 4 * width;
-        for (int g = 0; g < m->F; g++) {
-            real *y = rank_acts(m, &m->subs[2 * block], g).outer;
-            const real *rstd = rank_acts(m, &m->subs[2 * block + 1], 0).rstd;
-            double *sums = outputs + (size_t)block * width + (size_t)g * Cr;
-            for (int i = 0; i < rows; i++) {
-                for (int c = 0; c < Cr; c++) {
-                    y[(size_t)i * Cr + c] *= rstd[i];
-                    sums[c] += (double)y[(size_t)i * Cr + c];
-                }
-            }
-        }
-        for (int f = 0; f < m->F; f++) {
-            real *a = rank_acts(m, &m->subs[2 * block + 1], f).inner;
-            int n = 4 * Cr; // units of a rank
-            size_t unit = first + (size_t)f * n;
-            for (int i = 0; i < rows; i++) {
-                for (int j = 0; j < n; j++) inputs[unit + j] += (double)a[(size_t)i * n + j];
-            }
-            for (int g = 0; g < m->F; g++) {
-                real *y = rank_acts(m, &m->subs[2 * block], g).outer;
-                matmul((Matmul){.out = view_of(products + unit * width + (size_t)g * Cr, width),
-                                .a = view_of(a, n), .a_transposed = 1, .b = view_of(y, Cr),
-                                .M = n, .N = Cr, .K = rows, .accumulate = 1});
-            }
-        }
-    }
-}
-
-// Attention's output of a head reaches the input of a unit through a matrix, times the LayerNorm's
-// 1/deviation: (4C,C) = fcw . (attprojw, less the mean over its rows, times the LayerNorm's gain).
-static void paths_compute(const GPT2 *m, int block, real *paths, real *centred) {
-    int C = m->config.C;
-    const real *out = whole_layer(m, &m->params, P_attprojw, block);
-    const real *gain = whole_layer(m, &m->params, P_ln2w, block);
-    for (int c = 0; c < C; c++) {
-        double mean = 0;
-        for (int i = 0; i < C; i++) mean += (double)out[(size_t)i * C + c] / C;
-        for (int i = 0; i < C; i++) {
-            centred[(size_t)i * C + c] = (out[(size_t)i * C + c] - (real)mean) * gain[i];
-        }
-    }
-    real *in = whole_layer(m, &m->params, P_fcw, block);
-    matmul((Matmul){.out = view_of(paths, C), .a = view_of(in, C), .b = view_of(centred, C),
-                    .M = 4 * C, .N = C, .K = C});
-}
-
-// Runs the calibration text through the model as it was trained, t, with room for what all
-// sub-blocks compute.
-static void scores_compute(Syncs *s, Grouping *g) {
-    GPT2 *m = &s->model;
-    int C = m->config.C, NH = m->config.NH, L = s->L, T = s->T;
-    size_t units = (size_t)L * 4 * C;
-    double n = (double)g->text.sequences * T;
-    real *products = ALLOC(real, units * (size_t)C, "products of activations");
-    double *inputs = ALLOC(double, units, "sums of activations");
-    double *outputs = ALLOC(double, (size_t)L * C, "sums of activations");
-    real *paths = ALLOC(real, 4 * (size_t)C * C, "paths");
-    real *centred = ALLOC(real, (size_t)C * C, "paths");
-    g->scores = ALLOC(double, units * (size_t)NH, "covariances");
-    m->purpose = FOR_TRAINING; // keeps what every sub-block computes
-    gpt2_take_pattern(m, "t");
-    for (int done = 0, b; done < g->text.sequences; done += b) {
-        b = int_min((int)s->o.batch, g->text.sequences - done);
-        size_t start = g->text.first + (size_t)done * (size_t)T;
-        tokens_copy(&g->text.tokens, start, (size_t)b * (size_t)T, s->tokens);
-        gpt2_forward(m, s->tokens, NULL, b, T);
-        activations_add(m, products, inputs, outputs);
-    }
-    m->purpose = FOR_LOSS;
-    for (int block = 0; block < L; block++) {
-        paths_compute(m, block, paths, centred);
-        for (size_t j = 0; j < 4 * (size_t)C; j++) {
-            size_t unit = (size_t)block * 4 * C + j;
-            for (int c = 0; c < C; c++) {
-                double covariance = (double)products[unit * C + c] / n -
-                                    inputs[unit] / n * outputs[(size_t)block * C + c] / n;
-                g->scores[unit * NH + c / (C / NH)] += (double)paths[j * C + c] * covariance;
-            }
-        }
-    }
-    free(products);
-    free(inputs);
-    free(outputs);
-    free(paths);
-    free(centred);
-}
-
-typedef struct {
-    double regret; // best rank's score minus the second best's
-    int unit;
-} Wish;
-
-static int compare_wishes(const void *a, const void *b) {
-    const Wish *x = a, *y = b;
-    if (x->regret != y->regret) return x->regret < y->regret ? 1 : -1;
-    return x->unit - y->unit;
-}
-
-// Each rank gets as many units. Those that would lose most choose first.
-static void units_assign(int *owner, const double *scores, const int *heads, int NH, int units,
-                         int R) {
-    double *sums = ALLOC(double, (size_t)units * R, "units");
-    Wish *wishes = ALLOC(Wish, (size_t)units, "units");
-    int *room = ALLOC(int, (size_t)R, "units");
-    for (int rank = 0; rank < R; rank++) room[rank] = units / R;
-    for (int j = 0; j < units; j++) {
-        double *sum = sums + (size_t)j * R, best = -INFINITY, second = -INFINITY;
-        for (int h = 0; h < NH; h++) sum[heads[h]] += scores[(size_t)j * NH + h];
-        for (int rank = 0; rank < R; rank++) {
-            if (sum[rank] > second) second = sum[rank];
-            if (second <= best) continue;
-            second = best;
-            best = sum[rank];
-        }
-        wishes[j] = (Wish){best - second, j};
-    }
-    qsort(wishes, (size_t)units, sizeof *wishes, compare_wishes);
-    for (int i = 0; i < units; i++) {
-        const double *sum = sums + (size_t)wishes[i].unit * R;
-        int chosen = -1;
-        for (int rank = 0; rank < R; rank++) {
-            if (room[rank] && (chosen < 0 || sum[rank] > sum[chosen])) chosen = rank;
-        }
-        owner[wishes[i].unit] = chosen;
-        room[chosen]--;
-    }
-    free(sums);
-    free(wishes);
-    free(room);
-}
-
-// Loss of the model's pattern on the calibration text.
-static double grouping_loss(Syncs *s, Grouping *g) {
-    double start = seconds_now(), loss = passage_losses(s, &g->text, g->losses);
-    s->seconds += seconds_now() - start;
-    s->computed++;
-    s->asked++;
-    g->losses_made++;
-    progress_say(s);
-    return loss;
-}
-
-// The same with heads (NH) on these ranks, and the units with them.
-static double heads_loss(Syncs *s, Grouping *g, int block, const int *heads, int *units) {
-    int C = s->config.C, NH = s->config.NH, R = s->config.R;
-    units_assign(units, g->scores + (size_t)block * 4 * C * NH, heads, NH, 4 * C, R);
-    places_fill(g->order.heads, heads, NH, R);
-    places_fill(g->order.units, units, 4 * C, R);
-    block_arrange(&s->model, block, &g->original, &g->order);
-    return grouping_loss(s, g);
-}
-
-static void int_swap(int *a, int *b) {
-    int was = *a;
-    *a = *b;
-    *b = was;
-}
-
-// Swaps two heads of different ranks, the best two each time, as long as that helps. The block
-// stays as it is where nothing does.
-static double heads_search(Syncs *s, Grouping *g, int block, double as_it_is, int *heads,
-                           int *units) {
-    int NH = s->config.NH, best_a = 0, best_b = 0;
-    for (int h = 0; h < NH; h++) heads[h] = h / (NH / s->config.R);
-    double loss = heads_loss(s, g, block, heads, units);
-    while (best_a >= 0) {
-        double lowest = loss;
-        best_a = -1;
-        for (int a = 0; a < NH; a++) {
-            for (int b = a + 1; b < NH; b++) {
-                if (heads[a] == heads[b]) continue;
-                int_swap(&heads[a], &heads[b]);
-                double found = heads_loss(s, g, block, heads, units);
-                int_swap(&heads[a], &heads[b]);
-                if (found >= lowest) continue;
-                lowest = found;
-                best_a = a;
-                best_b = b;
-            }
-        }
-        if (best_a < 0) break;
-        int_swap(&heads[best_a], &heads[best_b]);
-        loss = lowest;
-    }
-    if (loss < as_it_is) return heads_loss(s, g, block, heads, units);
-    for (int h = 0; h < NH; h++) heads[h] = h / (NH / s->config.R);
-    for (int i = 0; i < NH; i++) g->order.heads[i] = i;
-    for (int i = 0; i < 4 * s->config.C; i++) g->order.units[i] = i;
-    block_arrange(&s->model, block, &g->original, &g->order);
-    return as_it_is;
-}
-
-static void shuffle(int *x, int n, uint64_t seed, uint64_t a) {
-    for (int i = n - 1; i > 0; i--) {
-        uint64_t bits = random_bits(seed, RANDOM_ORDER, a, (uint64_t)i);
-        int_swap(&x[i], &x[random_below(bits, (uint64_t)i + 1)]);
-    }
-}
-
-static double heads_shuffle(Syncs *s, Grouping *g, int block, int *heads, int *units) {
-    int NH = s->config.NH, R = s->config.R, C4 = 4 * s->config.C;
-    for (int h = 0; h < NH; h++) heads[h] = h / (NH / R);
-    for (int j = 0; j < C4; j++) units[j] = j / (C4 / R);
-    shuffle(heads, NH, (uint64_t)s->o.seed, 2 * (uint64_t)block);
-    shuffle(units, C4, (uint64_t)s->o.seed, 2 * (uint64_t)block + 1);
-    places_fill(g->order.heads, heads, NH, R);
-    places_fill(g->order.units, units, C4, R);
-    block_arrange(&s->model, block, &g->original, &g->order);
-    return grouping_loss(s, g);
-}
-
-static void heads_print(const int *heads, int NH, int R) {
-    for (int rank = 0; rank < R; rank++) {
-        printf("%s", rank ? " |" : "");
-        for (int h = 0; h < NH; h++) {
-            if (heads[h] == rank) printf(" %d", h);
-        }
-    }
-    printf("\n");
-}
-
-static void grouping_open(Syncs *s, Grouping *g) {
-    const GPT2Config *c = &s->config;
-    int separate = s->o.calibration[0] != 0;
-    int64_t before = separate ? 0 : (int64_t)s->text.sequences * s->T;
-    passage_open(&g->text, separate ? "-i" : "-j", separate ? s->o.calibration : s->o.text, c,
-                 before, s->o.calibration_tokens, s->T);
-    if (separate && tokens_hash(&g->text.tokens) == tokens_hash(&s->text.tokens)) {
-        fail("-i %s is the text of -j, which losses are reported on", s->o.calibration);
-    }
-    g->losses = ALLOC(double, (size_t)g->text.sequences, "losses");
-    g->order.heads = ALLOC(int, (size_t)c->NH, "heads");
-    g->order.units = ALLOC(int, 4 * (size_t)c->C, "units");
-    for (int i = 0; i < 6; i++) {
-        size_t n = spec_layer_size(&s->model.local[tensor_of(i / 3, i % 3)]);
-        g->original.at[i / 3][i % 3] = ALLOC(real, n, "a block");
-    }
-}
-
-static void grouping_close(Grouping *g) {
-    tokens_close(&g->text.tokens);
-    for (int i = 0; i < 6; i++) free(g->original.at[i / 3][i % 3]);
-    free(g->losses);
-    free(g->scores);
-    free(g->order.heads);
-    free(g->order.units);
-}
-
-// A permuted plain model is the same function, and is stored as what it is.
-static void grouped_write(Syncs *s, const char *path) {
-    GPT2Config plain = s->config;
-    File file;
-    plain.R = 1;
-    plain.rule = RULE_SUM;
-    memcpy(plain.pattern, "t", 2);
-    model_write(&file, path, &plain, 1, model_rows_get, &s->model);
-    file_commit(&file);
-    printf("wrote %s\n", path);
-}
-
-static void syncs_group(Syncs *s) {
-    const GPT2Config *c = &s->config;
-    int by_chance = s->o.group_random[0] != 0;
-    const char *path = by_chance ? s->o.group_random : s->o.group;
-    int *heads = ALLOC(int, (size_t)c->NH, "heads");
-    int *units = ALLOC(int, 4 * (size_t)c->C, "units");
-    Grouping g = {0};
-    if (!pattern_is_plain(c->pattern)) {
-        fail("%s: trained with -p %s; only a plain model (t) stays what it is when its heads "
-             "change places", s->o.model, c->pattern);
-    }
-    if (!file_is_missing(path)) fail("%s: is there already", path);
-    grouping_open(s, &g);
-    int other_rank = c->NH - c->NH / c->R; // heads of other ranks than a head's own
-    s->planned = 1 + c->L * (by_chance ? 2 : 3 + 3 * c->NH * other_rank / 2);
-    if (!by_chance) scores_compute(s, &g);
-    gpt2_take_pattern(&s->model, "t");
-    double base = grouping_loss(s, &g);
-    printf("\nheads by rank, by the loss of each block alone as s over %d x %d tokens; %.4f as t\n"
-           "block   as it is  %-8s  losses  heads of each rank\n",
-           g.text.sequences, s->T, base, by_chance ? "shuffled" : "grouped");
-    for (int block = 0; block < c->L; block++) {
-        char pattern[PATTERN_MAX + 1];
-        Merges merges = merges_all();
-        merges.at[2 * block] = 0;
-        merges_write(pattern, &merges, c->L);
-        gpt2_take_pattern(&s->model, pattern);
-        original_take(&s->model, block, &g.original);
-        g.losses_made = 0;
-        double before = grouping_loss(s, &g), after;
-        if (!by_chance && before - base <= s->o.sensitive) {
-            progress_clear(s);
-            printf("%5d   %8.4f  stays as it is: at most %g above t (-sb)\n", block, before,
-                   s->o.sensitive);
-            continue;
-        }
-        if (by_chance) after = heads_shuffle(s, &g, block, heads, units);
-        else after = heads_search(s, &g, block, before, heads, units);
-        progress_clear(s);
-        printf("%5d   %8.4f  %8.4f  %6d ", block, before, after, g.losses_made);
-        heads_print(heads, c->NH, c->R);
-        fflush(stdout);
-    }
-    grouped_write(s, path);
-    grouping_close(&g);
-    free(heads);
-    free(units);
-}
-
-// ----------------------------------------------------------------------------
 // main
 
 static void syncs_open(Syncs *s, int argc, char **argv) {
@@ -1033,7 +634,7 @@ static void syncs_open(Syncs *s, int argc, char **argv) {
     s->table.file = -1;
     s->on_terminal = isatty(STDERR_FILENO);
     s->said = seconds_now();
-    passage_open(&s->text, "-j", s->o.text, c, 0, s->o.tokens, s->T);
+    passage_open(&s->text, s->o.text, c, s->o.tokens, s->T);
     s->base = ALLOC(double, (size_t)s->text.sequences, "losses");
     s->now = ALLOC(double, (size_t)s->text.sequences, "losses");
     s->tokens = ALLOC(int32_t, (size_t)s->o.batch * s->T + 1, "tokens");
@@ -1060,8 +661,7 @@ int main(int argc, char **argv) {
     descriptors_open();
     processes_begin(&world, &rank);
     syncs_open(&s, argc, argv);
-    if (s.o.group[0] || s.o.group_random[0]) syncs_group(&s);
-    else syncs_measure(&s);
+    syncs_measure(&s);
     syncs_close(&s);
     return 0;
 }

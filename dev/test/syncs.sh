@@ -18,13 +18,11 @@ finish() {
 (cd "$W/box" && : | python3 "$W/make.py") || { bad setup "make.py"; finish; }
 cd "$W/box" || exit 1
 
-# Words that follow one another by chance: 27 letters, some of which can be foreseen. And a model in
-# which every unit of the MLP reads what one head writes; tags in biases say which unit, which head.
+# Words that follow one another by chance: 27 letters, some of which can be foreseen.
 python3 - <<'PY'
 import random, struct
 random.seed(3)
 def header(*ints): return struct.pack("<256i", *(ints + (0,) * (256 - len(ints))))
-def floats(x): return struct.pack("<%df" % len(x), *x)
 words = [[random.randrange(1, 27) for _ in range(random.randrange(2, 7))] for _ in range(12)]
 def text(n):
     ids = []
@@ -32,22 +30,6 @@ def text(n):
     return header(20240520, 1, n, 27) + struct.pack("<%dH" % n, *ids[:n])
 for name, n in (("words_train", 20000), ("words_val", 3000), ("words_i", 1000)):
     open(name + ".bin", "wb").write(text(n))
-T, V, L, NH, C = 16, 27, 2, 4, 16
-HS = C // NH
-def normal(n, scale): return [random.gauss(0, scale) for _ in range(n)]
-heads = [[j % NH for j in range(4 * C)] for _ in range(L)]
-for h in heads: random.shuffle(h)
-data = [normal(128 * C, 1), normal(T * C, 0.1), [1] * L * C, [0] * L * C]
-data += [normal(L * 3 * C * C, 0.3)]
-data += [[0.01 * (i // HS + 1) if i < C else 0 for i in range(3 * C)] * L]
-data += [[3.0 * random.gauss(0, 1) * (i // HS == c // HS) for _ in range(L) for i in range(C)
-          for c in range(C)], [0] * L * C, [1] * L * C, [0] * L * C]
-data += [[random.gauss(0, 1) * (c // HS == heads[l][j]) for l in range(L) for j in range(4 * C)
-          for c in range(C)], [0.001 * (1 + j) for _ in range(L) for j in range(4 * C)]]
-data += [normal(L * 4 * C * C, 0.3), [0] * L * C, [1] * C, [0] * C]
-body = b"".join(map(floats, data))
-open("tagged.bin", "wb").write(header(20240326, 3, T, V, L, NH, C, 128) + body)
-open("tags", "w").write("\n".join(" ".join(map(str, h)) for h in heads))
 PY
 "$TRAIN" -i words_train.bin -j words_val.bin -e 4x4x32 -t 16 -b 8 -x 60 -l 1e-2 -v 0 -p t \
     -o "$W/trained" >"$W/stdout" 2>"$W/stderr" || { bad setup "$(cat "$W/stderr")"; finish; }
@@ -59,10 +41,10 @@ cp "$W/spps/model_00000001.bin" spps.bin
 # syncs ARGS...: leaves $rc, $W/stdout, $W/stderr
 syncs() { "$SYNCS" "$@" >"$W/stdout" 2>"$W/stderr"; rc=$?; }
 works() { [ "$rc" = 0 ] || bad "$1" "exit status $rc: $(head -c 600 "$W/stderr")"; }
-# loss MODEL PATTERN R SEQUENCES [TEXT] [OPTION]...: as the trainer says it
+# loss MODEL PATTERN R SEQUENCES [OPTION]...: as the trainer says it
 loss() {
-    "$TRAIN" -i words_train.bin -j "${5:-words_val.bin}" -e "$1" -p "$2" -tp "$3" -t 16 -b 1 \
-        -m "$4" -x 0 -v 1 "${@:6}" 2>"$W/stderr" | sed -n 's/^s:0 tel://p'
+    "$TRAIN" -i words_train.bin -j words_val.bin -e "$1" -p "$2" -tp "$3" -t 16 -b 1 -m "$4" \
+        -x 0 -v 1 "${@:5}" 2>"$W/stderr" | sed -n 's/^s:0 tel://p'
 }
 # rows KIND FIELD...: these columns of the table
 rows() {
@@ -155,7 +137,7 @@ rm "$W/o.tsv"
 syncs spps.bin -j words_val.bin -n 512 -o "$W/o.tsv" -draws 0; works "a model of spps"
 same "a model of spps brings R and rule, and is the base" \
     "$(rows base 3 4) $(sed -n 's/^# R //p' "$W/o.tsv")" "spps 3  2 rule mean"
-said=$(loss spps.bin spps 2 32 words_val.bin -pm mean)
+said=$(loss spps.bin spps 2 32 -pm mean)
 holds "its loss is the trainer's" compute "$said" "$(rows base 5)" <<'PY'
 import sys
 if abs(float(sys.argv[1]) - float(sys.argv[2])) > 2e-6: sys.exit(sys.argv[1:])
@@ -203,7 +185,7 @@ refuses "another R" "R 2 rule sum" "R 4 rule sum" "$other" -- "${TABLE[@]}" -tp 
 refuses "another rule" "R 2 rule sum" "R 2 rule mean" "$other" -- "${TABLE[@]}" -pm mean
 refuses "other draws" "-draws 2 -rs 1337" "-draws 2 -rs 1" "$other" -- "${TABLE[@]}" -rs 1
 refuses "another text" "# text " "$other" -- "${TABLE[@]}" -j words_i.bin -n 900
-refuses "another model" "# model " "$other" -- tagged.bin "${TABLE[@]:1}"
+refuses "another model" "# model " "$other" -- spps.bin "${TABLE[@]:1}"
 sed 's/^s\t1\t/s\t2\t/' "$W/whole.tsv" >"$W/swapped.tsv"
 refuses "rows of another order" "tstt" "$other" -- "${TABLE[@]}" -o "$W/swapped.tsv"
 sed 's/^s\t1\ttstt\t7/s\t1\ttstt\tx/' "$W/whole.tsv" >"$W/swapped.tsv"
@@ -236,89 +218,7 @@ refuses "sequences that are too long" "-t 17: the model reads at most 16" -- "${
 refuses "tiers upside down" "-esb 0.001: expected at least -sb 0.01" -- "${TABLE[@]}" -sb 0.01 \
     -esb 0.001
 syncs --help
-same "--help: a line for each option" "$rc $(grep -c '^  -' "$W/stdout")" "0 15"
-
-# ----------------------------------------------------------------------------
-echo "# heads by rank: broken by a tensor that is not permuted with the others"
-GROUP=(t.bin -j words_val.bin -n 1024 -i words_train.bin -nc 1024 -sb -1)
-for R in 2 4; do
-    rm -f grouped.bin
-    syncs "${GROUP[@]}" -tp $R --group grouped.bin; works "--group, R $R"
-    cp "$W/stdout" "$W/said"
-    why=''
-    cmp -s <(head -c 1024 t.bin) <(head -c 1024 grouped.bin) || why+="the header differs; "
-    for r in 1 2 4; do
-        awk -v a="$(loss t.bin t $r 64)" -v b="$(loss grouped.bin t $r 64)" \
-            'BEGIN { exit !(a && b && (a - b) ^ 2 < 1e-11) }' ||
-            why+="R $r: $(loss t.bin t $r 64) became $(loss grouped.bin t $r 64); "
-    done
-    same "R $R: t is what it was at R 1, 2 and 4" "$why" ""
-    differs "R $R: s is not" "$(loss t.bin s $R 64)" "$(loss grouped.bin s $R 64)"
-    # What is said of a block is the trainer's loss, and never above what it was.
-    why='' block=0
-    for pattern in sttt tstt ttst ttts; do
-        read -r before after < <(awk -v b=$block '$1 == b { print $2, $3 }' "$W/said")
-        found="$(loss t.bin $pattern $R 64 words_train.bin) $(loss grouped.bin $pattern $R 64 \
-            words_train.bin)"
-        awk -v said="$before $after" -v found="$found" 'BEGIN {
-            split(said, x, " "); split(found, y, " ")
-            exit !(y[1] && (x[1] - y[1]) ^ 2 + (x[2] - y[2]) ^ 2 < 1e-8 && x[2] <= x[1]) }' ||
-            why+="block $block: said $before $after, the trainer says $found; "
-        block=$((block + 1))
-    done
-    same "R $R: the loss of each block as s fell to what is said" "$why" ""
-done
-syncs "${GROUP[@]}" -sb 5 -esb 5 -tp 2 --group same.bin; works "--group of insensitive blocks"
-holds "blocks that cost at most -sb stay as they are" cmp t.bin same.bin
-for seed in 1 2; do
-    syncs "${GROUP[@]}" -tp 2 --group-random random$seed.bin -rs $seed; works "--group-random"
-done
-syncs "${GROUP[@]}" -tp 2 --group-random again.bin -rs 1; works "--group-random"
-holds "by chance: a seed says which" cmp random1.bin again.bin
-differs "by chance: and another seed others" "$(cksum <random1.bin)" "$(cksum <random2.bin)"
-holds "by chance: t is what it was" compute "$(loss t.bin t 1 64)" \
-    "$(loss random1.bin t 2 64)" <<'PY'
-import sys
-if abs(float(sys.argv[1]) - float(sys.argv[2])) > 3e-6: sys.exit(sys.argv[1:])
-PY
-syncs tagged.bin -j words_val.bin -n 1024 -nc 1024 -sb -1 -tp 2 --group tagged_out.bin
-works "--group of tags"
-holds "units go to the rank of the head that they read" compute <<'PY'
-import struct
-T, L, NH, C = 16, 2, 4, 16
-data = open("tagged_out.bin", "rb").read()[1024:]
-def take(n):
-    global data
-    values, data = struct.unpack("<%df" % n, data[:4 * n]), data[4 * n:]
-    return values
-take(128 * C + T * C + 2 * L * C + L * 3 * C * C)
-qkvb = take(L * 3 * C)
-take(L * C * C + 3 * L * C + L * 4 * C * C)
-fcb = take(L * 4 * C)
-reads = [list(map(int, line.split())) for line in open("tags")]
-moved = 0
-for l in range(L):
-    heads = [round(qkvb[l * 3 * C + h * C // NH] / 0.01) - 1 for h in range(NH)]
-    units = [round(fcb[l * 4 * C + j] / 0.001) - 1 for j in range(4 * C)]
-    if sorted(heads) != list(range(NH)) or sorted(units) != list(range(4 * C)):
-        raise SystemExit("block %d: heads %s, units %s" % (l, heads, units))
-    if units == list(range(4 * C)): continue # the block stayed as it was
-    moved += 1
-    for j, unit in enumerate(units):
-        mine = heads[:NH // 2] if j < 2 * C else heads[NH // 2:]
-        if reads[l][unit] not in mine:
-            raise SystemExit("block %d: unit %d reads head %d, its rank has %s" %
-                             (l, unit, reads[l][unit], mine))
-if not moved: raise SystemExit("no block was grouped")
-PY
-refuses "to group what is not plain" "spps.bin: trained with -p spps; only a plain model" -- \
-    spps.bin -j words_val.bin -n 512 --group no.bin
-refuses "to group by what is reported" "-i words_val.bin is the text of -j" -- "${GROUP[@]}" \
-    -i words_val.bin --group no.bin
-refuses "to group by tokens that are not there" "3000 tokens, but" "2048 before" -- t.bin \
-    -j words_val.bin -n 2048 -nc 1024 --group no.bin
-refuses "to write over a file" "grouped.bin: is there already" -- "${GROUP[@]}" --group grouped.bin
-refuses "both at once" "expected one of them" -- "${GROUP[@]}" --group a.bin --group-random b.bin
+same "--help: a line for each option" "$rc $(grep -c '^  -' "$W/stdout")" "0 11"
 
 # ----------------------------------------------------------------------------
 echo "# the picture: broken by a table that gnuplot cannot read"
