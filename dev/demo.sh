@@ -6,6 +6,7 @@
 #   make demo                    under 3 minutes on two cores
 #   UPDATES=2000 dev/demo.sh     trains longer
 set -eu
+export LC_ALL=C
 updates=${UPDATES:-500}
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
@@ -19,7 +20,7 @@ ms_median() {
         awk '{ ms[NR] = $1 } END { print ms[int((NR + 1) / 2)] }'
 }
 
-text="text: $(cat data/shakespeare_char/source.txt)"
+text="text: $(cat data/shakespeare_char/source.txt 2>/dev/null || echo "of unknown source")"
 echo "$text"
 echo "each run: ./train_gpt2 $model $settings -p PATTERN"
 for pattern in t s sppp p; do

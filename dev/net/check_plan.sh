@@ -27,7 +27,7 @@ case ${FROM:-} in
 '' | network) ;;
 *) echo "error: FROM=$FROM: expected network, or nothing for runs without one" >&2; exit 1 ;;
 esac
-export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+export LC_ALL=C OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 ranks="mpirun --oversubscribe --bind-to none -n 2"
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT

@@ -233,7 +233,8 @@ static void measured_check_vocabulary(const Measured *m, const char *each, const
         fail("%s: measured with -vp 1, but no line '# vocabulary per %s: ..', which a run writes "
              "at its end, says what the sums of embedding and head took", m->path, each);
     }
-    if (found->count < count || found->count > anew * count || fabs(found->mib - mib) > 1e-6) {
+    int is_count = found->count >= count && found->count <= anew * count;
+    if (!is_count || !(fabs(found->mib - mib) <= 1e-6)) { // also where one is NaN
         fail("%s: -vp 1 executed %g all-reduces of %g MiB per %s, expected %g of %g; is the log of "
              "another program?", m->path, found->count, found->mib, each, count, mib);
     }
@@ -914,12 +915,17 @@ static void help_print(const char *program) {
     }
 }
 
+static void output_end(void) {
+    if (fflush(stdout) || ferror(stdout)) fail("standard output: %s", strerror(errno));
+}
+
 int main(int argc, char **argv) {
     const char *name = NULL;
     int count = 0; // of arguments but --network NAME, which move to the front
     for (int a = 1; a < argc; a++) {
         if (!strcmp(argv[a], "--help") || !strcmp(argv[a], "-h")) {
             help_print(argv[0]);
+            output_end();
             return 0;
         }
         if (strcmp(argv[a], "--network")) {
@@ -954,6 +960,6 @@ int main(int argc, char **argv) {
         free(m[i].samples.at);
     }
     free(m);
-    if (fflush(stdout) || ferror(stdout)) fail("standard output: %s", strerror(errno));
+    output_end();
     return 0;
 }
