@@ -69,6 +69,8 @@ static void scalar_sum(ScalarPlan *s, const Step *t) {
 static void scalar_run(ScalarPlan *s, const Steps *steps) {
     for (int n = 0; n < steps->count; n++) {
         const Step *t = &steps->at[n];
+        // What the sum adds up was taken as it began: no number here shows that parts are written.
+        if (s->open && t->to == s->open) s->wrong = "parts are written while their sum goes on";
         if (t->kind == STEP_SUM) scalar_sum(s, t);
         for (int i = 0; i < s->R; i++) {
             double *to = &s->v[t->to][i], from = s->v[t->from][i], parts = s->v[t->parts][i];
@@ -195,6 +197,11 @@ static int scalar_boundaries_hold(const ScalarPlan *s, int biased) {
     return hold;
 }
 
+// The larger error. NaN, of a sum that was read on its way, is the largest.
+static double scalar_worse(double worst, double error) {
+    return error > worst || error != error ? error : worst;
+}
+
 // Checks a plan; returns NULL, or what is wrong with it. R of the plan must be given again.
 static const char *scalar_check(const Plan *plan, const char *pattern, int rule, int R) {
     ScalarPlan s;
@@ -213,10 +220,10 @@ static const char *scalar_check(const Plan *plan, const char *pattern, int rule,
         s.b[k] = 0;
         if (!scalar_boundaries_hold(&s, k)) s.wrong = "a boundary is not between sub-blocks";
         scale = fmax(scale, fabs(gradient));
-        worst = fmax(worst, fabs(gradient - s.db[k]));
+        worst = scalar_worse(worst, fabs(gradient - s.db[k]));
         for (int i = 0; i < R; i++) {
             s.e[k][i] = 1;
-            worst = fmax(worst, fabs(scalar_objective(&s, 0) - s.dout[k][i]));
+            worst = scalar_worse(worst, fabs(scalar_objective(&s, 0) - s.dout[k][i]));
             s.e[k][i] = 0;
         }
     }
