@@ -292,8 +292,8 @@ static void test_exponential(void) {
     for (double x = -86; x < 88; x += 0.0137) {
         double error = fabs((double)real_exp((real)x) / exp((double)(real)x) - 1);
         double error_tanh = fabs((double)real_tanh((real)x) - tanh((double)(real)x));
-        worst = error > worst ? error : worst;
-        worst_tanh = error_tanh > worst_tanh ? error_tanh : worst_tanh;
+        worst = worse(worst, error);
+        worst_tanh = worse(worst_tanh, error_tanh);
     }
     check_error("real_exp", "relative, -86 to 88", worst, 3e-7);
     check_error("real_tanh", "absolute", worst_tanh, 3e-7);
@@ -599,7 +599,7 @@ static void test_ladder(void) {
         double worst = 0;
         const real *last = value_at(&m, V_STREAM + m.plan.reads[2 * L], 0);
         for (int e = 0; e < N; e++) {
-            worst = fmax(worst, fabs((double)last[e] - (double)S[2 * L][e]));
+            worst = worse(worst, fabs((double)last[e] - (double)S[2 * L][e]));
         }
         check_error("Ladder as defined:", patterns[i], worst, is_double ? 1e-13 : 1e-5);
         int first = patterns[i][0] == 's' ? 2 : 0;
