@@ -158,8 +158,10 @@ static void fixture_test(const char *folder, const Tokens *text, char *line, dou
 }
 
 static void test_fixtures(double tolerance_loss, double tolerance_norm) {
+    enum { TRIPLES = 13 }; // of pattern, R and rule
     const char *folder = fixtures_folder();
     char path[PATH_MAX], line[4096];
+    int rows = 0;
     Tokens text;
     if (!folder) {
         skip("fixtures",
@@ -172,8 +174,11 @@ static void test_fixtures(double tolerance_loss, double tolerance_norm) {
     FILE *table = fopen(path, "r");
     if (!table) fail("%s: %s", path, strerror(errno));
     while (fgets(line, sizeof line, table)) {
-        if (line[0] != '#') fixture_test(folder, &text, line, tolerance_loss, tolerance_norm);
+        if (line[0] == '#') continue;
+        fixture_test(folder, &text, line, tolerance_loss, tolerance_norm);
+        rows++;
     }
+    check(rows == TRIPLES, "%s: %d rows, expected %d", path, rows, TRIPLES);
     fclose(table);
     tokens_close(&text);
 }
