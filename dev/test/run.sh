@@ -4,8 +4,8 @@
 #
 #   dev/test/run.sh ./test_gpt2 dev/test/cli.sh
 #
-# A program without such a line, or with a status that does not fit it, counts as one more
-# failure. Exit status 1 if any.
+# A program without such a line, with a status that does not fit it, or that checked nothing and
+# skipped nothing, counts as one more failure. Exit status 1 if any.
 passed=0 failed=0 skipped=0
 # Threads that wait give up their core soon: others may need it.
 export GOMP_SPINCOUNT="${GOMP_SPINCOUNT:-1000}"
@@ -24,6 +24,9 @@ for program in "$@"; do
     elif [ "$status" -ne 0 ] && [ "$2" -eq 0 ]; then
         echo "FAILED $program: exit status $status though nothing failed"
         set -- "$1" 1 "$3"
+    elif [ "$(($1 + $2 + $3))" -eq 0 ]; then
+        echo "FAILED $program: it checked nothing"
+        set -- 0 1 0
     fi
     echo "   $1 passed, $2 failed, $3 skipped"
     passed=$((passed + $1)) failed=$((failed + $2)) skipped=$((skipped + $3))
