@@ -217,8 +217,12 @@ for type in none pmi2 pmix; do
         understood=$type
         holds "srun --mpi=$type is one run" as_folded "srun_$type"
     else
+        # MPI says it, or takes each task for the only one: then the trainer does.
+        why=MPI_Init
+        [ -z "$found" ] || why='^error: (PMI_SIZE|SLURM_STEP_NUM_TASKS) is 2, but MPI finds 1 '
         same "srun --mpi=$type, which this MPI does not understand, is refused" \
-            "$rc $(ls -d "$W/runs/srun_$type" 2>/dev/null)" "1 "
+            "$rc $(ls -d "$W/runs/srun_$type" 2>/dev/null) $(grep -qE "$why" "$W/stderr" &&
+                echo said)" "1  said"
     fi
 done
 in_runs srun --mpi=none -n 1 "$TRAIN" "${SMALL[@]}" -o srun_one
