@@ -12,9 +12,12 @@ export OMPI_MCA_btl_vader_single_copy_mechanism=none
 W=$(mktemp -d) || exit 1
 trap 'rm -rf "$W"' EXIT
 passed=0 failed=0 skipped=0
-check() { # check NAME TEXT...: what the last command printed to $W/out holds every TEXT
-    local name=$1 text why=; shift
+# check NAME TEXT...: what the last command printed to $W/out holds every TEXT; where one begins
+# with ^error its status was 1.
+check() {
+    local status=$? name=$1 text why=; shift
     for text in "$@"; do
+        [[ $text != ^error* || $status = 1 ]] || why="exit status $status of an error"
         grep -qE -e "$text" "$W/out" || why="no '$text' in: $(head -c 600 "$W/out")"
     done
     if [ -z "$why" ]; then
@@ -285,7 +288,10 @@ check "a name that is none is an error" "^error: .*'lan'.* nvlink pcie 10gbe 1gb
 dev/net/plan "$W/main.log" --network >"$W/out" 2>&1
 check "a missing name is an error" "^error: --network"
 
-if ! command -v mpirun >/dev/null || ! ldd dev/test/train_faulty | grep -q 'libmpi[._]'; then
+if [ ! -x dev/test/train_faulty ]; then
+    echo "FAILED processes: no program dev/test/train_faulty; make it"
+    failed=$((failed + 1))
+elif ! command -v mpirun >/dev/null || ! ldd dev/test/train_faulty | grep -q 'libmpi[._]'; then
     echo "skip processes: install libopenmpi-dev openmpi-bin and make again"
     skipped=4
 else
