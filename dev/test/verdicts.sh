@@ -7,10 +7,12 @@ ok()   { passed=$((passed + 1));   echo "ok $1"; }
 bad()  { failed=$((failed + 1));   echo "FAILED $1: $2"; }
 skip() { skipped=$((skipped + 1)); echo "skip $1: $2"; }
 
-# same NAME FOUND EXPECTED; differs NAME A B; holds NAME COMMAND...: COMMAND succeeds,
-# and what it prints says why not.
+# same NAME FOUND EXPECTED; differs NAME A B: neither is empty; holds NAME COMMAND...: COMMAND
+# succeeds, and what it prints says why not.
 same()    { if [ "$2" = "$3" ]; then ok "$1"; else bad "$1" "found '$2', expected '$3'"; fi; }
-differs() { if [ "$2" != "$3" ] && [ -n "$2$3" ]; then ok "$1"; else bad "$1" "twice '$2'"; fi; }
+differs() {
+    if [ "$2" != "$3" ] && [ -n "$2" ] && [ -n "$3" ]; then ok "$1"; else bad "$1" "'$2', '$3'"; fi
+}
 holds() {
     local why
     if why=$("${@:2}" 2>&1); then
