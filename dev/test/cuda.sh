@@ -695,7 +695,7 @@ if [ -x "$W/faulty" ]; then
         ok "planted fault: an all-reduce told bytes is seen ($why)"
     fi
 else
-    skip "planted fault" "make dev/test/train_faulty_emu"
+    bad "planted fault" "no program $FAULTY; make dev/test/train_faulty_emu"
 fi
 
 echo "test_cuda: $passed passed, $failed failed, $skipped skipped"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Tests of data/*.py. They need python3 and make, no network (the test server is on 127.0.0.1),
-# write only below a temporary folder and take about 55 seconds.
+# Tests of data/*.py. They need python3, make and ./train_gpt2, no network (the test server is on
+# 127.0.0.1), write only below a temporary folder and take about 55 seconds.
 #
 #     dev/test/data.sh                          # PYTHON=python3.7 for another Python
 #     TP_DATA=FOLDER dev/test/data.sh   # also those that need the real tinyshakespeare.txt
@@ -1220,7 +1220,7 @@ fi
 
 echo "# the trainer reads shards and tokenizer, and prints the text's name and a sample"
 TRAIN=$DATA/../train_gpt2
-if [ ! -x "$TRAIN" ]; then skip "shards, train_gpt2 reads them" "make train_gpt2"; else
+if [ ! -x "$TRAIN" ]; then fail "shards, train_gpt2 reads them" "no program; make train_gpt2"; else
     small="-e 1x1x16 -tp 1 -t 16 -b 1 -x 1 -s 1 -g 8 -m 2"
     run "$TRAIN" -i "$W/set/*train*.bin" -j "$W/set/*val*.bin" $small
     [ "$rc" = 0 ] || { cat "$W/stderr"; : >"$W/stdout"; }
