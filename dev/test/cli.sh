@@ -1039,4 +1039,109 @@ train -x 4 -l 1e-2 -gc 1e-9; differs "-gc clips" "$(column trl)" "$off"
 same "norm is that before clipping" "$(column norm | cut -d' ' -f1)" "$norm"
 train -x 4 -l 1e-2 -gc 0 -c 1; differs "-c decays" "$(column trl)" "$off"
 
+echo "# initial weights, and AdamW from its options: broken by a scale or a decay that is another" \
+    "tensor's, or by options that are mixed up"
+cat >"$W/weights.py" <<'PY'
+import math, re, struct, sys
+MATRICES = ("wte", "wpe", "qkvw", "attprojw", "fcw", "fcprojw")
+def read(path, sets=1): # V, L, C and for each set of tensors {name: values}
+    data, at = open(path, "rb").read(), 1024
+    T, V, L, _, C, Vp = struct.unpack_from("<6i", data, 8)
+    sizes = [("wte", Vp * C), ("wpe", T * C), ("ln1w", L * C), ("ln1b", L * C),
+             ("qkvw", L * 3 * C * C), ("qkvb", L * 3 * C), ("attprojw", L * C * C),
+             ("attprojb", L * C), ("ln2w", L * C), ("ln2b", L * C), ("fcw", L * 4 * C * C),
+             ("fcb", L * 4 * C), ("fcprojw", L * 4 * C * C), ("fcprojb", L * C), ("lnfw", C),
+             ("lnfb", C)]
+    found = [V, L, C]
+    for _ in range(sets):
+        found.append({})
+        for name, n in sizes:
+            found[-1][name] = struct.unpack_from("<%df" % n, data, at)
+            at += 4 * n
+    return found
+
+def initial(path, how):
+    V, L, C, w = read(path)
+    drawn = []
+    for name, x in w.items():
+        if name == "wte":
+            if any(x[V * C:]): sys.exit("rows past V are not 0")
+            x = x[:V * C]
+        n, bound = len(x), 0
+        if how == "linear" and name[:-1] in ("qkv", "attproj", "fc", "fcproj"):
+            bound = 1 / math.sqrt(4 * C if name[:-1] == "fcproj" else C)
+            deviation = bound / math.sqrt(3)
+        elif name in MATRICES:
+            deviation = 0.02 / (math.sqrt(2 * L) if "proj" in name else 1)
+        else:
+            constant = 1 if name in ("ln1w", "ln2w", "lnfw") else 0
+            if set(x) != {constant}: sys.exit("%s is not %d everywhere" % (name, constant))
+            continue
+        mean, found = sum(x) / n, math.sqrt(sum(a * a for a in x) / n)
+        if not (abs(mean) <= 4 * deviation / math.sqrt(n) and
+                abs(found / deviation - 1) <= 4 / math.sqrt(2 * n)):
+            sys.exit("%s: mean %g, deviation %g, expected %g" % (name, mean, found, deviation))
+        if bound and not bound * (1 - 20 / n) < min(max(x), -min(x)) <= max(map(abs, x)) <= bound:
+            sys.exit("%s: %g to %g, expected +-%g" % (name, min(x), max(x), bound))
+        beyond = sum(abs(a) > 2 * deviation for a in x) / n # of normal ones 0.0455
+        if not bound and not abs(beyond - 0.0455) <= 4 * math.sqrt(0.0455 / n):
+            sys.exit("%s: %g beyond two deviations, expected 0.0455" % (name, beyond))
+        drawn += x
+    if len(set(drawn)) < 0.99 * len(drawn): sys.exit("the same values twice")
+
+# Three updates as the first moments tell them: m gives the gradient, whose norm is in the log or is
+# clipped; that gives v, and both the weights. `free` is the folder of a run without clipping.
+def updates(start, out, clip, free):
+    _, _, _, w = read(start)
+    steps = re.findall(r"^s:\d+ trl:.* lr:(\S+) norm:(\S+)", open(out + "/main.log").read(), re.M)
+    if len(steps) != 3: sys.exit("%d updates" % len(steps))
+    b1, b2, decay = struct.unpack("3f", struct.pack("3f", 0.83, 0.91, 0.3))
+    m = v = {name: [0] * len(x) for name, x in w.items()}
+    for N, (rate, norm) in enumerate(steps, 1):
+        _, _, _, w1 = read("%s/model_%08d.bin" % (out, N))
+        _, _, _, m1, v1 = read("%s/state_%08d.bin" % (out, N), 2)
+        squares = 0
+        for name in w:
+            shrink = decay if name in MATRICES else 0
+            for x, was, second, x1, now, second1 in zip(w[name], m[name], v[name], w1[name],
+                                                        m1[name], v1[name]):
+                g = (now - b1 * was) / (1 - b1)
+                rounded = 3e-7 * (abs(now) + abs(was)) / (1 - b1)
+                expected = b2 * second + (1 - b2) * g * g
+                if not abs(second1 - expected) <= (1e-6 * expected + 1e-40 +
+                                                   (1 - b2) * (2 * abs(g) + rounded) * rounded):
+                    sys.exit("update %d %s: v %g, expected %g" % (N, name, second1, expected))
+                move = float(rate) * (shrink * x + now / (1 - b1 ** N) /
+                                      (math.sqrt(second1 / (1 - b2 ** N)) + 1e-8))
+                if not abs(x1 - (x - move)) <= 3e-6 * abs(move) + 1e-7 * abs(x):
+                    sys.exit("update %d %s: %r, then %r, expected %r" % (N, name, x, x1, x - move))
+                squares += g * g
+        expected = clip or float(norm)
+        if not abs(math.sqrt(squares) / expected - 1) <= 1e-5:
+            sys.exit("update %d: a gradient of norm %g, expected %g" %
+                     (N, math.sqrt(squares), expected))
+        if clip and N == 1:
+            _, _, _, whole, _ = read(free + "/state_00000001.bin", 2)
+            for name in w:
+                for a, b in zip(m1[name], whole[name]):
+                    if not abs(a - b * clip / float(norm)) <= 2e-6 * abs(a) + 1e-40:
+                        sys.exit("%s: %g clipped from %g" % (name, a, b))
+        w, m, v = w1, m1, v1
+
+if sys.argv[1] == "initial": initial(*sys.argv[2:])
+else: updates(*sys.argv[2:4], float(sys.argv[4]), sys.argv[5])
+PY
+for how in gpt2 linear; do
+    train -e 4x4x64 -x 0 -wi $how -o start_$how
+    holds "-wi $how: deviations and limits of all tensors" \
+        python3 "$W/weights.py" initial "$W/runs/start_$how/model_00000000.bin" $how
+done
+train -x 0 -wi linear -o start
+ADAMW=(-wi linear -x 3 -n 1 -l 7e-3 -u 2 -q 0.2 -k linear -b1 0.83 -b2 0.91 -c 0.3)
+for clip in 0 1e-7; do # clipped to that, eps of 1e-8 is most of the denominator
+    train "${ADAMW[@]}" -gc $clip -o adamw_$clip
+    holds "-l -b1 -b2 -c -gc $clip: moments and weights of three updates" python3 "$W/weights.py" \
+        updates "$W/runs/start/model_00000000.bin" "$W/runs/adamw_$clip" $clip "$W/runs/adamw_0"
+done
+
 finish
