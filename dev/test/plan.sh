@@ -72,6 +72,9 @@ sed -i 's/4 all-red/3 all-red/' "$W/vocabulary.log"
 dev/net/plan "$W/vocabulary.log" 1000 1 >"$W/out" 2>&1
 check "plan: sums of a cut vocabulary that are not the trainer's" \
     '^error: .*executed 3 all-reduces of 0\.758789 MiB per update, expected 4 of 0\.758789'
+sed -i 's/: 3 all-red.*/: nan all-reduces, nan MiB, nan ms/' "$W/vocabulary.log"
+dev/net/plan "$W/vocabulary.log" 1000 1 >"$W/out" 2>&1
+check "plan: sums of a cut vocabulary that are no numbers" '^error: .*executed nan all-reduces'
 dev/net/plan "$W/main.log" 1000 1 5 >"$W/out" 2>&1
 check "plan: a budget that nothing meets names the cheapest" '^budget 5 ms.*p'
 # With -pe the updates of t are 5 of 8; those of p, and the last, have other times and all-reduces.
