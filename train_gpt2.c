@@ -1812,11 +1812,13 @@ static void gpt2_backward(GPT2 *m, double scale, int add_grads) {
 // replicas for itself, and with three replicas and more the order of a sum, so its last bits, may
 // depend on where its processes run. Those of the first process count.
 static void whole_grads_agree(GPT2 *m) {
-    if (m->mesh.DP < 3) return;
+    const Mesh *mesh = &m->mesh;
+    if (mesh->DP < 3) return;
+    mesh_broadcast(mesh, MESH_TP, 0, m->partial_grads, partial_grads_size(m) * sizeof(real));
     for (int p = 0; p < P_COUNT; p++) {
         const ParamSpec *spec = &m->local[p];
-        if (spec_is_cut(spec)) continue;
-        mesh_broadcast(&m->mesh, MESH_TP, 0, m->grads.at[p], spec_size(spec) * sizeof(real));
+        if (spec_is_cut(spec) || spec->cut == WHOLE_PARTIAL_GRAD) continue;
+        mesh_broadcast(mesh, MESH_TP, 0, m->grads.at[p], spec_size(spec) * sizeof(real));
     }
 }
 

@@ -1842,7 +1842,7 @@ static int matmul_spared;        // multiprocessors that products leave to sums 
 // choice.
 enum { MATMUL_SEARCH_MAX = 64 };
 static int matmul_search;
-static Mesh matmul_mesh = {.world = 1, .R = 1, .F = 1, .group = 1, .DP = 1}; // of the model
+static Mesh matmul_mesh = {.world = 1, .R = 1, .F = 1, .group = 1, .DP = 1}; // then a model's
 
 // Makes a choice by time, unless one is kept from before (data/choices.h). `choice` stays as it is
 // where none can be kept, since then the next run could choose otherwise. Processes of a TP group
@@ -2230,7 +2230,7 @@ typedef struct GPT2 {
     void *blocks[BLOCK_KINDS]; // the allocations
     size_t bytes[BLOCK_KINDS];
     real *params;              // (flat_size)
-    float *grads;              // (flat_size), then F-1 more copies of the partial gradients
+    float *grads;              // (flat_size); F-1 copies of the partial ones follow these at once
     float *master, *moment1, *moment2; // (owned_size)
     int B_max, T_max, B, T;    // room for, and of the last forward pass,
     int past, spare;           // before and behind whose T tokens qkv has room: see AttentionShape
@@ -3742,7 +3742,8 @@ static void replicas_reduce_rest(GPT2 *m) {
 
 // Gradients of tensors that every rank has whole: each process of a TP group summed them over the
 // replicas for itself, and with three replicas and more the order of a sum, so its last bits, may
-// depend on where its processes run. Those of the first process count.
+// depend on where its processes run. Those of the first process count. With -z 1 also what other
+// replicas update is sent, which nobody reads.
 static void whole_grads_agree(GPT2 *m) {
     if (m->mesh.DP < 3 || m->mesh.group == 1) return;
     nccl_group_begin();

@@ -390,7 +390,8 @@ static void run_check_files(Run *run) {
 }
 
 // Opens what a caller closed of standard input, output and error: a file that took their number
-// would get what is printed. And a file that grows beyond `ulimit -f` is an error of a write.
+// would get what is printed. Also makes a write beyond `ulimit -f` fail, where its signal would end
+// the process.
 static void descriptors_open(void) {
     int opened = 0;
     signal(SIGXFSZ, SIG_IGN);
@@ -457,8 +458,8 @@ static void run_end_finished(const Run *run, const Mesh *mesh) {
     exit(EXIT_SUCCESS);
 }
 
-// Fails if another run has been in the folder of -o, or models are there that no run has made: its
-// checkpoints would take their names.
+// Fails if another run has been in the folder of -o, or models are there that no run has made: this
+// run's checkpoints would take their names.
 static void run_check_folder(const Run *run) {
     char path[PATH_MAX];
     const Options *o = &run->options;
@@ -471,9 +472,10 @@ static void run_check_folder(const Run *run) {
         fail("-o %s: holds main.log of an earlier run without a checkpoint; -y 1 starts it anew at "
              "update 0, another folder keeps it", o->out);
     }
-    if (!runlog_exists(o->out) && checkpoint_stray(o->out, path))
+    if (!run->resumes && !runlog_exists(o->out) && checkpoint_stray(o->out, path)) {
         fail("%s: no run has made it here (there is no main.log, nor a DONE beside it); -o needs a "
              "folder without models, as checkpoints take their names", path);
+    }
 }
 
 // Makes the folder of -o this run's, and begins its log. Until here nothing has been written.

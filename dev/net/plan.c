@@ -138,6 +138,7 @@ typedef struct {
     Series updates, samples; // ms less comm of every update; per token of every sample
     long long allreduces;    // of an update
     double mib;
+    int taught;              // updates had a teacher
     Sample last;
     Vocabulary of_update, of_token;
 } Measured;
@@ -186,9 +187,7 @@ static void series_add(Series *s, double x) {
 // An update that drew another pattern than -p had other all-reduces.
 static void measured_take_update(Measured *m, const char *line) {
     const char *drawn = strstr(line, " pe:"), *own = m->options.pattern;
-    if (strstr(line, " kd:"))
-        fail("%s: measured with -kd, whose teacher is in ms but not in comm; expected a run "
-             "without it", m->path);
+    m->taught |= strstr(line, " kd:") != NULL;
     if (drawn && (!own || strcmp(drawn + strlen(" pe:"), own))) return;
     series_add(&m->updates, line_number(m, line, " ms:") - line_number(m, line, " comm:"));
     m->allreduces = (long long)line_number(m, line, " ar:");
@@ -306,6 +305,9 @@ static void measured_check(const Measured *m) {
     if (!m->updates.count && !m->samples.count)
         fail("%s: neither updates nor samples of -p %s in the last run; measure with -x 20, or "
              "with -x 0 and -g 200", m->path, o->pattern);
+    if (m->taught)
+        fail("%s: measured with -kd, whose teacher is in ms but not in comm; expected a run "
+             "without it", m->path);
     int merges = merges_of(m, o->pattern);
     if (m->updates.count) measured_check_updates(m, merges);
     if (m->samples.count) measured_check_samples(m, merges);

@@ -10,7 +10,8 @@
 #                   t's mean plus the difference to t, with the error that dev/runs/report gives it
 #   clock_*         validation loss against predicted seconds on three networks
 #   rules_*         merge rules side by side, where a sweep has several
-#   settings        all experiments and R: differences to t in standard deviations of seeds
+#   settings        all experiments and R: differences to t in standard deviations of seeds, of
+#                   patterns that two of them have
 #   plan            predicted against measured time of an update
 #
 # One figure per experiment, R, merge rule and options; t and l are the same functions at every R,
@@ -429,9 +430,9 @@ awk -F'\t' '
         }
     }' "$work/differences" >"$out/settings.dat"
 settings=$(sed -n 's/^# //p' "$out/settings.dat" | tr '\n' ' ')
-patterns=$(awk 'NF == 4 && !seen[$4]++ { printf "%s ", $4 }' "$out/settings.dat")
+patterns=$(awk 'NF == 4 && ++n[$4] == 2 { printf "%s ", $4 }' "$out/settings.dat")
 styles
-[ "$(wc -w <<<"$settings")" -lt 2 ] ||
+[ "$(wc -w <<<"$settings")" -lt 2 ] || [ -z "$patterns" ] ||
     draw settings.gp settings 1100,700 "data=$out/settings.dat" "settings=$settings" \
         "patterns=$patterns" "points=$points"
 

@@ -123,7 +123,8 @@ static void passage_open(Passage *p, const char *path, const GPT2Config *config,
     tokens_open(&p->tokens, path);
     run_check_vocabulary("-j", path, &p->tokens, config);
     p->sequences = (int)(n / T);
-    if (p->sequences < 2) fail("-n %lld: tokens are not two sequences of %d (-t)", (long long)n, T);
+    if (p->sequences < 2)
+        fail("-n %lld: expected at least two sequences of %d tokens (-t)", (long long)n, T);
     size_t needed = (size_t)p->sequences * (size_t)T + 1;
     if (p->tokens.count >= needed) return;
     fail("-j %s: %zu tokens, but %zu are needed (%d sequences of %d and one more); lower -n", path,

@@ -93,6 +93,9 @@ check "plan: a run with -pe that drew its own pattern too seldom is an error" \
 sed '/^s:/ s/$/ kd:0.0312/' "$W/main.log" >"$W/taught.log"
 dev/net/plan "$W/taught.log" 1000 1 >"$W/out" 2>&1
 check "plan: a log whose times hold a teacher's is an error" '^error: .*taught.log: .* with -kd,'
+{ cat "$W/taught.log"; echo "# -i text.bin"; cat "$W/main.log"; } >"$W/again.log"
+dev/net/plan "$W/again.log" 1000 1 >"$W/out" 2>&1
+check "plan: and not where an earlier run had one" '^t +8 +16 +6\.00 +25\.0 +84\.4 +109\.4 '
 dev/net/plan "$W/missing.log" 1000 1 >"$W/out" 2>&1
 check "plan: a missing log is an error" '^error: .*missing.log'
 sed '/shape/d' "$W/main.log" >"$W/cut.log"

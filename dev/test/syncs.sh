@@ -213,7 +213,7 @@ refuses "a text that is missing" "no such token file" -- "${TABLE[@]}" -j missin
 refuses "another vocabulary" "v28.bin: a vocabulary of 28, but the model has 27" -- \
     "${TABLE[@]}" -j v28.bin
 refuses "more tokens than the text has" "words_val.bin: 3000 tokens, but" -- "${TABLE[@]}" -n 3008
-refuses "one sequence" "two sequences of 16" -- "${TABLE[@]}" -n 31
+refuses "one sequence" "two sequences of 16 tokens" -- "${TABLE[@]}" -n 31
 refuses "sequences that are too long" "-t 17: the model reads at most 16" -- "${TABLE[@]}" -t 17
 refuses "tiers upside down" "-esb 0.001: expected at least -sb 0.01" -- "${TABLE[@]}" -sb 0.01 \
     -esb 0.001

@@ -748,7 +748,7 @@ template <int D> static CUtensorMap hopper_map(const real *tensor, int Y, Attent
         cudaDriverEntryPointQueryResult found;
         // Asked for by name, which leaves the program without a link to the driver.
         const char *name = "cuTensorMapEncodeTiled";
-#if CUDART_VERSION < 12050
+#if CUDART_VERSION < 12050 // none by version yet
         CUDA_CHECK(cudaGetDriverEntryPoint(name, (void **)&encode, cudaEnableDefault, &found));
 #else
         CUDA_CHECK(cudaGetDriverEntryPointByVersion(name, (void **)&encode, 12000,

@@ -1,7 +1,7 @@
 # Validation loss at the end against all-reduces per forward pass. Called by dev/runs/plot.sh with
 # data, title, note, and patterns with their colours and points. A pattern is drawn a little beside
 # its count where others share it; counts up to 48 on a logarithmic scale. Names of more than seven
-# letters stand in the key only.
+# characters stand in the key only.
 n = words(patterns)
 set title title."\n".note.'; lower is better' font ',15'
 set grid lc rgb '#cccccc' lw 0.7 dt 1

@@ -1,6 +1,6 @@
 # Differences to t of all settings, in standard deviations of their seeds, against the share of t's
 # all-reduces. Called by dev/runs/plot.sh with data, the settings' names, and patterns with their
-# points. A colour is a setting, a point a pattern; t is the line at 0.
+# points; others are left out. A colour is a setting, a point a pattern; t is the line at 0.
 array colours[7] = ['#0072B2', '#D55E00', '#009E73', '#E69F00', '#CC79A7', '#56B4E9', '#666666']
 n = words(settings)
 m = words(patterns)
