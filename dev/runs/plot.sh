@@ -414,7 +414,7 @@ done
 # All settings in one figure. Blocks, a setting each: share of t's all-reduces, difference / noise,
 # error / noise, pattern.
 awk -F'\t' '
-    NR == 1 || $3 != "-" || $5 != "sum" || $11 + 0 <= 0 { next }
+    $3 != "-" || $5 != "sum" || $11 + 0 <= 0 { next } # with the line of names, where it is
     { name = $1 ",_R_" $2; sub("_", " ", name); gsub(" ", "_", name) }
     !(name in n) { order[++m] = name }
     {

@@ -597,6 +597,11 @@ END
     check "plots: two folders, t of one for the other's R, all settings" 'settings.svg' \
         '^# t: all-reduces' '^8 2\.010000 NaN 2\.000000 ' '^# e,_R_4$' \
         '^0\.5 0\.331 0\.65' '^4 2\.014000 0\.007968 2\.003000 '
+    cp "$W/both/settings.dat" "$W/out"
+    all=$(awk 'NF == 4 { printf "%s ", $4 }' "$W/out")
+    REPORT=$REPORT dev/runs/plot.sh -o "$W/both" -p "$all" "$W/alone" "$W/R4" >/dev/null 2>&1
+    why=$(diff "$W/both/settings.dat" "$W/out" 2>&1)
+    verdict "plots: settings of all patterns, asked for by name, are those of all" "$why"
     cp "$W/both/allreduces_e_R4_sum.svg" "$W/out"
     check "plots: the line at t is t's though d stands before it" 'mean of t'
     sed 's/^# -tp 2$/# -tp 4/' "$W/whole/long/t_R2_sum_1/main.log" >"$W/t"
