@@ -323,7 +323,9 @@ report="$RESULTS/gpu_check_$(date +%Y-%m-%d)_$stage.txt"
 for s in $stages; do
     echo "== $s" | tee -a "$report"
     begin=$SECONDS deadline=$((SECONDS + STAGE)) limit=300
-    "stage_$s" > >(tee -a "$report") 2>&1
+    exec {out}> >(tee -a "$report"); tee=$!
+    "stage_$s" >&$out 2>&1
+    exec {out}>&-; wait $tee # its lines come before the next
     echo "   $s took $((SECONDS - begin)) s" | tee -a "$report"
 done
 echo "gpu_check: $passed passed, $failed failed, $skipped skipped" | tee -a "$report"

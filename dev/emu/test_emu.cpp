@@ -611,7 +611,7 @@ static void test_streams() {
           "work waits until it is waited for");
     CUDA_CHECK(cudaEventSynchronize(end));
     CUDA_CHECK(cudaEventElapsedTime(&milliseconds, start, end));
-    check(milliseconds >= 0 && milliseconds < 1000 && cudaStreamQuery(stream) == cudaSuccess,
+    check(milliseconds >= 0 && milliseconds < 60000 && cudaStreamQuery(stream) == cudaSuccess,
           "events measure %.3f ms", milliseconds);
     CUDA_CHECK(cudaEventRecord(end, stream));
     while (cudaEventQuery(end) == cudaErrorNotReady) {

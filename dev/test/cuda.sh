@@ -41,12 +41,12 @@ command -v mpirun >/dev/null && ldd "$W/cuda_fp32" 2>/dev/null | grep -q 'libmpi
 # Every run starts from these; an option given again later wins.
 SMALL=(-i train.bin -j val.bin -e 2x4x32 -t 16 -b 2 -x 10 -l 3e-3 -v 0 -m 2)
 # The leaks are OpenMPI's.
-MPIRUN=(timeout -k 5 60 mpirun --oversubscribe --bind-to none -x ASAN_OPTIONS=detect_leaks=0)
+MPIRUN=(timeout -k 5 180 mpirun --oversubscribe --bind-to none -x ASAN_OPTIONS=detect_leaks=0)
 
 # try PROGRAM ARGS...; mpi_try N PROGRAM ARGS...: leave $rc, $W/stdout, $W/stderr. run and
 # mpi: a failure is a failed test.
 try() {
-    (cd "$W/runs" && exec timeout -k 5 60 "$W/$1" "${SMALL[@]}" "${@:2}") </dev/null >"$W/stdout" \
+    (cd "$W/runs" && exec timeout -k 5 180 "$W/$1" "${SMALL[@]}" "${@:2}") </dev/null >"$W/stdout" \
         2>"$W/stderr"
     rc=$?
 }
@@ -197,7 +197,7 @@ gpu_check() { # the program that is taken for fp32: how many checks passed and f
 same "30 updates as the CPU trainer's" "$(gpu_check "$W/cuda_fp32")" \
     "gpu_check: 5 passed, 0 failed, 0 skipped"
 same "and not if fp32 is bf16" "$(gpu_check "$W/cuda")" "gpu_check: 4 passed, 1 failed, 0 skipped"
-same "the report is kept in RESULTS" "$(tail -n 1 "$W"/checked/gpu_check_*_cpu.txt)" \
+same "the report is kept in RESULTS" "$(tail -qn 1 "$W"/checked/gpu_check_*_cpu.txt | tail -n 1)" \
     "gpu_check: 4 passed, 1 failed, 0 skipped"
 
 echo "# launches: broken by one that the list above forward_pass lacks, or has too many"
@@ -412,7 +412,7 @@ holds "CUDA in bf16 goes on from the CPU trainer's" from_4 bf16_takes \
     near whole_cpu bf16_takes 5 8 2e-2
 
 echo "# a signal: broken by an update that is cut short, or a checkpoint that is not saved"
-(cd "$W/runs" && exec "$W/cuda_fp32" "${SMALL[@]}" -p p -x 8 -n 4 -nl 3000 -o told) </dev/null \
+(cd "$W/runs" && exec "$W/cuda_fp32" "${SMALL[@]}" -p p -x 8 -n 4 -nl 30000 -o told) </dev/null \
     >"$W/stdout" 2>"$W/stderr" &
 until_true grep -qs '^s:1 trl' "$W/runs/told/main.log"
 kill -USR1 $!
@@ -643,7 +643,7 @@ killed() { # -cm
     begun=$SECONDS
     wait "$launched"; rc=$?
     same "-cm $1, a rank killed: mpirun ends with an error, soon, and no process is left" \
-        "$((rc != 0)) $((SECONDS - begun < 30)) $(sleep 0.5; trainers | wc -l)" "1 1 0"
+        "$((rc != 0)) $((SECONDS - begun < 30)) $(sleep 2; trainers | wc -l)" "1 1 0"
     holds "-cm $1, a rank killed: the output names a rank" grep -qE '[Rr]ank [0-9]' "$W/stdout" \
         "$W/stderr"
     end_all
@@ -653,7 +653,7 @@ killed() { # -cm
 killed nccl
 killed mpi
 
-(cd "$W/runs" && exec "${MPIRUN[@]}" -n 2 "$W/cuda_fp32" "${SMALL[@]}" -p p -x 20 -wd 2 \
+(cd "$W/runs" && exec "${MPIRUN[@]}" -n 2 "$W/cuda_fp32" "${SMALL[@]}" -p p -x 30 -wd 2 \
     -o stopped) </dev/null >"$W/stdout" 2>"$W/stderr" &
 launched=$!
 until_true grep -qs '^s:2 trl' "$W/runs/stopped/main.log"
@@ -665,7 +665,7 @@ same "a rank stopped: rank 0 says which update and whom it waits for" \
     "$(sed -nE "s/update [0-9]+/update N/; s/ (the GPU's work.*|a collective .*);/ SUM;/
         /^waiting: /p" "$W/stderr" | head -n 1)" \
     "waiting: update N: for 2 s in SUM; rank 1 (process $pid of this host) is stopped"
-mpi 2 cuda_fp32 -p p -x 20 -o never_stopped
+mpi 2 cuda_fp32 -p p -x 30 -o never_stopped
 holds "and goes on: the losses of a run never stopped" identical never_stopped stopped
 
 echo "# a planted fault: the suite is seen to fail on it"

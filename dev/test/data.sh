@@ -147,6 +147,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         if self.path == "/missing":
             return self.send_error(404)
+        if self.path == "/drip":
+            open(sys.argv[1] + ".drip", "w").close()
         body = open(sys.argv[2], "rb").read() if self.path == "/real" else b"To be, or not to be\n"
         self.send_response(200)
         whole = self.path in ("/real", "/wrong")
@@ -172,7 +174,7 @@ os.rename(sys.argv[1] + ".tmp", sys.argv[1])
 server.serve_forever()
 PY
 "$PYTHON" "$W/server.py" "$W/ports" "$REAL" 2>"$W/server.log" & SERVER=$!
-for _ in $(seq 100); do [ -s "$W/ports" ] && break; sleep 0.05; done
+for _ in $(seq 1200); do [ -s "$W/ports" ] && break; sleep 0.05; done
 [ -s "$W/ports" ] || { echo "FAILED server: it did not start: $(tail -1 "$W/server.log")"; exit 1; }
 read -r port refused <"$W/ports"
 http=http://127.0.0.1:$port
@@ -354,7 +356,10 @@ $HEARD
 $1
 sys.exit(s.main(sys.argv[2:]))" "$SCRIPT" "${@:2}"; }
 expect_error "download, slow (limit lowered to 0.5 s)" "not finished after 0.5 seconds|$HINT" \
-    as_module "s.DOWNLOAD_SECONDS = 0.5" --url "$http/drip"
+    as_module "s.DOWNLOAD_SECONDS = 0.5
+import urllib.request as u
+of_the_socket = u.urlopen # whose own time limit is another error
+u.urlopen = lambda url, timeout: of_the_socket(url, timeout=60)" --url "$http/drip"
 
 echo "# input texts that cannot be used"
 printf '' >"$W/empty.txt"
@@ -399,10 +404,12 @@ for sig in SIGINT SIGTERM SIGHUP; do
     expect_error "$sig at the third file" "stopped by signal|nothing was written" stop $sig \
         --input "$W/small.txt"
 done
+rm -f "$W/ports.drip"
 "$PYTHON" "$SCRIPT" --fallback --url "$http/drip" --out "$W/box/new/deep" >"$W/stdout" \
     2>"$W/stderr" & pid=$!
 # And not fall back either: the user wants it to end.
-sleep 0.7; kill -TERM $pid; wait $pid; rc=$?
+for _ in {1..1500}; do [ -e "$W/ports.drip" ] && break; sleep 0.02; done
+kill -TERM $pid; wait $pid; rc=$?
 why=$(error_check "stopped by signal 15")
 if [ -z "$why" ]; then
     ok "SIGTERM during the download"
@@ -1144,6 +1151,7 @@ large=("$DATA/openwebtext.py" --input "$W"/more/*.jsonl --tokens-per-shard 2e4
 run env TP_DATA="$BPE" "$PYTHON" "${large[@]}" "$W/large"; want=$rc
 kills=0
 while [ $kills -lt 4 ]; do
+    : >"$W/stdout"
     TP_DATA=$BPE "$PYTHON" "${large[@]}" "$W/killed" >"$W/stdout" 2>"$W/stderr" & pid=$!
     until [ "$(grep -c ^shard "$W/stdout")" -gt $((kills % 2)) ] || ! kill -0 $pid 2>/dev/null; do
         sleep 0.02

@@ -162,7 +162,7 @@ fuzz() {
     fi
     mkdir -p "$FUZZ/corpus" "$W/$name.new"
     UBSAN_OPTIONS=print_stacktrace=1 "$FUZZ/$name" -seed="$SEED" -max_total_time="$SECONDS_EACH" \
-        -max_len=8192 -timeout=20 -rss_limit_mb=2048 -detect_leaks=0 -print_final_stats=1 \
+        -max_len=8192 -timeout=60 -rss_limit_mb=2048 -detect_leaks=0 -print_final_stats=1 \
         -artifact_prefix="$FUZZ/corpus/$name-" "$W/$name.new" "$W/$name" \
         >"$log" 2>&1
     local status=$? executions coverage

@@ -513,7 +513,7 @@ server.serve_forever()
 PY
 rm -f "$W/words/there.bin"
 "$PYTHON" "$W/hub.py" "$W/port" "$W/words" 2>"$W/hub.log" & SERVER=$!
-for _ in $(seq 100); do [ -s "$W/port" ] && break; sleep 0.05; done
+for _ in $(seq 1200); do [ -s "$W/port" ] && break; sleep 0.05; done
 [ -s "$W/port" ] || { echo "FAILED server: it did not start: $(tail -n 1 "$W/hub.log")"; exit 1; }
 export HF_ENDPOINT=http://127.0.0.1:$(cat "$W/port")
 hub() { hf import "$1" --out "$2" --cache "$W/cache"; }

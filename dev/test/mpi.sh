@@ -65,6 +65,9 @@ ended() { wait "$launched" 2>/dev/null; rc=$?; }
 
 # Processes of the trainer, whatever their rank; the one of rank $1; an end to all.
 trainers() { pgrep -f "^$TRAIN "; }
+none_is_left() { ! trainers >/dev/null; }
+# How many are left. mpirun does not wait for those that it kills.
+left() { until_true none_is_left; trainers | wc -l; }
 trainer() {
     local pid
     for pid in $(trainers); do
@@ -339,7 +342,8 @@ t, l = (re.findall(r"^s:\d+ trl.* ar:(\d+).* comm:(\S+)", open(path).read(), re.
         for path in sys.argv[1:])
 if len(t) != 5 or [ar for ar, comm in t] != [ar for ar, comm in l]:
     sys.exit("all-reduces: %s and %s" % (t, l))
-waited_t, waited_l = (sorted(float(comm) for ar, comm in x)[2] for x in (t, l))
+# The least, as other work on the machine has ranks wait for each other.
+waited_t, waited_l = (min(float(comm) for ar, comm in x) for x in (t, l))
 if not waited_l < 0.7 * waited_t:
     sys.exit("comm %.1f ms with l, %.1f with t" % (waited_l, waited_t))
 PY
@@ -379,13 +383,13 @@ same "nothing to do: all ranks end well, with one line" "$rc $(grep -c . "$W/std
 echo >>"$W/runs/replicas/state_00000004.bin"
 mpi_try 2 -v 0 -p s -x 6 -y 1 -b 8 -o replicas
 same "a damaged checkpoint ends all ranks, with an advice" \
-    "$((rc != 0)) $(trainers | wc -l) $(grep -oE '^error: rank [01]: .*; to go on from.*' \
+    "$((rc != 0)) $(left) $(grep -oE '^error: rank [01]: .*; to go on from.*' \
         "$W/stderr" | sed 's/.*; //' | sort -u)" \
     "1 0 to go on from checkpoint 2: mv replicas/DONE_00000004 replicas/BROKEN_00000004 and $(
     )then -y 1 again"
 (cd "$W/runs" && "${MPIRUN[@]}" -n 2 "$TRAIN" --verify replicas) >"$W/stdout" 2>"$W/stderr"; rc=$?
 same "--verify in two processes: one list" \
-    "$((rc != 0)) $(trainers | wc -l) $(grep -c ^checkpoint "$W/stdout")" "1 0 2"
+    "$((rc != 0)) $(left) $(grep -c ^checkpoint "$W/stdout")" "1 0 2"
 
 echo "# a rank killed: broken by ranks that wait for it for ever, or a checkpoint that is not one"
 # What must hold after `kill` at time $1 (seconds) of a run in folder $2 with the name $3.
@@ -393,14 +397,13 @@ after_kill() {
     local n seconds
     ended
     seconds=$(($(date +%s) - $1))
-    if [ "$rc" = 0 ] || [ "$seconds" -gt 10 ]; then
+    if [ "$rc" = 0 ] || [ "$seconds" -gt 60 ]; then
         bad "$3: mpirun ends with an error" "status $rc after $seconds s"
     else
         ok "$3: mpirun ends with an error"
     fi
     holds "$3: the output names a rank" grep -qE '[Rr]ank [0-9]' "$W/stdout" "$W/stderr"
-    sleep 0.2
-    same "$3: no process is left" "$(trainers | wc -l)" 0
+    same "$3: no process is left" "$(left)" 0
     end_all
     n=$(newest "$2")
     [ -n "$n" ] || { bad "$3: a checkpoint is there" "none in $2"; return; }
@@ -475,13 +478,14 @@ told() {
         "$rc $(tail -n 1 "$W/runs/$folder/main.log" | sed -E 's/ update [0-9]+/ update N/')" \
         "$4 # stopped by $5 after update N of 40: its checkpoint is saved, -y 1 goes on from it"
     same "$name: no process, no unfinished file is left" \
-        "$(trainers | wc -l)$(cd "$W/runs/$folder" && find . -name '*.part')" 0
+        "$(left)$(cd "$W/runs/$folder" && find . -name '*.part')" 0
     mpi "$1" "${CALM[@]}" -nl 0 -o "$folder" -y 1
     holds "$name: resumed, the bytes and the log of a run never stopped" \
         went_on "$W/runs/$folder/main.log" '[1-9][0-9]*' 40 identical "calm$1" "$folder"
 }
 told 2 USR1 mpirun 138 SIGUSR1
-told 2 TERM mpirun 1 SIGTERM
+# A rank has this long to end its update and save, after mpirun was told; its own limit is 1 s.
+OMPI_MCA_odls_base_sigkill_timeout=3 told 2 TERM mpirun 1 SIGTERM
 told 2 INT "rank 0" 130 SIGINT
 told 4 HUP "rank 3" 129 SIGHUP
 
@@ -501,7 +505,7 @@ holds "when the first has ended the folder is free" reached held "$(newest held)
 echo "# ranks that differ: broken by a hash that is not compared, or by a rank that waits for" \
     "one that left"
 # pair NAME WHAT "ARGS of rank 0" "ARGS of rank 1" [FOLDER of rank 0, of rank 1]: an error of a rank
-# that begins with WHAT, within 10 seconds, before anything is written.
+# that begins with WHAT, within a minute, before anything is written.
 pair() {
     local begun; begun=$(date +%s)
     rm -rf "$W/runs/never" "$W/runs"/*/never
@@ -509,11 +513,11 @@ pair() {
         -o never $3 : -n 1 -wdir "$W/runs/${6:-.}" "$TRAIN" "${SMALL[@]}" -o never $4) \
         </dev/null >"$W/stdout" 2>"$W/stderr"; rc=$?
     if [ "$rc" = 0 ]; then bad "$1" "exit status 0"
-    elif [ $(($(date +%s) - begun)) -gt 10 ]; then bad "$1" "took more than 10 s"
+    elif [ $(($(date +%s) - begun)) -gt 60 ]; then bad "$1" "took more than a minute"
     elif ! grep -qE "^error: rank [01]: $2" "$W/stderr"; then
         bad "$1" "no error that begins with $2: $(grep -m2 error: "$W/stderr" | tr '\n' ' ')"
     elif [ -n "$(find "$W/runs" -name never)" ]; then bad "$1" "wrote the folder of -o"
-    elif [ -n "$(trainers)" ]; then bad "$1" "a process is left"; end_all
+    elif [ "$(left)" != 0 ]; then bad "$1" "a process is left"; end_all
     else ok "$1"; fi
 }
 pair "a rank without its text ends all" "absent.bin: no such token file" "" "-i absent.bin"
@@ -623,7 +627,7 @@ poke "$W/runs/nan/model_00000004.bin" "$W/runs/nan/model_00000004.bin" qkvw \
 mpi_try 2 -v 0 -p sppp -x 8 -n 2 -y 1 -o nan
 same "NaN in a checkpoint ends all ranks with its file and the tensor" \
     "$((rc != 0)) $(grep -oE '^error: rank [01]: nan/model_00000004.bin: qkvw is nan' "$W/stderr" |
-        cut -d: -f3- | sort -u) $(trainers | wc -l)" "1  nan/model_00000004.bin: qkvw is nan 0"
+        cut -d: -f3- | sort -u) $(left)" "1  nan/model_00000004.bin: qkvw is nan 0"
 rm "$W/runs/nan/"*_00000004*
 # Finite weights; those of rank 1's logits are not.
 poke "$W/runs/base/model_00000000.bin" "$W/runs/large.bin" wte 5 3e38
@@ -631,7 +635,7 @@ for row in "update 1:|-x 4 -v 0" "after update 0 the validation loss is not fini
     "after update 0 the logits of a sample are not finite|-x 0 -v 0 -s 1 -tk letters.bin"; do
     mpi_try 2 -p s -e large.bin -o never ${row#*|}
     same "all ranks end with: ${row%|*}" \
-        "$((rc != 0)) $(grep -cE "^error: rank 0: ${row%|*}" "$W/stderr") $(trainers | wc -l)" \
+        "$((rc != 0)) $(grep -cE "^error: rank 0: ${row%|*}" "$W/stderr") $(left)" \
         "1 1 0"
     same "and leave no checkpoint" \
         "$(cd "$W/runs" && ls never 2>/dev/null | grep -vxE 'main.log|run.lock')" ""
@@ -678,7 +682,7 @@ stopped 2 1 stop_end -wd 0 -wk 2
 ended
 same "-wk ends the run, the stopped rank too" \
     "$rc $(grep -cE "^error: rank 0: update .*rank 1 .*is stopped \(-wk 2\)$" "$W/stderr") $(
-        sleep 0.2; trainers | wc -l)" "1 1 0"
+        left)" "1 1 0"
 end_all
 
 stopped 2 1 stop_all -wd 2 -wk 3
@@ -696,10 +700,12 @@ LASTING=(-x $updates -n $every -nk 3 -v 10 -p sppp -nl 1500 -u 5 -gc 0.5)
 mpi 2 "${LASTING[@]}" -o quiet
 points=
 for ((k = 0; k < kills; k++)); do
-    at=$((k * (updates / kills) + 2 + RANDOM % (updates / kills - 4)))
+    at=$((k * (updates / kills) + 2 + RANDOM % (updates / kills - 8)))
     rank=$((RANDOM % 2))
     points="$points $at (rank $rank)"
+    rm -f "$W/stdout"
     background 2 "${LASTING[@]}" -y 1 -o noisy
+    until_true grep -qsE '^s:[0-9]+ trl' "$W/stdout" # the log may be beyond $at already
     limit=$((SECONDS + 60))
     until reached noisy $at || [ "$SECONDS" -ge "$limit" ]; do sleep 0.003; done
     kill -9 $(trainer $rank) 2>/dev/null

@@ -113,12 +113,13 @@ ClusterName=test
 SlurmctldHost=node(127.0.0.1)
 SlurmUser=root
 AuthType=auth/munge
-AuthInfo=socket=$W/munge.socket,cred_expire=5
+AuthInfo=socket=$W/munge.socket,cred_expire=20
 StateSaveLocation=$W/state
 SlurmdSpoolDir=$W/spool
 SlurmctldPidFile=$W/slurmctld.pid
 SlurmdPidFile=$W/slurmd.pid
 ProctrackType=proctrack/linuxproc
+MessageTimeout=60
 TaskPlugin=task/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
@@ -241,7 +242,7 @@ echo "# signals: broken by a task that does not hear them, or by a checkpoint th
     "leaves half done"
 # told SIGNAL WHOM [STATUS LINE]: a run stops with this status, and with LINE at the log's end; when
 # resumed it has the losses of one that was never stopped.
-CALM=(-x 40 -nl 5000)
+CALM=(-x 40 -nl 15000)
 told() {
     local folder=told_$1_$2
     background "${CALM[@]}" -n 5 -o "$folder"

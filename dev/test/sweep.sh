@@ -279,14 +279,16 @@ for name in long saves; do
     [ $hits -gt 0 ] || why="nothing was interrupted"
     verdict "sweep: killed with -9 ($name), the rows are those of a sweep never stopped" "$why"
 done
-( flock 9; sleep 1 ) 9>>"$W/cut_long/long/t_R2_sum_1/lock" & # one who is still running it
+lock=$W/cut_long/long/t_R2_sum_1/lock
+( flock 9; exec sleep 60 ) 9>>"$lock" & holder=$! # one who is still running it
 sed -i '/	t	2	sum	1	/d' "$W/cut_long/runs.tsv"
-sleep 0.2
+until ! flock -n "$lock" true; do sleep 0.02; done
 : >"$W/begun"
 export TRAINER="$W/counted"
 "$SWEEP" -j 2 -o "$W/cut_long" "$W/long.list" >"$W/a" 2>&1 &
-"$SWEEP" -j 2 -o "$W/cut_long" "$W/long.list" >"$W/out" 2>&1
-wait
+"$SWEEP" -j 2 -o "$W/cut_long" "$W/long.list" >"$W/out" 2>&1 &
+for _ in {1..600}; do grep -qs 'waits for the one' "$W/a" "$W/out" && break; sleep 0.1; done
+{ kill "$holder"; wait; } 2>/dev/null
 unset TRAINER
 cat "$W/a" "$W/begun" >>"$W/out"
 [ "$(wc -l <"$W/begun")" = 1 ] || echo "the run was begun $(wc -l <"$W/begun") times" >"$W/out"

@@ -36,7 +36,7 @@ compute() { python3 - "$@"; }
 
 # until_true COMMAND...: polls, at most 20 seconds.
 until_true() {
-    local limit=$((SECONDS + 20))
+    local limit=$((SECONDS + 60))
     until "$@"; do
         [ "$SECONDS" -lt "$limit" ] || return 1
         sleep 0.003
