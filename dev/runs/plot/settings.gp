@@ -19,8 +19,12 @@ set label 't' at graph 0.005, first 0 offset 0, 0.5 tc rgb '#444444' font ',10'
 set key outside right top reverse Left samplen 1
 set bars 0.6
 x(share, i) = share * 1.03 ** (i - (n + 1) / 2.0) # beside each other
+shown(k) = strcol(4) eq word(patterns, k)
+judged(k) = shown(k) && strcol(3) ne 'NaN' # one seed has no error
 plot for [i=1:n] for [k=1:m] data index i-1 \
-        using (strcol(4) eq word(patterns, k) ? x($1, i) : NaN):2:3 with yerrorbars \
+        using (judged(k) ? x($1, i) : NaN):2:(judged(k) ? $3 : 0) with yerrorbars pt -1 lw 1.5 \
+        lc rgb colours[(i - 1) % 7 + 1] notitle, \
+    for [i=1:n] for [k=1:m] data index i-1 using (shown(k) ? x($1, i) : NaN):2 with points \
         pt int(word(points, k)) ps 1.3 lw 1.5 lc rgb colours[(i - 1) % 7 + 1] notitle, \
     for [i=1:n] NaN with lines lw 8 lc rgb colours[(i - 1) % 7 + 1] title name(i), \
     for [k=1:m] NaN with points pt int(word(points, k)) ps 1.3 lw 1.5 lc rgb '#666666' \
