@@ -1146,7 +1146,7 @@ PY
 
 echo "# kill -9 of the real thing at random moments after another shard or two, then the same" \
     "command to its end"
-large=("$DATA/openwebtext.py" --input "$W"/more/*.jsonl --tokens-per-shard 2e4
+large=("$DATA/openwebtext.py" --input "$W"/more/*.jsonl --tokens-per-shard 5e3
     --shuffle-buffer 100 --encoder own --out)
 run env TP_DATA="$BPE" "$PYTHON" "${large[@]}" "$W/large"; want=$rc
 kills=0
