@@ -445,8 +445,8 @@ killed_in_checkpoint() { # rank, folder
 killed_in_checkpoint 0 killc0
 killed_in_checkpoint 1 killc1
 
-# From the first line on: a rank killed inside MPI_Init leaves Open MPI 4.1's mpirun waiting for ever,
-# whatever its program, about once in ten.
+# From the first line on: a rank killed inside MPI_Init leaves Open MPI 4.1's mpirun waiting for
+# ever, whatever its program, about once in ten.
 killed_at_start() { # rank, folder with a checkpoint
     rm -f "$W/stdout"
     background 2 "${LONG[@]}" -y 1 -o "$2"
