@@ -643,7 +643,7 @@ killed() { # -cm
     begun=$SECONDS
     wait "$launched"; rc=$?
     same "-cm $1, a rank killed: mpirun ends with an error, soon, and no process is left" \
-        "$((rc != 0)) $((SECONDS - begun < 30)) $(sleep 2; trainers | wc -l)" "1 1 0"
+        "$((rc != 0)) $((SECONDS - begun < 30)) $(left)" "1 1 0"
     holds "-cm $1, a rank killed: the output names a rank" grep -qE '[Rr]ank [0-9]' "$W/stdout" \
         "$W/stderr"
     end_all

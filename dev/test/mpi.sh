@@ -2,7 +2,7 @@
 # End-to-end tests of real runs of several processes, `mpirun -n N ./train_gpt2`: the mesh, the same
 # numbers as one process, checkpoints that cross meshes, memory, emulated networks, and what happens
 # when a rank dies or is given something else. Needs bash, python3 and OpenMPI; writes only below a
-# temporary folder; takes under a minute on 2 cores.
+# temporary folder; takes a minute or two on 2 cores.
 #
 #     dev/test/mpi.sh                 # TRAIN=./other_binary; SOAK=1 for the long soak
 #
@@ -65,9 +65,6 @@ ended() { wait "$launched" 2>/dev/null; rc=$?; }
 
 # Processes of the trainer, whatever their rank; the one of rank $1; an end to all.
 trainers() { pgrep -f "^$TRAIN "; }
-none_is_left() { ! trainers >/dev/null; }
-# How many are left. mpirun does not wait for those that it kills.
-left() { until_true none_is_left; trainers | wc -l; }
 trainer() {
     local pid
     for pid in $(trainers); do

@@ -34,7 +34,7 @@ sampled() {
 # A condition in Python, from stdin: sys.exit("why") if it does not hold.
 compute() { python3 - "$@"; }
 
-# until_true COMMAND...: polls, at most 20 seconds.
+# until_true COMMAND...: polls, at most a minute.
 until_true() {
     local limit=$((SECONDS + 60))
     until "$@"; do
@@ -42,3 +42,8 @@ until_true() {
         sleep 0.003
     done
 }
+
+# How many processes are left of those that the script's `trainers` lists: soon none, where mpirun
+# did not wait for those that it killed.
+none_is_left() { ! trainers >/dev/null; }
+left() { until_true none_is_left; trainers | wc -l; }
