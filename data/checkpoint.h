@@ -164,7 +164,7 @@ static int64_t checkpoint_of(const char *name, const char **kind, int *unfinishe
 // ----------------------------------------------------------------------------
 // DONE
 
-enum { DONE_BYTES = 4 * PATH_MAX, HASH_LINE = sizeof "hash 0123456789abcdef" };
+enum { DONE_BYTES = 16 * PATH_MAX, HASH_LINE = sizeof "hash 0123456789abcdef" };
 
 typedef struct {
     struct { size_t bytes; unsigned long long hash; } model, state;
@@ -223,21 +223,28 @@ static int done_read(Done *done, const char *path) {
     return 1;
 }
 
+// Reads the DONE beside a file of model or state, whose `kind` it is, from `path`. Returns 0 where
+// there is none.
+static int done_beside(Done *done, const char *file, const char **kind, char path[PATH_MAX]) {
+    char folder[PATH_MAX], name[PATH_MAX];
+    int unfinished;
+    snprintf(folder, sizeof folder, "%s", file);
+    snprintf(name, sizeof name, "%s", file);
+    int64_t updates = checkpoint_of(basename(name), kind, &unfinished);
+    if (updates < 0 || unfinished) return 0;
+    checkpoint_path(path, dirname(folder), "DONE", updates);
+    return done_read(done, path) && !done->empty;
+}
+
 // Ends the reading of a model or a state: beside a DONE that knows its hash it has to be what was
 // written. Returns the hash.
 static uint64_t checkpoint_close(File *file) {
-    char folder[PATH_MAX], name[PATH_MAX], path[PATH_MAX];
+    char path[PATH_MAX];
     const char *kind;
-    int unfinished;
     Done done;
     unsigned long long found = hash_value(&file->hash);
     file_close(file);
-    memcpy(folder, file->path, sizeof folder);
-    memcpy(name, file->path, sizeof name);
-    int64_t updates = checkpoint_of(basename(name), &kind, &unfinished);
-    if (updates < 0 || unfinished) return found;
-    checkpoint_path(path, dirname(folder), "DONE", updates);
-    if (!done_read(&done, path) || done.empty) return found;
+    if (!done_beside(&done, file->path, &kind, path)) return found;
     int is_model = !strcmp(kind, "model");
     size_t bytes = is_model ? done.model.bytes : done.state.bytes;
     unsigned long long hash = is_model ? done.model.hash : done.state.hash;

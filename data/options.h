@@ -11,9 +11,9 @@
 // the table
 
 // Marks of an option. What a checkpoint keeps of its run is taken from there by -y 1, when it is
-// not given: these options make the run's numbers, while -fold, for one, is the machine's affair.
+// not given: what the run is and says, while -fold, for one, is the machine's affair.
 enum {
-    ALWAYS = 0,
+    ALWAYS = 0,        // given anew each time
     CUDA = 1, CPU = 8, // a build that is another refuses the option by name
     KEPT = 2,          // by checkpoints; a run that goes on does not depend on it, or checks it
     NUMBERS = 4 | KEPT // the rest of the run depends on it: a change is said
@@ -40,7 +40,7 @@ enum {
     GROUP("data and model")                                                                        \
     X("-i",    train_data,     TEXT,   DEFAULT_TRAIN, ANY,                      KEPT,              \
       "training tokens: a file or a quoted glob of shards")                                        \
-    X("-j",    val_data,       TEXT,   DEFAULT_VAL,   ANY,                      ALWAYS,            \
+    X("-j",    val_data,       TEXT,   DEFAULT_VAL,   ANY,                      KEPT,              \
       "validation tokens")                                                                         \
     X("-e",    model,          TEXT,   DEFAULT_MODEL, ANY,                      KEPT,              \
       "model: a .bin file, d12 d24 d36 d48, or LxHxC such as 4x4x128")                             \
@@ -103,32 +103,32 @@ enum {
     X("-kw",   match_weight,   REAL,   "1",           BETWEEN(0, 1e9),          NUMBERS,           \
       "weight, in the loss, of the mean squared difference to the teacher")                        \
     GROUP("validation and samples")                                                                \
-    X("-v",    val_every,      COUNT,  "20",          BETWEEN(0, INT_MAX),      ALWAYS,            \
+    X("-v",    val_every,      COUNT,  "20",          BETWEEN(0, INT_MAX),      KEPT,              \
       "validate every N updates, at 0 and at the end; 0 = never")                                  \
-    X("-m",    val_batches,    COUNT,  "20",          BETWEEN(-1, INT_MAX),     ALWAYS,            \
+    X("-m",    val_batches,    COUNT,  "20",          BETWEEN(-1, INT_MAX),     KEPT,              \
       "batches of -b sequences per validation; -1 = all")                                          \
-    X("-s",    sample_every,   COUNT,  "0",           BETWEEN(0, INT_MAX),      ALWAYS,            \
+    X("-s",    sample_every,   COUNT,  "0",           BETWEEN(0, INT_MAX),      KEPT,              \
       "print a sample every N updates and at the end; 0 = never")                                  \
-    X("-g",    sample_tokens,  COUNT,  "64",          BETWEEN(1, 1 << 20),      ALWAYS,            \
+    X("-g",    sample_tokens,  COUNT,  "64",          BETWEEN(1, 1 << 20),      KEPT,              \
       "tokens per sample")                                                                         \
-    X("-gp",   prompt,         TEXT,   "",            ANY,                      ALWAYS,            \
+    X("-gp",   prompt,         TEXT,   "",            ANY,                      KEPT,              \
       "prompt that samples go on from; - = standard input")                                        \
-    X("-gt",   temperature,    REAL,   "0.8",         BETWEEN(0, 100),          ALWAYS,            \
+    X("-gt",   temperature,    REAL,   "0.8",         BETWEEN(0, 100),          KEPT,              \
       "sampling temperature; 0 = always the likeliest token")                                      \
-    X("-gk",   top_k,          COUNT,  "0",           BETWEEN(0, 65536),        ALWAYS,            \
+    X("-gk",   top_k,          COUNT,  "0",           BETWEEN(0, 65536),        KEPT,              \
       "sample among the K likeliest tokens; 0 = all")                                              \
-    X("-sd",   drafts,         COUNT,  "0",           BETWEEN(0, DRAFTS_MAX),   ALWAYS,            \
+    X("-sd",   drafts,         COUNT,  "0",           BETWEEN(0, DRAFTS_MAX),   KEPT,              \
       "tokens that samples draft under -sp, for one check of all; 0 = off")                        \
-    X("-sp",   draft_pattern,  TEXT,   "p",           ANY,                      ALWAYS,            \
+    X("-sp",   draft_pattern,  TEXT,   "p",           ANY,                      KEPT,              \
       "pattern of drafts, of the same weights")                                                    \
-    X("-tk",   tokenizer,      TEXT,   "",            ANY,                      ALWAYS,            \
+    X("-tk",   tokenizer,      TEXT,   "",            ANY,                      KEPT,              \
       "tokenizer file; empty = tokenizer.bin beside the model or -i")                              \
     X("-w",    held,           CHOICE, "fp32",        ONE_OF("fp32 bf16"),      CPU,               \
       "matrices held as, where there are no updates; sums in float")                               \
     GROUP("checkpoints")                                                                           \
-    X("-n",    save_every,     COUNT,  "0",           BETWEEN(0, INT_MAX),      ALWAYS,            \
+    X("-n",    save_every,     COUNT,  "0",           BETWEEN(0, INT_MAX),      KEPT,              \
       "checkpoint every N updates; 0 = only at the end")                                           \
-    X("-nk",   save_keep,      COUNT,  "0",           BETWEEN(0, INT_MAX),      ALWAYS,            \
+    X("-nk",   save_keep,      COUNT,  "0",           BETWEEN(0, INT_MAX),      KEPT,              \
       "keep the last K checkpoints; 0 = all")                                                      \
     X("-y",    resume,         COUNT,  "0",           BETWEEN(0, 1),            ALWAYS,            \
       "1 = resume from the last checkpoint in -o")                                                 \

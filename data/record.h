@@ -7,7 +7,7 @@
 //   processes N         of a replica, where R is more than 2
 //   teacher HASH        of the model of -kd, where there is one
 //   shape L 4 NH 4 ...  of the model
-//   -i FILE             and so on: the options that make the numbers (KEPT in data/options.h)
+//   -i FILE             and so on: the options that are KEPT in data/options.h
 #ifndef RECORD_H
 #define RECORD_H
 
@@ -25,7 +25,8 @@ typedef struct {
     Options options;  // those that stand in DONE are marked as given
 } Record;
 
-// The lines of a record. Fails when an option's value is none that a line can hold.
+// The lines of a record. Fails when an option's value is none that a line can hold. A prompt of
+// several lines, or from standard input, is not kept.
 static void record_print(char out[DONE_BYTES], const Record *r) {
     const GPT2Config *c = &r->shape;
     char value[32];
@@ -43,6 +44,7 @@ static void record_print(char out[DONE_BYTES], const Record *r) {
     for (int i = 0; i < O_COUNT; i++) {
         const char *flag = option_specs[i].flag, *text = option_value(&r->options, i, value);
         if (!(option_specs[i].marks & KEPT)) continue;
+        if (i == O_prompt && (strchr(text, '\n') || !strcmp(text, "-"))) continue;
         if (strchr(text, '\n')) fail("%s: a line break in what checkpoints keep", flag);
         if (strlen(text) >= PATH_MAX) fail("%s: a value of %zu bytes", flag, strlen(text));
         n += (size_t)snprintf(out + n, DONE_BYTES - n, "%s %s\n", flag, text);

@@ -87,9 +87,9 @@ typedef struct {
     int64_t done;              // updates done so far, with those before
     int stop;                  // the signal that ends this run after `done`, or 0
     int logged[2];             // whether its log has validation and sample after `first`
+    Done found;                // DONE of checkpoint `first`
+    Record was, is;            // what it says of its run, and what this run's checkpoints will
     int lock;                  // of the folder of -o, in rank 0; see folder.h
-    Done found;                // its DONE, and what that says of its run
-    Record was, is;            // and what this run's checkpoints will say
     uint64_t loaded[2];        // hashes of the files of model and state
     int64_t micro_steps;       // micro-batches per update
     char drawn[PATTERN_MAX + 1]; // from -pe, for the update under way
@@ -179,6 +179,13 @@ static void run_check_batch(const Options *o) {
          (long long)most);
 }
 
+// The shape that -e names.
+static void run_name_shape(const Options *o, int V, int maxT, GPT2Config *config) {
+    if (config_parse(config, o->model, V, maxT)) return;
+    fail("-e '%s': expected a model file (.bin), d12, d24, d36, d48, or LxHxC such as 4x4x128",
+         o->model);
+}
+
 // Finds the shape of the model: from the checkpoint to go on from, from a file, or from a name.
 static void run_find_model(Run *run, GPT2Config *config) {
     Options *o = &run->options;
@@ -209,15 +216,11 @@ static void run_find_model(Run *run, GPT2Config *config) {
                  "model: -e %s and another -o",
                  o->pattern, o->out, run->model_path);
         }
-    } else if (!config_parse(config, o->model, run->train.V, (int)o->length)) {
-        fail("-e '%s': expected a model file (.bin), d12, d24, d36, d48, or LxHxC such as 4x4x128",
-             o->model);
+    } else {
+        run_name_shape(o, run->train.V, (int)o->length, config);
     }
     int names_shape = run->resumes && o->given[O_model] && !is_file;
-    if (names_shape && !config_parse(&asked, o->model, config->V, config->maxT)) {
-        fail("-e '%s': expected a model file (.bin), d12, d24, d36, d48, or LxHxC such as 4x4x128",
-             o->model);
-    }
+    if (names_shape) run_name_shape(o, config->V, config->maxT, &asked);
     if (names_shape &&
         (asked.L != config->L || asked.NH != config->NH || asked.C != config->C)) {
         fail("-e %s, but %s is a %dx%dx%d model", o->model, run->model_path, config->L, config->NH,
@@ -227,7 +230,7 @@ static void run_find_model(Run *run, GPT2Config *config) {
     if (letters > PATTERN_MAX) {
         fail("-p: a pattern of %zu characters, at most %d", letters, PATTERN_MAX);
     }
-    if (o->pattern != config->pattern) memmove(config->pattern, o->pattern, strlen(o->pattern) + 1);
+    if (o->pattern != config->pattern) memmove(config->pattern, o->pattern, letters + 1);
     // Updates without -pe make it a model of -p; without updates it stays what it is.
     if (o->updates == 0 && !o->given[O_patterns]) o->patterns = config->patterns;
     list_check(o->patterns, o->pattern, config->L, "-pe");
@@ -321,18 +324,28 @@ static int run_validates(const Run *run) {
 
 static int run_saves(const Run *run) { return run->options.out[0] && !run_only_samples(run); }
 
+// The path of the tokenizer beside a file. Returns whether there is one.
+static int tokenizer_beside(const char *file, char path[PATH_MAX]) {
+    char folder[PATH_MAX];
+    snprintf(folder, sizeof folder, "%s", file);
+    path_join(path, dirname(folder), "tokenizer.bin");
+    return !access(path, F_OK);
+}
+
 // Where the tokenizer is: -tk, or beside the tokens of -i, or, if these are not named, beside the
-// model.
+// model, or where the run that made the model had it.
 static void run_find_tokenizer(const Run *run, char path[PATH_MAX]) {
     const Options *o = &run->options;
-    char folder[PATH_MAX];
-    if (run->model_path[0] && !o->given[O_train_data]) {
-        snprintf(folder, sizeof folder, "%s", run->model_path);
-        path_join(path, dirname(folder), "tokenizer.bin");
-        if (!access(path, F_OK)) return;
+    const char *kind, *model = run->model_path;
+    Record made = {};
+    Done done;
+    if (!o->tokenizer[0] && model[0] && !o->given[O_train_data]) {
+        if (tokenizer_beside(model, path)) return;
+        if (done_beside(&done, model, &kind, path)) record_parse(&made, done.record, path);
+        if (made.options.given[O_train_data]) o = &made.options;
     }
-    snprintf(folder, sizeof folder, "%s", o->train_data);
-    path_join(path, dirname(folder), "tokenizer.bin");
+    if (o->tokenizer && o->tokenizer[0]) snprintf(path, PATH_MAX, "%s", o->tokenizer);
+    else tokenizer_beside(o->train_data, path);
 }
 
 // Tokenizer and prompt, when samples are asked for.
@@ -343,19 +356,24 @@ static void run_open_sampler(Run *run) {
         pattern_lay(letters, closes, o->draft_pattern, run->model.config.L, "-sp");
     }
     if (!run_samples(run)) {
-        if (o->given[O_prompt] || o->drafts) {
+        const int theirs[] = {O_prompt, O_sample_tokens, O_temperature, O_top_k, O_drafts,
+                              O_draft_pattern, O_tokenizer};
+        for (size_t i = 0; i < sizeof theirs / sizeof *theirs; i++) {
+            if (!o->given[theirs[i]]) continue;
             fail("%s: samples are off; -s N prints one every N updates, -x 0 with -g or -gp one "
-                 "and no updates", o->given[O_prompt] ? "-gp" : "-sd");
+                 "and no updates", option_specs[theirs[i]].flag);
         }
         return;
+    }
+    if (o->given[O_draft_pattern] && !o->drafts) {
+        fail("-sp %s: no drafts; -sd N drafts N tokens for each check", o->draft_pattern);
     }
     if (o->drafts && o->length < 2) {
         fail("-sd %lld: a window of -t %lld has no room for drafts, expected at least 2",
              (long long)o->drafts, (long long)o->length);
     }
-    if (!o->tokenizer[0]) run_find_tokenizer(run, path);
-    sampler_open(&run->sampler, o, o->tokenizer[0] ? o->tokenizer : path, run->model.config.V,
-                 &run->model.mesh);
+    run_find_tokenizer(run, path);
+    sampler_open(&run->sampler, o, path, run->model.config.V, &run->model.mesh);
 }
 
 static void run_check_vocabulary(const char *option, const char *path, const Tokens *tokens,
@@ -444,11 +462,16 @@ static int run_instead(Run *run) {
     return 1;
 }
 
-// A run that has all its updates already ends here, in all processes.
-static void run_end_finished(const Run *run, const Mesh *mesh) {
-    const Options *o = &run->options;
+// Fails where processes have found other checkpoints to go on from, or only some have one, before
+// they differ in the options that these keep.
+static void run_check_resumed(const Run *run, const Mesh *mesh) {
     int64_t from = run->resumes ? run->first : -1;
     processes_same(mesh, &from, sizeof from, "the checkpoint that -y resumes from");
+}
+
+// A run that has all its updates already ends here, in all processes.
+static void run_end_finished(const Run *run) {
+    const Options *o = &run->options;
     if (!run->resumes || run->updates > run->first) return;
     if (run->lock >= 0) checkpoint_clean(o->out);
     printf("nothing to do: -o %s has checkpoint %lld, and -x %lld asks for no more updates\n",
@@ -536,6 +559,7 @@ static void run_open(Run *run, int world, int rank) {
     mesh.vocab_parallel = (int)o->vocab_parallel;
     watch_start(&mesh, o->wait_say, o->wait_end);
     mesh_connect(&mesh);
+    run_check_resumed(run, &mesh);
     options_same(o, &mesh);
     if (train) {
         tokens_check_count(o, "-i", &run->train, o->train_data, mesh.DP);
@@ -561,14 +585,18 @@ static void run_open(Run *run, int world, int rank) {
              "updates", (long long)run->updates, UPDATES_MAX);
     }
     o->updates = run->updates;
-    run_end_finished(run, &mesh);
+    run_end_finished(run);
     if (validate) {
         if (!o->val_batches) {
             fail("-m 0: expected at least 1, or -1 for all; -v 0 turns validation off");
         }
+        if (o->given[O_train_data] && !o->given[O_val_data] && !run->resumes) {
+            snprintf(fail_advice, sizeof fail_advice, "-j names the validation tokens of a text");
+        }
         tokens_open(&run->val, o->val_data);
         tokens_check_count(o, "-j", &run->val, o->val_data, 1);
         run_check_vocabulary("-j", o->val_data, &run->val, &config);
+        run_advise_options(run);
         int64_t all = (int64_t)((run->val.count - 1) / (size_t)o->length);
         int64_t asked = o->val_batches * o->batch;
         run->val_sequences = o->val_batches < 0 || asked > all ? all : asked;
@@ -722,6 +750,11 @@ static void run_say_facts(Run *run) {
             (long long)o->update_tokens, (long long)run->micro_steps, (long long)o->batch,
             (long long)o->length);
     run_say(run, "# updates %lld to %lld", (long long)run->first, (long long)run->updates);
+    int prompt = run->sampler.prompt, first = window_first(prompt, (int)o->length);
+    if (first) {
+        run_say(run, "# prompt %d tokens, of which the window of -t %lld takes the last %d", prompt,
+                (long long)o->length, prompt - first);
+    }
     char line[256];
     for (int i = 0; gpt2_describe(m, i, line, sizeof line); i++) run_say(run, "%s", line);
     for (int i = 0; o->teacher[0] && gpt2_describe(&run->teacher, i, line, sizeof line); i++) {
@@ -929,8 +962,8 @@ static void run_sample_say(Run *run, int n, const Traffic *sums, const Traffic *
     qsort(comm, (size_t)(n - 1), sizeof *comm, compare_ascending);
     run_say(run, "g:%lld new:%d prompt:%d prompt_ms:%.3f ms:%.3f p99:%.3f comm:%.3f ar:%g%s "
                  "mean:%.3f",
-            (long long)s->update, n, s->prompt, prompt_ms, share_below(ms, n - 1, 0.5),
-            share_below(ms, n - 1, 0.99), share_below(comm, n - 1, 0.5),
+            (long long)s->update, n, s->prompt, prompt_ms, quantile(ms, n - 1, 0.5),
+            quantile(ms, n - 1, 0.99), quantile(comm, n - 1, 0.5),
             (double)sums->count / each, rounds, mean);
     run_log_vocabulary(run, "token", each, vocabulary);
 }

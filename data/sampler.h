@@ -266,7 +266,7 @@ static int compare_ascending(const void *a, const void *b) {
 }
 
 // The value below which a share of n sorted ones lie; 0 for none.
-static double share_below(const double *sorted, int n, double share) {
+static double quantile(const double *sorted, int n, double share) {
     int i = (int)ceil(share * n) - 1;
     if (n <= 0) return 0;
     return sorted[i < 0 ? 0 : i];

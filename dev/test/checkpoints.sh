@@ -245,16 +245,31 @@ for args in "whole -b 2" "-b 2 --verify whole" ""; do
 done
 
 # ----------------------------------------------------------------------------
-# going on with other options
+# going on with the same and with other options
 
 echo "# options: broken when one that is not given falls back to its default"
 cp -r whole bare && back bare 4 6
-bare -o bare -y 1 -v 0
+bare -o bare -y 1
 for file in model_00000006.bin state_00000006.bin DONE_00000006; do
     holds "-o -y 1 and nothing else: $file" cmp "bare/$file" "whole/$file"
 done
 same "and nothing is said to differ" "$(grep -c "not bit for bit" "$W/stdout" bare/main.log |
     cut -d: -f2 | tr '\n' ' ')" "0 0 "
+
+SAYS=(-v 1 -m 3 -s 2 -g 5 -gp ab -gt 0.5 -gk 9 -sd 1 -sp p -tk tokenizer.bin -n 1 -nk 2)
+train "${HOW[@]}" "${SAYS[@]}" -o says && cp -r says goes && back goes 6 && bare -o goes -y 1
+same "nor is what it says and saves: -j -v -m -s -g -gp -gt -gk -sd -sp -tk -n -nk" \
+    "$(banner -j -v -m -s -g -gp -gt -gk -sd -sp -tk -n -nk)$(echo goes/DONE*) $(
+       column tel)" \
+    "-j val.bin -v 1 -m 3 -s 2 -g 5 -gp ab -gt 0.5 -gk 9 -sd 1 -sp p -tk tokenizer.bin -n 1 -nk 2 $(
+       echo goes/DONE_0000000{5,6}) $(column tel says/main.log | awk '{ print $NF, "" }')"
+same "the same samples" "$(sed -n '/^--- sample after update 6/,/^---$/p' "$W/stdout")" \
+    "$(train "${HOW[@]}" "${SAYS[@]}" -o says2; sed -n '/^--- sample after update 6/,/^---$/p' \
+        "$W/stdout")"
+bare -o goes -y 1 -x 7 -s 0
+same "samples are turned off by -s 0 alone" "$(grep -c '^--- sample' "$W/stdout")" 0
+train -x 1 -s 1 -g 3 -gp $'a\nb' -o lines && bare -o lines -y 1 -x 2
+same "a prompt of lines is not kept" "$(banner -g -gp -s)" "-g 3 -gp '' -s 1 "
 
 echo "# options: broken when one that changes the numbers is not said, or one that does not is"
 # changes ARGS...: what a run says of going on from checkpoint 4 with ARGS, on the terminal and, the

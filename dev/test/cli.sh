@@ -651,17 +651,28 @@ same "-gp - reads the prompt from standard input" "$(generated)" "$text"
 mkdir -p "$W/runs/beside"; cp "$W/runs/model.bin" "$W/runs/tokenizer.bin" "$W/runs/beside"
 (cd "$W/runs/beside" && "$TRAIN" -x 0 -e ./model.bin -t 16 -b 2 -gp abc -g 40) >"$W/stdout"
 same "without -i the tokenizer beside the model is taken" "$(generated)" "$text"
+mkdir -p "$W/runs/made/by" && cp "$W/runs/tokenizer.bin" "$W/runs/made"
+cp "$W/runs/train.bin" "$W/runs/made/text.bin"
+train -i made/text.bin -e model.bin -x 1 -l 0 -o made/by
+(cd "$W/runs" && "$TRAIN" -x 0 -e made/by/model_00000001.bin -t 16 -gp abc -g 40) >"$W/stdout"
+same "or else that of the run whose checkpoint it is" "$(generated)" "$text"
 alone -gp abc -g 40 -o logged; same "the log has the line too" "$(took "$W/runs/logged/main.log")" \
     "g:0 new:40 prompt:3 ar:4"
 same "nothing else is written" "$(cd "$W/runs/logged" && echo *)" "main.log run.lock"
 alone -gp abcdefghijklmnopqrstuvwxyz -g 20 -gt 0; long=$(generated)
 alone -gp abcdefghijklmnopqrstuvwxyz -g 20 -gt 0 -tp 1
 same "a prompt longer than the window; folded ranks and one" "$(generated)" "$long"
+same "and how much of it is read" "$(grep "^# prompt" "$W/stdout")" \
+    "# prompt 26 tokens, of which the window of -t 16 takes the last 10"
 alone -gp ab -g 20 -t 1; same "a window of one token" "$(took)" "g:0 new:20 prompt:2 ar:4"
 alone -gp abc -g 40 -gt 0 -w bf16; same "-w bf16" "$(took)" "g:0 new:40 prompt:3 ar:4"
 refuses "-g 0" "-g" "from 1" -- -g 0
 refuses "nine drafts" "-sd '9'" "0 to 8" -- -sd 9
-refuses "drafts without samples" "-sd" "-s N" "-x 0" -- -sd 2
+for option in "-sd 2" "-sp t" "-g 9" "-gt 0" "-gk 1" "-tk tokenizer.bin"; do
+    # shellcheck disable=SC2086 # two words
+    refuses "$option without samples" "${option% *}" "-s N" "-x 0" -- $option
+done
+refuses "a pattern of no drafts" "-sp t" "-sd N" -- -x 0 -e model.bin -tk tokenizer.bin -g 5 -sp t
 refuses "drafts in a window of one token" "-sd 2" "-t 1" "at least 2" -- -x 0 -e model.bin \
     -tk tokenizer.bin -g 5 -t 1 -sd 2
 refuses "drafts by a pattern that does not fit" "-sp 'spp'" "3 letters" "2 blocks" -- -x 0 \
@@ -802,6 +813,8 @@ refuses "validation text under one batch" "few.bin" "32 tokens" "33" "-b" -- -v 
 refuses "validation text of another vocabulary" "v28.bin" "28" "27" -- -v 1 -j v28.bin
 refuses "training text of another vocabulary than the model's" "v28.bin" "28" "27" -- -e model.bin \
     -i v28.bin
+(cd "$W/box" && exec "$TRAIN" -i train.bin -e 2x2x16 -t 16 -x 1) >"$W/stdout" 2>"$W/stderr"; rc=$?
+same "-i of another text, without -j" "$(refused "shakespeare_char/val.bin" "-j names the")" ""
 refuses "a tokenizer of another vocabulary than the model's" "tokenizer.bin" "27" "28" -- \
     -i v28.bin -s 1
 refuses "-gp outside the vocabulary" "-gp" "'X'" -- -s 1 -gp abXc

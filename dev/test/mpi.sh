@@ -561,6 +561,9 @@ cp "$W/runs/ck/"* "$W/runs/rank0/ck" &&
     cp "$W/runs/ck/"*_00000002* "$W/runs/ck/main.log" "$W/runs/rank1/ck"
 pair "another checkpoint to resume from" "the checkpoint that -y resumes from differs" \
     "-o ck -y 1" "-o ck -y 1" rank0 rank1
+rm "$W/runs/rank1/ck"/*
+pair "a rank without the checkpoint" "the checkpoint that -y resumes from differs" "-o ck -y 1" \
+    "-o ck -y 1" rank0 rank1
 rm -r "$W/runs/rank1/ck" && cp -r "$W/runs/ck" "$W/runs/rank1/ck"
 # Moments begin as a model does.
 poke "$W/runs/ck/state_00000004.bin" "$W/runs/rank1/ck/state_00000004.bin" qkvw 7 0.5
