@@ -295,6 +295,9 @@ static void measured_check(const Measured *m) {
         if (!o->given[wanted[i]])
             fail("%s: no line '# %s ...'; expected the main.log of a run with -o", m->path, flag);
     }
+    if (o->drafts && !o->given[O_draft_pattern]) {
+        fail("%s: -sd %lld, but no line '# -sp ...'", m->path, (long long)o->drafts);
+    }
     if (!c->L) fail("%s: no line '# shape L .. NH .. C .. V .. Vp .. maxT ..'", m->path);
     if (!m->micro_batches) fail("%s: no line '# update N tokens = M micro-batches of ..'", m->path);
     config_check(c, m->path);

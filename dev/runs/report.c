@@ -153,6 +153,20 @@ static int is_asked(const Run *run) {
     return 0;
 }
 
+// Fails unless every pattern of -p was run.
+static void asked_check(const Table *table) {
+    for (const char *word = asked + strspn(asked, " "); *word; word += strspn(word, " ")) {
+        size_t n = strcspn(word, " ");
+        int found = 0;
+        for (const Run *run = table->runs; run < table->runs + table->count; run++) {
+            const char *pattern = run->text[C_pattern];
+            found |= strlen(pattern) == n && !strncmp(pattern, word, n);
+        }
+        if (!found) fail("-p: no run of %.*s in these tables", (int)n, word);
+        word += n;
+    }
+}
+
 // Experiment, options and updates: what noise is estimated over. R = 1 is apart, where all patterns
 // but those with l are one function.
 static int same_setting(const Run *a, const Run *b) {
@@ -606,7 +620,8 @@ static void verdict_print(const Group *group, const Entry *e) {
             p_said(e->p_within), p_said(e->p_own));
     }
     if (e->verdict == FAILS) {
-        say("**fails**: worse than t by more than %g (%s).", margin, p_said(e->p_beyond));
+        say("**fails**: worse than t by more than %g (%s; own %s).", margin, p_said(e->p_beyond),
+            p_said(p_above(e->pairs, margin, e->pairs.n - 1)));
     }
     if (e->verdict == OPEN && e->lost) {
         say("**open**: %d of its runs did not end well (%s of the others; own %s).", e->lost,
@@ -1094,6 +1109,7 @@ int main(int argc, char **argv) {
              argv[0]);
     }
     for (int i = a; i < argc; i++) table_read(&table, argv[i], 0);
+    asked_check(&table);
     Groups all = groups_of(&table);
     if (only_differences) differences_print(&all);
     else page_print(&table, &all, argc - a, argv + a, known);

@@ -1048,6 +1048,17 @@ static void machine_read(void) {
     if (!spin || !*spin) setenv("GOMP_SPINCOUNT", "10000", 1);
 }
 
+// Makes sweep.folder of -o. Under -n it may be one that is yet to be made.
+static void folder_find(const char *folder) {
+    char here[PATH_MAX];
+    if (!sweep.show) folder_create(folder);
+    if (realpath(folder, sweep.folder)) return;
+    if (!sweep.show || errno != ENOENT) fail("-o %s: %s", folder, strerror(errno));
+    if (folder[0] == '/') format(sweep.folder, sizeof sweep.folder, "%s", folder);
+    else if (getcwd(here, sizeof here)) path_join(sweep.folder, here, folder);
+    else fail("the current folder: %s", strerror(errno));
+}
+
 int main(int argc, char **argv) {
     const char *folder;
     char status[TEXT_MAX];
@@ -1057,8 +1068,7 @@ int main(int argc, char **argv) {
     signal(SIGCHLD, SIG_DFL); // inherited as ignored, it would leave no child to wait for
     arguments_read(argc, argv, &folder, &lists);
     root_find();
-    folder_create(folder);
-    if (!realpath(folder, sweep.folder)) fail("-o %s: %s", folder, strerror(errno));
+    folder_find(folder);
     path_join(sweep.table, sweep.folder, "runs.tsv");
     for (int i = 0; i < lists; i++) list_read(argv[i]);
     if (!sweep.count) fail("%s%s: no runs in it", argv[0], lists > 1 ? " and others" : "");

@@ -73,6 +73,7 @@ static void setting_set(Settings *o, const OptionSpec *spec, const char *text) {
 static void settings_help(void) {
     printf("usage: dev/runs/syncs MODEL.bin [option value]...\n\n");
     for (int i = 0; i < SETTING_COUNT; i++) option_help(&setting_specs[i]);
+    if (fflush(stdout) || ferror(stdout)) fail("standard output: %s", strerror(errno));
     exit(EXIT_SUCCESS);
 }
 
@@ -161,6 +162,7 @@ static void pattern_write(char out[PATTERN_MAX + 1], const char *letters, const 
                           int L) {
     int n = 0;
     for (int block = 0; block < L; block++) {
+        if (n > PATTERN_MAX - 2) fail("-p: a pattern of more than %d characters", PATTERN_MAX);
         out[n++] = letters[block];
         if (block + 1 == L || letters[block] != 'p' || letters[block + 1] != 'p') continue;
         if (closes[block]) out[n++] = '.';
@@ -634,6 +636,7 @@ static void syncs_open(Syncs *s, int argc, char **argv) {
     s->on_terminal = isatty(STDERR_FILENO);
     s->said = seconds_now();
     passage_open(&s->text, s->o.text, c, s->o.tokens, s->T);
+    if (s->o.batch > s->text.sequences) s->o.batch = s->text.sequences;
     s->base = ALLOC(double, (size_t)s->text.sequences, "losses");
     s->now = ALLOC(double, (size_t)s->text.sequences, "losses");
     s->tokens = ALLOC(int32_t, (size_t)s->o.batch * s->T + 1, "tokens");
@@ -662,5 +665,6 @@ int main(int argc, char **argv) {
     syncs_open(&s, argc, argv);
     syncs_measure(&s);
     syncs_close(&s);
+    if (fflush(stdout) || ferror(stdout)) fail("standard output: %s", strerror(errno));
     return 0;
 }

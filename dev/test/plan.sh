@@ -259,6 +259,7 @@ undrafted "ranks folded otherwise" 's/runs 4/runs 2/' '2 ranks in a process'
 undrafted "a wrong count of all-reduces" 's/ar:4.5/ar:4.4/' '4\.46923 .*expected 4\.56923'
 undrafted "more accepted than drafted" 's/accepted:38/accepted:82/' '82 were accepted'
 undrafted "more drafted than asked for" 's/# -sd 3/# -sd 2/' '-sd 2 took 27 rounds, 81 drafts'
+undrafted "no line -sp" '/^# -sp/d' '-sd 3, but no line'
 undrafted "a log without rounds" 's/ rounds:.*//' 'rounds:'
 undrafted "a text without drafts" 's/ar.*/ar:8 rounds:0 drafted:0 accepted:0 mean:8.0/' 'no drafts'
 planned tokens thirds tokens

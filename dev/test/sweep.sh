@@ -79,6 +79,7 @@ why=''
 [ "$(sort -u "$W/runs" | grep -c ': not run$')" = 342 ] ||
     why="$(wc -l <"$W/runs") lines, expected 342 different ones"
 verdict "runs: every line of every list is a run, shared ones once" "$why"
+[ ! -e "$W/lists" ] || bad "runs: -n makes no folder" "$W/lists is there"
 printf '%s\n' "s 2 sum 8-10 -x 5 # 1-3" "p 2 mean 1-2" "t 2 sum 3" |
     sed "s/^/shakespeare_4x4x128 /" | "$SWEEP" -n -o "$W/lists" - >"$W/out" 2>&1
 sed 's/^[^/]*\///; s/:.*//' "$W/out" | tr '\n' ' ' >"$W/t"
@@ -387,7 +388,8 @@ check "report: mean, standard error, paired difference and p, by hand" \
 check "report: verdicts follow the rule, corrected by hand" '^- \*\*s\*\*.*\*\*open\*\*' \
     '^- \*\*p\*\*.*\*\*holds\*\*: no worse than t by more than 0\.01 \(p = 0\.0255; own$' \
     '^  p = 0\.0477\)\.$' \
-    '^- \*\*sp\*\*.*\*\*fails\*\*: worse than t by more than 0\.01 \(p < 0\.0001\)' \
+    '^- \*\*sp\*\*.*\*\*fails\*\*: worse than t by more than 0\.01 \(p < 0\.0001; own$' \
+    '^  p < 0\.0001\)\.$' \
     '^- \*\*pp\.\*\*.*one seed: no verdict'
 check "report: the older questions" 'within 2% of the baseline.s\? Not of sp \(\+5\.52%\)' \
     'smallest count that holds.* 1 per forward pass, with p \(t: 8\)'
@@ -485,6 +487,8 @@ check "report: a table twice is an error" \
 check "report: patterns on request, with the noise of all" '(^| )s,( |$)' \
     '^\| s \| 4 .* \+0\.0200 ± 0\.0092 ' 'nor to be beyond it \(p = 0\.1586\)\.$' \
     'left when' '^in all patterns is taken off \(6 degrees of freedom\)'
+"$REPORT" -p "s sppq" "$W/hand.tsv" >"$W/out" 2>&1
+check "report: a pattern on request that nobody ran is an error" '^error: -p: no run of sppq'
 awk -F'\t' -v OFS='\t' '$2 == "s" { $2 = "ss"; $22 = $22 "s"; print }' "$W/hand.tsv" |
     cat "$W/hand.tsv" - >"$W/t"
 "$REPORT" "$W/t" >"$W/out" 2>&1

@@ -195,6 +195,11 @@ refuses "a file that is no table" "these are words" "expected '# dev/runs/syncs'
     "${TABLE[@]}" -o "$W/words"
 same "and leaves it alone" "$(cat "$W/words")" "these are words"
 refuses "a folder as a table" "-o $W: " -- "${TABLE[@]}" -o "$W"
+same "a page that cannot be written is an error" \
+    "$("$SYNCS" --help 2>&1 >/dev/full; echo "$?") $("$SYNCS" t.bin -j words_val.bin -n 64 \
+        -draws 0 2>&1 >/dev/full | grep -c '^error: standard')" \
+    "error: standard output: No space left on device
+1 1"
 exec 9>>"$W/o.tsv"
 flock 9
 refuses "a table that another process writes" "another process" -- "${TABLE[@]}"
