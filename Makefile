@@ -166,7 +166,8 @@ NVCC_FLAGS = -std=c++20 -O3 -lineinfo \
     -Xcompiler -Wall,-Wextra,-Wno-missing-field-initializers,-fopenmp
 NVCC_LIBS = -lcublasLt -lm
 ifneq ($(NVCC),)
-NCCL_PROBE := \043include <nccl.h>\nint main(void) { return ncclGetVersion(0); }\n
+NCCL_PROBE := \043include <nccl.h>\nint main(void) { ncclConfig_t c = NCCL_CONFIG_INITIALIZER; \
+    c.maxCTAs = c.cgaClusterSize = 1; return ncclGetVersion(&c.maxCTAs); }\n
 HAS_NCCL := $(shell t=$$(mktemp -u).cu && printf '$(NCCL_PROBE)' >$$t && \
     $(NVCC) -std=c++20 $$t -o $$t.out -lnccl >/dev/null 2>&1 && echo 1; rm -f $$t $$t.out)
 endif

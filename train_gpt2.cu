@@ -2539,6 +2539,10 @@ static void gpt2_create(GPT2 *m, const GPT2Config *config, Mesh mesh, int B, int
     m->T_max = T;
     m->purpose = purpose;
     shape_check(config, T);
+    const int sequences = 65535; // of all ranks here: what a grid of blocks has in its z
+    if ((int64_t)m->F * B > sequences) {
+        fail("-b %d: at most %d with %d ranks on a GPU", B, sequences / m->F, m->F);
+    }
     param_specs(m->whole, config);
     m->vocab_cut = mesh.vocab_parallel && config->R > 1;
     if (m->vocab_cut) specs_cut_vocabulary(m->whole, 8 * config->R); // parts of 16-byte rows
@@ -2619,7 +2623,7 @@ static size_t element_size(Element e) { return e == ELEMENT_FLOAT ? sizeof(float
 
 // So many blocks of NCCL's each have a multiprocessor, at most, and products beside its sums leave
 // it as many: some of cuBLAS's stay until they are done. A guess, not measured.
-static constexpr int NCCL_BLOCKS = 16;
+static int nccl_blocks(void) { return max(1, min(16, gpu.properties.multiProcessorCount / 6)); }
 
 #ifdef USE_NCCL
 static const int nccl_built_in = 1;
@@ -2646,7 +2650,7 @@ static void nccl_choose(const Mesh *mesh) {
 static void nccl_open(const Mesh *mesh) {
     NCCL_WORLD(world_comm);
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
-    config.maxCTAs = NCCL_BLOCKS;
+    config.maxCTAs = nccl_blocks();
     // Else its blocks come in clusters on 9.0, each of which waits until multiprocessors in one
     // part of the GPU are free at once; those that products leave are anywhere.
     config.cgaClusterSize = 1;
@@ -2886,7 +2890,7 @@ static void replicas_reduce(GPT2 *m, size_t begin, size_t n, cudaStream_t on) {
 
 // While sums go on beside them, products leave NCCL multiprocessors.
 static void products_spare(int beside) {
-    matmul_spared = beside && comm_kind == COMM_NCCL ? NCCL_BLOCKS : 0;
+    matmul_spared = beside && comm_kind == COMM_NCCL ? nccl_blocks() : 0;
 }
 
 // Every replica has owned_size elements of x, its own part of flat_size: all get all of it.
@@ -4029,6 +4033,17 @@ static void gpu_choose(const Options *o, int *world, int *rank) {
     gpu_open(index);
 }
 
+// Fails where processes have different GPUs: in how many parts a sum is taken, and which algorithm
+// a product has, depends on the GPU, so what all ranks compute alike would differ in its last bits.
+static void gpus_check(const Mesh *mesh) {
+    const cudaDeviceProp *p = &gpu.properties;
+    int facts[] = {p->major, p->minor, p->multiProcessorCount};
+    char what[sizeof p->name + 96];
+    snprintf(what, sizeof what, "this process's GPU, %s (%d.%d, %d multiprocessors),", p->name,
+             facts[0], facts[1], facts[2]);
+    processes_same(mesh, facts, sizeof facts, what);
+}
+
 static void gpt2_create_for(GPT2 *m, const GPT2Config *config, Mesh mesh, const Options *o,
                             int purpose) {
     ModelOptions options = {};
@@ -4037,6 +4052,7 @@ static void gpt2_create_for(GPT2 *m, const GPT2Config *config, Mesh mesh, const 
     options.zero = (int)o->zero && mesh.DP > 1;
     options.network.latency_us = o->net_latency;
     options.network.gbits = o->net_gbits;
+    gpus_check(&mesh);
     if (purpose != FOR_TEACHING) comm_open(&mesh, o->comm); // a teacher is a second model
     matmul_search = (int)o->matmul_search;
     if (matmul_search > 1) choices_check("-ms");

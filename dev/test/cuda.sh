@@ -479,6 +479,8 @@ asked "out of memory for parameters"  20 "parameters" "more GPUs under mpirun"
 asked "out of memory for gradients"   60 "gradients" "-z 1"
 asked "out of memory for optimizer state" 200 "optimizer state" "-z 1"
 asked "out of memory for activations" 470 "activations" "lower -b .*-t .*-r 1 or -r 2"
+refused "more sequences than a grid has room for" "-b 40000: at most 32767 with 2 ranks on a GPU" \
+    try cuda -x 0 -t 2 -b 40000 -o never
 # Streams of its own for every rank take more than t's: what -pe needs is known at the start.
 one=(-e 4x4x128 -b 4 -t 64 -p t)
 run cuda "${one[@]}" -x 0 -o mem_t
@@ -524,6 +526,13 @@ mkdir -p "$W/runs/data/shakespeare_char" &&
     2>"$W/stderr"
 same "mpirun -n 2 train_gpt2cu_emu -p sppp -tp 2 trains, with every other option its default" \
     "$(grep -c '^s:2 trl:' "$W/stdout")" 1
+mixed() {
+    (cd "$W/runs" && exec "${MPIRUN[@]}" -n 1 "$W/cuda" "${SMALL[@]}" "$@" : -n 1 \
+        -x EMU_CAPABILITY=80 "$W/cuda" "${SMALL[@]}" "$@") </dev/null >"$W/stdout" 2>"$W/stderr"
+    rc=$?
+}
+refused "GPUs of two kinds" "GPU, .* \(8.0, 4 multiprocessors\), differs from rank 0's" mixed \
+    -o never
 run cuda -p p -x 4 -o bf16_one
 mpi 2 cuda -p p -x 4 -n 2 -o bf16_two
 holds "bf16, two processes as one" near bf16_one bf16_two 1 4 1e-2
