@@ -60,7 +60,7 @@ enum { PATTERNS_MAX = 256, WORD_MAX = PATTERN_MAX + 1 };
 // The patterns of the table; those that do not fit L are left out.
 static const char *const known_patterns[] = {
     "t", "tstt", "ts", "tsst", "tss", "tsss", "s", "sp", "spps", "sspp", "spp", "sppp", "p", "pp.",
-    "ppp.", "pppp.", "pppppp.", "l", "d"};
+    "ppp.", "pppp.", "pppppp.", "pp.pppppppppp", "l", "d"};
 
 // ----------------------------------------------------------------------------
 // networks that have names
@@ -635,12 +635,12 @@ static void updates_print(Measured *m, Network net, char **patterns, int count, 
     printf("; partial gradients take %.1f ms per update of it in every row", table.gradients);
     if (o->vocab_parallel) printf(", the cut vocabulary %.1f ms", table.vocabulary);
     printf("\n\n");
-    printf("           merges    all-reduces  MiB         compute    network    ms per     saving\n"
-           "pattern    /forward  /update      /update     ms         ms         update     "
+    printf("               merges    all-reduces  MiB         compute    network    ms per     saving\n"
+           "pattern        /forward  /update      /update     ms         ms         update     "
            "against t\n");
     for (int i = 0; i < table.count; i++) {
         const Row *r = &table.rows[i];
-        printf("%-10s %-9d %-12lld %-11.2f %-10.1f %-10.1f %-10.1f %5.1f%%\n", r->pattern,
+        printf("%-14s %-9d %-12lld %-11.2f %-10.1f %-10.1f %-10.1f %5.1f%%\n", r->pattern,
                r->merges, r->allreduces, r->mib, table.compute, r->network, r->ms,
                100 * (1 - r->ms / table_t(&table)));
     }
@@ -680,11 +680,11 @@ static const Table *tokens_print(Measured *m, Network net, char **patterns, int 
     printf("\n\n");
     const char *above = m->fold > 1 ? "     apart: ms  tokens" : "";
     const char *below = m->fold > 1 ? "         per token  /s" : "";
-    printf("           merges    compute    network    ms per     saving     tokens%s\n"
-           "pattern    /token    ms         ms         token      against t  /s%s\n", above, below);
+    printf("               merges    compute    network    ms per     saving     tokens%s\n"
+           "pattern        /token    ms         ms         token      against t  /s%s\n", above, below);
     for (int i = 0; i < table.count; i++) {
         const Row *r = &table.rows[i];
-        printf("%-10s %-9d %-10.3f %-10.3f %-10.3f %5.1f%%     %-10.1f", r->pattern, r->merges,
+        printf("%-14s %-9d %-10.3f %-10.3f %-10.3f %5.1f%%     %-10.1f", r->pattern, r->merges,
                table.compute, r->network, r->ms, 100 * (1 - r->ms / table_t(&table)), 1e3 / r->ms);
         if (m->fold > 1) printf(" %-10.3f %-10.1f", r->apart, 1e3 / r->apart);
         printf("\n");
