@@ -365,7 +365,7 @@ static void run_open_sampler(Run *run) {
         }
         return;
     }
-    if (o->given[O_draft_pattern] && !o->drafts) {
+    if (o->given[O_draft_pattern] && !o->given[O_drafts] && !o->drafts) {
         fail("-sp %s: no drafts; -sd N drafts N tokens for each check", o->draft_pattern);
     }
     if (o->drafts && o->length < 2) {
