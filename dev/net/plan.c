@@ -635,7 +635,8 @@ static void updates_print(Measured *m, Network net, char **patterns, int count, 
     printf("; partial gradients take %.1f ms per update of it in every row", table.gradients);
     if (o->vocab_parallel) printf(", the cut vocabulary %.1f ms", table.vocabulary);
     printf("\n\n");
-    printf("               merges    all-reduces  MiB         compute    network    ms per     saving\n"
+    printf("               merges    all-reduces  MiB         compute    network    ms per     "
+           "saving\n"
            "pattern        /forward  /update      /update     ms         ms         update     "
            "against t\n");
     for (int i = 0; i < table.count; i++) {
@@ -681,7 +682,8 @@ static const Table *tokens_print(Measured *m, Network net, char **patterns, int 
     const char *above = m->fold > 1 ? "     apart: ms  tokens" : "";
     const char *below = m->fold > 1 ? "         per token  /s" : "";
     printf("               merges    compute    network    ms per     saving     tokens%s\n"
-           "pattern        /token    ms         ms         token      against t  /s%s\n", above, below);
+           "pattern        /token    ms         ms         token      against t  /s%s\n",
+           above, below);
     for (int i = 0; i < table.count; i++) {
         const Row *r = &table.rows[i];
         printf("%-14s %-9d %-10.3f %-10.3f %-10.3f %5.1f%%     %-10.1f", r->pattern, r->merges,
