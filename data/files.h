@@ -132,6 +132,11 @@ __attribute__((noreturn, format(printf, 1, 2))) static void fail(const char *for
     abort();
 }
 
+// Fails if anything was lost on its way to standard output.
+static void stdout_flush(void) {
+    if (fflush(stdout) || ferror(stdout)) fail("standard output: %s", strerror(errno));
+}
+
 // Zeroed memory on a cache-line boundary; fails with the number of bytes and what they were for.
 // Large blocks ask for huge pages: a matrix product walks down rows that lie pages apart.
 static void *alloc_zeroed(size_t count, size_t size, const char *what) {

@@ -316,7 +316,7 @@ static void options_parse(Options *o, int argc, char **argv) {
     for (int a = 1; a < argc; a++) {
         if (!strcmp(argv[a], "--help") || !strcmp(argv[a], "-h")) {
             options_help(argv[0]);
-            if (fflush(stdout) || ferror(stdout)) fail("standard output: %s", strerror(errno));
+            stdout_flush();
             processes_end();
             exit(EXIT_SUCCESS);
         }

@@ -344,6 +344,7 @@ static void run_find_tokenizer(const Run *run, char path[PATH_MAX]) {
         if (done_beside(&done, model, &kind, path)) record_parse(&made, done.record, path);
         if (made.options.given[O_train_data]) o = &made.options;
     }
+    // a DONE of an older version has no -tk
     if (o->tokenizer && o->tokenizer[0]) snprintf(path, PATH_MAX, "%s", o->tokenizer);
     else tokenizer_beside(o->train_data, path);
 }
@@ -458,7 +459,7 @@ static int run_instead(Run *run) {
     if (!o->show_plan && !o->verify) return 0;
     if (o->show_plan) run_show_plan(run);
     else checkpoints_verify(o->verify);
-    if (fflush(stdout) || ferror(stdout)) fail("standard output: %s", strerror(errno));
+    stdout_flush();
     return 1;
 }
 
@@ -476,7 +477,7 @@ static void run_end_finished(const Run *run) {
     if (run->lock >= 0) checkpoint_clean(o->out);
     printf("nothing to do: -o %s has checkpoint %lld, and -x %lld asks for no more updates\n",
            o->out, (long long)run->first, (long long)run->updates);
-    if (fflush(stdout) || ferror(stdout)) fail("standard output: %s", strerror(errno));
+    stdout_flush();
     processes_end();
     exit(EXIT_SUCCESS);
 }

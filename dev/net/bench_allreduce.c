@@ -219,7 +219,7 @@ int main(int argc, char **argv) {
     if (rank == 0) {
         printf("all-reduce of float sums over %d processes; sums checked\n", world);
         table_print(bytes, seconds, runs, network_fit(bytes, seconds, SIZES, world), world);
-        if (fflush(stdout) || ferror(stdout)) fail("standard output: %s", strerror(errno));
+        stdout_flush();
     }
     free(x);
     processes_end();

@@ -923,7 +923,7 @@ static void help_print(const char *program) {
 }
 
 static void output_end(void) {
-    if (fflush(stdout) || ferror(stdout)) fail("standard output: %s", strerror(errno));
+    stdout_flush();
 }
 
 int main(int argc, char **argv) {

@@ -1114,6 +1114,6 @@ int main(int argc, char **argv) {
     if (only_differences) differences_print(&all);
     else page_print(&table, &all, argc - a, argv + a, known);
     groups_free(&all);
-    if (fflush(stdout) || ferror(stdout)) fail("standard output: %s", strerror(errno));
+    stdout_flush();
     return 0;
 }

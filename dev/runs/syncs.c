@@ -73,7 +73,7 @@ static void setting_set(Settings *o, const OptionSpec *spec, const char *text) {
 static void settings_help(void) {
     printf("usage: dev/runs/syncs MODEL.bin [option value]...\n\n");
     for (int i = 0; i < SETTING_COUNT; i++) option_help(&setting_specs[i]);
-    if (fflush(stdout) || ferror(stdout)) fail("standard output: %s", strerror(errno));
+    stdout_flush();
     exit(EXIT_SUCCESS);
 }
 
@@ -665,6 +665,6 @@ int main(int argc, char **argv) {
     syncs_open(&s, argc, argv);
     syncs_measure(&s);
     syncs_close(&s);
-    if (fflush(stdout) || ferror(stdout)) fail("standard output: %s", strerror(errno));
+    stdout_flush();
     return 0;
 }
