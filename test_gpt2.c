@@ -1128,7 +1128,7 @@ static void test_bf16_weights(void) {
                 if (m->local[p].cols == 1 || p == P_wpe) continue;
                 for (size_t e = 0; e < spec_size(&m->local[p]); e++) {
                     real *x = &m->params.at[p][e];
-                    *x = (real)float_from_bf16(half_from(*x));
+                    *x = (real)float_from_bf16(bf16_from(*x));
                 }
             }
             gpt2_read(&m[half], tokens, T - 12, 0, 1);
@@ -1138,7 +1138,7 @@ static void test_bf16_weights(void) {
                 logits_collect(&m[half], row, logits[half] + row * V);
             }
         }
-        check(!memcmp(logits[0], logits[1], 11 * V * sizeof(float)) && m[1].params.half[P_fcw],
+        check(!memcmp(logits[0], logits[1], 11 * V * sizeof(float)) && m[1].params.bf16[P_fcw],
               "-w bf16 %s R %d: the logits of rounded weights, bit for bit", c.pattern, mesh.R);
         gpt2_free(&m[0]);
         gpt2_free(&m[1]);
@@ -1147,10 +1147,10 @@ static void test_bf16_weights(void) {
         {1, 0x3F80}, {-2.5f, 0xC020}, {1.00390625f, 0x3F80}, {1.01171875f, 0x3F82},
         {1.0039063692f, 0x3F81}, {3.4e38f, 0x7F80}, {INFINITY, 0x7F80}, {-0.0f, 0x8000}};
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
-        check(half_from((real)known[i].from) == known[i].to, "%.10g in bf16 is %04x, found %04x",
-              (double)known[i].from, known[i].to, half_from((real)known[i].from));
+        check(bf16_from((real)known[i].from) == known[i].to, "%.10g in bf16 is %04x, found %04x",
+              (double)known[i].from, known[i].to, bf16_from((real)known[i].from));
     }
-    check(half_from((real)NAN) == 0x7FC0, "NaN in bf16 stays NaN");
+    check(bf16_from((real)NAN) == 0x7FC0, "NaN in bf16 stays NaN");
 }
 
 // Up to THIN_ROWS tokens read at once have the bits of each read alone: broken by a sum whose order

@@ -14,8 +14,8 @@ letter (`-p`) says when that is done, and what a sub-block reads before it is:
                     which reads the stream without it
   d  delayed        as l, but it reads its rank's own part      2 per block, hidden
 
-In s and p a rank goes on from its own partial output. So all letters but t are other functions than
-GPT-2; with R = 1 only l is.
+In s, p and d a rank goes on from its own partial output, in l from a stream without the newest one.
+So all letters but t are other functions than GPT-2; with R = 1 only l is.
 
 `main` is the loop over updates. What an update does around the passes here - its batches, the
 learning rate, clipping - is run_update in data/run.h, which the CUDA trainer shares.
@@ -26,8 +26,8 @@ simulation and a real run are the same code and, for two ranks, the same bits.
 
   make train_gpt2                            builds it and prepares the text when that is missing
   ./train_gpt2 -p sppp -x 500 -l 1e-3        trains the 4x4x128 model on Shakespeare's characters
-  OMP_NUM_THREADS=1 ./train_gpt2 -p sppp     the same numbers, bit for bit
-  mpirun -n 2 ./train_gpt2 -p sppp           the same again, each process with its half of the model
+  OMP_NUM_THREADS=1 ./train_gpt2 -p sppp ..  the same numbers, bit for bit
+  mpirun -n 2 ./train_gpt2 -p sppp ..        the same again, each process with its half of the model
   ./train_gpt2 -e model.bin -x 0 -gp Once    no update: text that goes on from "Once"
   ./train_gpt2 --help                        every option
 
@@ -57,8 +57,7 @@ typedef REAL real;
 
 // e^x, to 2 ulp in float. The C library's expf keeps compilers from vectorizing a loop; this is
 // straight-line code: x = n ln2 + r with |r| <= ln2/2, a polynomial for e^r (Cephes), and n added
-// to the exponent. NaN stays NaN; beyond the range of float the result is the largest or smallest
-// power in range, never wrapped.
+// to the exponent. NaN stays NaN; below -87 and above 88 the result is e^-87 and e^88.
 static inline real real_exp(real x) {
     if (sizeof(real) == sizeof(double)) return (real)exp((double)x);
     float y = (float)x;
@@ -113,7 +112,7 @@ typedef struct {
     size_t ld;
     int group;
     size_t jump;
-    const uint16_t *half; // b of a product may be held in bf16: then in place of data
+    const uint16_t *bf16; // b of a product may be held in bf16: then in place of data
 } View;
 
 typedef struct {
@@ -148,7 +147,7 @@ enum {
 };
 
 // As many lanes of bf16 at any address, and what becomes of them.
-typedef uint16_t half_words
+typedef uint16_t bf16_words
     __attribute__((vector_size(LANES * sizeof(uint16_t)), aligned(sizeof(uint16_t)), may_alias));
 typedef uint32_t words_vec __attribute__((vector_size(LANES * sizeof(uint32_t))));
 typedef float floats_vec __attribute__((vector_size(LANES * sizeof(float))));
@@ -176,20 +175,20 @@ static inline real *view_row(View v, int i) { return v.data + view_at(v, i); }
 
 // The same matrix without its first rows, of which there are whole groups.
 static View view_from(View v, int rows) {
-    if (v.half) v.half += view_at(v, rows);
+    if (v.bf16) v.bf16 += view_at(v, rows);
     else v.data += view_at(v, rows);
     return v;
 }
 
 // bf16 is the upper half of a float. Rounds to the nearest, to even between two.
-static inline uint16_t half_from(real x) {
+static inline uint16_t bf16_from(real x) {
     union { float value; uint32_t bits; } u = {.value = (float)x};
     if (u.value != u.value) return 0x7FC0; // NaN: rounding could carry it to infinity
     return (uint16_t)((u.bits + 0x7FFF + (u.bits >> 16 & 1)) >> 16);
 }
 
-static inline vec halves_widen(const uint16_t *x) {
-    half_words words = *(const half_words *)x;
+static inline vec bf16_widen(const uint16_t *x) {
+    bf16_words words = *(const bf16_words *)x;
     words_vec bits = __builtin_convertvector(words, words_vec) << 16;
     return __builtin_convertvector((floats_vec)bits, vec);
 }
@@ -274,10 +273,10 @@ static void rows_pack(View a, int i0, int rows, int k0, int depth, real *packed)
 // Widens rows j0.. and columns k0.. of b, held in bf16, to wide (rows,KC).
 static View rows_widen(View b, int k0, int depth, int j0, int rows, real *wide) {
     for (int j = 0; j < rows; j++) {
-        const uint16_t *from = b.half + view_at(b, j0 + j) + k0;
+        const uint16_t *from = b.bf16 + view_at(b, j0 + j) + k0;
         real *to = wide + (size_t)j * KC;
         int k = 0;
-        for (; k + LANES <= depth; k += LANES) *(loose_vec *)(to + k) = halves_widen(from + k);
+        for (; k + LANES <= depth; k += LANES) *(loose_vec *)(to + k) = bf16_widen(from + k);
         for (; k < depth; k++) to[k] = (real)float_from_bf16(from[k]);
     }
     return view_of(wide, KC);
@@ -350,19 +349,19 @@ static inline void thin_store(const Matmul *m, int i, int j, real x) {
     *out = m->accumulate ? *out + x : x;
 }
 
-// LANES values of b from element `at` on, or the first `count` of them and zeros; in bf16 if HALF.
-static inline vec vec_load(View b, size_t at, int count, const int HALF) {
+// LANES values of b from element `at` on, or the first `count` of them and zeros; in bf16 if BF16.
+static inline vec vec_load(View b, size_t at, int count, const int BF16) {
     uint16_t words[LANES] = {0};
     vec x = {0};
-    if (HALF && count == LANES) return halves_widen(b.half + at);
+    if (BF16 && count == LANES) return bf16_widen(b.bf16 + at);
     if (count == LANES) return *(const loose_vec *)(b.data + at);
-    if (HALF) memcpy(words, b.half + at, (size_t)count * sizeof *words);
+    if (BF16) memcpy(words, b.bf16 + at, (size_t)count * sizeof *words);
     else memcpy(&x, b.data + at, (size_t)count * sizeof(real));
-    return HALF ? halves_widen(words) : x;
+    return BF16 ? bf16_widen(words) : x;
 }
 
-static inline void vec_fetch(View b, size_t at, const int HALF) {
-    if (HALF) __builtin_prefetch(b.half + at, 0, 2); // 2: into L2
+static inline void vec_fetch(View b, size_t at, const int BF16) {
+    if (BF16) __builtin_prefetch(b.bf16 + at, 0, 2); // 2: into L2
     else __builtin_prefetch(b.data + at, 0, 2);
 }
 
@@ -370,12 +369,12 @@ static inline void vec_fetch(View b, size_t at, const int HALF) {
 // of row j + n of b.
 static inline __attribute__((always_inline)) void thin_step(
     const Matmul *m, vec sum[THIN_ROWS][THIN_COLUMNS], const size_t *a, const size_t *b,
-    const size_t *next, int k, int count, const int M, const int HALF, const int COLUMNS) {
+    const size_t *next, int k, int count, const int M, const int BF16, const int COLUMNS) {
     vec x[THIN_COLUMNS];
     #pragma GCC unroll 4
     for (int n = 0; n < COLUMNS; n++) {
-        if (next) vec_fetch(m->b, next[n] + k, HALF);
-        x[n] = vec_load(m->b, b[n] + k, count, HALF);
+        if (next) vec_fetch(m->b, next[n] + k, BF16);
+        x[n] = vec_load(m->b, b[n] + k, count, BF16);
     }
     #pragma GCC unroll 9
     for (int i = 0; i < M; i++) {
@@ -385,10 +384,10 @@ static inline __attribute__((always_inline)) void thin_step(
     }
 }
 
-// Columns j .. j+COLUMNS-1 for b stored as (N,K), in bf16 if HALF: dot products. If FETCH, rows of
+// Columns j .. j+COLUMNS-1 for b stored as (N,K), in bf16 if BF16: dot products. If FETCH, rows of
 // b `ahead` further down are fetched meanwhile.
 static inline __attribute__((always_inline)) void thin_dots_at(const Matmul *m, int j, int ahead,
-                                                               const int M, const int HALF,
+                                                               const int M, const int BF16,
                                                                const int COLUMNS, const int FETCH) {
     size_t a[THIN_ROWS], b[THIN_COLUMNS], next[THIN_COLUMNS];
     vec sum[THIN_ROWS][THIN_COLUMNS] = {0};
@@ -400,9 +399,9 @@ static inline __attribute__((always_inline)) void thin_dots_at(const Matmul *m, 
     }
     #pragma GCC unroll 4
     for (int k = 0; k < whole; k += LANES) {
-        thin_step(m, sum, a, b, FETCH ? next : NULL, k, LANES, M, HALF, COLUMNS);
+        thin_step(m, sum, a, b, FETCH ? next : NULL, k, LANES, M, BF16, COLUMNS);
     }
-    if (left) thin_step(m, sum, a, b, NULL, whole, left, M, HALF, COLUMNS);
+    if (left) thin_step(m, sum, a, b, NULL, whole, left, M, BF16, COLUMNS);
     for (int i = 0; i < M; i++) {
         for (int n = 0; n < COLUMNS; n++) thin_store(m, i, j + n, vec_sum(sum[i][n]));
     }
@@ -413,15 +412,15 @@ static inline __attribute__((always_inline)) void thin_dots_at(const Matmul *m, 
 // take several, for which a value of a is loaded once; then, and where rows of b are short and lie
 // apart, as keys do, what is read next has to be fetched here.
 static inline __attribute__((always_inline)) void thin_dots(const Matmul *m, int j0, int j1,
-                                                            const int M, const int HALF) {
+                                                            const int M, const int BF16) {
     const int COLUMNS = M == 1 ? 1 : int_min(THIN_COLUMNS, 3 * MR / M);
     int ahead = COLUMNS, j = j0;
     while (m->K && ahead * m->K < FETCH_AHEAD) ahead += COLUMNS;
     if (COLUMNS == 1 && m->K > FETCH_AHEAD / 8) {
-        for (; j < j1; j++) thin_dots_at(m, j, 0, M, HALF, 1, 0);
+        for (; j < j1; j++) thin_dots_at(m, j, 0, M, BF16, 1, 0);
     }
-    for (; j + COLUMNS <= j1; j += COLUMNS) thin_dots_at(m, j, ahead, M, HALF, COLUMNS, 1);
-    for (; j < j1; j++) thin_dots_at(m, j, 0, M, HALF, 1, 0);
+    for (; j + COLUMNS <= j1; j += COLUMNS) thin_dots_at(m, j, ahead, M, BF16, COLUMNS, 1);
+    for (; j < j1; j++) thin_dots_at(m, j, 0, M, BF16, 1, 0);
 }
 
 // Columns j .. j+count-1 for b stored as (K,N): its rows are added up, SUMS vectors of columns, or
@@ -460,12 +459,13 @@ static inline __attribute__((always_inline)) void thin_sums(const Matmul *m, int
 
 static inline __attribute__((always_inline)) void thin_rows(const Matmul *m, int j0, int j1,
                                                             const int M) {
-    if (m->b.half) thin_dots(m, j0, j1, M, 1);
+    if (m->b.bf16) thin_dots(m, j0, j1, M, 1);
     else if (m->b_transposed) thin_dots(m, j0, j1, M, 0);
     else thin_sums(m, j0, j1, M);
 }
 
 static void thin_compute(const Matmul *m, int j0, int j1) {
+    _Static_assert(THIN_ROWS == 9, "the cases below");
     switch (m->M) {
     case 1: thin_rows(m, j0, j1, 1); return;
     case 2: thin_rows(m, j0, j1, 2); return;
@@ -495,7 +495,7 @@ static void block_compute(const Matmul *m, int i0, int rows, int j0, int cols) {
             for (int n = 0; n < t.cols && m->bias.data && k0 == 0; n++) {
                 start[n] = *view_row(m->bias, j + n);
             }
-            if (m->b.half) {
+            if (m->b.bf16) {
                 View b = rows_widen(m->b, k0, t.depth, j, t.cols, wide);
                 panel_transpose(b, 0, t.depth, 0, t.cols, panel);
             } else if (m->b_transposed) {
@@ -592,10 +592,10 @@ static void embedding_forward(real *out, const int32_t *tokens, View wte, int fi
         real *row = out + (size_t)i * C;
         if (!held) {
             memset(row, 0, (size_t)C * sizeof(real));
-        } else if (!wte.half) {
+        } else if (!wte.bf16) {
             memcpy(row, wte.data + at, (size_t)C * sizeof(real));
         } else {
-            for (int c = 0; c < C; c++) row[c] = (real)float_from_bf16(wte.half[at + c]);
+            for (int c = 0; c < C; c++) row[c] = (real)float_from_bf16(wte.bf16[at + c]);
         }
     }
 }
@@ -933,9 +933,9 @@ static void classifier_backward(real *logits, const real *lse, const int32_t *ta
 // process has of tensor p: part (first rank / F) of R / F of the whole.
 typedef struct {
     real *at[P_COUNT];
-    uint16_t *half[P_COUNT];    // in its place, of a tensor that is held in bf16; else NULL
+    uint16_t *bf16[P_COUNT];    // in its place, of a tensor that is held in bf16; else NULL
     real *block;                // the allocations that hold them all
-    uint16_t *half_block;
+    uint16_t *bf16_block;
 } Tensors;
 
 // What one sub-block keeps for its backward pass. Where ranks read the same stream there is one
@@ -1023,17 +1023,17 @@ static View part_view(const GPT2 *m, const Tensors *t, int p, int layer, int f) 
     Shard s = shard_of(&m->local[p], f, m->F);
     size_t at = (size_t)layer * spec_layer_size(&m->local[p]) + s.offset;
     View v = {.ld = s.ld, .group = s.group < s.rows ? s.group : 0, .jump = s.jump};
-    if (t->half[p]) v.half = t->half[p] + at;
+    if (t->bf16[p]) v.bf16 = t->bf16[p] + at;
     else v.data = t->at[p] + at;
     return v;
 }
 
 // One element of a tensor, counted from its start, however it is held.
 static real element_get(const Tensors *t, int p, size_t at) {
-    return t->half[p] ? (real)float_from_bf16(t->half[p][at]) : t->at[p][at];
+    return t->bf16[p] ? (real)float_from_bf16(t->bf16[p][at]) : t->at[p][at];
 }
 static void element_set(Tensors *t, int p, size_t at, real value) {
-    if (t->half[p]) t->half[p][at] = half_from(value);
+    if (t->bf16[p]) t->bf16[p][at] = bf16_from(value);
     else t->at[p][at] = value;
 }
 
@@ -1059,16 +1059,16 @@ static AttentionShape attention_shape(const GPT2 *m) {
 // With in_bf16 the matrices are held in bf16: those of the blocks, and wte.
 static void tensors_allocate(Tensors *t, const ParamSpec specs[P_COUNT], int in_bf16,
                              const char *what) {
-    size_t reals = 0, halves = 0;
+    size_t reals = 0, bf16s = 0;
     for (int pass = 0; pass < 2; pass++) { // counts them, then lays them out
         if (pass) t->block = alloc_zeroed(reals, sizeof(real), what);
-        if (pass && halves) t->half_block = alloc_zeroed(halves, sizeof(uint16_t), what);
-        reals = halves = 0;
+        if (pass && bf16s) t->bf16_block = alloc_zeroed(bf16s, sizeof(uint16_t), what);
+        reals = bf16s = 0;
         for (int p = 0; p < P_COUNT; p++) {
-            int is_half = in_bf16 && specs[p].decay && p != P_wpe;
-            if (pass && is_half) t->half[p] = t->half_block + halves;
-            if (pass && !is_half) t->at[p] = t->block + reals;
-            if (is_half) halves += spec_size(&specs[p]);
+            int is_bf16 = in_bf16 && specs[p].decay && p != P_wpe;
+            if (pass && is_bf16) t->bf16[p] = t->bf16_block + bf16s;
+            if (pass && !is_bf16) t->at[p] = t->block + reals;
+            if (is_bf16) bf16s += spec_size(&specs[p]);
             else reals += spec_size(&specs[p]);
         }
     }
@@ -1274,7 +1274,7 @@ static void gpt2_create(GPT2 *m, const GPT2Config *config, Mesh mesh, int B, int
 }
 
 static void gpt2_free(GPT2 *m) {
-    void *blocks[] = {m->params.block, m->params.half_block, m->grads.block, m->moment1.block,
+    void *blocks[] = {m->params.block, m->params.bf16_block, m->grads.block, m->moment1.block,
                       m->moment2.block, m->rank_grads, m->row_sums, m->subs, m->values,
                       m->kept, m->activations, m->tokens, m->targets};
     plan_free(&m->plan);
@@ -1384,12 +1384,15 @@ typedef struct { real *normed, *mean, *rstd, *inner, *outer, *kv, *lse; } RankAc
 static RankActs rank_acts(const GPT2 *m, const SubBlock *s, int f) {
     size_t rows = (size_t)m->B * m->T, C = (size_t)m->config.C, rank = (size_t)f;
     size_t copy = s->copies == 1 ? 0 : rank;
-    return (RankActs){.normed = s->normed + copy * rows * C,
-                      .mean = s->mean + copy * rows, .rstd = s->rstd + copy * rows,
-                      .inner = s->inner + rank * rows * s->width,
-                      .outer = s->outer + rank * rows * s->width,
-                      .kv = s->kv + rank * m->B_max * m->T_max * 2 * s->width,
-                      .lse = s->lse + rank * rows * (m->config.NH / m->config.R)};
+    RankActs a = {.normed = s->normed + copy * rows * C,
+                  .mean = s->mean + copy * rows, .rstd = s->rstd + copy * rows};
+    if (!s->inner) return a; // the final LayerNorm
+    a.inner = s->inner + rank * rows * s->width;
+    a.outer = s->outer + rank * rows * s->width;
+    if (s->in_width == s->width) return a; // MLP
+    a.kv = s->kv + rank * m->B_max * m->T_max * 2 * s->width;
+    a.lse = s->lse + rank * rows * (m->config.NH / m->config.R);
+    return a;
 }
 
 // Gain and bias of the LayerNorm that sub-block k begins with, or their gradients; the final one
@@ -2035,10 +2038,10 @@ static UpdateSums gpt2_gradients(GPT2 *m) {
 static uint64_t replicated_hash(GPT2 *m) {
     uint64_t hash = 0;
     for (int p = 0; p < P_COUNT; p++) {
-        const uint16_t *half = m->params.half[p];
+        const uint16_t *words = m->params.bf16[p];
         size_t n = spec_size(&m->local[p]);
         if (spec_is_cut(&m->local[p])) continue;
-        if (half) hash = words_hash(hash, half, n * sizeof *half); // Vp is even: whole words
+        if (words) hash = words_hash(hash, words, n * sizeof *words); // Vp is even: whole words
         else hash = words_hash(hash, m->params.at[p], n * sizeof(real));
     }
     return hash;
@@ -2048,7 +2051,7 @@ static int gpt2_describe(GPT2 *m, int i, char *line, size_t size) {
     if (i > 0) return 0;
     double MiB = 1.0 / (1 << 20), tensors = 0;
     for (int p = 0; p < P_COUNT; p++) {
-        size_t each = m->params.half[p] ? sizeof(uint16_t) : sizeof(real);
+        size_t each = m->params.bf16[p] ? sizeof(uint16_t) : sizeof(real);
         tensors += (double)(spec_size(&m->local[p]) * each) * MiB;
     }
     double partials = (double)((m->F - 1) * partial_grads_size(m) * sizeof(real)) * MiB;
@@ -2073,6 +2076,9 @@ static int gpt2_describe_process(GPT2 *m, char out[PROCESS_WHAT]) {
 // main
 
 #include "data/run.h"
+
+_Static_assert(DRAFTS_MAX + 1 <= THIN_ROWS && DRAFTS_MAX + 1 <= SCORED_MAX,
+               "a check of drafts has the bits of tokens one by one");
 
 #ifndef NO_MAIN // programs that include this file for its model have a main of their own
 int main(int argc, char **argv) {

@@ -127,7 +127,6 @@ static void model_header_parse(const int32_t h[HEADER_INTS], GPT2Config *c, cons
 // ----------------------------------------------------------------------------
 // names
 
-enum { UPDATES_MAX = 99999999 }; // what 8 digits hold
 
 // `kind` is "model", "state" or "DONE".
 static void checkpoint_name(char out[32], const char *kind, int64_t updates) {

@@ -329,4 +329,10 @@ static void folder_create(const char *path) {
     fail("%s: cannot make this folder: %s", partial, failed);
 }
 
+// For qsort: doubles, none of them NaN.
+static int compare_ascending(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
 #endif

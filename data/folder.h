@@ -13,8 +13,8 @@
 #define PROBE_NAME "probe_00000000.bin.part" // as long as any name that a run gives a file
 enum { FOLDER_BYTES = PATH_MAX - 1 - sizeof PROBE_NAME }; // what is left of a path for the folder
 
-// Makes the folder where there is none and tries a file in it. Where that fails nothing is left
-// behind.
+// Makes the folder where there is none and tries a file in it. Where that fails the folder is
+// not left behind.
 static void folder_prepare(const char *folder) {
     char path[PATH_MAX];
     path_join(path, folder, PROBE_NAME);
@@ -57,6 +57,15 @@ static int lock_take(const char *folder, int create) {
              lock_holder(lock, holder));
     }
     return lock;
+}
+
+// Whether the lock of a folder is still the file that is held.
+static int lock_stands(const char *folder, int lock) {
+    char path[PATH_MAX];
+    struct stat there, held;
+    path_join(path, folder, "run.lock");
+    return !stat(path, &there) && !fstat(lock, &held) && there.st_dev == held.st_dev &&
+           there.st_ino == held.st_ino;
 }
 
 // Writes who holds it: process, host, since when, and how it was started, as far as a line holds.

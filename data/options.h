@@ -52,7 +52,7 @@ enum {
       "seed of initial weights, data order and sampling")                                          \
     GROUP("blocks and ranks")                                                                      \
     X("-p",    pattern,        TEXT,   "t",           ANY,                      KEPT,              \
-      "t Megatron, s SPD, p parallel, l Ladder, d delayed; . closes a p run")                      \
+      "a letter a block, repeated: t Megatron, s SPD, p parallel, l Ladder, d delayed; . ends p")  \
     X("-pe",   patterns,       TEXT,   "",            ANY,                      NUMBERS,           \
       "patterns such as t,sppp,p: each update draws its own from them; empty = -p")                \
     X("-tp",   tp,             COUNT,  "2",           BETWEEN(1, 4096),         NUMBERS,           \
@@ -74,7 +74,7 @@ enum {
       "tokens per sequence")                                                                       \
     X("-d",    update_tokens,  COUNT,  "0",           BETWEEN(0, 1 << 30),      NUMBERS,           \
       "tokens per update; 0 = one micro-batch on every replica")                                   \
-    X("-x",    updates,        COUNT,  "-1",          BETWEEN(-1, 99999999),    NUMBERS,           \
+    X("-x",    updates,        COUNT,  "-1",          BETWEEN(-1, UPDATES_MAX), NUMBERS,           \
       "updates; -1 = one epoch")                                                                   \
     X("-sh",   shuffle,        COUNT,  "1",           BETWEEN(0, 1),            NUMBERS,           \
       "1 = rows start at random offsets, 0 = rows follow one another")                             \

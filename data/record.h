@@ -4,7 +4,7 @@
 //   run ID              hash of what the run began with; it stays when the run goes on
 //   text HASH TOKENS    of -i
 //   DP N                replicas
-//   processes N         of a replica, where R is more than 2
+//   processes N         of a replica, where R or DP is more than 2
 //   teacher HASH        of the model of -kd, where there is one
 //   shape L 4 NH 4 ...  of the model
 //   -i FILE             and so on: the options that are KEPT in data/options.h
@@ -19,14 +19,14 @@ typedef struct {
     uint64_t text;    // hash of the text
     size_t tokens;    // its length; 0: there was none
     int DP;           // 0: not known
-    int processes;    // of a replica; 0: not known, or R is at most 2
+    int processes;    // of a replica; 0: not known, or R and DP are at most 2
     uint64_t teacher; // hash of its file; 0: there was none
     GPT2Config shape; // L 0: not known
     Options options;  // those that stand in DONE are marked as given
 } Record;
 
 // The lines of a record. Fails when an option's value is none that a line can hold. A prompt of
-// several lines, or from standard input, is not kept.
+// several lines, of PATH_MAX bytes or more, or from standard input, is not kept.
 static void record_print(char out[DONE_BYTES], const Record *r) {
     const GPT2Config *c = &r->shape;
     char value[32];
@@ -44,7 +44,8 @@ static void record_print(char out[DONE_BYTES], const Record *r) {
     for (int i = 0; i < O_COUNT; i++) {
         const char *flag = option_specs[i].flag, *text = option_value(&r->options, i, value);
         if (!(option_specs[i].marks & KEPT)) continue;
-        if (i == O_prompt && (strchr(text, '\n') || !strcmp(text, "-"))) continue;
+        int is_line = !strchr(text, '\n') && strlen(text) < PATH_MAX && strcmp(text, "-");
+        if (i == O_prompt && !is_line) continue;
         if (strchr(text, '\n')) fail("%s: a line break in what checkpoints keep", flag);
         if (strlen(text) >= PATH_MAX) fail("%s: a value of %zu bytes", flag, strlen(text));
         n += (size_t)snprintf(out + n, DONE_BYTES - n, "%s %s\n", flag, text);
@@ -133,7 +134,8 @@ static int record_change(const Record *was, const Record *is, int i, char *out, 
         snprintf(out, size, "DP %d was %d", is->DP, was->DP);
         return 1;
     }
-    if (was->processes && was->processes != is->processes && !i--) {
+    int counts = was->processes && is->processes;
+    if (counts && was->processes != is->processes && !i--) {
         snprintf(out, size, "processes per replica %d was %d", is->processes, was->processes);
         return 1;
     }

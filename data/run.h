@@ -186,13 +186,17 @@ static void run_name_shape(const Options *o, int V, int maxT, GPT2Config *config
          o->model);
 }
 
+static int model_is_file(const Options *o) {
+    size_t n = strlen(o->model);
+    return n > 4 && !strcmp(o->model + n - 4, ".bin");
+}
+
 // Finds the shape of the model: from the checkpoint to go on from, from a file, or from a name.
 static void run_find_model(Run *run, GPT2Config *config) {
     Options *o = &run->options;
     GPT2Config asked;
     File file;
-    size_t n = strlen(o->model);
-    int is_file = n > 4 && !strcmp(o->model + n - 4, ".bin");
+    int is_file = model_is_file(o);
     if (run->resumes) {
         checkpoint_path(run->model_path, o->out, "model", run->first);
         const Options *was = &run->was.options;
@@ -201,8 +205,8 @@ static void run_find_model(Run *run, GPT2Config *config) {
                  o->model, o->out, was->model);
         }
     } else if (is_file) {
-        if (n >= PATH_MAX) fail("-e: a path of %zu bytes", n);
-        memcpy(run->model_path, o->model, n + 1);
+        if (strlen(o->model) >= PATH_MAX) fail("-e: a path of %zu bytes", strlen(o->model));
+        strcpy(run->model_path, o->model);
     }
     if (run->model_path[0]) {
         if (run->resumes) checkpoint_advise(o->out, run->first);
@@ -248,8 +252,9 @@ static void run_make_record(Run *run) {
     is->text = tokens_hash(&run->train);
     is->tokens = run->train.count;
     is->DP = run->model.mesh.DP;
+    const Mesh *mesh = &run->model.mesh;
     // Two parts have one sum; that of more depends on who adds them up.
-    if (run->model.mesh.R > 2) is->processes = run->model.mesh.group;
+    if (mesh->R > 2 || mesh->DP > 2) is->processes = mesh->group;
     is->shape = run->model.config;
     is->options = run->options;
     record_print(lines, is); // fails now if it ever does
@@ -549,9 +554,8 @@ static void run_open(Run *run, int world, int rank) {
     run_find_checkpoint(run);
     run_check_batch(o);
     int train = o->updates != 0, validate = run_validates(run);
-    size_t n = strlen(o->model);
     tokens_watch(&run->train, &run->val);
-    if (train || n <= 4 || strcmp(o->model + n - 4, ".bin")) {
+    if (train || !model_is_file(o)) {
         tokens_open(&run->train, o->train_data);
     }
     run_find_model(run, &config);
@@ -586,6 +590,7 @@ static void run_open(Run *run, int world, int rank) {
              "updates", (long long)run->updates, UPDATES_MAX);
     }
     o->updates = run->updates;
+    processes_same(&mesh, &run->updates, sizeof run->updates, "the number of updates,");
     run_end_finished(run);
     if (validate) {
         if (!o->val_batches) {
@@ -636,9 +641,11 @@ static void run_open(Run *run, int world, int rank) {
 static void run_restore_log(Run *run) {
     const char *out = run->options.out;
     if (!runlog_removed(&run->log) || access(out, F_OK)) return;
-    close(run->lock);
-    run->lock = lock_take(out, 1);
-    lock_sign(run->lock);
+    if (!lock_stands(out, run->lock)) {
+        close(run->lock);
+        run->lock = lock_take(out, 1);
+        lock_sign(run->lock);
+    }
     const char *now = runlog_restore(&run->log) ? "made again" : "goes on in the file there";
     run_say(run, "# removed %s, after update %lld at the latest; %s", run->log.path,
             (long long)run->done, now);
@@ -850,9 +857,9 @@ static RunlogUpdate run_update(Run *run, int64_t N) {
     u.distance = sums.distance;
     u.norm = sums.norm;
     if (sums.culprit || !isfinite(u.loss)) {
-        fail("update %lld: loss %f, and the gradient of %s is not finite; checkpoints of before "
-             "are kept", (long long)N, u.loss,
-             sums.culprit ? sums.culprit : "no tensor");
+        fail("update %lld: loss %f%s%s is not finite; checkpoints of before are kept", (long long)N,
+             u.loss, sums.culprit ? ", and the gradient of " : "",
+             sums.culprit ? sums.culprit : "");
     }
     u.rate = learning_rate(o->schedule, o->rate, o->warmup, o->rate_last, N, run->updates);
     double clip = o->clip > 0 && u.norm > o->clip ? o->clip / u.norm : 1;
@@ -925,6 +932,7 @@ static void run_validate(Run *run, int64_t updates) {
     const char *list = run->options.patterns, *own = m->config.pattern;
     char pattern[PATTERN_MAX + 1];
     double own_loss = run_validation_loss(run, updates);
+    run_restore_log(run);
     run_say(run, "s:%lld tel:%.6f", (long long)updates, own_loss);
     for (int i = 0; i < list_count(list); i++) {
         double loss = own_loss;
@@ -939,12 +947,11 @@ static void run_validate(Run *run, int64_t updates) {
     }
 }
 
-// For dev/net/plan: sums of a cut vocabulary are in the time of updates and tokens, but not in
-// their `comm`.
-static void run_log_vocabulary(Run *run, const char *each, double n, const Traffic *t) {
+// For dev/net/plan: means of sums that are in the time of updates and tokens, not in their `comm`.
+static void run_log_sums(Run *run, const char *name, double n, const Traffic *t) {
     if (!t->count) return;
-    runlog_line(&run->log, "# vocabulary per %s: %g all-reduces, %.6f MiB, %.4f ms", each,
-                (double)t->count / n, (double)t->bytes / n / (1 << 20), 1e3 * t->seconds / n);
+    runlog_line(&run->log, "# %s: %g all-reduces, %.6f MiB, %.4f ms", name, (double)t->count / n,
+                (double)t->bytes / n / (1 << 20), 1e3 * t->seconds / n);
 }
 
 // What a sample took. The first of its n tokens comes from the pass over the prompt, the others
@@ -966,7 +973,7 @@ static void run_sample_say(Run *run, int n, const Traffic *sums, const Traffic *
             (long long)s->update, n, s->prompt, prompt_ms, quantile(ms, n - 1, 0.5),
             quantile(ms, n - 1, 0.99), quantile(comm, n - 1, 0.5),
             (double)sums->count / each, rounds, mean);
-    run_log_vocabulary(run, "token", each, vocabulary);
+    run_log_sums(run, "vocabulary per token", each, vocabulary);
 }
 
 // Prints the prompt and -g tokens after it, as they are made.
@@ -978,6 +985,7 @@ static void run_sample(Run *run, int64_t updates) {
     Traffic prompt[TRAFFIC_KINDS] = {};
     int count = (int)o->sample_tokens;
     watch_stage("sample after update", updates);
+    run_restore_log(run);
     printf("--- sample after update %lld\n", (long long)updates);
     tokenizer_print_text(&s->tokenizer, s->text, s->text_size, stdout);
     fflush(stdout);
@@ -1042,7 +1050,8 @@ static void run_summary(Run *run) {
                                                      "the cut vocabulary"};
     double n = (double)(run->done - run->first);
     char line[256];
-    run_log_vocabulary(run, "update", n, &run->executed[TRAFFIC_VOCABULARY]);
+    run_log_sums(run, "vocabulary per update", n, &run->executed[TRAFFIC_VOCABULARY]);
+    run_log_sums(run, "gradients per update", n, &run->executed[TRAFFIC_GRADIENTS]);
     if (gpt2_describe_end(line, sizeof line)) run_say(run, "%s", line);
     if (run->stop) {
         run_say(run, "# stopped by %s after update %lld of %lld: %s", stop_name(run->stop),

@@ -260,11 +260,6 @@ static int sampler_round(Sampler *s, GPT2 *m, int n, int most) {
     return made;
 }
 
-static int compare_ascending(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 // The value below which a share of n sorted ones lie; 0 for none.
 static double quantile(const double *sorted, int n, double share) {
     int i = (int)ceil(share * n) - 1;

@@ -1,4 +1,5 @@
-// Signals that stop a run: it ends after the update under way, with a checkpoint. The handler only
+// Signals that stop a run: it ends after the validation, sample and update under way, with a
+// checkpoint. The handler only
 // notes the first that came. All processes learn of it by the sums of an update (gpt2_gradients),
 // since it may have reached only one of them.
 #ifndef STOP_H
@@ -21,9 +22,9 @@ static struct timespec stop_time;        // when it came
 static void stop_handle(int number) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
-    if (!stop_asked) {
+    if (!__atomic_load_n(&stop_asked, __ATOMIC_ACQUIRE)) { // other threads may be in here too
         stop_time = now;
-        stop_asked = number;
+        __atomic_store_n(&stop_asked, number, __ATOMIC_RELEASE);
         return;
     }
     double seconds = (double)(now.tv_sec - stop_time.tv_sec) +
@@ -39,7 +40,7 @@ static inline void stop_catch(void) {
     struct sigaction old, caught = {};
     caught.sa_handler = stop_handle;
     caught.sa_flags = SA_RESTART;
-    for (int i = 0; i < STOP_SIGNALS; i++) { // one at a time is handled
+    for (int i = 0; i < STOP_SIGNALS; i++) { // a thread handles one at a time
         sigaddset(&caught.sa_mask, stop_signals[i].number);
     }
     for (int i = 0; i < STOP_SIGNALS; i++) {

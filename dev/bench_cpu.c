@@ -26,11 +26,6 @@ static int wrong;
 // ----------------------------------------------------------------------------
 // measuring
 
-static int compare_doubles(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 // Median seconds of a statement, run for about seconds_per_kernel after once for warming up.
 #define MEDIAN_SECONDS(statement)                                                          \
     __extension__({                                                                        \
@@ -43,7 +38,7 @@ static int compare_doubles(const void *a, const void *b) {
             statement;                                                                     \
             times_[n_++] = seconds_now() - start_;                                         \
         }                                                                                  \
-        qsort(times_, (size_t)n_, sizeof *times_, compare_doubles);                        \
+        qsort(times_, (size_t)n_, sizeof *times_, compare_ascending);                        \
         times_[n_ / 2];                                                                    \
     })
 
@@ -109,8 +104,8 @@ static void paired_end(Paired *p) {
 static void report_paired(const char *name, Paired *p, double error, double tolerance) {
     int good = error <= tolerance, n = p->n;
     wrong += !good;
-    qsort(p->seconds, (size_t)n, sizeof(double), compare_doubles);
-    qsort(p->share, (size_t)n, sizeof(double), compare_doubles);
+    qsort(p->seconds, (size_t)n, sizeof(double), compare_ascending);
+    qsort(p->share, (size_t)n, sizeof(double), compare_ascending);
     double median = p->seconds[n / 2];
     printf("%-34s %9.3f ms %8.1f GFLOP/s %5.1f%% (best %5.1f%%)   %s %.1e\n", name, median * 1e3,
            p->flops / median * 1e-9, 100 * p->share[n / 2], 100 * p->share[n - 1 - n / 10],

@@ -44,7 +44,7 @@ static double weight_bytes(const GPT2 *m) {
     for (int p = 0; p < P_COUNT; p++) {
         if (m->local[p].cols > 1 && p != P_wpe) n += spec_size(&m->local[p]);
     }
-    return (double)n * (m->params.half[P_wte] ? sizeof(uint16_t) : sizeof(real));
+    return (double)n * (m->params.bf16[P_wte] ? sizeof(uint16_t) : sizeof(real));
 }
 
 static void report_tokens(GPT2 *m, const int32_t *text, int n, int past, const float *summed) {

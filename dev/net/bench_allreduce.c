@@ -39,11 +39,6 @@ int main(void) {
 enum { RUNS_MIN = 7, RUNS_MAX = 2000, SIZES = 13 }; // 4 bytes times powers of 4, up to 64 MiB
 static const double seconds_per_size = 0.4;
 
-static int compare_doubles(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 // Whole numbers small enough that every order of adding them is exact.
 static void sum_check(const Mesh *mesh, float *x, size_t n) {
     float factor = (float)mesh->world * (float)(mesh->world + 1) / 2;
@@ -77,7 +72,7 @@ static double sum_median(const Mesh *mesh, float *x, size_t n, int *runs) {
     MPI_CHECK(MPI_Bcast(runs, 1, MPI_INT, 0, mesh->tp));
     for (int i = 0; i < *runs; i++) seconds[i] = sum_once(mesh, x, n);
     MPI_CHECK(MPI_Allreduce(MPI_IN_PLACE, seconds, *runs, MPI_DOUBLE, MPI_MAX, mesh->tp));
-    qsort(seconds, (size_t)*runs, sizeof *seconds, compare_doubles);
+    qsort(seconds, (size_t)*runs, sizeof *seconds, compare_ascending);
     return seconds[*runs / 2];
 }
 
@@ -169,7 +164,7 @@ static void small_print(const Mesh *mesh, float *x) {
         if (mesh->rank) continue;
         printf("%11zu %6d", small_bytes[i], runs);
         for (int way = 0; way < WAYS; way++) {
-            qsort(seconds[way], (size_t)runs, sizeof **seconds, compare_doubles);
+            qsort(seconds[way], (size_t)runs, sizeof **seconds, compare_ascending);
             printf("  %8.2f  %8.2f", 1e6 * seconds[way][runs / 2],
                    1e6 * seconds[way][runs - 1 - runs / 100]);
         }

@@ -190,10 +190,7 @@ PY
 # ----------------------------------------------------------------------------
 # tests
 
-passed=0 failed=0 skipped=0
-ok()   { passed=$((passed + 1));   echo "ok $1"; }
-bad()  { failed=$((failed + 1));   echo "FAILED $1: $2"; }
-skip() { skipped=$((skipped + 1)); echo "skip $1: $2"; }
+. "$(dirname "$0")/../test/verdicts.sh"
 verdict() {
     echo "netns: $passed passed, $failed failed, $skipped skipped"; [ "$failed" = 0 ]; exit
 }

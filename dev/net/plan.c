@@ -17,10 +17,11 @@ that drew its own pattern.
 
 The log gives the shape, R, the micro-batches of an update, and the milliseconds of an update or a
 token without its all-reduces: the median of `ms` - `comm`. `comm` leaves out the sums of a cut
-vocabulary (-vp 1), whose mean the log has in a line of its own, and from an update's the sum of
-partial gradients, which is taken where the run had an emulated network. The number of merges is
-that of the trainer's own plan_make, the time of an all-reduce that of its own network_seconds, the
-same that `-nl` and `-nb` wait for. dev/net/bench_allreduce finds the two numbers of a real network.
+vocabulary (-vp 1) and, of an update, that of partial gradients, whose means the log has in lines of
+their own. The number of merges is that of the trainer's own plan_make, the time of an all-reduce
+that of its own network_seconds, the same that `-nl` and `-nb` wait for: a ring's. With more than
+two ranks other ways to sum take fewer hops, log2(R) of them for a token's few bytes, so measure
+with as many as will run: dev/net/bench_allreduce finds the two numbers of a real network.
 
 It prints the patterns by time, with `t` for comparison, then what meets the budget: the pattern
 with the most merges. Of t, s and p that is the closest to plain GPT-2; l and d have as many as t,
@@ -116,8 +117,8 @@ typedef struct {
     size_t count, room;
 } Series;
 
-// Sums of embedding, head and loss of a cut vocabulary.
-typedef struct { double count, mib, ms; } Vocabulary;
+// Sums that `ms` has and `comm` has not: a line of the log.
+typedef struct { double count, mib, ms; } OtherSums;
 
 // A sample's line: `g:` in data/runlog.h. The last four with -sd.
 typedef struct {
@@ -140,7 +141,8 @@ typedef struct {
     double mib;
     int taught;              // updates had a teacher
     Sample last;
-    Vocabulary of_update, of_token;
+    OtherSums of_update, of_token; // of a cut vocabulary
+    OtherSums gradients;           // partial ones, per update
 } Measured;
 
 // Every log has the first of them.
@@ -148,6 +150,7 @@ static const int wanted[] = {
     O_pattern,   O_tp, O_rule,   O_batch,         O_length,      O_net_latency,
     O_net_gbits, O_vocab_parallel, O_held, O_drafts, O_draft_pattern, O_temperature, O_top_k};
 enum { WANTED = sizeof wanted / sizeof *wanted, WANTED_ALWAYS = 7 };
+enum { MADE_MIN = 16 }; // tokens of a sample that measures
 
 // The value of "key:value" in a line.
 static double line_number(const Measured *m, const char *line, const char *key) {
@@ -223,7 +226,7 @@ static int merges_of(const Measured *m, const char *pattern) {
 
 // Sums of a cut vocabulary have to be `count` per update or token, or a little more where a window
 // is read anew; `bytes` of an update.
-static void measured_check_vocabulary(const Measured *m, const char *each, const Vocabulary *found,
+static void measured_check_vocabulary(const Measured *m, const char *each, const OtherSums *found,
                                       double count, double bytes) {
     const double anew = 1.02;
     double mib = bytes > 0 ? bytes / (1 << 20) : found->mib;
@@ -260,13 +263,12 @@ static void measured_check_updates(const Measured *m, int merges) {
 // A window that is read anew takes more than one pass where it is long: a little above what is
 // expected.
 static void measured_check_samples(const Measured *m, int merges) {
-    const int made_min = 16;
     const double anew = 1.02, rounding = 1e-5;
     const Options *o = &m->options;
     const Sample *s = &m->last;
-    if (s->made < made_min)
+    if (s->made < MADE_MIN)
         fail("%s: %lld tokens in the last sample, expected at least %d; raise -g", m->path,
-             s->made, made_min);
+             s->made, MADE_MIN);
     double own = passes_own(s), tokens = (double)(s->made - 1), expected = merges, collected = 2;
     if (s->accepted > s->drafted || s->drafted > s->rounds * (double)o->drafts || s->rounds > own)
         fail("%s: -sd %lld took %g rounds, %g drafts of which %g were accepted, for %lld tokens; "
@@ -316,6 +318,12 @@ static void measured_check(const Measured *m) {
     if (m->samples.count) measured_check_samples(m, merges);
 }
 
+static void measured_take_sums(const char *line, const char *name, OtherSums *sums) {
+    if (strncmp(line, name, strlen(name))) return;
+    sscanf(line + strlen(name), "%lf all-reduces, %lf MiB, %lf ms", &sums->count, &sums->mib,
+           &sums->ms);
+}
+
 // Reads the last run in a log: one that was resumed holds several, each with its own header.
 static void measured_read(Measured *m, const char *path) {
     File file;
@@ -345,21 +353,15 @@ static void measured_read(Measured *m, const char *path) {
         sscanf(line, "# mesh %*d %*s = DP %*d x TP %*d, of which each process runs %4d", &m->fold);
         if (!strncmp(line, "s:", 2) && strstr(line, " trl:")) measured_take_update(m, line);
         if (!strncmp(line, "g:", 2)) measured_take_sample(m, line);
-        Vocabulary *update = &m->of_update, *token = &m->of_token;
-        sscanf(line, "# vocabulary per update: %lf all-reduces, %lf MiB, %lf ms", &update->count,
-               &update->mib, &update->ms);
-        sscanf(line, "# vocabulary per token: %lf all-reduces, %lf MiB, %lf ms", &token->count,
-               &token->mib, &token->ms);
+        measured_take_sums(line, "# vocabulary per update: ", &m->of_update);
+        measured_take_sums(line, "# vocabulary per token: ", &m->of_token);
+        measured_take_sums(line, "# gradients per update: ", &m->gradients);
     }
     free(line);
     if (ferror(file.stream)) fail("%s: read error: %s", path, strerror(errno));
     file_close(&file);
+    if (m->updates.count && m->last.made < MADE_MIN) m->samples.count = 0; // a look, no measurement
     measured_check(m);
-}
-
-static int compare_doubles(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
 }
 
 // Bytes of the one all-reduce per update that sums partial gradients.
@@ -374,7 +376,7 @@ static size_t gradients_bytes(const GPT2Config *c) {
 
 // Sorts.
 static double median_of(double *x, size_t n) {
-    qsort(x, n, sizeof *x, compare_doubles);
+    qsort(x, n, sizeof *x, compare_ascending);
     return n % 2 ? x[n / 2] : (x[n / 2 - 1] + x[n / 2]) / 2;
 }
 
@@ -425,10 +427,13 @@ static double elements_ms(const Measured *m, const Network *net, int64_t n, size
 static double measured_update(Measured *m, size_t *used) {
     const Options *o = &m->options;
     Network own = {.latency_us = o->net_latency, .gbits = o->net_gbits};
-    double gradients = 1e3 * network_seconds(&own, (int)o->tp, gradients_bytes(&m->shape));
+    double gradients = m->gradients.ms;
+    if (!m->gradients.count) { // a log of before they were in it
+        gradients = 1e3 * network_seconds(&own, (int)o->tp, gradients_bytes(&m->shape));
+    }
     size_t n = m->updates.count, first = n / 5 < 1 ? 1 : n / 5 > 10 ? 10 : n / 5;
     double median = median_of(m->updates.at + first, n - first) - gradients - m->of_update.ms;
-    if (median <= 0)
+    if (!(median > 0))
         fail("%s: updates of %.1f ms without their all-reduces, expected more than 0", m->path,
              median);
     *used = n - first;
@@ -888,6 +893,8 @@ static void logs_read(Measured *logs, char **paths, int count) {
     for (int i = 0; i < count; i++) {
         measured_read(&logs[i], paths[i]);
         if (i) measured_check_drafts(&logs[i], &logs[0], &logs[1]);
+        else if (logs->options.drafts && logs->updates.count && count == 1)
+            logs->samples.count = 0;
         else if (logs->options.drafts && logs->samples.count)
             fail("%s: measured with -sd %lld; expected before it the log of a run without -sd, "
                  "which says what a pass over one token takes", logs->path,
@@ -922,17 +929,13 @@ static void help_print(const char *program) {
     }
 }
 
-static void output_end(void) {
-    stdout_flush();
-}
-
 int main(int argc, char **argv) {
     const char *name = NULL;
     int count = 0; // of arguments but --network NAME, which move to the front
     for (int a = 1; a < argc; a++) {
         if (!strcmp(argv[a], "--help") || !strcmp(argv[a], "-h")) {
             help_print(argv[0]);
-            output_end();
+            stdout_flush();
             return 0;
         }
         if (strcmp(argv[a], "--network")) {
@@ -967,6 +970,6 @@ int main(int argc, char **argv) {
         free(m[i].samples.at);
     }
     free(m);
-    output_end();
+    stdout_flush();
     return 0;
 }

@@ -98,6 +98,7 @@ for folder; do rows "$folder"; done | asked_rows 5 >"$work/rows"
 curves_read() { # curves_read FOLDER: from its logs, where all of them are there
     local log
     rows "$1" | cut -f9 >"$work/runs"
+    [ -s "$work/runs" ] || return 0
     while read -r log; do [ -f "$log/main.log" ] || return 0; done <"$work/runs"
     while read -r log; do
         awk -v OFS='\t' -v run="${log#"$1/"}" '

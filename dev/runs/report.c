@@ -323,15 +323,10 @@ static Sample entry_sample(const Entry *e, int column) {
     return sample_of(x, e->n);
 }
 
-static int compare_doubles(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 static double entry_median(const Entry *e, int column) {
     double x[SEEDS_MAX];
     for (int i = 0; i < e->n; i++) x[i] = e->runs[i]->number[column];
-    qsort(x, (size_t)e->n, sizeof *x, compare_doubles);
+    qsort(x, (size_t)e->n, sizeof *x, compare_ascending);
     return (x[(e->n - 1) / 2] + x[e->n / 2]) / 2;
 }
 
@@ -414,7 +409,7 @@ static void group_add(Group *group, const Run *run) {
 }
 
 static int compare_pointed(const void *a, const void *b) {
-    return compare_doubles(*(double *const *)a, *(double *const *)b);
+    return compare_ascending(*(double *const *)a, *(double *const *)b);
 }
 
 // Holm's step-down correction of n p-values (Holm 1979): the k-th smallest times n + 1 - k, none
@@ -471,7 +466,11 @@ static void entries_differ(const Entry *e, const Entry *other) {
 
 static void group_gather(Group *group, const Table *table, const Run *first) {
     *group = (Group){.first = first, .alone = 1, .noise = noise_of(table, first)};
-    group->entries = ALLOC(Entry, (size_t)table->count, "patterns");
+    size_t most = 0;
+    for (const Run *run = table->runs; run < table->runs + table->count; run++) {
+        most += same_but_R(run, first) || same_group(run, first);
+    }
+    group->entries = ALLOC(Entry, most, "patterns");
     for (int other = 0; other < 2; other++) { // R's own runs first
         for (const Run *run = table->runs; run < table->runs + table->count; run++) {
             if (!run_is_ok(run) || !is_asked(run)) continue;
@@ -574,7 +573,7 @@ static void sample_print(Sample s, const char *sign_format) {
     printf(" | ");
     if (!s.n) printf("–");
     else printf(sign_format, s.mean);
-    if (s.n > 1) printf(" ± %.4f", s.error);
+    if (s.n > 1 && !isnan(s.error)) printf(" ± %.4f", s.error);
 }
 
 static double percent_of(const Entry *e, const Entry *t) {
@@ -596,7 +595,8 @@ static void group_table_print(const Group *group) {
         printf(" | %d", e->n);
         sample_print(other, "%.4f");
         sample_print(compared ? e->difference : (Sample){}, "%+.4f");
-        printf(" | %s", compared && e->difference.n > 1 ? p_text(e->two_sided) : "–");
+        int has_p = compared && e->difference.n > 1 && group->noise.freedom > 0;
+        printf(" | %s", has_p ? p_text(e->two_sided) : "–");
         int has_percent = group->baseline && e->difference.n;
         if (has_percent) printf(" | %+.2f%%", percent_of(e, group->baseline));
         else printf(" | –");
@@ -896,7 +896,9 @@ static const Entry *group_find(const Group *group, const Entry *like) {
 typedef enum { MORE_THAN_ONE, ONLY_R, ONLY_EXPERIMENT } Differ;
 
 static Differ groups_differ(const Group *a, const Group *b) {
-    if (same_setting(a->first, b->first)) return ONLY_R;
+    if (same_setting(a->first, b->first)) { // losses are compared there: t's is the same
+        return draws_patterns(a->first) ? MORE_THAN_ONE : ONLY_R;
+    }
     return same(a->first, b->first, (const int[]){C_R, C_options}, 2) ? ONLY_EXPERIMENT
                                                                        : MORE_THAN_ONE;
 }

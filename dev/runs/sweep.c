@@ -38,7 +38,8 @@ static const char help[] =
     "\n"
     "A list has one run per line: SCRIPT PATTERN R RULE SEED [OPTION VALUE]...; `#` begins a\n"
     "comment. A SEED of 1337-1339 is three runs; a list's runs of first seeds come first. SCRIPT\n"
-    "is a name in dev/runs, or a path. A run's folder is\n"
+    "is a name in dev/runs, or a path; it ends in `. dev/runs/run.sh`, or prints its program and\n"
+    "ends where SHOW=trainer is in its environment. A run's folder is\n"
     "FOLDER/SCRIPT/PATTERN_R.._RULE_SEED.., with its main.log. Its checkpoints are removed when\n"
     "it has ended well, unless -k keeps them. -n only prints each run and its status. Each run\n"
     "gets cores/JOBS OpenMP threads (OMP_NUM_THREADS overrules).\n"
@@ -201,6 +202,7 @@ static int command_output(char *out, size_t size, char *const argv[], const char
         else dup2(nowhere, 2);
         close(ends[0]);
         execvp(argv[0], argv);
+        if (show) fprintf(stderr, "error: %s: cannot be started: %s\n", argv[0], strerror(errno));
         _exit(127);
     }
     close(ends[1]);
@@ -583,15 +585,10 @@ static void log_read(Facts *f, const char *folder) {
     if (file) fclose(file);
 }
 
-static int compare_doubles(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 static void facts_median(const Facts *f, char *out, size_t size) {
     snprintf(out, size, "-");
     if (!f->count) return;
-    qsort(f->ms, f->count, sizeof *f->ms, compare_doubles);
+    qsort(f->ms, f->count, sizeof *f->ms, compare_ascending);
     snprintf(out, size, "%.1f", (f->ms[(f->count - 1) / 2] + f->ms[f->count / 2]) / 2);
 }
 
@@ -1068,10 +1065,10 @@ int main(int argc, char **argv) {
     signal(SIGCHLD, SIG_DFL); // inherited as ignored, it would leave no child to wait for
     arguments_read(argc, argv, &folder, &lists);
     root_find();
-    folder_find(folder);
-    path_join(sweep.table, sweep.folder, "runs.tsv");
     for (int i = 0; i < lists; i++) list_read(argv[i]);
     if (!sweep.count) fail("%s%s: no runs in it", argv[0], lists > 1 ? " and others" : "");
+    folder_find(folder);
+    path_join(sweep.table, sweep.folder, "runs.tsv");
     if (chdir(sweep.root)) fail("%s: %s", sweep.root, strerror(errno));
     table_read(&table, sweep.table, 1); // says what is wrong with it
     table_free(&table);

@@ -270,6 +270,8 @@ bare -o goes -y 1 -x 7 -s 0
 same "samples are turned off by -s 0 alone" "$(grep -c '^--- sample' "$W/stdout")" 0
 train -x 1 -s 1 -g 3 -gp $'a\nb' -o lines && bare -o lines -y 1 -x 2
 same "a prompt of lines is not kept" "$(banner -g -gp -s)" "-g 3 -gp '' -s 1 "
+train -x 1 -s 1 -g 3 -gp "$(printf '%5000s' '' | tr ' ' a)" -o long && bare -o long -y 1 -x 2
+same "a prompt of 5000 bytes is not kept" "$(banner -g -gp -s)" "-g 3 -gp '' -s 1 "
 
 echo "# options: broken when one that changes the numbers is not said, or one that does not is"
 # changes ARGS...: what a run says of going on from checkpoint 4 with ARGS, on the terminal and, the

@@ -14,7 +14,8 @@ TRAIN=${TRAIN:-./train_gpt2}
     echo "FAILED setup: no program $TRAIN; make train_gpt2, or set TRAIN"; exit 1
 }
 TRAIN=$(cd "$(dirname "$TRAIN")" && pwd)/$(basename "$TRAIN")
-if ! command -v mpirun >/dev/null || ! ldd "$TRAIN" 2>/dev/null | grep -q 'libmpi[._]'; then
+. "$(dirname "$0")/verdicts.sh"
+if ! openmpi_is_here || ! ldd "$TRAIN" 2>/dev/null | grep -q 'libmpi[._]'; then
     echo "skip mpi: install libopenmpi-dev openmpi-bin and make again"
     echo "test_mpi: 0 passed, 0 failed, 1 skipped"
     exit 0
@@ -30,8 +31,6 @@ trap 'end_all; rm -rf "$W"' EXIT
 trap 'exit 1' INT TERM HUP
 mkdir "$W/runs"
 cp "$TRAIN" "$W/train" && TRAIN=$W/train # a path of its own, by which its processes are found
-
-. "$(dirname "$0")/verdicts.sh"
 
 # ----------------------------------------------------------------------------
 # runs, all in $W/runs
@@ -370,6 +369,11 @@ mpi 4 -v 0 -p s -x 4 -n 2 -o replicas
 mpi 2 -v 0 -p s -x 4 -y 1 -b 8 -o replicas
 same "DP 1 that was 2" "$(sed -n 's/^# not bit for bit: //p' "$W/stdout" | tr '\n' ';')" \
     "-b 8 was 4;DP 1 was 2;"
+mpi 3 -v 0 -p s -x 1 -n 1 -fold 2 -o three
+mpi 6 -v 0 -p s -x 2 -y 1 -o three
+same "three replicas of two processes that were of one" \
+    "$(sed -n 's/^# not bit for bit: //p' "$W/stdout" | tr '\n' ';')" \
+    "processes per replica 2 was 1;"
 fold "${R4[@]}" -x 21 -y 1 -o r4
 mpi 4 "${R4[@]}" -x 22 -y 1 -o r4
 same "R 4 in four processes that was in one" \

@@ -11,21 +11,7 @@ export LC_ALL=C OMP_NUM_THREADS=1 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROO
 export OMPI_MCA_btl_vader_single_copy_mechanism=none
 W=$(mktemp -d) || exit 1
 trap 'rm -rf "$W"' EXIT
-passed=0 failed=0 skipped=0
-# check NAME TEXT...: what the last command printed to $W/out holds every TEXT; where one begins
-# with ^error its status was 1.
-check() {
-    local status=$? name=$1 text why=; shift
-    for text in "$@"; do
-        [[ $text != ^error* || $status = 1 ]] || why="exit status $status of an error"
-        grep -qE -e "$text" "$W/out" || why="no '$text' in: $(head -c 600 "$W/out")"
-    done
-    if [ -z "$why" ]; then
-        echo "ok $name"; passed=$((passed + 1))
-    else
-        echo "FAILED $name: $why"; failed=$((failed + 1))
-    fi
-}
+. "$(dirname "$0")/verdicts.sh"
 
 # 4x4x128, R 2, 12 x 64 tokens: a merge moves 12*64*128*4 = 393,216 bytes. With 1 ms per hop and
 # 1 Gbit/s it takes 2*1 + 8*393216/1e6 = 5.146 ms.
@@ -50,6 +36,12 @@ check "plan: the known answer" '^t +8 +16 +6\.00 +25\.0 +84\.4 +109\.4 ' \
     '^l +8 +16 +6\.00 +25\.0 +62\.6 +87\.6 '
 check "plan: the budget is met by the pattern with the most merges" \
     '^budget 70 ms .*s.* with 4 merges and 68\.3 ms'
+# The sum of partial gradients is in `ms`, not in `comm`: a network's share is not compute.
+{ sed 's/ ms:25.2/ ms:28.2/' "$W/main.log"
+  echo "# gradients per update: 1 all-reduces, 0.017578 MiB, 3.0000 ms"; } >"$W/gradients.log"
+dev/net/plan "$W/gradients.log" 1000 1 >"$W/out" 2>&1
+check "plan: what partial gradients took is not counted twice" \
+    '^t +8 +16 +6\.00 +25\.0 +84\.4 +109\.4 '
 # p.ppp sums as often as ppp.p and pp. do, at another place; pppp. is p over 4 blocks.
 dev/net/plan "$W/main.log" 1000 1 0 p.ppp ppp.p pppp. >"$W/out" 2>&1
 ! grep -q '^p  ' "$W/out" || echo "p twice" >"$W/out"
@@ -119,6 +111,15 @@ sample="g:0 new:200 prompt:6 prompt_ms:9.0 ms:2.200 p99:3.000 comm:0.200 ar:8"
     echo "# mesh 1 process = DP 1 x TP 4, of which each process runs 4 tensor ranks, 1 thread each"
     echo "$sample"
 } >"$W/tokens.log"
+# Beside updates a short sample, or one with drafts, is a look at the text.
+{ cat "$W/main.log"; echo "${sample/new:200/new:10}"; } >"$W/look.log"
+dev/net/plan "$W/look.log" 1000 1 >"$W/out" 2>&1
+check "plan: updates of a run with a short sample" '^t +8 +16 +6\.00 +25\.0 +84\.4 +109\.4 '
+{ sed 's/^# -vp 0/&\n# -sd 4\n# -sp p/' "$W/main.log"
+  sed -n '/^# mesh/{s/TP 4/TP 2/; s/runs 4/runs 2/; p}' "$W/tokens.log"
+  echo "${sample/ar:8/ar:3.01508} rounds:50 drafted:200 accepted:149 mean:2.2"; } >"$W/look.log"
+dev/net/plan "$W/look.log" 1000 1 >"$W/out" 2>&1
+check "plan: updates of a run with -sd" '^t +8 +16 +6\.00 +25\.0 +84\.4 +109\.4 '
 echo "# tokens: broken by a backward pass, a batch, the gradients' sum or the head in what is" \
     "counted"
 dev/net/plan "$W/tokens.log" 1000 1 26.2 >"$W/out" 2>&1
@@ -296,11 +297,9 @@ dev/net/plan "$W/main.log" --network >"$W/out" 2>&1
 check "a missing name is an error" "^error: --network"
 
 if [ ! -x dev/test/train_faulty ]; then
-    echo "FAILED processes: no program dev/test/train_faulty; make it"
-    failed=$((failed + 1))
-elif ! command -v mpirun >/dev/null || ! ldd dev/test/train_faulty | grep -q 'libmpi[._]'; then
-    echo "skip processes: install libopenmpi-dev openmpi-bin and make again"
-    skipped=4
+    bad processes "no program dev/test/train_faulty; make it"
+elif ! openmpi_is_here || ! ldd dev/test/train_faulty | grep -q 'libmpi[._]'; then
+    skip processes "install libopenmpi-dev openmpi-bin and make again"
 else
     echo "# broken by wrong sums, or by a fit that is no option"
     mpirun --oversubscribe -n 2 dev/net/bench_allreduce >"$W/out" 2>&1

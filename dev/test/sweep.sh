@@ -15,24 +15,7 @@ cd "$(dirname "$0")/../.." || exit 1
 root=$PWD SWEEP=${SWEEP:-dev/runs/sweep} REPORT=${REPORT:-dev/runs/report}
 W=$(mktemp -d) || exit 1
 trap 'rm -rf "$W"' EXIT
-passed=0 failed=0 skipped=0
-verdict() { # verdict NAME WHY: empty is well
-    if [ -z "$2" ]; then
-        echo "ok $1"
-        passed=$((passed + 1))
-    else
-        echo "FAILED $1: $2"
-        failed=$((failed + 1))
-    fi
-}
-check() { # check NAME TEXT...: what the last command printed to $W/out holds every TEXT
-    local name=$1 text why=
-    shift
-    for text in "$@"; do
-        grep -qE -e "$text" "$W/out" || why="no '$text' in: $(head -c 900 "$W/out")"
-    done
-    verdict "$name" "$why"
-}
+. dev/test/verdicts.sh
 field() { # field NAME TABLE: a column
     awk -F'\t' -v name="$1" '
         NR == 1 { for (i = 1; i <= NF; i++) if ($i == name) c = i; next }
@@ -78,8 +61,8 @@ check "runs: 124M on 1, 5 and 8 GPUs" '^\./train_gpt2cu ' '^mpirun -n 5 ./train_
 why=''
 [ "$(sort -u "$W/runs" | grep -c ': not run$')" = 376 ] ||
     why="$(wc -l <"$W/runs") lines, expected 376 different ones"
-verdict "runs: every line of every list is a run, shared ones once" "$why"
-[ ! -e "$W/lists" ] || bad "runs: -n makes no folder" "$W/lists is there"
+same "runs: every line of every list is a run, shared ones once" "$why" ""
+same "runs: -n makes no folder" "$(ls -d "$W/lists" 2>/dev/null)" ""
 printf '%s\n' "s 2 sum 8-10 -x 5 # 1-3" "p 2 mean 1-2" "t 2 sum 3" |
     sed "s/^/shakespeare_4x4x128 /" | "$SWEEP" -n -o "$W/lists" - >"$W/out" 2>&1
 sed 's/^[^/]*\///; s/:.*//' "$W/out" | tr '\n' ' ' >"$W/t"
@@ -107,7 +90,7 @@ want+=" $(found '^s:20 trl:\([0-9.]*\) .*')"
 want+=" $(found '^s:20 tel:\(.*\)') $(found '^s:.* tel:\(.*\)' | sort -n | head -n 1)"
 got=$(awk -F'\t' '$2 == "s" && $5 == 2' "$W/tiny/runs.tsv" | cut -f1-13 | tr '\t' ' ')
 [ "$got" = "$want" ] || why="'$got', expected '$want'"
-verdict "sweep: a row is what the log says" "$why"
+same "sweep: a row is what the log says" "$why" ""
 # In the trainer's place: tells a resumed run whose best loss is not its last.
 cat >"$W/teller" <<'END'
 #!/bin/sh
@@ -143,9 +126,9 @@ ms=$(found '^s:.* ms:\([0-9.]*\) .*' | sort -n |
     awk '{ x[NR] = $1 } END { printf "%.1f", (x[10] + x[11]) / 2 }')
 got=$(awk -F'\t' '$2 == "s" && $5 == 2 { print $14, $15, $16 }' "$W/tiny/runs.tsv")
 [ "$got" = "$ms 1 2" ] || why="'$got', expected '$ms 1 2'"
-verdict "sweep: median ms, threads, jobs" "$why"
+same "sweep: median ms, threads, jobs" "$why" ""
 why=$(find "$W/tiny" -name '*.bin' -o -name 'DONE*')
-verdict "sweep: no checkpoints are left" "$why"
+same "sweep: no checkpoints are left" "$why" ""
 cp "$W/tiny/runs.tsv" "$W/before"
 "$SWEEP" -o "$W/tiny" "$W/tiny.list" >"$W/out" 2>&1
 cmp -s "$W/before" "$W/tiny/runs.tsv" || echo "rows have changed" >"$W/out"
@@ -226,7 +209,7 @@ echo "$W/tiny.sh t 2 sum 1 -e 2x2x16" >"$W/stuck.list"
 TRAINER="$W/counted" "$SWEEP" -o "$W/stuck" "$W/stuck.list" >"$W/out" 2>&1
 echo "exit status $?" >>"$W/out"
 ! grep -q 'all .* ok' "$W/out" || echo "all are ok" >"$W/out"
-check "sweep: a row that cannot be written is an error" '^error: .*runs\.tsv\.part: cannot write' \
+check "sweep: a row that cannot be written is an error" 'error: .*runs\.tsv\.part: cannot write' \
     '1 runs ended without a row' '^exit status 1$'
 rmdir "$W/stuck/runs.tsv.part"
 TRAINER="$W/counted" "$SWEEP" -o "$W/stuck" "$W/stuck.list" >"$W/out" 2>&1
@@ -278,7 +261,7 @@ for name in long saves; do
     begun=$(grep -c '^s:1 trl' "$W/cut_$name/$name"/*/main.log | cut -d: -f2 | sort -u)
     [ "$begun" = 1 ] || why="a log holds two runs"
     [ $hits -gt 0 ] || why="nothing was interrupted"
-    verdict "sweep: killed with -9 ($name), the rows are those of a sweep never stopped" "$why"
+    same "sweep: killed with -9 ($name), the rows are those of a sweep never stopped" "$why" ""
 done
 lock=$W/cut_long/long/t_R2_sum_1/lock
 ( flock 9; exec sleep 60 ) 9>>"$lock" & holder=$! # one who is still running it
@@ -328,7 +311,7 @@ done <<END
 1.9599639845 1e7 0.05 1e-5
 0 3 1 1e-12
 END
-verdict "report: Student's t against known values" "$why"
+same "report: Student's t against known values" "$why" ""
 header="experiment pattern R rule seed options merges_per_forward allreduces_per_update"
 header+=" mib_per_update updates train_loss val_loss best_val_loss ms_per_update threads jobs"
 header+=" machine program commit date text run status"
@@ -541,8 +524,7 @@ check "report: a real sweep's table" '^## tiny, R 2$' '^## tiny, R 2, -wi linear
 # ----------------------------------------------------------------------------
 echo "# the plots: broken by a figure that is not drawn"
 if ! command -v gnuplot >/dev/null; then
-    echo "skip plots: install gnuplot-nox"
-    skipped=9
+    skip plots "install gnuplot-nox"
 else
     while read -r latency gbits pattern predicted measured error; do
         printf '%4g ms %9g   %-8s %8.1f ms   %8.1f ms   %+6.1f%%\n' "$latency" "$gbits" "$pattern" \
@@ -559,18 +541,18 @@ END
         plan; do
         [ -s "$W/whole/plots/$figure.svg" ] || why+=" no $figure.svg"
     done
-    verdict "plots: curves, all-reduces, clock and plan, without a word of complaint" "$why"
+    same "plots: curves, all-reduces, clock and plan, without a word of complaint" "$why" ""
     dev/runs/plot.sh -o "$W/busy" "$W/whole" >"$W/out" 2>&1
     why=$(ls "$W/busy"/clock_* 2>/dev/null)
     grep -q 'skip clock_long_R2_sum: .*alone' "$W/out" || why+=$(head -c 300 "$W/out")
-    verdict "plots: no clock from runs that were not alone" "$why"
+    same "plots: no clock from runs that were not alone" "$why" ""
     mkdir "$W/alone"
     cp "$W"/whole/*.tsv "$W/alone"
     dev/runs/plot.sh -o "$W/again" "$W/alone" >"$W/out" 2>&1
     why=''
     cmp -s "$W/whole/plots/curves_long_R2_sum.val.dat" "$W/again/curves_long_R2_sum.val.dat" ||
         why="$(head -c 300 "$W/out")"
-    verdict "plots: the tables alone, without logs, give the same curves" "$why"
+    same "plots: the tables alone, without logs, give the same curves" "$why" ""
     rm -f "$W/alone/curves.tsv"
     dev/runs/plot.sh "$W/alone" >"$W/out" 2>&1
     sed '3s/	[^	]*$//' "$W/whole/runs.tsv" >"$W/alone/runs.tsv"
@@ -607,7 +589,7 @@ END
     all=$(awk 'NF == 4 { printf "%s ", $4 }' "$W/out")
     REPORT=$REPORT dev/runs/plot.sh -o "$W/both" -p "$all" "$W/alone" "$W/R4" >/dev/null 2>&1
     why=$(diff "$W/both/settings.dat" "$W/out" 2>&1)
-    verdict "plots: settings of all patterns, asked for by name, are those of all" "$why"
+    same "plots: settings of all patterns, asked for by name, are those of all" "$why" ""
     cp "$W/both/allreduces_e_R4_sum.svg" "$W/out"
     check "plots: the line at t is t's though d stands before it" 'mean of t'
     sed 's/^# -tp 2$/# -tp 4/' "$W/whole/long/t_R2_sum_1/main.log" >"$W/t"

@@ -21,6 +21,17 @@ holds() {
         bad "$1" "$(head -c 600 <<<"$why" | tr '\n' ' ')"
     fi
 }
+# check NAME TEXT...: what the last command printed to $W/out holds every TEXT; where one begins with
+# ^error its status was 1, or 2 of wrong use.
+check() {
+    local status=$? name=$1 text why=
+    shift
+    for text in "$@"; do
+        [[ $text != ^error* || $status = [12] ]] || why="exit status $status of an error"
+        grep -qE -e "$text" "$W/out" || why="no '$text' in: $(head -c 900 "$W/out")"
+    done
+    same "$name" "$why" ""
+}
 # went_on LOG FROM TO COMMAND...: the log says that the run was resumed after update FROM (a regular
 # expression), where a start from update 0 would end in the same bytes; and COMMAND succeeds.
 went_on() {
@@ -33,6 +44,9 @@ sampled() {
 }
 # A condition in Python, from stdin: sys.exit("why") if it does not hold.
 compute() { python3 - "$@"; }
+
+# Open MPI's options and variables are what the tests know.
+openmpi_is_here() { mpirun --version 2>&1 | grep -q 'Open MPI\|OpenRTE'; }
 
 # until_true COMMAND...: polls, at most a minute.
 until_true() {
