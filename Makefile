@@ -339,7 +339,7 @@ bench: dev/bench_cpu dev/bench_generate
 	dev/bench_generate
 
 # The CUDA trainer's tests, on the stand-in.
-ifneq ($(shell command -v $(CXX)),)
+ifeq ($(shell $(CXX) -std=c++20 -x c++ -fsyntax-only /dev/null >/dev/null 2>&1 && echo 1),1)
 EMU_TESTS := dev/test/emu.sh dev/emu/test_traffic $(EMU_TESTERS:%=./%) $(EMU_FAULTS) \
     dev/test/cuda.sh "dev/cuda/all --check"
 EMU_BUILT := dev/emu/test_emu dev/emu/test_emu_asan dev/emu/test_traffic \
@@ -347,8 +347,8 @@ EMU_BUILT := dev/emu/test_emu dev/emu/test_emu_asan dev/emu/test_traffic \
 EMU_ASAN := $(EMU_TESTERS_ASAN:%=./%)
 EMU_ASAN_BUILT := $(EMU_TESTERS_ASAN)
 else
-EMU_TESTS := "dev/test/skip.sh test_gpt2cu $(CXX) is not installed: the CUDA trainer was not \
-    tested (Debian: apt-get install g++)"
+EMU_TESTS := "dev/test/skip.sh test_gpt2cu $(CXX) with C++20 (g++ 10 or newer) is not here: the CUDA \
+    trainer was not tested (Debian: apt-get install g++)"
 EMU_ASAN := $(EMU_TESTS)
 endif
 
@@ -368,10 +368,12 @@ test: $(TEST_BUILT)
 	    dev/test/sweep.sh dev/test/syncs.sh "dev/test/attack --short" $(EMU_TESTS) \
 	    dev/test/nvcc.sh "dev/cuda/resources --test"
 
-asan: train_gpt2_asan test_gpt2_asan dev/gradcheck_asan dev/runs/syncs_asan $(EMU_ASAN_BUILT)
-	TRAIN=./train_gpt2_asan SYNCS=dev/runs/syncs_asan dev/test/run.sh ./test_gpt2_asan \
+asan: train_gpt2_asan test_gpt2_asan dev/gradcheck_asan dev/runs/syncs_asan dev/runs/sweep_asan \
+    dev/runs/report_asan dev/net/plan train_gpt2 $(EMU_ASAN_BUILT)
+	TRAIN=./train_gpt2_asan SYNCS=dev/runs/syncs_asan SWEEP=dev/runs/sweep_asan \
+	    REPORT=dev/runs/report_asan dev/test/run.sh ./test_gpt2_asan \
 	    dev/gradcheck_asan dev/test/cli.sh dev/test/checkpoints.sh dev/test/stops.sh \
-	    dev/test/syncs.sh $(EMU_ASAN)
+	    dev/test/syncs.sh dev/test/sweep.sh $(EMU_ASAN)
 
 clean:
 	rm -f $(TEST_BUILT) train_gpt2_asan test_gpt2_asan dev/gradcheck_asan \

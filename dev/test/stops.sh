@@ -19,10 +19,13 @@ cp "$W/box"/*.bin "$W/runs"
 PACED=(-x 40 -v 7 -m 2 -u 10 -q 0 -p s -nl 2000)
 SLOW=(-p s -nl 100000)
 
-# background ARGS...: a run as a user starts it; the shell would have it deaf to SIGINT.
-# ended: waits for it; leaves $rc.
+# background ARGS...: a run as a user starts it; the shell would have it deaf to SIGINT, and Python
+# has it ignore what a pipe and a file size limit send. ended: waits for it; leaves $rc.
+HEARING='import os, signal, sys
+for name in "INT", "PIPE", "XFSZ": signal.signal(getattr(signal, "SIG" + name), signal.SIG_DFL)
+os.execv(sys.argv[1], sys.argv[1:])'
 background() {
-    (cd "$W/runs" && exec env --default-signal=INT "$TRAIN" "${SMALL[@]}" "$@") </dev/null \
+    (cd "$W/runs" && exec python3 -c "$HEARING" "$TRAIN" "${SMALL[@]}" "$@") </dev/null \
         >"$W/stdout" 2>"$W/stderr" &
     CHILD=$!
 }
