@@ -1373,6 +1373,36 @@ static void test_classifier_nan(void) {
     }
 }
 
+// Few queries of a longer sequence against all of them at once. Broken by a key too many or too few,
+// and where groups of threads have none.
+static void test_attention_token(void) {
+    static const struct { int B, heads, HS, past, T, spare; } cases[] = {
+        {1, 1, 8, 0, 1, 3},   {2, 3, 24, 5, 2, 0},  {1, 2, 32, 64, 1, 7}, {2, 2, 40, 31, 9, 1},
+        {1, 2, 64, 127, 16, 0}, {1, 1, 64, 700, 1, 2}, {2, 1, 96, 33, 3, 4}, {1, 2, 128, 200, 5, 0}};
+    for (const auto &c : cases) {
+        int rows = c.past + c.T + c.spare, W = c.heads * c.HS;
+        Device<real> qkv(random_values((size_t)c.B * rows * 3 * W));
+        Device<real> all((size_t)c.B * rows * W), few((size_t)c.B * c.T * W);
+        Device<float> lse((size_t)c.B * c.heads * rows);
+        attention_forward(all.at, lse.at, qkv.at, {c.B, rows, c.heads, c.HS}, gpu.stream);
+        attention_forward(few.at, NULL, qkv.at, {c.B, c.T, c.heads, c.HS, c.past, c.spare},
+                          gpu.stream);
+        CUDA_CHECK(cudaDeviceSynchronize());
+        std::vector<float> expected, found;
+        Values of_all = all.get(), of_few = few.get();
+        for (int b = 0; b < c.B; b++) {
+            for (int i = 0; i < c.T * W; i++) {
+                expected.push_back((float)of_all[((size_t)b * rows + c.past) * W + i]);
+                found.push_back((float)of_few[(size_t)b * c.T * W + i]);
+            }
+        }
+        char what[96];
+        snprintf(what, sizeof what, "%d of %d queries, heads of %d", c.T, rows, c.HS);
+        double error = relative_error(found.data(), expected.data(), found.size());
+        check_error("attention_token", what, error, sizeof(real) == sizeof(float) ? 1e-6 : 4e-3);
+    }
+}
+
 static void test_loss_mean(void) {
     Values losses = random_values(301);
     Device<float> d(losses);
@@ -1751,6 +1781,7 @@ static void test_kernels(void) {
     test_gelu();
     test_classifier();
     test_classifier_nan();
+    test_attention_token();
     test_loss_mean();
     test_attention();
     test_matmul();

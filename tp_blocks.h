@@ -1376,6 +1376,29 @@ static const char *pattern_draw(const char *list, uint64_t seed, int64_t N,
 }
 
 // ----------------------------------------------------------------------------
+// e^x, of the CPU's activations and of the tokens that both trainers draw
+
+// To 2 ulp. The C library's expf keeps compilers from vectorizing a loop; this is straight-line
+// code: x = n ln2 + r with |r| <= ln2/2, a polynomial for e^r (Cephes), and n added to the exponent.
+// NaN stays NaN; below -87 and above 88 the result is e^-87 and e^88.
+static inline float exp_float(float x) {
+    x = x > 88.0f ? 88.0f : x;
+    x = x < -87.0f ? -87.0f : x;
+    float n = (x * 1.44269504f + 12582912.0f) - 12582912.0f; // 1.5 * 2^23 rounds to an integer
+    float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    float e = 1.9875691500e-4f;
+    e = e * r + 1.3981999507e-3f;
+    e = e * r + 8.3334519073e-3f;
+    e = e * r + 4.1665795894e-2f;
+    e = e * r + 1.6666665459e-1f;
+    e = e * r + 5.0000001201e-1f;
+    e = e * r * r + r + 1.0f;
+    union { float value; uint32_t bits; } power;
+    power.bits = (uint32_t)((int32_t)n + 127) << 23;
+    return e * power.value;
+}
+
+// ----------------------------------------------------------------------------
 // learning rate
 
 enum { SCHEDULE_COSINE, SCHEDULE_LINEAR, SCHEDULE_CONSTANT, SCHEDULE_WSD };

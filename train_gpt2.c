@@ -55,26 +55,8 @@ per block), p parameter tensors.
 #endif
 typedef REAL real;
 
-// e^x, to 2 ulp in float. The C library's expf keeps compilers from vectorizing a loop; this is
-// straight-line code: x = n ln2 + r with |r| <= ln2/2, a polynomial for e^r (Cephes), and n added
-// to the exponent. NaN stays NaN; below -87 and above 88 the result is e^-87 and e^88.
 static inline real real_exp(real x) {
-    if (sizeof(real) == sizeof(double)) return (real)exp((double)x);
-    float y = (float)x;
-    y = y > 88.0f ? 88.0f : y;
-    y = y < -87.0f ? -87.0f : y;
-    float n = (y * 1.44269504f + 12582912.0f) - 12582912.0f; // 1.5 * 2^23 rounds to an integer
-    float r = (y - n * 0.693359375f) + n * 2.12194440e-4f;
-    float e = 1.9875691500e-4f;
-    e = e * r + 1.3981999507e-3f;
-    e = e * r + 8.3334519073e-3f;
-    e = e * r + 4.1665795894e-2f;
-    e = e * r + 1.6666665459e-1f;
-    e = e * r + 5.0000001201e-1f;
-    e = e * r * r + r + 1.0f;
-    union { float value; uint32_t bits; } power;
-    power.bits = (uint32_t)((int32_t)n + 127) << 23;
-    return (real)(e * power.value);
+    return sizeof(real) == sizeof(double) ? (real)exp((double)x) : (real)exp_float((float)x);
 }
 
 // A logarithm of a probability, which rounding can push above 0, the more the larger its terms. NaN

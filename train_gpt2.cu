@@ -186,11 +186,14 @@ __device__ __forceinline__ void floats_store(float *to, const float x[PACK]) {
     }
 }
 
-__device__ __forceinline__ void pack_add(float sum[PACK], const real *from, float scale) {
+__device__ __forceinline__ void pack_add(float sum[PACK], const Packed<real> &p, float scale) {
     float x[PACK];
-    pack_unpack(x, pack_load(from));
+    pack_unpack(x, p);
 #pragma unroll
     for (int j = 0; j < PACK; j++) sum[j] += scale * x[j];
+}
+__device__ __forceinline__ void pack_add(float sum[PACK], const real *from, float scale) {
+    pack_add(sum, pack_load(from), scale);
 }
 
 // Sums and maxima over a warp; every lane gets the result, always added in the same order.
@@ -252,11 +255,13 @@ static void gpu_open(int index) {
              gpu.properties.name, gpu.properties.major, gpu.properties.minor);
     }
     CUDA_CHECK(cudaStreamCreateWithFlags(&gpu.stream, cudaStreamNonBlocking));
-    CUDA_CHECK(cudaStreamCreateWithFlags(&gpu.replica_stream, cudaStreamNonBlocking));
     // A hidden merge takes the multiprocessors it needs before the products beside it take them
-    // all.
-    int lowest, highest;
+    // all. So does a sum of gradients, since NCCL begins sums in order: a merge waits until it has
+    // begun.
+    int lowest, highest; // a lower number goes first
     CUDA_CHECK(cudaDeviceGetStreamPriorityRange(&lowest, &highest));
+    CUDA_CHECK(cudaStreamCreateWithPriority(&gpu.replica_stream, cudaStreamNonBlocking,
+                                            min(highest + 1, lowest)));
     CUDA_CHECK(cudaStreamCreateWithPriority(&gpu.hidden_stream, cudaStreamNonBlocking, highest));
     CUBLAS_CHECK(cublasLtCreate(&gpu.blas));
     // Hopper does both faster in one, and so does llm.c there; elsewhere it is tried.
@@ -419,22 +424,27 @@ typedef struct {
 __device__ __forceinline__ void merge_pack(const Merge &g, int copy, int row, int c,
                                            float sum[PACK]) {
     size_t n = (size_t)g.rows * g.C, at = (size_t)row * g.C + c;
+    int first = copy * g.step;
+    Packed<real> base = {}, part = {}, own = {};
+    float bias[PACK] = {};
+    // All that most merges read is on its way before any of it is waited for.
+    if (g.base) {
+        base = pack_load(g.base + copy * g.base_stride + (size_t)(row % g.base_rows) * g.C + c);
+    }
+    if (g.count) part = pack_load(g.parts + first * n + at);
+    if (g.count && g.owns) own = pack_load(g.owns + first * g.own_stride + at);
+    if (g.bias) floats_load(bias, g.bias + c);
 #pragma unroll
     for (int j = 0; j < PACK; j++) sum[j] = 0;
-    if (g.base) {
-        pack_add(sum, g.base + copy * g.base_stride + (size_t)(row % g.base_rows) * g.C + c,
-                 g.base_scale);
-    }
-    for (int i = copy * g.step; i < copy * g.step + g.count; i++) {
+    if (g.base) pack_add(sum, base, g.base_scale);
+    if (g.count) pack_add(sum, part, g.parts_scale);
+    if (g.count && g.owns) pack_add(sum, own, g.share);
+    for (int i = first + 1; i < first + g.count; i++) {
         pack_add(sum, g.parts + i * n + at, g.parts_scale);
         if (g.owns) pack_add(sum, g.owns + i * g.own_stride + at, g.share);
     }
-    if (g.bias) {
-        float bias[PACK];
-        floats_load(bias, g.bias + c);
 #pragma unroll
-        for (int j = 0; j < PACK; j++) sum[j] += g.bias_scale * bias[j];
-    }
+    for (int j = 0; j < PACK; j++) sum[j] += g.bias_scale * bias[j];
 }
 
 __device__ __forceinline__ Packed<real> pack_round(const float x[PACK]) {
@@ -453,51 +463,40 @@ __device__ __forceinline__ void pack_make(const Merge &g, int copy, int row, int
     for (int j = 0; j < PACK; j++) made[j] = to_float(rounded.at[j]);
 }
 
-// Where a warp keeps element j of the pack at column c of a row in shared memory: lanes that each
-// go through a pack of their own touch neighbouring banks. A row takes spread_size(C) floats.
-__host__ __device__ constexpr int spread_size(int C) {
-    return ceil_div(C, WARP * PACK) * WARP * PACK;
-}
-__device__ __forceinline__ int spread_at(int c, int j) {
-    return c / (WARP * PACK) * (WARP * PACK) + j * WARP + c / PACK % WARP;
-}
-
-// The row waits in shared memory, (warps, spread_size(C)) floats, as rounded as it is stored, so
-// that the backward pass sees the same. out NULL: it is stored already.
+// The row waits in shared memory, (warps,C), as it is stored, so that the backward pass sees the
+// same. It is stored last: a store to global memory would keep the next pack's loads behind it. out
+// NULL: it is stored already.
 __global__ void merge_norm_kernel(Merge g, Norm norm) {
-    SHARED_DYNAMIC(float, shared);
+    SHARED_DYNAMIC(real, shared);
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, copy = blockIdx.y;
     int row = blockIdx.x * (blockDim.x / WARP) + warp;
     if (row >= g.rows) return;
-    float *x = shared + (size_t)warp * spread_size(g.C), sum = 0, squares = 0;
+    real *x = shared + (size_t)warp * g.C;
+    float v[PACK], sum = 0, squares = 0;
     size_t at = (size_t)copy * g.rows + row;
     for (int c = lane * PACK; c < g.C; c += WARP * PACK) {
-        float v[PACK];
         merge_pack(g, copy, row, c, v);
         Packed<real> rounded = pack_round(v);
-        if (g.out) pack_store(g.out + at * g.C + c, rounded);
+        pack_store(x + c, rounded);
+        pack_unpack(v, rounded);
 #pragma unroll
-        for (int j = 0; j < PACK; j++) {
-            float value = to_float(rounded.at[j]);
-            x[spread_at(c, j)] = value;
-            sum += value;
-        }
+        for (int j = 0; j < PACK; j++) sum += v[j];
     }
     float mean = warp_sum(sum) / g.C;
     for (int c = lane * PACK; c < g.C; c += WARP * PACK) {
+        pack_unpack(v, pack_load(x + c));
 #pragma unroll
-        for (int j = 0; j < PACK; j++) {
-            float d = x[spread_at(c, j)] - mean;
-            squares += d * d;
-        }
+        for (int j = 0; j < PACK; j++) squares += (v[j] - mean) * (v[j] - mean);
     }
     float rstd = rsqrtf(warp_sum(squares) / g.C + 1e-5f);
     for (int c = lane * PACK; c < g.C; c += WARP * PACK) {
+        Packed<real> row_pack = pack_load(x + c);
         Packed<real> w = pack_load(norm.w + c), b = pack_load(norm.b + c);
-        float v[PACK];
+        if (g.out) pack_store(g.out + at * g.C + c, row_pack);
+        pack_unpack(v, row_pack);
 #pragma unroll
         for (int j = 0; j < PACK; j++) {
-            v[j] = (x[spread_at(c, j)] - mean) * rstd * to_float(w.at[j]) + to_float(b.at[j]);
+            v[j] = (v[j] - mean) * rstd * to_float(w.at[j]) + to_float(b.at[j]);
         }
         pack_store(norm.normed + at * g.C + c, pack_round(v));
     }
@@ -531,7 +530,7 @@ static Chunks<float> merge(const Merge &g, float *scratch) {
 }
 
 static void merge_norm(const Merge &g, const Norm &norm) {
-    size_t row = spread_size(g.C) * sizeof(float);
+    size_t row = g.C * sizeof(real);
     int warps = max(1, min(BLOCK_WARPS, (int)((48 << 10) / row)));
     LAUNCH(merge_norm_kernel, dim3(ceil_div(g.rows, warps), g.copies), warps * WARP, warps * row,
            gpu.stream, g, norm);
@@ -1722,6 +1721,87 @@ attention_backward_keys_kernel(real *dqkv, float *sums, AttentionRows rows, cons
 #endif
 
 // --------------------------------------
+// few queries: of a token that is made, or of drafts that are checked
+
+static constexpr int TOKEN_THREADS = 512;
+
+// A block has one query. LANES threads take a key at a time, 16 bytes of its row each, and as many
+// keys are under way as there are such groups. They add up as they go, each relative to its largest
+// score; then warps do, then the block. lse is not made: no backward pass follows.
+template <int D, bool FULL>
+__global__ void __launch_bounds__(TOKEN_THREADS)
+attention_token_kernel(real *out, const real *qkv, AttentionShape s, float scale) {
+    constexpr int LANES = D / PACK, GROUPS = TOKEN_THREADS / LANES, WARPS = TOKEN_THREADS / WARP;
+    __shared__ float outputs[WARPS][D], largest[WARPS], sums[WARPS];
+    AttentionHead head = attention_head(s, s.past + s.T + s.spare);
+    int group = threadIdx.x / LANES, c = threadIdx.x % LANES * PACK, warp = threadIdx.x / WARP;
+    int position = s.past + blockIdx.x;
+    bool held = FULL || c < s.HS;
+    const real *q = qkv + head.qkv + c, *k = q + head.width, *v = k + head.width;
+    float query[PACK] = {}, output[PACK] = {}, most = -INFINITY, sum = 0;
+    if (held) pack_unpack(query, pack_load(q + (size_t)position * head.qkv_stride));
+
+    #pragma unroll 4
+    for (int first = 0; first <= position; first += GROUPS) {
+        int key = first + group;
+        bool sees = attention_sees(position, key);
+        size_t at = (size_t)key * head.qkv_stride;
+        Packed<real> key_row = {}, value_row = {};
+        if (held && sees) {
+            key_row = pack_load(k + at);
+            value_row = pack_load(v + at);
+        }
+        float x[PACK], score = 0;
+        pack_unpack(x, key_row);
+        #pragma unroll
+        for (int j = 0; j < PACK; j++) score += query[j] * x[j];
+        #pragma unroll
+        for (int step = 1; step < LANES; step *= 2) {
+            score += __shfl_xor_sync(FULL_WARP, score, step);
+        }
+        if (!sees) continue; // the last turn has keys for a part of the warp alone
+        score *= scale * (float)M_LOG2E;
+        float top = fmaxf(most, score), shrink = exp2_fast(most - top), p = exp2_fast(score - top);
+        pack_unpack(x, value_row);
+        #pragma unroll
+        for (int j = 0; j < PACK; j++) output[j] = output[j] * shrink + p * x[j];
+        sum = sum * shrink + p;
+        most = top;
+    }
+
+    // A group that had no key has a sum of 0 and a largest score of -inf, which may meet its like.
+    auto weight = [](float most, float top) { return most == top ? 1 : exp2_fast(most - top); };
+    #pragma unroll
+    for (int step = LANES; step < WARP; step *= 2) {
+        float theirs = __shfl_xor_sync(FULL_WARP, most, step), top = fmaxf(most, theirs);
+        float mine = weight(most, top), other = weight(theirs, top);
+        sum = sum * mine + __shfl_xor_sync(FULL_WARP, sum, step) * other;
+        #pragma unroll
+        for (int j = 0; j < PACK; j++) {
+            output[j] = output[j] * mine + __shfl_xor_sync(FULL_WARP, output[j], step) * other;
+        }
+        most = top;
+    }
+    if (threadIdx.x % WARP < LANES) {
+        floats_store(&outputs[warp][c], output);
+        largest[warp] = most;
+        sums[warp] = sum;
+    }
+    __syncthreads();
+    if ((int)threadIdx.x >= s.HS) return;
+    float top = -INFINITY, total = 0, result = 0;
+    #pragma unroll
+    for (int i = 0; i < WARPS; i++) top = fmaxf(top, largest[i]);
+    #pragma unroll
+    for (int i = 0; i < WARPS; i++) {
+        float share = weight(largest[i], top);
+        total += sums[i] * share;
+        result += outputs[i][threadIdx.x] * share;
+    }
+    out[head.out + (size_t)blockIdx.x * head.width + threadIdx.x] = from_float<real>(result / total);
+}
+
+// --------------------------------------
 // launches
 
 // Calls launch.operator()<D, FULL>() for the smallest tile width D that heads of size HS fit in.
@@ -1747,16 +1827,23 @@ template <auto Kernel> static void attention_allow_shared(size_t bytes) {
 }
 
 // out (B,T,heads,HS) and lse (B,heads,T) from qkv (B,past+T+spare,3,heads,HS), whose rows have to
-// lie at multiples of 16 bytes.
+// lie at multiples of 16 bytes. Of a sequence in parts no lse is made where T is at most SCORED_MAX.
 static void attention_forward(real *out, float *lse, const real *qkv, AttentionShape s,
                               cudaStream_t on) {
     RANGE();
+    float scale = 1 / sqrtf((float)s.HS);
+    bool is_part = s.past > 0 || s.spare > 0;
     attention_by_size(s.HS, [&]<int D, bool FULL>() {
+        if (is_part && s.T <= SCORED_MAX) {
+            LAUNCH((attention_token_kernel<D, FULL>), dim3(s.T, s.heads, s.B), TOKEN_THREADS, 0, on,
+                   out, qkv, s, scale);
+            return;
+        }
         using Sizes = AttentionForward<D>;
         attention_allow_shared<attention_forward_kernel<D, FULL>>(Sizes::SHARED);
         LAUNCH((attention_forward_kernel<D, FULL>),
                dim3(ceil_div<int>(s.T, Sizes::OWN), s.heads, s.B), ATTENTION_THREADS, Sizes::SHARED,
-               on, out, lse, qkv, s, 1 / sqrtf((float)s.HS));
+               on, out, lse, qkv, s, scale);
     });
 }
 
@@ -2276,6 +2363,7 @@ typedef struct GPT2 {
     Span *spans;
     int span_count, span_room;
     double *host_results;      // pinned: loss, differences and squares of an update
+    real *host_logits;         // pinned (vocab_parts,vocab_width): of a token
     float *snapshot;           // a copy of the parameter table on the host, to read or write files
     int snapshot_set;
     Traffic traffic[TRAFFIC_KINDS];
@@ -2574,6 +2662,8 @@ static void gpt2_create(GPT2 *m, const GPT2Config *config, Mesh mesh, int B, int
     }
     CUDA_CHECK(cudaMallocHost((void **)&m->host_results,
                               (2 + (size_t)mesh.DP * P_COUNT) * sizeof(double)));
+    CUDA_CHECK(cudaMallocHost((void **)&m->host_logits,
+                              (size_t)m->vocab_parts * m->vocab_width * sizeof(real)));
     CUDA_CHECK(cudaEventCreateWithFlags(&m->ready, cudaEventDisableTiming));
     CUDA_CHECK(cudaEventCreateWithFlags(&m->finished, cudaEventDisableTiming));
     CUDA_CHECK(cudaEventCreateWithFlags(&m->hidden, cudaEventDisableTiming));
@@ -2596,6 +2686,7 @@ static void gpt2_free(GPT2 *m) {
     }
     if (m->mpi_buffer) CUDA_CHECK(cudaFreeHost(m->mpi_buffer));
     CUDA_CHECK(cudaFreeHost(m->host_results));
+    CUDA_CHECK(cudaFreeHost(m->host_logits));
     CUDA_CHECK(cudaEventDestroy(m->ready));
     CUDA_CHECK(cudaEventDestroy(m->finished));
     CUDA_CHECK(cudaEventDestroy(m->hidden));
@@ -2637,13 +2728,16 @@ static ncclDataType_t nccl_type(Element e) {
 // Defaults, which the environment overrules. NVLink SHARP adds up in another order from call to
 // call (NVIDIA/nccl issues 1497 and 2360). Where sums of two communicators go on at once, all GPUs
 // have to begin them in one order, or wait for each other for ever: from 2.26 on NCCL sees to it.
+// With a driver below 12.3 it has each sum wait for the end of the one before: then those of
+// gradients rather come after the pass.
 static void nccl_choose(const Mesh *mesh) {
     const char *order = "NCCL_LAUNCH_ORDER_IMPLICIT";
-    int version;
+    int version, driver;
     setenv("NCCL_ALGO", "^NVLS,NVLSTree", 0);
     if (mesh->group == 1 || mesh->DP == 1) return;
-    setenv(order, "1", 0);
     NCCL_CHECK(ncclGetVersion(&version));
+    CUDA_CHECK(cudaDriverGetVersion(&driver));
+    setenv(order, version >= NCCL_VERSION(2, 26, 0) && driver >= 12030 ? "1" : "0", 0);
     nccl_in_order = version >= NCCL_VERSION(2, 26, 0) && !strcmp(getenv(order), "1");
 }
 
@@ -3533,17 +3627,18 @@ static void classify(GPT2 *m, double scale) {
 
 // Logits (V) of one of the tokens that the last forward pass scored. All ranks take part.
 static void logits_collect(GPT2 *m, int row, float *out) {
-    real *part = ALLOC(real, m->vocab_width, "logits");
+    size_t width = m->vocab_width;
+    for (int f = 0; f < m->vocab_parts; f++) {
+        CUDA_CHECK(cudaMemcpyAsync(m->host_logits + f * width, logits_part(m, f) + row * width,
+                                   width * sizeof(real), cudaMemcpyDeviceToHost, gpu.stream));
+    }
+    stream_wait(m);
+    spans_collect(m);
     memset(out, 0, (size_t)m->config.V * sizeof *out);
     for (int f = 0; f < m->vocab_parts; f++) {
         TokenRange r = vocab_range(m, f);
-        CUDA_CHECK(cudaMemcpyAsync(part, logits_part(m, f) + (size_t)row * m->vocab_width,
-                                   m->vocab_width * sizeof(real), cudaMemcpyDeviceToHost,
-                                   gpu.stream));
-        stream_wait(m);
-        for (int v = 0; v < r.count; v++) out[r.first + v] = (float)part[v];
+        for (int v = 0; v < r.count; v++) out[r.first + v] = (float)m->host_logits[f * width + v];
     }
-    free(part);
     if (!m->vocab_cut) return;
     Traffic *t = &m->traffic[TRAFFIC_VOCABULARY];
     size_t V = (size_t)m->config.V, bytes = V * sizeof *out;
@@ -3691,6 +3786,7 @@ static double gpt2_forward(GPT2 *m, const int32_t *tokens, const int32_t *target
 static void gpt2_read(GPT2 *m, const int32_t *tokens, int T, int past, int scored) {
     RANGE();
     if (T) forward_pass(m, tokens, NULL, 1, T, past, m->T_max - past - T, scored);
+    if (scored) return; // logits_collect waits
     stream_wait(m);
     spans_collect(m);
 }

@@ -72,13 +72,14 @@ static void distribution_from(Distribution *d, const float *logits, double tempe
     if (temperature != 0 && top_k > 0 && top_k < d->V) {
         threshold = kth_largest(logits, d->V, top_k, weights);
     }
-    d->sum = 0;
+    float most = logits[likeliest], scale = (float)(1 / fmax(temperature, 1e-30));
     for (int v = 0; v < d->V; v++) {
-        double below = (double)logits[v] - (double)logits[likeliest], weight = v == likeliest;
-        if (temperature != 0) weight = logits[v] >= threshold ? exp(below / temperature) : 0;
-        weights[v] = (float)weight;
-        d->sum += (double)weights[v];
+        float below = (logits[v] - most) * scale, weight = exp_float(below);
+        weights[v] = logits[v] >= threshold && below > -87 ? weight : 0;
+        if (temperature == 0) weights[v] = v == likeliest;
     }
+    d->sum = 0;
+    for (int v = 0; v < d->V; v++) d->sum += (double)weights[v];
 }
 
 // The token at `u`, which is uniform in [0, 1), where tokens lie in [0, 1) side by side, each as

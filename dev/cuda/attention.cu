@@ -89,6 +89,27 @@ static void bench_attention(AttentionShape s) {
     bench(backward, o.qkv.count, [&](int set) { o.backward(set); });
 }
 
+// One token after s.past others, which is as many bytes as their keys and values; against the last
+// of as many queries at once.
+static void bench_token(AttentionShape s) {
+    size_t W = (size_t)s.heads * s.HS, rows = (size_t)s.past + 1;
+    Row token{.kernel = "attention_token",
+              .shape = text("%dx(%d+1)x%dx%d", s.B, s.past, s.heads, s.HS)};
+    token.bytes = 2.0 * s.B * rows * W * sizeof(real), token.flops = 2 * token.bytes / sizeof(real);
+    token.tolerance = TOLERANCE_FORWARD;
+    int sets = sets_for(token.bytes);
+    Sets<real> qkv(3 * s.B * rows * W, sets, 1), out(s.B * W, sets, 0), all(s.B * rows * W, 1, 0);
+    Sets<float> lse(s.B * rows * s.heads, 1, 0);
+    auto forward = [&](int set) { attention_forward(out[set], NULL, qkv[set], s, gpu.stream); };
+    forward(0);
+    attention_forward(all[0], lse[0], qkv[0], {s.B, (int)rows, s.heads, s.HS}, gpu.stream);
+    for (int b = 0; b < s.B; b++) {
+        token.error = rows_error(token.error, fetch(out[0] + b * W, W),
+                                 fetch(all[0] + ((b + 1) * rows - 1) * W, W), s.HS);
+    }
+    bench(token, sets, forward);
+}
+
 int main(int argc, char **argv) {
     if (argc > 1 && !strcmp(argv[1], "sizes")) {
         int tokens = emulated ? 128 : 16384, width = emulated ? 256 : 768;
@@ -105,5 +126,6 @@ int main(int argc, char **argv) {
     bench_open("attention", 0, 1);
     for (int R = 1; R <= 2 && heads % R == 0; R++)
         bench_attention(AttentionShape{R * s.B, s.T, heads / R, HS});
+    bench_token(AttentionShape{1, 1, heads, HS, s.T - 1});
     return bench_close();
 }
