@@ -1373,12 +1373,13 @@ static void test_classifier_nan(void) {
     }
 }
 
-// Few queries of a longer sequence against all of them at once. Broken by a key too many or too few,
-// and where groups of threads have none.
+// Few queries of a longer sequence against all of them at once. Broken by a key too many or too
+// few, and where groups of threads have none.
 static void test_attention_token(void) {
     static const struct { int B, heads, HS, past, T, spare; } cases[] = {
         {1, 1, 8, 0, 1, 3},   {2, 3, 24, 5, 2, 0},  {1, 2, 32, 64, 1, 7}, {2, 2, 40, 31, 9, 1},
-        {1, 2, 64, 127, 16, 0}, {1, 1, 64, 700, 1, 2}, {2, 1, 96, 33, 3, 4}, {1, 2, 128, 200, 5, 0}};
+        {1, 2, 64, 127, 16, 0}, {1, 1, 64, 700, 1, 2}, {2, 1, 96, 33, 3, 4},
+        {1, 2, 128, 200, 5, 0}};
     for (const auto &c : cases) {
         int rows = c.past + c.T + c.spare, W = c.heads * c.HS;
         Device<real> qkv(random_values((size_t)c.B * rows * 3 * W));

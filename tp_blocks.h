@@ -1379,8 +1379,8 @@ static const char *pattern_draw(const char *list, uint64_t seed, int64_t N,
 // e^x, of the CPU's activations and of the tokens that both trainers draw
 
 // To 2 ulp. The C library's expf keeps compilers from vectorizing a loop; this is straight-line
-// code: x = n ln2 + r with |r| <= ln2/2, a polynomial for e^r (Cephes), and n added to the exponent.
-// NaN stays NaN; below -87 and above 88 the result is e^-87 and e^88.
+// code: x = n ln2 + r with |r| <= ln2/2, a polynomial for e^r (Cephes), and n added to the
+// exponent. NaN stays NaN; below -87 and above 88 the result is e^-87 and e^88.
 static inline float exp_float(float x) {
     x = x > 88.0f ? 88.0f : x;
     x = x < -87.0f ? -87.0f : x;

@@ -1798,7 +1798,8 @@ attention_token_kernel(real *out, const real *qkv, AttentionShape s, float scale
         total += sums[i] * share;
         result += outputs[i][threadIdx.x] * share;
     }
-    out[head.out + (size_t)blockIdx.x * head.width + threadIdx.x] = from_float<real>(result / total);
+    out += head.out + (size_t)blockIdx.x * head.width;
+    out[threadIdx.x] = from_float<real>(result / total);
 }
 
 // --------------------------------------
@@ -1827,7 +1828,8 @@ template <auto Kernel> static void attention_allow_shared(size_t bytes) {
 }
 
 // out (B,T,heads,HS) and lse (B,heads,T) from qkv (B,past+T+spare,3,heads,HS), whose rows have to
-// lie at multiples of 16 bytes. Of a sequence in parts no lse is made where T is at most SCORED_MAX.
+// lie at multiples of 16 bytes. Where they are parts of sequences and T is at most SCORED_MAX, no
+// lse is made.
 static void attention_forward(real *out, float *lse, const real *qkv, AttentionShape s,
                               cudaStream_t on) {
     RANGE();
@@ -3666,7 +3668,7 @@ static void logits_collect(GPT2 *m, int row, float *out) {
 //   merge_norm_kernel                             + positions; LayerNorm of the first block
 //   L times:
 //     cublasLtMatmul BIAS (BT,C) (C,3C)           queries, keys, values
-//     attention_forward_kernel
+//     attention_forward_kernel                    attention_token_kernel of tokens that are made
 //     cublasLtMatmul (BT,C) (C,C)
 //     merge_norm_kernel                           x + it + bias; LayerNorm before the MLP
 //     cublasLtMatmul GELU_AUX_BIAS (BT,C) (C,4C)
