@@ -163,7 +163,8 @@ GPU_NEWEST = $(lastword $(GPU_ARCHS))
 NVCC_FLAGS = -std=c++20 -O3 -lineinfo \
     $(foreach a,$(GPU_ARCHS),-gencode=arch=compute_$(a),code=sm_$(a)) \
     -gencode=arch=compute_$(GPU_NEWEST),code=compute_$(GPU_NEWEST) \
-    -Xcompiler -Wall,-Wextra,-Wno-missing-field-initializers,-fopenmp
+    -Xcompiler -Wall,-Wextra,-Wno-missing-field-initializers,-fopenmp \
+    -Xcompiler -fno-math-errno,-fno-trapping-math
 NVCC_LIBS = -lcublasLt -lm
 ifneq ($(NVCC),)
 NCCL_PROBE := \043include <nccl.h>\nint main(void) { ncclConfig_t c = NCCL_CONFIG_INITIALIZER; \
@@ -347,8 +348,8 @@ EMU_BUILT := dev/emu/test_emu dev/emu/test_emu_asan dev/emu/test_traffic \
 EMU_ASAN := $(EMU_TESTERS_ASAN:%=./%)
 EMU_ASAN_BUILT := $(EMU_TESTERS_ASAN)
 else
-EMU_TESTS := "dev/test/skip.sh test_gpt2cu $(CXX) with C++20 (g++ 10 or newer) is not here: the CUDA \
-    trainer was not tested (Debian: apt-get install g++)"
+EMU_TESTS := "dev/test/skip.sh test_gpt2cu $(CXX) with C++20 (g++ 10 or newer) is not here: the \
+    CUDA trainer was not tested (Debian: apt-get install g++)"
 EMU_ASAN := $(EMU_TESTS)
 endif
 

@@ -1732,7 +1732,8 @@ template <int D, bool FULL>
 __global__ void __launch_bounds__(TOKEN_THREADS)
 attention_token_kernel(real *out, const real *qkv, AttentionShape s, float scale) {
     constexpr int LANES = D / PACK, GROUPS = TOKEN_THREADS / LANES, WARPS = TOKEN_THREADS / WARP;
-    __shared__ float outputs[WARPS][D], largest[WARPS], sums[WARPS];
+    __shared__ __align__(16) float outputs[WARPS][D]; // stored by 16 bytes
+    __shared__ float largest[WARPS], sums[WARPS];
     AttentionHead head = attention_head(s, s.past + s.T + s.spare);
     int group = threadIdx.x / LANES, c = threadIdx.x % LANES * PACK, warp = threadIdx.x / WARP;
     int position = s.past + blockIdx.x;
@@ -2730,8 +2731,9 @@ static ncclDataType_t nccl_type(Element e) {
 // Defaults, which the environment overrules. NVLink SHARP adds up in another order from call to
 // call (NVIDIA/nccl issues 1497 and 2360). Where sums of two communicators go on at once, all GPUs
 // have to begin them in one order, or wait for each other for ever: from 2.26 on NCCL sees to it.
-// With a driver below 12.3 it has each sum wait for the end of the one before: then those of
-// gradients rather come after the pass.
+// With a driver below 12.3, or built with such a CUDA, which nobody can ask, it has each sum wait
+// for the end of the one before: with such a driver those of gradients come after the pass. All
+// processes have to agree, and take part.
 static void nccl_choose(const Mesh *mesh) {
     const char *order = "NCCL_LAUNCH_ORDER_IMPLICIT";
     int version, driver;
@@ -2740,7 +2742,10 @@ static void nccl_choose(const Mesh *mesh) {
     NCCL_CHECK(ncclGetVersion(&version));
     CUDA_CHECK(cudaDriverGetVersion(&driver));
     setenv(order, version >= NCCL_VERSION(2, 26, 0) && driver >= 12030 ? "1" : "0", 0);
-    nccl_in_order = version >= NCCL_VERSION(2, 26, 0) && !strcmp(getenv(order), "1");
+    double not_here = version < NCCL_VERSION(2, 26, 0) || strcmp(getenv(order), "1");
+    mesh_sum(mesh, MESH_TP, &not_here, 1, sizeof not_here);
+    mesh_sum(mesh, MESH_DP, &not_here, 1, sizeof not_here);
+    nccl_in_order = not_here == 0;
 }
 
 static void nccl_open(const Mesh *mesh) {

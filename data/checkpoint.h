@@ -127,7 +127,6 @@ static void model_header_parse(const int32_t h[HEADER_INTS], GPT2Config *c, cons
 // ----------------------------------------------------------------------------
 // names
 
-
 // `kind` is "model", "state" or "DONE".
 static void checkpoint_name(char out[32], const char *kind, int64_t updates) {
     snprintf(out, 32, "%s_%08d%s", kind, (int)updates, strcmp(kind, "DONE") ? ".bin" : "");

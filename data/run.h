@@ -27,7 +27,8 @@
 //       and -t.
 //   void gpt2_read(GPT2 *m, const int32_t *tokens, int T, int past, int scored)
 //       The same forward pass of T more tokens of one sequence, after `past` ones that earlier
-//       calls have read and whose keys and values are still there.
+//       calls have read and whose keys and values are still there. With `scored` it need not be
+//       done before logits_collect returns.
 //   void logits_collect(GPT2 *m, int row, float *out)
 //       Logits (V) of one token of the last forward pass; after gpt2_read, of one of the last
 //       `scored`. All tensor ranks call it and get the same.

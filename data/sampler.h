@@ -75,7 +75,7 @@ static void distribution_from(Distribution *d, const float *logits, double tempe
     float most = logits[likeliest], scale = (float)(1 / fmax(temperature, 1e-30));
     for (int v = 0; v < d->V; v++) {
         float below = (logits[v] - most) * scale, weight = exp_float(below);
-        weights[v] = logits[v] >= threshold && below > -87 ? weight : 0;
+        weights[v] = (logits[v] >= threshold) & (below > -87) ? weight : 0;
         if (temperature == 0) weights[v] = v == likeliest;
     }
     d->sum = 0;

@@ -1,7 +1,6 @@
 // Signals that stop a run: it ends after the validation, sample and update under way, with a
-// checkpoint. The handler only
-// notes the first that came. All processes learn of it by the sums of an update (gpt2_gradients),
-// since it may have reached only one of them.
+// checkpoint. The handler only notes the first that came. All processes learn of it by the sums of
+// an update (gpt2_gradients), since it may have reached only one of them.
 #ifndef STOP_H
 #define STOP_H
 

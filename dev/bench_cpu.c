@@ -38,7 +38,7 @@ static int wrong;
             statement;                                                                     \
             times_[n_++] = seconds_now() - start_;                                         \
         }                                                                                  \
-        qsort(times_, (size_t)n_, sizeof *times_, compare_ascending);                        \
+        qsort(times_, (size_t)n_, sizeof *times_, compare_ascending);                      \
         times_[n_ / 2];                                                                    \
     })
 

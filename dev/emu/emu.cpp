@@ -11,6 +11,7 @@ run, with MPI as long as messages arrive alike.
   EMU_GPUS        how many devices there are (8)
   EMU_MEMORY_MIB  what a process may hold of device memory (16384)
   EMU_CAPABILITY  compute capability, times ten (90)
+  EMU_DRIVER      the CUDA that the driver is for, 12020 for 12.2 (CUDART_VERSION)
   EMU_LAUNCHES    a file to which each kernel and product is added as it is launched: a kernel's
                   name; or cublasLtMatmul, its epilogue, the rows and columns of D as cuBLASLt
                   counts them, what is summed over, and the size of the batch
@@ -277,7 +278,7 @@ cudaError_t cudaDeviceGetStreamPriorityRange(int *least, int *greatest) {
     return device_check();
 }
 cudaError_t cudaDriverGetVersion(int *version) {
-    *version = device_count() ? CUDART_VERSION : 0;
+    *version = device_count() ? (int)environment_number("EMU_DRIVER", CUDART_VERSION) : 0;
     return cudaSuccess;
 }
 cudaError_t cudaRuntimeGetVersion(int *version) {

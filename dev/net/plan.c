@@ -428,7 +428,7 @@ static double measured_update(Measured *m, size_t *used) {
     const Options *o = &m->options;
     Network own = {.latency_us = o->net_latency, .gbits = o->net_gbits};
     double gradients = m->gradients.ms;
-    if (!m->gradients.count) { // a log of before they were in it
+    if (!m->gradients.count) { // a run that did not come to its end, or an older log
         gradients = 1e3 * network_seconds(&own, (int)o->tp, gradients_bytes(&m->shape));
     }
     size_t n = m->updates.count, first = n / 5 < 1 ? 1 : n / 5 > 10 ? 10 : n / 5;

@@ -36,7 +36,7 @@ program cuda_fp32 "${TRAINER_FP32:-./train_gpt2cu_emu_fp32}" train_gpt2cu_emu_fp
 FAULTY=${FAULTY:-dev/test/train_faulty_emu}
 [ -x "$FAULTY" ] && cp "$FAULTY" "$W/faulty"
 has_mpi=0
-command -v mpirun >/dev/null && ldd "$W/cuda_fp32" 2>/dev/null | grep -q 'libmpi[._]' && has_mpi=1
+openmpi_is_here && ldd "$W/cuda_fp32" 2>/dev/null | grep -q 'libmpi[._]' && has_mpi=1
 
 # Every run starts from these; an option given again later wins.
 SMALL=(-i train.bin -j val.bin -e 2x4x32 -t 16 -b 2 -x 10 -l 3e-3 -v 0 -m 2)
@@ -566,6 +566,14 @@ holds "DP 2 x TP 2 by -cm mpi, with accumulation, as one process" near dp1 dp2_m
 NCCL_LAUNCH_ORDER_IMPLICIT=0 mpi 4 cuda_fp32 -p p -b 2 -x 6 -d 64 -v 6 -m 4 -o dp2_unordered
 holds "NCCL orders no launches: sums over replicas come after those over ranks, the same bits" \
     identical dp2 dp2_unordered
+cat >"$W/mixed" <<'END'
+#!/bin/sh
+[ "$OMPI_COMM_WORLD_RANK" != 1 ] || export EMU_DRIVER=12020
+exec "${0%/*}/cuda_fp32" "$@"
+END
+chmod +x "$W/mixed"
+mpi 4 mixed -p p -b 2 -x 6 -d 64 -v 6 -m 4 -o dp2_mixed
+holds "one driver of four has NCCL wait for each sum: all go the same way" identical dp2 dp2_mixed
 EMU_NCCL=1 mpi 4 cuda_fp32 -p p -b 2 -x 6 -d 64 -v 6 -m 4 -z 1 -n 3 -o dp2_zero
 same "products beside NCCL's sums leave it multiprocessors, in all processes" \
     "$(grep -cE 'of [1-9][0-9]* products beside them 0 leave no multiprocessor' "$W/stderr")" 4

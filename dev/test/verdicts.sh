@@ -21,8 +21,8 @@ holds() {
         bad "$1" "$(head -c 600 <<<"$why" | tr '\n' ' ')"
     fi
 }
-# check NAME TEXT...: what the last command printed to $W/out holds every TEXT; where one begins with
-# ^error its status was 1, or 2 of wrong use.
+# check NAME TEXT...: what the last command printed to $W/out holds every TEXT; where one begins
+# with ^error its status was 1, or 2 of wrong use.
 check() {
     local status=$? name=$1 text why=
     shift
