@@ -134,8 +134,8 @@ static int record_change(const Record *was, const Record *is, int i, char *out, 
         snprintf(out, size, "DP %d was %d", is->DP, was->DP);
         return 1;
     }
-    int counts = was->processes && is->processes;
-    if (counts && was->processes != is->processes && !i--) {
+    int both_say = was->processes && is->processes;
+    if (both_say && was->processes != is->processes && !i--) {
         snprintf(out, size, "processes per replica %d was %d", is->processes, was->processes);
         return 1;
     }

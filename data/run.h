@@ -206,8 +206,8 @@ static void run_find_model(Run *run, GPT2Config *config) {
                  o->model, o->out, was->model);
         }
     } else if (is_file) {
-        if (strlen(o->model) >= PATH_MAX) fail("-e: a path of %zu bytes", strlen(o->model));
-        strcpy(run->model_path, o->model);
+        int length = snprintf(run->model_path, sizeof run->model_path, "%s", o->model);
+        if (length >= PATH_MAX) fail("-e: a path of %d bytes", length);
     }
     if (run->model_path[0]) {
         if (run->resumes) checkpoint_advise(o->out, run->first);

@@ -4,7 +4,6 @@
 // A rank that is stopped, or a link that is cut, leaves the others in a collective for ever. The
 // process notes what it is at, and when a wait begins and ends. These notes are a few stores, and a
 // thread of rank 0 looks at them.
-
 #ifndef WATCH_H
 #define WATCH_H
 

@@ -22,12 +22,12 @@ holds() {
     fi
 }
 # check NAME TEXT...: what the last command printed to $W/out holds every TEXT; where one begins
-# with ^error its status was 1, or 2 of wrong use.
+# with ^error its status was 1, or $wrong_use.
 check() {
     local status=$? name=$1 text why=
     shift
     for text in "$@"; do
-        [[ $text != ^error* || $status = [12] ]] || why="exit status $status of an error"
+        [[ $text != ^error* || $status = "${wrong_use:-1}" ]] || why="exit status $status of an error"
         grep -qE -e "$text" "$W/out" || why="no '$text' in: $(head -c 900 "$W/out")"
     done
     same "$name" "$why" ""
