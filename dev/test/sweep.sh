@@ -170,7 +170,8 @@ wrong_use=2 check "sweep: a folder is no list" "^error: $W: a folder, expected a
 mkdir "$W/bare"
 (cd "$W/bare" && SLURM_ARRAY_TASK_ID=1 sh "$root/dev/runs/gpt2_124m.slurm") >"$W/out" 2>&1 &&
     echo "exit status 0" >"$W/out"
-wrong_use=2 check "sweep: a job without the program says what to build" '^error: .*make dev/runs/sweep'
+wrong_use=2 check "sweep: a job without the program says what to build" \
+    '^error: .*make dev/runs/sweep'
 
 # In the trainer's place: counts and notes how it was called.
 cat >"$W/counted" <<END
@@ -209,7 +210,8 @@ echo "$W/tiny.sh t 2 sum 1 -e 2x2x16" >"$W/stuck.list"
 TRAINER="$W/counted" "$SWEEP" -o "$W/stuck" "$W/stuck.list" >"$W/out" 2>&1
 echo "exit status $?" >>"$W/out"
 ! grep -q 'all .* ok' "$W/out" || echo "all are ok" >"$W/out"
-check "sweep: a row that cannot be written is an error" '^(error): .*runs\.tsv\.part: cannot write' \
+check "sweep: a row that cannot be written is an error" \
+    '^(error): .*runs\.tsv\.part: cannot write' \
     '1 runs ended without a row' '^exit status 1$'
 rmdir "$W/stuck/runs.tsv.part"
 TRAINER="$W/counted" "$SWEEP" -o "$W/stuck" "$W/stuck.list" >"$W/out" 2>&1

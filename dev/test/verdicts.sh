@@ -27,7 +27,8 @@ check() {
     local status=$? name=$1 text why=
     shift
     for text in "$@"; do
-        [[ $text != ^error* || $status = "${wrong_use:-1}" ]] || why="exit status $status of an error"
+        [[ $text != ^error* || $status = "${wrong_use:-1}" ]] ||
+            why="exit status $status of an error"
         grep -qE -e "$text" "$W/out" || why="no '$text' in: $(head -c 900 "$W/out")"
     done
     same "$name" "$why" ""
