@@ -2590,8 +2590,8 @@ static void gpt2_take_pattern(GPT2 *m, const char *pattern) {
     plan_make(&m->plan, pattern, c->L, c->rule, c->R, "-p");
     if (m->teacher) plan_distill(&m->plan, &m->teacher->plan);
     size_t bytes = activations_lay(m, NULL);
+    CUDA_CHECK(cudaDeviceSynchronize()); // the last pass may still use what is laid out anew
     if (bytes > m->bytes[BLOCK_ACTIVATIONS]) {
-        CUDA_CHECK(cudaDeviceSynchronize());
         CUDA_CHECK(cudaFree(m->blocks[BLOCK_ACTIVATIONS]));
         block_allocate(m, BLOCK_ACTIVATIONS, bytes);
     }
