@@ -2574,8 +2574,8 @@ static void bias_from_fill(GPT2 *m) {
         if (s->kind == STEP_SUM) from[s->end - 1] = s->first;
     }
     size_t bytes = 2 * (size_t)m->config.L * sizeof(int);
-    // cudaMemcpy would not do: from pageable memory it may return before the copy is done, which then
-    // goes on beside this stream.
+    // cudaMemcpy would not do: from pageable memory it may return before the copy is done, which
+    // then goes on beside this stream.
     CUDA_CHECK(cudaMemcpyAsync(m->bias_from, from, bytes, cudaMemcpyHostToDevice, gpu.stream));
     CUDA_CHECK(cudaStreamSynchronize(gpu.stream)); // before `from` goes
     free(from);
