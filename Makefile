@@ -152,10 +152,11 @@ PRECISION ?= BF16
 ifeq ($(filter BF16 FP32 TF32,$(PRECISION)),)
 $(error PRECISION=$(PRECISION): expected BF16, FP32 or TF32)
 endif
-# Compute capabilities, such as "90": those of the GPUs here.
+# Compute capabilities, such as "90": those of the GPUs here that the trainer and this nvcc know.
 GPUS_HERE = $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | \
-    grep -E '^[0-9.]+$$' | tr -d . | sort -nu)
-GPU_ARCHS ?= $(or $(GPUS_HERE),80 90)
+    tr -d . | awk '/^[0-9]+$$/ && $$1 >= 80' | sort -nu)
+NVCC_KNOWS = $(shell $(NVCC) --list-gpu-arch 2>/dev/null | sed -n 's/^compute_//p')
+GPU_ARCHS ?= $(or $(filter $(NVCC_KNOWS),$(GPUS_HERE)),80 90)
 TRAINER_CU := train_gpt2.cu $(wildcard dev/cuda/*.cuh) dev/emu/trainer.h $(HEADERS)
 
 # Machine code for each of them, and PTX of the last: newer GPUs compile it as the program starts.
@@ -165,7 +166,10 @@ NVCC_FLAGS = -std=c++20 -O3 -lineinfo \
     -gencode=arch=compute_$(GPU_NEWEST),code=compute_$(GPU_NEWEST) \
     -Xcompiler -Wall,-Wextra,-Wno-missing-field-initializers,-fopenmp \
     -Xcompiler -fno-math-errno,-fno-trapping-math
-NVCC_LIBS = -lcublasLt -lm
+# Where nvcc has its libraries, the loader need not know of them.
+CUDA = $(dir $(shell command -v $(NVCC)))..
+CUBLAS = $(firstword $(wildcard $(CUDA)/lib64/libcublasLt.so $(CUDA)/lib/libcublasLt.so))
+NVCC_LIBS = -lcublasLt -lm $(addprefix -Xlinker -rpath=,$(abspath $(dir $(CUBLAS))))
 ifneq ($(NVCC),)
 NCCL_PROBE := \043include <nccl.h>\nint main(void) { ncclConfig_t c = NCCL_CONFIG_INITIALIZER; \
     c.maxCTAs = c.cgaClusterSize = 1; return ncclGetVersion(&c.maxCTAs); }\n
@@ -179,6 +183,11 @@ endif
 ifeq ($(HAS_MPI),1)
 MPICXX ?= mpicxx
 NVCC_FLAGS += -ccbin $(MPICXX) -DUSE_MPI
+ifneq ($(NVCC_CCBIN),) # the compiler, or its folder, that nvcc would take without -ccbin
+OMPI_CXX ?= $(or $(wildcard $(NVCC_CCBIN)/g++),$(NVCC_CCBIN))
+MPICH_CXX ?= $(OMPI_CXX)
+export OMPI_CXX MPICH_CXX
+endif
 endif
 
 # A change of PRECISION, of the GPU or of the libraries builds train_gpt2cu and train_gpt2cu_emu
@@ -189,7 +198,8 @@ dev/.precision: always
 
 NO_NVCC := error: no nvcc here; train_gpt2cu needs the CUDA toolkit 12 or 13 with cuBLAS \
     (make train_gpt2cu_emu needs none)
-NO_GXX = error: $(NVCC) finds no g++ to leave the host's part to (Debian: apt-get install g++):
+NO_GXX = error: $(NVCC) finds no g++ that it can use (Debian: apt-get install g++; an older one by \
+    NVCC_CCBIN=g++-12):
 ifeq ($(shell command -v $(NVCC)),)
 nvcc:
 	@echo "$(NO_NVCC)" >&2; exit 1

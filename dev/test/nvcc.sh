@@ -51,5 +51,33 @@ for target in train_gpt2cu train_gpt2cu_fp32; do
         failed=$((failed + 1)) && echo "FAILED  $target has $found, expected $expected"
     fi
 done
+
+# GPUs that the trainer, or this nvcc, does not know beside one that both do, and alone.
+mkdir "$log.gpus" && trap 'rm -rf "$log" "$log.gpus"' EXIT
+for gpus in "6.1 8.6: 86" "9.0 8.0 99.0: 80 90" "7.5: 80 90" "99.0: 80 90"; do
+    # shellcheck disable=SC2086 # a line each
+    printf '#!/bin/sh\nprintf "%%s\\n" %s\n' "${gpus%:*}" >"$log.gpus/nvidia-smi"
+    chmod +x "$log.gpus/nvidia-smi"
+    found=$(PATH="$log.gpus:$PATH" env -u GPU_ARCHS make -n -W train_gpt2.cu train_gpt2cu |
+        grep -oE 'code=sm_[0-9]+' | tr -dc '0-9\n' | tr '\n' ' ')
+    if [ "$found" = "${gpus#*: } " ]; then
+        passed=$((passed + 1)) && echo "ok      GPUs of ${gpus%:*}: built for $found"
+    else
+        failed=$((failed + 1)) && echo "FAILED  GPUs of $gpus expected, found $found"
+    fi
+done
+# The compiler that nvcc is told to use is used with MPI's wrapper too.
+printf '#!/bin/sh\ntouch "%s"\nexec g++ "$@"\n' "$log.gpus/used" >"$log.gpus/g++"
+chmod +x "$log.gpus/g++"
+for compiler in "$log.gpus/g++" "$log.gpus"; do
+    rm -f "$log.gpus/used"
+    if NVCC_CCBIN="$compiler" env -u OMPI_CXX -u MPICH_CXX make -s nvcc &&
+        [ -f "$log.gpus/used" ]; then
+        passed=$((passed + 1)) && echo "ok      NVCC_CCBIN=${compiler#"$log".} is used"
+    else
+        failed=$((failed + 1)) && echo "FAILED  NVCC_CCBIN=$compiler is not used"
+    fi
+done
+
 echo "test_nvcc: $passed passed, $failed failed, 0 skipped"
 [ "$failed" -eq 0 ]
