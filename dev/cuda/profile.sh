@@ -65,7 +65,8 @@ export NSYS_NVTX_PROFILER_REGISTER_ONLY=0
 report=profile launcher=()
 if [ "$RANKS" -gt 1 ]; then
     report='profile.%q{OMPI_COMM_WORLD_RANK}'
-    launcher=(mpirun -n "$RANKS" -x NSYS_NVTX_PROFILER_REGISTER_ONLY)
+    export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+    launcher=(mpirun -n "$RANKS" --bind-to none -x NSYS_NVTX_PROFILER_REGISTER_ONLY)
 fi
 rm -f "$FOLDER"/profile*.nsys-rep "$FOLDER"/profile*.sqlite
 status=0
