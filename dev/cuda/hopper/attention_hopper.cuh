@@ -353,6 +353,7 @@ __device__ __forceinline__ void hopper_produce(HopperShared<D, N> &shared, const
                 }
                 barrier_arrive_after_copies(&shared.full[slot]);
             }
+            __syncwarp(); // no lane may wait two turns of the ring behind lane 0: a parity repeats
             at++;
         };
         bring(0, steps.begin); // before the tile's own rows, whose place may still be in use
@@ -362,6 +363,7 @@ __device__ __forceinline__ void hopper_produce(HopperShared<D, N> &shared, const
             for (int i = 0; i < N; i++)
                 tile_bring<H::OWN, D>(shared.own[i], &shared.own_full, own[i], b, h, first);
         }
+        __syncwarp();
         bring(1, steps.begin);
         for (int step = steps.begin + 1; step < steps.end; step++) {
             bring(0, step);
