@@ -9,11 +9,12 @@ import reads float32, float16 or bfloat16, in one file or in those of model.safe
 and writes the fp32 model file of data/checkpoint.h. SOURCE may also be the .safetensors file, with
 config.json beside it. A model that is not plain GPT-2 (another activation, n_inner, a head of its
 own, tensors missing or unknown) is an error that names what is different. tokenizer.bin is written
-beside the model if it can be had: from vocab.json and merges.txt of the source, else for GPT-2's
-50,257 tokens from $TP_DATA/gpt2_bpe.
+beside the model if it can be had: from vocab.json and merges.txt of the source, or tokenizer.json;
+if it has none of these, for GPT-2's 50,257 tokens from $TP_DATA/gpt2_bpe.
 
 A name on the hub is downloaded from https://huggingface.co, or $HF_ENDPOINT, into --cache. A
-stopped download goes on where it was, and what has come is checked against the hub's hashes.
+stopped download goes on where it was, and what has come is checked against the hub's hashes. Where
+the hub cannot be reached, a model that is whole in --cache is taken from there.
 
 export writes config.json and model.safetensors, float32. Models with l blocks, or with s, p or d
 at R above 1, are refused: transformers has no such blocks.
@@ -235,38 +236,63 @@ def safetensors_find(folder):
 # ----------------------------------------------------------------------------
 # tokenizer.bin
 
-def vocabulary_read(folder, config, V):
-    """tokenizer.bin from vocab.json and merges.txt. ValueError says why that cannot be."""
-    ids = json_read(os.path.join(folder, "vocab.json"))
+def vocabulary_open(folder):
+    """The number of each token, and the merges, from vocab.json and merges.txt."""
     merges_path = os.path.join(folder, "merges.txt")
     merges = file_read(merges_path, merges_path).decode("utf-8").split("\n")
+    return (json_read(os.path.join(folder, "vocab.json")),
+            [line.split(" ") for line in merges if line and not line.startswith("#version")])
+
+
+def tokenizer_open(folder):
+    """The same from tokenizer.json, which is all that transformers writes from version 5 on."""
+    whole = json_read(os.path.join(folder, "tokenizer.json"))
+    try:
+        model, splits = whole["model"], whole["pre_tokenizer"]
+        found = (model["type"], splits["type"], splits.get("use_regex", True),
+                 splits["add_prefix_space"], whole["normalizer"])
+        ids = dict(model["vocab"], **{t["content"]: t["id"] for t in whole["added_tokens"]})
+        merges = [m.split(" ") if isinstance(m, str) else m for m in model["merges"]]
+    except (AttributeError, KeyError, TypeError, ValueError) as e:
+        raise ValueError("tokenizer.json is not as GPT-2's: %s %s" % (type(e).__name__, e))
+    if found != ("BPE", "ByteLevel", True, False, None):
+        raise ValueError("tokenizer.json is not as GPT-2's: it has %s, %s, use_regex %s, "
+                         "add_prefix_space %s, normalizer %.60s" % found)
+    return ids, merges
+
+
+def vocabulary_read(where, ids, pairs, config, V):
+    """tokenizer.bin of these tokens and merges. ValueError says why that cannot be."""
     if sorted(ids.values(), key=repr) != sorted(range(V), key=repr):
-        raise ValueError("vocab.json has %d tokens, not numbers 0 to %d" % (len(ids), V - 1))
+        raise ValueError("%s has %d tokens, not numbers 0 to %d" % (where[0], len(ids), V - 1))
     byte_of = {c: b for b, c in gpt2_bpe.byte_characters().items()}
     table = [b""] * V
     for token, i in ids.items():
         table[i] = bytes(byte_of.get(c, 0) for c in token)
         if not 1 <= len(table[i]) <= 255 or not set(token) <= set(byte_of):
-            raise ValueError("vocab.json: %.60r is no token of 1 to 255 bytes" % token)
+            raise ValueError("%s: %.60r is no token of 1 to 255 bytes" % (where[0], token))
     # A tokenizer file has no merges: they are numbered in the order in which they are done.
-    pairs = [line.split(" ") for line in merges if line and not line.startswith("#version")]
     results = [ids.get("".join(pair), -1) for pair in pairs]
     if results != sorted(set(results)) or -1 in results:
-        raise ValueError("merges.txt is not in the order of the numbers in vocab.json")
+        raise ValueError("%s: merges are not in the order of their tokens' numbers" % where[-1])
     end_of_text = config.get("eos_token_id")
     if type(end_of_text) is not int or not 0 <= end_of_text < V:
         end_of_text = ids.get(gpt2_bpe.END_OF_TEXT_BYTES.decode(), 0)
     return gpt2_bpe.table_pack(table, end_of_text)
 
 
+VOCABULARIES = ((("vocab.json", "merges.txt"), vocabulary_open),
+                (("tokenizer.json",), tokenizer_open))
+
+
 def tokenizer_find(folder, config, V):
     """The bytes of tokenizer.bin, or None, and where they are from or why there are none."""
-    has = [os.path.exists(os.path.join(folder, name)) for name in ("vocab.json", "merges.txt")]
     try:
-        if all(has):
-            return vocabulary_read(folder, config, V), "vocab.json and merges.txt"
+        for names, read in VOCABULARIES:
+            if all(os.path.exists(os.path.join(folder, name)) for name in names):
+                return vocabulary_read(names, *read(folder), config, V), " and ".join(names)
         if V != gpt2_bpe.V:
-            raise ValueError("no vocab.json and merges.txt in the source")
+            raise ValueError("no vocab.json and merges.txt, or tokenizer.json, in the source")
         return gpt2_bpe.tokenizer_pack(gpt2_bpe.encoder_open("own")), "GPT-2's, from $TP_DATA"
     except (ValueError, DataError) as e:
         return None, str(e)
@@ -285,9 +311,14 @@ def tokenizer_check(path, data):
 def hub_open(url, begin=0):
     # Here, because it is half of the start-up time and most runs need no network.
     import urllib.request
+
+    class Redirects(urllib.request.HTTPRedirectHandler):  # which before Python 3.11 knows no 308
+        def http_error_308(self, request, reply, code, message, headers):
+            return self.http_error_307(request, reply, 307, message, headers)
+
     headers = {"Range": "bytes=%d-" % begin} if begin else {}
     request = urllib.request.Request(url, headers=headers)
-    return urllib.request.urlopen(request, timeout=HUB_SECONDS)
+    return urllib.request.build_opener(Redirects).open(request, timeout=HUB_SECONDS)
 
 
 def hash_check(path, entry):
@@ -327,39 +358,63 @@ def hub_file(url, path, entry):
     os.replace(part, path)
 
 
-def hub_fetch(name, cache):
-    """A folder with the model's files of the newest revision."""
-    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-    folder = os.path.join(cache, name.replace("/", "--"))
+def hub_list(name, endpoint):
+    """What the hub says of the newest revision: its sha, and an entry for each file."""
     url = "%s/api/models/%s/revision/main?blobs=true" % (endpoint, name)
     try:
         with hub_open(url) as reply:
             model = json.loads(reply.read().decode("utf-8"))
-        entries = {entry["rfilename"]: entry for entry in model["siblings"]}
-
-        def fetch(file):
-            nonlocal url
-            url = "%s/%s/resolve/%s/%s" % (endpoint, name, model["sha"], file)
-            if file not in entries:
-                raise DataError("the hub has no such file of this model")
-            hub_file(url, os.path.join(folder, file), entries[file])
-
-        os.makedirs(folder, exist_ok=True)
-        fetch("config.json")
-        for file in ("vocab.json", "merges.txt"):
-            if file in entries:
-                fetch(file)
-        index = "model.safetensors.index.json"
-        if "model.safetensors" in entries or index not in entries:
-            fetch("model.safetensors")
-        else:
-            fetch(index)
-            for path in safetensors_find(folder):
-                fetch(os.path.basename(path))
-        return folder
+        return model["sha"], {entry["rfilename"]: entry for entry in model["siblings"]}
     except Exception as e:  # urllib's, http.client's, ssl's and json's errors have no common class
+        private = getattr(e, "code", 0) in (401, 403)
         raise DataError("%s: found no such file, or folder with config.json, here, and as a name "
-                        "on the hub: %s: %s" % (name, url, str(e) or type(e).__name__))
+                        "on the hub: %s: %s%s" % (name, url, str(e) or type(e).__name__,
+                                                  "; a private or gated model cannot be had by "
+                                                  "name, but from a folder" if private else ""))
+
+
+def hub_fetch(name, cache):
+    """A folder with the model's files of the newest revision."""
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+    folder = os.path.join(cache, name.replace("/", "--"))
+    try:
+        sha, entries = hub_list(name, endpoint)
+    except DataError as e:  # a file has its name when all of it was there
+        config = os.path.join(folder, "config.json")
+        if not all(map(os.path.exists, [config, *safetensors_find(folder)])):
+            raise
+        print("warning: %s; taking what came before, in %s" % (e, folder), file=sys.stderr)
+        return folder
+
+    def fetch(file):
+        url = "%s/%s/resolve/%s/%s" % (endpoint, name, sha, file)
+        if file not in entries:
+            raise DataError("%s: the hub has no such file of this model; it has %.200s"
+                            % (url, ", ".join(sorted(entries))))
+        try:
+            os.makedirs(folder, exist_ok=True)
+            hub_file(url, os.path.join(folder, file), entries[file])
+        except DataError as e:
+            raise DataError("%s: %s" % (url, e))
+        except Exception as e:
+            raise DataError("%s, into %s: %s; run it again, it goes on with what has come"
+                            % (url, folder, str(e) or type(e).__name__))
+
+    fetch("config.json")
+    config_read(os.path.join(folder, "config.json"))  # before gigabytes of what is no GPT-2
+    for names, _ in VOCABULARIES:
+        if all(file in entries for file in names):
+            for file in names:
+                fetch(file)
+            break
+    index = "model.safetensors.index.json"
+    if "model.safetensors" in entries or index not in entries:
+        fetch("model.safetensors")
+    else:
+        fetch(index)
+        for path in safetensors_find(folder):
+            fetch(os.path.basename(path))
+    return folder
 
 
 # ----------------------------------------------------------------------------

@@ -154,9 +154,11 @@ class HubSource:
             raise
         except Exception as e:  # the network's, the hub's and pyarrow's errors have no common class
             why = (str(e) or type(e).__name__).strip().split("\n")[0]
-            raise DataError("%s: cannot read it from the Hugging Face hub: %s; check the network "
-                            "and run the same command again, it goes on where it stopped; or use "
-                            "--input FILE.jsonl" % (self.name, why))
+            what = "check the network and run the same command again, it goes on where it stopped"
+            if "script" in why:
+                what = "try another --revision, see --help"
+            raise DataError("%s: cannot read it from the Hugging Face hub: %s; %s; or use "
+                            "--input FILE.jsonl" % (self.name, why, what))
 
     def identity(self):
         return [self.path, self.config, self.revision, self.files]

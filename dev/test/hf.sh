@@ -426,6 +426,23 @@ def vocabulary(path, texts, merges):
 vocabulary(out + "/words", texts, merges)
 vocabulary(out + "/order", texts, merges[::-1])
 vocabulary(out + "/fewer", texts[:-1], merges)
+def tokenizer(path, merges, **changed):
+    """As transformers 5 saves it: all in tokenizer.json."""
+    write = lambda text: "".join(name[b] for b in text)
+    vocabulary(path, texts, [])
+    os.remove(path + "/vocab.json"), os.remove(path + "/merges.txt")
+    model = {"type": "BPE", "vocab": {write(t): i for i, t in enumerate(texts[:-1])},
+             "merges": merges}
+    json.dump({"added_tokens": [{"id": len(texts) - 1, "content": "<|endoftext|>"}], "model": model,
+               "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False}, "normalizer": None,
+               **changed}, open(path + "/tokenizer.json", "w"))
+pairs = [["".join(name[b] for b in part) for part in merge] for merge in merges]
+tokenizer(out + "/json_pairs", pairs)
+tokenizer(out + "/json_lines", [" ".join(pair) for pair in pairs])
+tokenizer(out + "/json_order", pairs[::-1])
+tokenizer(out + "/json_lower", pairs, normalizer={"type": "Lowercase"})
+tokenizer(out + "/json_word", pairs, model={"type": "WordPiece", "vocab": {}})
+tokenizer(out + "/json_none", pairs, model=None)
 head = struct.pack("<256I", 20240328, 2, len(texts), len(texts) - 1, *[0] * 252)
 open(out + "/tokenizer.expected", "wb").write(head + b"".join(bytes([len(t)]) + t for t in texts))
 models.V = 50257
@@ -437,6 +454,11 @@ same "import with a vocabulary" "$rc $(cd "$W/words_out" && echo *)" "0 model.bi
 same "its tokenizer.bin" "$(cmp "$W/tokenizer.expected" "$W/words_out/tokenizer.bin" 2>&1)" ""
 hf import "$W/words" --out "$W/words_out/again.bin"
 same "the same vocabulary again" "$rc" 0
+for form in pairs lines; do
+    hf import "$W/json_$form" --out "$W/json_out_$form/model.bin"
+    same "the same from tokenizer.json, merges as $form" \
+        "$rc $(cmp "$W/tokenizer.expected" "$W/json_out_$form/tokenizer.bin" 2>&1)" "0 "
+done
 cp -r "$W/box" "$W/box_kept"; echo "of another text" >"$W/box/tokenizer.bin"; listing >"$W/before"
 hf import "$W/words" --out "$W/box/model.bin"
 refused "to replace another vocabulary" "box/tokenizer.bin" "another vocabulary" "--out"
@@ -446,9 +468,13 @@ while IFS='|' read -r name text; do
     same "no tokenizer.bin, $name" "$rc $(cd "$W/x_$name" && echo *)" "0 model.bin"
     holds "and it says why" grep -F "none: $text" "$W/stdout"
 done <<'LIST'
-order|merges.txt is not in the order
+order|merges.txt: merges are not in the order
 fewer|vocab.json has 259 tokens, not numbers 0 to 259
-good|no vocab.json and merges.txt
+good|no vocab.json and merges.txt, or tokenizer.json
+json_order|tokenizer.json: merges are not in the order
+json_lower|tokenizer.json is not as GPT-2's: it has BPE, ByteLevel, use_regex True, add_prefix_space
+json_word|tokenizer.json is not as GPT-2's: KeyError 'merges'
+json_none|tokenizer.json is not as GPT-2's: TypeError
 LIST
 if [ -d "${TP_DATA:-}/gpt2_bpe" ]; then
     hf import "$W/gpt2" --out "$W/x_gpt2/model.bin"
@@ -462,7 +488,7 @@ fi
 # the hub
 
 cat >"$W/hub.py" <<'PY'
-import hashlib, http.server, json, os, sys
+import hashlib, http.server, json, os, socket, struct, sys, time
 ports, folder = sys.argv[1:]
 # The first request for the model's bytes is cut off; a name says what else goes wrong.
 cut = {"cut": 1}
@@ -478,6 +504,10 @@ def files(name):
         found[file] = data, entry
     if name == "bare":
         del found["model.safetensors"]
+    if name == "other":
+        found["config.json"] = (b'{"model_type": "qwen2"}', dict(
+            found["config.json"][1], size=23, blobId=hashlib.sha1(
+                b'blob 23\0{"model_type": "qwen2"}').hexdigest()))
     return found
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
@@ -490,7 +520,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.reply(json.dumps({"sha": "abc", "siblings": entries}).encode())
         name, file = path[-4], path[-1]
         if path[0] != "cdn":  # as large files are: the bytes are elsewhere
-            self.send_response(302)
+            self.send_response(308 if name == "moved" else 302)
             self.send_header("Location", "/cdn" + self.path)
             return self.end_headers()
         self.reply(files(name)[file][0], name)
@@ -499,10 +529,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(206 if begin else 200)
         self.send_header("Content-Length", str(len(data) - begin))
         self.end_headers()
-        half = name in ("cut", "ranges") and len(data) > 5000 and cut.setdefault(name, 1)
+        half = name in ("cut", "ranges", "reset") and len(data) > 5000 and cut.setdefault(name, 1)
         if half:
             cut[name] = 0
         self.wfile.write(data[begin:len(data) // 2 if half else len(data)])
+        if half and name == "reset":  # without a word: closed with bytes unsent
+            time.sleep(0.2)
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
     def log_message(self, *args):
         sys.stderr.write("%s %s\n" % (self.path, self.headers["Range"]))
 server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
@@ -534,13 +568,30 @@ for name in some/cut ranges; do
 done
 holds "which alone was asked for" grep -E "^/cdn/some/cut/.*model.safetensors bytes=[1-9][0-9]+-$" \
     "$W/hub.log"
+hub reset "$W/box/old.bin"
+refused "half of a download (reset)" "reset/resolve/abc/model.safetensors, into " \
+    "run it again, it goes on with what has come"
+holds "and does not say that there is no such model" grep -vq "no such" "$W/stderr"
+hub reset "$W/hub3/model.bin"
+equal "the other half (reset)" "$W/hub3/model.bin"
+hub moved "$W/hub4/model.bin"
+equal "a name whose files are moved for ever (308)" "$W/hub4/model.bin"
+HF_ENDPOINT=http://127.0.0.1:1 hub moved "$W/hub5/model.bin"
+equal "without a network, what was downloaded before" "$W/hub5/model.bin"
+holds "and it says so" grep -F "taking what came before" "$W/stderr"
+HF_ENDPOINT=http://127.0.0.1:1 hub wrong "$W/box/old.bin"
+refused "a model of which nothing came" "wrong: found no such file"
+hub other "$W/box/old.bin"
+refused "a name that is no GPT-2" "config.json: n_positions is missing"
+same "before its weights are downloaded" "$(grep -c '^/cdn/other/.*model' "$W/hub.log")" 0
 hub wrong "$W/box/old.bin"
 refused "a download with another hash" "wrong" "has not the hub's size and hash"
 same "and it is removed" "$(cd "$W/cache/wrong" && echo *)" "config.json merges.txt vocab.json"
 hub bare "$W/box/old.bin"
 refused "a name without safetensors" "the hub has no such file" "model.safetensors"
 hub secret "$W/box/old.bin"
-refused "a name that the hub does not know" "secret: found no such file, or folder" "401"
+refused "a name that the hub does not know" "secret: found no such file, or folder" "401" \
+    "from a folder"
 mkdir "$W/named"
 for time in first again; do
     (cd "$W/named" && hub plain plain/model.bin; exit $rc); rc=$?
