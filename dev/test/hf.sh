@@ -535,7 +535,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(data[begin:len(data) // 2 if half else len(data)])
         if half and name == "reset":  # without a word: closed with bytes unsent
             time.sleep(0.2)
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            hard = struct.pack("ii", 1, 0)
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, hard)
             self.connection.close()
     def log_message(self, *args):
         sys.stderr.write("%s %s\n" % (self.path, self.headers["Range"]))
