@@ -434,8 +434,8 @@ def tokenizer(path, merges, **changed):
     model = {"type": "BPE", "vocab": {write(t): i for i, t in enumerate(texts[:-1])},
              "merges": merges}
     json.dump({"added_tokens": [{"id": len(texts) - 1, "content": "<|endoftext|>"}], "model": model,
-               "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False}, "normalizer": None,
-               **changed}, open(path + "/tokenizer.json", "w"))
+               "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False},
+               "normalizer": None, **changed}, open(path + "/tokenizer.json", "w"))
 pairs = [["".join(name[b] for b in part) for part in merge] for merge in merges]
 tokenizer(out + "/json_pairs", pairs)
 tokenizer(out + "/json_lines", [" ".join(pair) for pair in pairs])
