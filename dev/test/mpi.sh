@@ -536,6 +536,15 @@ pair "another name of -i" "-i 'rank0/text.bin', but rank 0 has -i 'train.bin'" "
     "-i rank0/text.bin"
 pair "another text under the same name" "the text of -i differs from rank 0's" "-i text.bin" \
     "-i text.bin" rank0 rank1
+if mpicc -std=gnu11 -fopenmp -O1 -ffp-contract=off -DUSE_MPI "$(dirname "$0")/../../train_gpt2.c" \
+    -o "$W/other" -lm 2>"$W/stderr"; then
+    (cd "$W/runs" && exec "${MPIRUN[@]}" -n 1 "$TRAIN" "${SMALL[@]}" : -n 1 "$W/other" \
+        "${SMALL[@]}") </dev/null >"$W/stdout" 2>"$W/stderr"
+    same "another build of the trainer: an error after the first update" "$? $(sed -nE \
+        's/.*(rank 1: after update 1 .*CFLAGS.*differs).*/found/p' "$W/stderr")" "1 found"
+else
+    bad "another build of the trainer" "$(head -n 3 "$W/stderr")"
+fi
 fold -x 0 -v 0 -p s -o base
 cp "$W/runs/base/model_00000000.bin" "$W/runs/rank0/model.bin"
 poke() { python3 "$W/tool.py" poke "$@"; }
