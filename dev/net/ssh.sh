@@ -256,9 +256,9 @@ ANSWER
     holds went_on said '^# model out/two/model_00000200.bin$'
     holds same_as_one_process same_as_one_process \
         "$(grep -e '-o out/two' <<<"$first")"
-    pcs=$(sed -n '/^pcs() {/,/}$/p' <<<"$first") # as a hostfile says it
+    pcs=$(grep -e '^export OMPI' -e '^pcs()' <<<"$first") # as a hostfile says it
     commands_run "printf '%s\n' 'pc1 slots=1' 'pc2 slots=1' >hosts
-${pcs/--host pc1,pc2/--hostfile hosts}
+${pcs/--host localhost,pc2/--hostfile hosts}
 pcs ./train_gpt2 -p sppp -b 12 -x 20 -v 0 -o out/hosts"
     holds hostfile said '^# process 1 host pc2 '
 }
