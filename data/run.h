@@ -394,8 +394,8 @@ static void run_check_replicas(Run *run, int64_t done) {
     char what[160];
     uint64_t hash = replicated_hash(&run->model);
     snprintf(what, sizeof what,
-             "after update %lld this rank's copy of the replicated tensors (from another processor, "
-             "compiler or CFLAGS?)", (long long)done);
+             "after update %lld this rank's copy of the replicated tensors (from another "
+             "processor, compiler or CFLAGS?)", (long long)done);
     processes_same(&run->model.mesh, &hash, sizeof hash, what);
 }
 
